@@ -1,0 +1,34 @@
+"""What travels from the data to the model: one batch of images with their keypoints.
+
+B batch, C channels, K keypoints, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """A batch of images, their keypoints and what is needed to bring predictions back to the image files.
+
+    Attributes:
+        images: `(B, 3, H, W)` float32 RGB in [0, 1]. Images smaller than the largest of the batch are padded with 0 at
+            the right and the bottom.
+        keypoints: `(B, C, K, 2)` float32 xy in continuous pixels of `images`. NaN stands for no keypoint. K is the
+            largest number of keypoints that a channel has in the batch, and at least 1.
+        heatmaps: `(B, C, h, w)` float32 in [0, 1] with `h = ceil(H / stride)`, or None until they are rendered.
+        sizes: `(B, 2)` int64, height and width of the part of each image that is not padding.
+        labelled: `(B, C)` bool. False leaves the channel of that image out of the loss and the metrics.
+        transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file.
+        indices: `(B,)` int64, the position of each sample in its annotations.
+    """
+
+    images: Tensor
+    keypoints: Tensor
+    heatmaps: Tensor | None
+    sizes: Tensor
+    labelled: Tensor
+    transforms: Tensor
+    indices: Tensor
