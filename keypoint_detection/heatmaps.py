@@ -1,0 +1,262 @@
+"""Keypoints to heatmaps and back, and the coordinate rule of the whole library.
+
+A keypoint is `(x, y)` in continuous pixels: the origin is the top-left corner of the image, pixel `i` spans
+`[i, i + 1)` and its centre lies at `i + 0.5`. Cell `i` of a heatmap with stride `s` spans `[i * s, (i + 1) * s)`.
+No other file of the library adds or subtracts half a pixel.
+
+B batch, C channels, K true keypoints, N decoded keypoints, M maps (B * C), H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keypoint_detection.peaks import merge_ties, tied_maps, window_maximum
+
+# Below this height the Gaussian of a keypoint may be cut off.
+_SMALLEST_HEIGHT = 1e-6
+# Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
+_SMALLEST_RADIUS = 2.5
+
+
+def heatmap_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Height and width of the heatmap of an image.
+
+    Args:
+        size: height and width of the image in pixels.
+        stride: pixels per cell of the heatmap.
+
+    Returns:
+        `(ceil(H / stride), ceil(W / stride))`.
+    """
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def cell_centres(n: int, stride: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Pixel coordinates of the centres of `n` cells in a row, `(n,)` float32."""
+    return (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * stride
+
+
+def cell_indices(keypoints: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """The cell that holds each keypoint.
+
+    Args:
+        keypoints: `(..., K, 2)` xy in pixels, NaN for none.
+        size: height and width of the image in pixels.
+        stride: pixels per cell of the heatmap.
+
+    Returns:
+        `(..., K, 2)` int64 column and row, moved to the nearest cell for a keypoint outside of the image; -1 for NaN.
+    """
+    height, width = heatmap_size(size, stride)
+    last = keypoints.new_tensor([width - 1, height - 1])
+    cells = (keypoints / stride).floor().clamp_min(0).minimum(last)
+    missing = keypoints.isnan().any(-1, keepdim=True)
+    return cells.masked_fill(missing, -1).long()
+
+
+def valid_mask(sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Tell the cells that see the image from those that see only padding.
+
+    The last row and column of cells may be cut by the border of the image. They count as image, because a keypoint
+    near that border has its peak there.
+
+    Args:
+        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding.
+        size: height and width of the padded batch in pixels.
+        stride: pixels per cell of the heatmap.
+
+    Returns:
+        `(B, 1, h, w)` bool.
+    """
+    height, width = heatmap_size(size, stride)
+    rows = torch.arange(height, device=sizes.device) * stride < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) * stride < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
+
+
+def entropy(heatmaps: Tensor) -> Tensor:
+    """Binary entropy of every cell in nats: the floor of the binary cross-entropy to these heatmaps.
+
+    Args:
+        heatmaps: any shape, in [0, 1].
+
+    Returns:
+        The same shape, 0 where a cell is 0 or 1.
+    """
+    return torch.special.entr(heatmaps) + torch.special.entr(1 - heatmaps)
+
+
+def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int = 1) -> Tensor:
+    """Draw a Gaussian of height 1 at each keypoint and combine those of one map by their maximum.
+
+    The result is exact wherever it exceeds 1e-6; what lies below may be 0. Only a patch around each keypoint is
+    computed, as the product of a row and a column, so that the cost is little more than that of the empty output.
+
+    Args:
+        keypoints: `(..., K, 2)` xy in pixels of the image, NaN for none. One outside of the image still adds the part
+            of its Gaussian that reaches inside.
+        size: height and width of the image in pixels.
+        sigma: standard deviation of the Gaussian in pixels of the image.
+        stride: pixels per cell of the heatmap.
+
+    Returns:
+        `(..., ceil(H / stride), ceil(W / stride))` in [0, 1], float32 (float64 for float64 keypoints).
+
+    Raises:
+        ValueError: If sigma or stride is not positive.
+    """
+    if not sigma > 0 or stride < 1:
+        raise ValueError(f"sigma and stride have to be positive, got sigma {sigma} and stride {stride}")
+    height, width = heatmap_size(size, stride)
+    dtype = torch.promote_types(keypoints.dtype, torch.float32)
+    maps, count = math.prod(keypoints.shape[:-2]), keypoints.shape[-2]
+    heatmaps = torch.zeros(maps, height * width, dtype=dtype, device=keypoints.device)
+    if heatmaps.numel() and count:
+        # A missing keypoint is infinitely far away: its patch lies somewhere in the map and is all zeros.
+        xy = keypoints.reshape(maps, count, 2).to(dtype).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        columns, column_heights = _patch_side(xy[..., 0], width, sigma, stride)
+        rows, row_heights = _patch_side(xy[..., 1], height, sigma, stride)
+        cells = rows[..., :, None] * width + columns[..., None, :]
+        values = row_heights[..., :, None] * column_heights[..., None, :]
+        heatmaps.scatter_reduce_(1, cells.flatten(1), values.flatten(1), "amax")
+    return heatmaps.view(*keypoints.shape[:-2], height, width)
+
+
+def _patch_side(positions: Tensor, cells: int, sigma: float, stride: int) -> tuple[Tensor, Tensor]:
+    """One axis of the patches around keypoints: `(M, K)` pixels -> cells `(M, K, P)` and Gaussian heights in them."""
+    radius = max(sigma / stride * math.sqrt(-2 * math.log(_SMALLEST_HEIGHT)), _SMALLEST_RADIUS)
+    length = min(cells, math.floor(2 * radius) + 1)
+    first = (positions / stride - 0.5 - radius).ceil().clamp(0, cells - length)
+    index = first[..., None] + torch.arange(length, device=positions.device)
+    distances = (index + 0.5) * stride - positions[..., None]
+    return index.long(), torch.exp(distances.square() * (-0.5 / sigma**2))
+
+
+@torch.no_grad()
+def decode(
+    heatmaps: Tensor, max_keypoints: int, min_distance: float = 1, threshold: float = 0.01, stride: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Find the peaks of heatmaps, with sub-pixel positions.
+
+    A peak is a cell that no cell within `min_distance` (in a square window) exceeds. Connected cells of equal height
+    are one peak. The position comes from a parabola through the logarithms of a peak and its neighbours, which is
+    exact for a Gaussian; at a border it takes the two nearest cells on the inner side.
+
+    Args:
+        heatmaps: `(..., h, w)` in [0, 1].
+        max_keypoints: N, how many of the highest peaks of each map are returned.
+        min_distance: peaks of one map that are this close, in pixels of the image, are suppressed by the highest one.
+            It always covers at least the neighbouring cells.
+        threshold: the height that a peak has to reach.
+        stride: pixels of the image per cell of the heatmap.
+
+    Returns:
+        Keypoints `(..., N, 2)` xy in pixels of the image and their scores `(..., N)`, the heights of the peaks, in
+        descending order. Where there are fewer than N peaks, the rest is NaN with a score of 0.
+    """
+    height, width = heatmaps.shape[-2:]
+    lead = heatmaps.shape[:-2]
+    dtype = torch.promote_types(heatmaps.dtype, torch.float32)
+    maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
+    radius = max(1, math.floor(min_distance / stride))
+    count = min(max_keypoints, height * width)
+    is_peak = (maps == window_maximum(maps, radius)) & (maps >= threshold)
+    scores, cells = _highest(maps, is_peak, count)
+    xy = _refine(maps, cells)
+    if not torch.compiler.is_compiling():  # an exported graph has no branches that depend on values
+        tied = tied_maps(maps, scores, cells)
+        if len(tied):
+            scores[tied], xy[tied] = _decode_tied(maps[tied], is_peak[tied], count, radius)
+    missing = scores.isneginf()
+    xy = ((xy + 0.5) * stride).masked_fill(missing[..., None], math.nan)
+    scores = scores.masked_fill(missing, 0)
+    absent = max_keypoints - count
+    xy, scores = F.pad(xy, (0, 0, 0, absent), value=math.nan), F.pad(scores, (0, absent))
+    return xy.view(*lead, max_keypoints, 2), scores.view(*lead, max_keypoints)
+
+
+def _highest(maps: Tensor, is_peak: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest peaks of each map, heights `(M, count)`, -inf for none, and their flat cells."""
+    return maps.where(is_peak, -math.inf).flatten(1).topk(count)
+
+
+def _decode_tied(maps: Tensor, is_peak: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor]:
+    """What `decode` does for the rare maps in which several cells of equal height compete."""
+    is_peak, centres = merge_ties(maps, is_peak, radius)
+    scores, cells = _highest(maps, is_peak, count)
+    centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
+    return scores, torch.where(centres.isnan(), _refine(maps, cells), centres)
+
+
+def _refine(maps: Tensor, cells: Tensor) -> Tensor:
+    """Sub-pixel positions of peaks: `(M, h, w)`, flat cells `(M, N)` -> `(M, N, 2)` column and row as real numbers."""
+    height, width = maps.shape[-2:]
+    rows, columns = cells // width, cells % width
+    x = _vertex(maps, columns, width, rows * width, 1)
+    y = _vertex(maps, rows, height, columns, width)
+    return torch.stack([x, y], dim=-1)
+
+
+def _vertex(maps: Tensor, indices: Tensor, length: int, origin: Tensor, step: int) -> Tensor:
+    """Vertex of the parabola through the logarithms of three cells along one axis, within half a cell of the peak.
+
+    Args:
+        maps: `(M, h, w)` heights.
+        indices: `(M, N)` index of each peak along the axis.
+        length: number of cells along the axis.
+        origin: `(M, N)` flat cell at index 0 of the peak's line.
+        step: flat distance of two cells along the axis.
+
+    Returns:
+        `(M, N)` position along the axis, the index itself where the three cells do not form a peak.
+    """
+    if length < 3:
+        return indices.to(maps.dtype)
+    middle = indices.clamp(1, length - 2)
+    triples = torch.stack([middle - 1, middle, middle + 1], dim=-1) * step + origin[..., None]
+    heights = maps.flatten(1).gather(1, triples.flatten(1)).view(triples.shape)
+    before, centre, after = heights.clamp_min(torch.finfo(maps.dtype).tiny).log().unbind(-1)
+    curvature = before - 2 * centre + after
+    vertex = middle + (before - after) / (2 * curvature)
+    vertex = torch.where(curvature < 0, vertex, indices)
+    return vertex.clamp(indices - 0.5, indices + 0.5)
+
+
+def transform_points(points: Tensor, homography: Tensor) -> Tensor:
+    """Apply a homography to points.
+
+    Args:
+        points: `(..., 2)` xy in pixels, or `(B, ..., 2)` for batched homographies. NaN stays NaN.
+        homography: `(3, 3)`, or `(B, 3, 3)` with one for each of the B first entries of `points`.
+
+    Returns:
+        The shape and type of `points`, computed in the precision of the homography.
+    """
+    inner = [1] * (points.ndim - homography.ndim + 1)
+    by_x, by_y, constant = homography.reshape(*homography.shape[:-2], *inner, 3, 3).unbind(-1)
+    result = points[..., :1] * by_x + points[..., 1:] * by_y + constant
+    return (result[..., :2] / result[..., 2:]).to(points.dtype)
+
+
+def sampling_grid(homography: Tensor, size: tuple[int, int], source_size: tuple[int, int]) -> Tensor:
+    """Where each output pixel lies in the source image, in the form that `grid_sample` reads.
+
+    Args:
+        homography: `(3, 3)`, from pixels of the output to pixels of the source.
+        size: height and width of the output in pixels.
+        source_size: height and width of the source in pixels.
+
+    Returns:
+        `(1, H, W, 2)` float32 grid for `torch.nn.functional.grid_sample(..., align_corners=False)`.
+    """
+    rows = cell_centres(size[0], 1, device=homography.device)
+    columns = cell_centres(size[1], 1, device=homography.device)
+    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+    source = transform_points(centres.to(homography.dtype), homography)
+    extent = source.new_tensor([source_size[1], source_size[0]])
+    return (2 * source / extent - 1)[None].float()

@@ -1,0 +1,123 @@
+"""Peaks that are not unique: what `heatmaps.decode` needs where several cells share the height of a peak.
+
+Positions here are indices of cells. T maps, h w heatmap, N peaks per map.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def window_maximum(maps: Tensor, radius: int) -> Tensor:
+    """Maximum over the square window of `2 * radius + 1` cells around each cell, as if -inf lay outside of the map.
+
+    Several times as fast as max pooling on a CPU, because whole rows are compared at once.
+
+    Args:
+        maps: `(..., h, w)` floating point, or integers of at least -1.
+        radius: cells on each side.
+
+    Returns:
+        The same shape.
+    """
+    outside = -math.inf if maps.is_floating_point() else -1
+    result = F.pad(maps, (radius, radius, radius, radius), value=outside)
+    for axis in (-2, -1):
+        length = 1  # every cell holds the maximum of this many cells that begin with it
+        while length < 2 * radius + 1:
+            step = min(length, 2 * radius + 1 - length)
+            kept = result.shape[axis] - step
+            result = torch.maximum(result.narrow(axis, 0, kept), result.narrow(axis, step, kept))
+            length += step
+    return result
+
+
+def tied_maps(maps: Tensor, scores: Tensor, cells: Tensor) -> Tensor:
+    """Find the maps in which a peak has an equal neighbour or another peak of the same height.
+
+    Args:
+        maps: `(T, h, w)` heights.
+        scores: `(T, N)` heights of peaks in descending order, -inf for none.
+        cells: `(T, N)` their flat cells.
+
+    Returns:
+        Indices of such maps, `(n,)` int64. Waits once for the device.
+    """
+    height, width = maps.shape[-2:]
+    steps = torch.arange(9, device=maps.device)
+    steps = steps[steps != 4]
+    rows = (cells // width)[..., None] + steps // 3 - 1
+    columns = (cells % width)[..., None] + steps % 3 - 1
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    neighbours = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
+    equal = maps.flatten(1).gather(1, neighbours).view_as(inside) == scores[..., None]
+    tied = (equal & inside).flatten(1).any(1)
+    repeated = (scores[:, 1:] == scores[:, :-1]) & (scores[:, 1:] > -math.inf)
+    return (tied | repeated.any(1)).nonzero()[:, 0]
+
+
+def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Leave one peak of each plateau, and one of the peaks of equal height within a window.
+
+    A plateau beside which an equal cell has a higher neighbour is a shoulder and no peak.
+
+    Args:
+        maps: `(T, h, w)` heights.
+        is_peak: `(T, h, w)` bool, cells that no cell of their window exceeds.
+        radius: cells on each side of the window, at least 1.
+
+    Returns:
+        The peaks that stay, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centre of each one's plateau:
+        NaN along an axis in which it is less than three cells long, where its neighbours tell its position better.
+    """
+    height, width = maps.shape[-2:]
+    shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
+    members = is_peak.flatten().nonzero()[:, 0]
+    roots, group = torch.unique(_connect(is_peak).flatten()[members], return_inverse=True)
+    on_shoulder = _reduce(shoulder.flatten()[members].long(), group, len(roots), "amax").bool()
+
+    positions = torch.stack([members % width, members // width % height], dim=1)
+    groups = group[:, None].expand(-1, 2)
+    lowest, highest = (_reduce(positions, groups, len(roots), how) for how in ("amin", "amax"))
+    means = _reduce(positions.to(maps.dtype), groups, len(roots), "mean")
+    centres = maps.new_full((maps.numel(), 2), math.nan)
+    centres[roots] = means.masked_fill(highest - lowest < 2, math.nan)
+
+    stays = torch.zeros_like(is_peak).flatten()
+    stays[roots] = ~on_shoulder
+    stays = stays.view_as(is_peak)
+    return _spread_out(stays, radius) if radius > 1 else stays, centres.view(*maps.shape, 2)
+
+
+def _connect(mask: Tensor) -> Tensor:
+    """Label each True cell of `(T, h, w)` with the largest flat index in its 8-connected region; -1 elsewhere."""
+    labels = torch.arange(mask.numel(), device=mask.device).view_as(mask).where(mask, -1)
+    while True:
+        spread = window_maximum(labels, 1).where(mask, -1)
+        # A cell also takes over what its label's cell has learnt, so that labels travel twice as far every round.
+        spread = torch.maximum(spread, spread.flatten()[spread.clamp_min(0)].where(mask, -1))
+        if torch.equal(spread, labels):
+            return labels
+        labels = spread
+
+
+def _spread_out(mask: Tensor, radius: int) -> Tensor:
+    """Go through the True cells of `(T, h, w)` from the last to the first; drop those in the window of a kept one."""
+    order = torch.arange(mask.numel(), device=mask.device).view_as(mask)
+    kept, waiting = torch.zeros_like(mask), mask
+    while waiting.any():
+        waiting_order = order.where(waiting, -1)
+        winners = waiting & (window_maximum(waiting_order, radius) == waiting_order)
+        kept = kept | winners
+        waiting = waiting & (window_maximum(winners.int(), radius) == 0)
+    return kept
+
+
+def _reduce(values: Tensor, groups: Tensor, count: int, how: str) -> Tensor:
+    """Reduce rows of `values` that share a group: `(n, ...)` -> `(count, ...)`."""
+    result = values.new_zeros(count, *values.shape[1:])
+    return result.scatter_reduce(0, groups, values, how, include_self=False)
