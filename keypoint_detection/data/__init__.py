@@ -1,0 +1,1 @@
+"""Labels and images: files, annotations, augmentation, data sets and their batches."""

@@ -1,0 +1,63 @@
+"""Which channels of a file are wanted, and which of them are merged into one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from keypoint_detection.errors import InputError
+
+
+class ChannelGroup(NamedTuple):
+    """One channel of the detector and the channels of the file that it is made of.
+
+    Attributes:
+        name: the name that the detector knows it by.
+        members: the names in the file whose keypoints it holds, at least one.
+    """
+
+    name: str
+    members: tuple[str, ...]
+
+
+def parse_channels(spec: Sequence[str] | str | None, available: Sequence[str], source: str) -> list[ChannelGroup]:
+    """Reads a choice of channels.
+
+    Args:
+        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a. None takes all.
+        available: the channels of the file.
+        source: the name of the file, for messages.
+
+    Raises:
+        InputError: if nothing is asked for, or a channel is unknown or asked for twice.
+    """
+    if spec is None:
+        return [ChannelGroup(name, (name,)) for name in available]
+    words = spec.split() if isinstance(spec, str) else list(spec)
+    if not words:
+        raise InputError(f"{source}: keypoint_channels is empty, expected some of: {', '.join(available)}")
+    groups = [_parse_group(word, available, source) for word in words]
+    seen: set[str] = set()
+    for member in (member for group in groups for member in group.members):
+        if member in seen:
+            raise InputError(f'{source}: keypoint_channels asks for channel "{member}" twice')
+        seen.add(member)
+    return groups
+
+
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """`, did you mean "..."?` with the candidate nearest to `name`, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f', did you mean "{near[0]}"?' if near else ""
+
+
+def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGroup:
+    members = (word,) if word in available else tuple(word.split("="))
+    for member in members:
+        if member not in available:
+            raise InputError(
+                f'{source}: no channel "{member}" of keypoint_channels in the file'
+                f"{suggestion(member, available) or ', expected some of: ' + ', '.join(available)}"
+            )
+    return ChannelGroup(members[0], members)

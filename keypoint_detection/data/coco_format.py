@@ -1,0 +1,233 @@
+"""COCO keypoints: `{"images": [...], "annotations": [...], "categories": [...]}`, pixels with the origin top left.
+
+The names in a category's `keypoints` are channels. Names that count from 0, such as `corner_0, corner_1`, are one
+channel `corner` with several keypoints. Several objects in an image add up, and the same name in two categories is one
+channel. An image without objects is a negative.
+
+N images, C channels, T keypoints of all images together.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from keypoint_detection.data.annotations import Annotations, PackedStrings
+from keypoint_detection.data.channels import suggestion
+from keypoint_detection.data.json_stream import JsonStream
+from keypoint_detection.errors import InputError
+
+_VISIBILITIES = (0, 1, 2)
+
+
+@dataclass
+class _Images:
+    """The columns of "images"."""
+
+    rows: dict[int | str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    sizes: array = field(default_factory=lambda: array("q"))
+
+
+@dataclass
+class _Objects:
+    """The columns of "annotations"; `triples` holds x, y, visibility of all keypoints."""
+
+    numbers: array = field(default_factory=lambda: array("q"))
+    images: list[int | str] = field(default_factory=list)
+    categories: list[int | str] = field(default_factory=list)
+    lengths: array = field(default_factory=lambda: array("q"))
+    triples: array = field(default_factory=lambda: array("d"))
+
+
+def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Sequence[str] | str | None) -> Annotations:
+    """Reads all images of a COCO file.
+
+    Args:
+        stream: the file.
+        image_root: the folder that image paths are relative to.
+        coordinates: not used, COCO is always in pixels.
+        spec: the channels to read, as in `Annotations.select_channels`.
+
+    Raises:
+        InputError: naming file and entry, for anything that is not as the format says.
+    """
+    images, objects, categories = _Images(), _Objects(), None
+    found = set()
+    for key in stream:
+        found.add(key)
+        if key == "images":
+            for number, entry in _entries(stream, "image"):
+                _read_image(images, entry, f"{stream.path}: image {number}")
+        elif key == "annotations":
+            for number, entry in _entries(stream, "annotation"):
+                _read_object(objects, entry, number, f"{stream.path}: annotation {number}")
+        elif key == "categories":
+            categories = _read_categories(stream)
+    for key in ("images", "annotations", "categories"):
+        if key not in found:
+            raise InputError(f'{stream.path}: expected the key "{key}" at the top level{suggestion(key, found)}')
+    if not images.names:
+        raise InputError(f'{stream.path}: the data set is empty, "images" holds nothing')
+    return _assemble(images, objects, categories or {}, stream.path, image_root).select_channels(spec)
+
+
+def channels_of(names: Sequence[str]) -> list[str]:
+    """The channel of each keypoint's name: `a_0, a_1, ...` without a gap are `a`, and others are themselves."""
+    numbers: dict[str, set[int]] = {}
+    parts = [re.fullmatch(r"(.+)_(0|[1-9]\d{0,5})", name) for name in names]
+    for match in filter(None, parts):
+        numbers.setdefault(match[1], set()).add(int(match[2]))
+    counted = {stem for stem, found in numbers.items() if found == set(range(len(found))) and stem not in names}
+    return [match[1] if match and match[1] in counted else name for name, match in zip(names, parts, strict=True)]
+
+
+def _entries(stream: JsonStream, what: str) -> Any:
+    number = 0
+    for part in stream.items():
+        for entry in part:
+            if not isinstance(entry, dict):
+                raise InputError(f"{stream.path}: {what} {number} is {str(entry)[:60]}, expected an object")
+            yield number, entry
+            number += 1
+
+
+def _identifier(entry: dict[str, Any], key: str, place: str) -> int | str:
+    value = entry.get(key)
+    if type(value) not in (int, str):
+        raise InputError(f'{place}: "{key}" is {value!r:.60}, expected a number')
+    return value
+
+
+def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
+    name = entry.get("file_name")
+    if not isinstance(name, str):
+        raise InputError(f'{place}: "file_name" is {name!r:.60}, expected a path in quotes')
+    place = f'{place} ("{name}")'
+    identifier = _identifier(entry, "id", place)
+    if images.rows.setdefault(identifier, len(images.names)) != len(images.names):
+        raise InputError(f"{place}: the id {identifier} belongs to image {images.rows[identifier]} already")
+    images.names.append(name)
+    for key in ("width", "height"):
+        value = entry.get(key, 0)
+        if type(value) is not int or not 0 <= value < 1 << 31:
+            raise InputError(f'{place}: "{key}" is {value!r:.60}, expected a whole number of pixels')
+        images.sizes.append(value)
+
+
+def _read_object(objects: _Objects, entry: dict[str, Any], number: int, place: str) -> None:
+    keypoints = entry.get("keypoints")
+    if keypoints is None:  # A box or a mask without keypoints.
+        return
+    if not isinstance(keypoints, list) or len(keypoints) % 3:
+        raise InputError(f'{place}: "keypoints" is {keypoints!r:.60}, expected x, y, visibility of each keypoint')
+    for value in keypoints:
+        if type(value) not in (int, float):
+            raise InputError(f'{place}: "keypoints" holds {value!r:.60}, expected a number')
+    objects.numbers.append(number)
+    objects.images.append(_identifier(entry, "image_id", place))
+    objects.categories.append(_identifier(entry, "category_id", place))
+    objects.lengths.append(len(keypoints) // 3)
+    try:
+        objects.triples.extend(keypoints)
+    except OverflowError as error:
+        raise InputError(f'{place}: "keypoints" holds a number that is too large') from error
+
+
+def _read_categories(stream: JsonStream) -> dict[int | str, list[str]]:
+    """The names of each category's keypoints, for the categories that have any."""
+    categories: dict[int | str, list[str]] = {}
+    for number, entry in _entries(stream, "category"):
+        names = entry.get("keypoints", [])
+        place = f"{stream.path}: category {number}"
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise InputError(f'{place}: "keypoints" is {names!r:.60}, expected a list of names')
+        if len(set(names)) < len(names):
+            raise InputError(f'{place}: "keypoints" names a keypoint twice')
+        identifier = _identifier(entry, "id", place)
+        if identifier in categories:
+            raise InputError(f"{place}: the id {identifier} belongs to another category already")
+        categories[identifier] = names
+    if not any(categories.values()):
+        raise InputError(f'{stream.path}: no category has "keypoints", expected COCO keypoints, not boxes or masks')
+    return categories
+
+
+def _assemble(
+    images: _Images, objects: _Objects, categories: dict[int | str, list[str]], source: Path, image_root: Path
+) -> Annotations:
+    """Sorts the keypoints of all objects by image and channel."""
+    of_category = {identifier: channels_of(names) for identifier, names in categories.items()}
+    channel_names = tuple(dict.fromkeys(name for names in of_category.values() for name in names))
+    rows, channels = _addresses(images, objects, of_category, channel_names, source)
+    triples = np.frombuffer(objects.triples, np.float64).reshape(-1, 3) if objects.triples else np.zeros((0, 3))
+    present = triples[:, 2] != 0
+    _check_numbers(triples, present, objects, source)
+    address = (rows * len(channel_names) + channels)[present]
+    order = np.argsort(address, kind="stable")
+    counts = np.bincount(address, minlength=len(images.names) * len(channel_names))
+    sizes = torch.tensor(images.sizes, dtype=torch.int64).reshape(-1, 2)
+    return Annotations(
+        source=source,
+        image_root=image_root,
+        channel_names=channel_names,
+        coordinates="pixel",
+        names=PackedStrings.pack(images.names),
+        entries=torch.arange(len(images.names)),
+        xy=torch.from_numpy(triples[present, :2][order].astype(np.float32)),
+        offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
+        declared_sizes=sizes,
+    )
+
+
+def _addresses(
+    images: _Images,
+    objects: _Objects,
+    of_category: dict[int | str, list[str]],
+    channel_names: Sequence[str],
+    source: Path,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image and the channel of each keypoint of all objects, two `(keypoints,)` int64 arrays."""
+    columns = {
+        identifier: np.array([channel_names.index(name) for name in names], np.int64)
+        for identifier, names in of_category.items()
+    }
+    rows, channels = [], [np.zeros(0, np.int64)]
+    for number, image, category, length in zip(
+        objects.numbers, objects.images, objects.categories, objects.lengths, strict=True
+    ):
+        place = f"{source}: annotation {number}"
+        if image not in images.rows:
+            raise InputError(f"{place}: no image has the id {image}")
+        if category not in columns:
+            raise InputError(f"{place}: no category has the id {category}")
+        if length != len(columns[category]):
+            raise InputError(
+                f'{place} (image "{images.names[images.rows[image]]}"): {length} keypoints, expected the '
+                f"{len(columns[category])} of its category"
+            )
+        rows.append(images.rows[image])
+        channels.append(columns[category])
+    return np.repeat(np.array(rows, np.int64), np.array(objects.lengths, np.int64)), np.concatenate(channels)
+
+
+def _check_numbers(triples: np.ndarray, present: np.ndarray, objects: _Objects, source: Path) -> None:
+    """Visibility has to be 0, 1 or 2, and a keypoint that is there needs finite coordinates."""
+    strange = ~np.isin(triples[:, 2], _VISIBILITIES)
+    infinite = present & ~(np.abs(triples[:, :2]) <= np.finfo(np.float32).max).all(1)
+    if not (strange | infinite).any():
+        return
+    first = int(np.nonzero(strange | infinite)[0][0])
+    which = int(np.searchsorted(np.cumsum(objects.lengths), first, side="right"))
+    what = "visibility 0, 1 or 2" if strange[first] else "finite coordinates"
+    x, y, visibility = triples[first]
+    raise InputError(
+        f"{source}: annotation {objects.numbers[which]}: a keypoint is {x:g}, {y:g}, {visibility:g}, expected {what}"
+    )

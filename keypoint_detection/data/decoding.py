@@ -1,0 +1,137 @@
+"""What is inside an opened image: its header, and its pixels as upright RGB whatever their kind.
+
+H W image.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from keypoint_detection.errors import InputError
+
+# What Pillow raises for files that are damaged or no images. Those that it cannot identify are OSErrors.
+DECODING_ERRORS = (
+    *(SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError),
+)
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        width: in pixels, after the EXIF rotation.
+        height: in pixels, after the EXIF rotation.
+        mode: Pillow's name of the kind of pixels.
+        rotated: whether EXIF asks for a rotation or a flip.
+        transparent: whether the pixels have an opacity.
+    """
+
+    width: int
+    height: int
+    mode: str
+    rotated: bool
+    transparent: bool
+
+
+def decode_header(image: Image.Image) -> ImageHeader:
+    """Reads the header of an opened image, without its pixels."""
+    orientation = _orientation(image)
+    width, height = image.size
+    if image.format == "TIFF":  # Some releases of Pillow swap the size of these when they open them, others do not.
+        width, height = image.tag_v2[256], image.tag_v2[257]
+    if orientation >= 5:
+        width, height = height, width
+    return ImageHeader(width, height, image.mode, orientation != 1, _is_transparent(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) to 8, from the header alone."""
+    try:
+        # Not `image.getexif()`, which decodes a whole PNG.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except (*DECODING_ERRORS, OSError):
+        return 1  # A damaged EXIF block is no reason to refuse the pixels.
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def decode_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes an opened image to `(H, W, 3)` uint8 RGB, as `images.load_image` describes.
+
+    Raises:
+        InputError: if its pixels are outside the range that their kind has; the text does not name the file.
+    """
+    orientation = 1 if image.format == "TIFF" else _orientation(image)
+    if at_least is not None and image.format == "JPEG":
+        height, width = at_least if orientation < 5 else at_least[::-1]
+        for scale in (8, 4, 2):
+            small = image.width // scale, image.height // scale
+            exact = image.width % scale == 0 and image.height % scale == 0
+            if exact and small[0] >= width and small[1] >= height:
+                image.draft(None, small)
+                break
+    image.load()
+    if image.format == "TIFF":  # Some releases of Pillow turn these upright when they load them, others do not.
+        orientation = _orientation(image)
+    rgb = _to_rgb(image)
+    if orientation != 1:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    return np.array(rgb)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if _is_transparent(image):
+        opaque = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), opaque).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Scales gray pixels `(H, W)` to uint8: whole numbers from [0, 65535], others from [0, 1]."""
+    whole = np.issubdtype(pixels.dtype, np.integer)
+    top = 65535 if whole else 1
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= top):
+        raise InputError(f"pixels from {low:g} to {high:g}, expected them within 0 and {top}")
+    return np.rint(pixels.astype(np.float32) * np.float32(255 / top)).astype(np.uint8)
+
+
+def conversions(header: ImageHeader) -> list[str]:
+    """What the loader does to an image with this header, in words that follow "3 images"; nothing for plain RGB."""
+    done = []
+    if header.mode.startswith("I;16"):
+        done.append("have 16 bits, scaled to 8")
+    elif header.mode in ("I", "F"):
+        done.append(f"have pixels of mode {header.mode}, scaled to 8 bits")
+    elif header.mode in ("L", "1", "LA", "La"):
+        done.append("are grayscale, repeated as RGB")
+    elif header.mode not in ("RGB", "RGBA", "RGBX"):
+        done.append(f"have pixels of mode {header.mode}, converted to RGB")
+    if header.transparent:
+        done.append("are transparent, laid over black")
+    if header.rotated:
+        done.append("are turned upright as EXIF asks; labels refer to the upright image")
+    return done

@@ -1,0 +1,165 @@
+"""File formats of data sets: a registry of readers, and what all of them have in common."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.coco_format import read_coco
+from keypoint_detection.data.json_stream import JsonStream
+from keypoint_detection.data.native_format import COORDINATES, read_native
+from keypoint_detection.errors import InputError
+
+Reader = Callable[[JsonStream, Path, str, "Sequence[str] | str | None"], Annotations]
+
+
+class Format(NamedTuple):
+    """A file format.
+
+    Attributes:
+        keys: keys at the top level of the JSON, any of which tells that a file is of this format.
+        read: `read(stream, image_root, coordinates, channels) -> Annotations`.
+    """
+
+    keys: frozenset[str]
+    read: Reader
+
+
+FORMATS: dict[str, Format] = {
+    "native": Format(frozenset({"dataset"}), read_native),
+    "coco": Format(frozenset({"images", "annotations", "categories"}), read_coco),
+}
+
+
+def read_annotations(
+    json_path: str | Path,
+    image_root: str | Path,
+    *,
+    keypoint_channels: Sequence[str] | str | None = None,
+    keypoint_coordinates: str = "blender",
+    max_keypoints: Sequence[int] | None = None,
+) -> Annotations:
+    """Reads and checks the labels of a data set; its images are not looked at.
+
+    Args:
+        json_path: the file, in one of `FORMATS`.
+        image_root: the folder that image paths are relative to.
+        keypoint_channels: the channels to read, in one string with spaces between them or one by one; `a=b` merges b
+            into a. None takes all.
+        keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
+            "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
+        max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.
+
+    Raises:
+        InputError: in one line that names file and entry, for whatever is wrong with the file.
+    """
+    source, root = Path(json_path), Path(image_root)
+    if keypoint_coordinates not in COORDINATES:
+        raise InputError(f'keypoint_coordinates is "{keypoint_coordinates}", expected one of: {", ".join(COORDINATES)}')
+    if not root.is_dir():
+        raise InputError(
+            f"{root}: {'not a folder' if root.exists() else 'no such folder'}, expected the images' folder"
+        )
+    reader = FORMATS[recognise(source)].read
+    with JsonStream(source) as stream:
+        annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
+    _check_paths(annotations)
+    if max_keypoints is not None:
+        check_max_keypoints(annotations, max_keypoints)
+    return annotations
+
+
+def recognise(json_path: Path) -> str:
+    """Tells the format of a file, a key of `FORMATS`, by its content.
+
+    Raises:
+        InputError: if it is of none.
+    """
+    found: list[str] = []
+    with JsonStream(json_path, part_characters=1 << 16) as stream:
+        for key in stream:
+            for name, format_ in FORMATS.items():
+                if key in format_.keys:
+                    return name
+            found.append(key)
+    raise InputError(
+        f'{json_path}: expected the key "dataset" (or "images", "annotations" and "categories" of COCO) at the top '
+        f"level, found {', '.join(found) or 'none'}"
+    )
+
+
+def check_max_keypoints(annotations: Annotations, max_keypoints: Sequence[int]) -> None:
+    """Checks that no image has more keypoints of a channel than were announced.
+
+    Args:
+        annotations: the data.
+        max_keypoints: a number for each channel, -1 for any.
+
+    Raises:
+        InputError: naming the first image that has more, or if the numbers themselves make no sense.
+    """
+    names = annotations.channel_names
+    if len(max_keypoints) != len(names):
+        raise InputError(
+            f"keypoint_channel_max_keypoints has {len(max_keypoints)} numbers, expected {len(names)}, one for each of: "
+            f"{', '.join(names)}"
+        )
+    for name, maximum in zip(names, max_keypoints, strict=True):
+        if maximum < 1 and maximum != -1:
+            raise InputError(
+                f'keypoint_channel_max_keypoints is {maximum} for channel "{name}", expected -1 (any) or at least 1'
+            )
+    limits = np.array([np.iinfo(np.int64).max if maximum == -1 else maximum for maximum in max_keypoints])
+    counts = annotations.counts()
+    images, channels = np.nonzero(counts > limits)
+    if len(images):
+        image, channel = int(images[0]), int(channels[0])
+        raise InputError(
+            f'{annotations.describe(image)}, channel "{names[channel]}": {counts[image, channel]} keypoints, more than '
+            f"the {limits[channel]} of keypoint_channel_max_keypoints"
+        )
+
+
+def _check_paths(annotations: Annotations) -> None:
+    """Each path has to stay inside the image folder and stand once."""
+    hashes = np.empty(len(annotations), np.int64)
+    for index in range(len(annotations)):
+        name = annotations.name(index)
+        plain = _plain_path(name)
+        if plain is None:
+            _refuse_path(annotations, index, name)
+        hashes[index] = hash(plain)
+    order = np.argsort(hashes, kind="stable")
+    repeated = np.nonzero(np.diff(hashes[order]) == 0)[0]
+    if len(repeated):
+        later = int(order[repeated + 1].min())
+        earlier = int(np.nonzero(hashes == hashes[later])[0][0])
+        raise InputError(
+            f"{annotations.describe(later)}: this image stands in the file already, as entry "
+            f"{int(annotations.entries[earlier])}"
+        )
+
+
+def _plain_path(name: str) -> str | None:
+    """The path in its shortest form, so that `./a.png` and `a.png` are one; None if it leaves its folder."""
+    plain = posixpath.normpath(name) if "./" in name or "//" in name else name
+    inside = plain and plain != "." and plain[0] != "/" and plain[:3] != "../" and plain != ".."
+    return plain if inside and "\0" not in plain else None
+
+
+def _refuse_path(annotations: Annotations, index: int, name: str) -> None:
+    if not name or posixpath.normpath(name) == ".":
+        raise InputError(f"{annotations.describe(index)}: the path is empty, expected the path of an image")
+    if "\0" in name:
+        raise InputError(
+            f"{annotations.source}: entry {int(annotations.entries[index])}: the path holds a null character"
+        )
+    raise InputError(
+        f"{annotations.describe(index)}: the path leaves the image folder {annotations.image_root}, expected a path "
+        "relative to it"
+    )

@@ -1,0 +1,250 @@
+"""Image files: one loader that yields RGB, sizes from the headers alone, and a cache that all workers share.
+
+A file with an EXIF rotation counts as rotated everywhere: its size, its pixels and its labels.
+H W image, N images.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.decoding import DECODING_ERRORS, ImageHeader, conversions, decode_header, decode_rgb
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds to wait before each new attempt to read a file from a disk or network that fails for a moment.
+RETRY_WAITS = (0.1, 0.5, 2.0, 5.0)
+TRANSIENT_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EINTR", "EBUSY", "ENFILE", "EMFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOTCONN"),
+        *("ECONNRESET", "ECONNABORTED", "ECONNREFUSED", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH"),
+        *("EREMOTEIO", "ENOBUFS", "EPIPE", "ENOLINK"),
+    )
+    if hasattr(errno, name)
+)
+_SCAN_THREADS = 8
+_PROGRESS_BAR_FROM = 2000
+
+# Shared memory is a file system on Linux, in containers often a small one.
+SHARED_MEMORY_FOLDER = Path("/dev/shm")
+_KEPT_FREE = 0.2
+
+
+def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.ndarray:
+    """Loads an image as `(H, W, 3)` uint8 RGB, rotated as EXIF asks.
+
+    Transparent images are laid over black, which is also what images are padded with. 16-bit images are scaled from
+    their full range, floating-point ones from [0, 1]. Of an animation the first frame counts.
+
+    Args:
+        path: the file.
+        at_least: height and width in pixels that suffice. A JPEG may then come at exactly 1/2, 1/4 or 1/8 of its size,
+            which decodes faster, if no side gets smaller than this and both divide without a rest. The caller scales
+            keypoints by the ratio to `image_size`. None: full size.
+
+    Raises:
+        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+    """
+    return _with_image(Path(path), lambda image: decode_rgb(image, at_least))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of an image after its EXIF rotation; reads the header only.
+
+    Raises:
+        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+    """
+    return read_header(path)[:2]
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Reads what the header of an image file says.
+
+    Raises:
+        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+    """
+    return _with_image(Path(path), decode_header)
+
+
+def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarray:
+    """Reads the headers of the images of a data set, and logs what the loader will convert.
+
+    Args:
+        annotations: the data set.
+        limit: of more images than this only so many are read, evenly spread. None reads all.
+
+    Returns:
+        `(N, 2)` int64 width and height of each image in pixels; 0 where the header was not read.
+
+    Raises:
+        InputError: naming file and entry of the first image that is missing or unreadable.
+    """
+    count = len(annotations)
+    chosen = np.arange(count)
+    if limit is not None and count > limit:
+        chosen = np.unique(np.linspace(0, count - 1, limit).astype(np.int64))
+        logger.info("%s: reading the headers of %d of %d images", annotations.source, len(chosen), count)
+
+    def read(index: int) -> ImageHeader:
+        try:
+            return read_header(annotations.path(index))
+        except InputError as error:
+            raise InputError(f"{annotations.describe(index)}: {error}") from error
+
+    sizes = np.zeros((count, 2), np.int64)
+    kinds: Counter[str] = Counter()
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
+        headers = pool.map(read, chosen.tolist())
+        bar = tqdm(headers, "Reading image headers", len(chosen), disable=len(chosen) < _PROGRESS_BAR_FROM, leave=False)
+        try:
+            for index, header in zip(chosen, bar, strict=True):
+                sizes[index] = header[:2]
+                kinds.update(conversions(header))
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for kind, number in kinds.items():
+        logger.info("%s: %d of %d images %s", annotations.source, number, len(chosen), kind)
+    return sizes
+
+
+class ImageCache:
+    """Decoded images in shared memory; whichever process decodes an image first, decodes it for all.
+
+    The places of all images are laid out ahead, from their sizes. Memory is taken when an image is filled in.
+
+    Args:
+        annotations: the data set.
+        sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, then its header is read.
+        memory_limit: bytes to use at most; images that no longer fit are decoded each time. None stands for
+            80 % of what the machine has free, and it is an error if the images need more.
+
+    Raises:
+        InputError: if the images need more memory than there is and `memory_limit` is None.
+    """
+
+    def __init__(self, annotations: Annotations, sizes: np.ndarray, memory_limit: int | None = None) -> None:
+        self.annotations = annotations
+        sizes = np.array(sizes, np.int64)
+        for index in np.nonzero((sizes == 0).any(1))[0]:
+            sizes[index] = read_header(annotations.path(int(index)))[:2]
+        needed = sizes.prod(1) * 3
+        free = int(free_memory() * (1 - _KEPT_FREE))
+        if memory_limit is None and needed.sum() > free:
+            raise InputError(
+                f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
+                f"and {_gigabytes(free)} are free for it; train without the cache or limit its memory"
+            )
+        limit = free if memory_limit is None else min(memory_limit, free)
+        fits = np.cumsum(needed) <= limit
+        if not fits.all():
+            logger.info("%s: the cache holds %d of %d images", annotations.source, fits.sum(), len(fits))
+        total = int(needed[fits].sum())
+        self._sizes = torch.from_numpy(sizes)
+        self._starts = torch.from_numpy(np.where(fits, np.cumsum(needed) - needed, -1))
+        # Unlike `share_memory_()`, this neither copies nor touches the pages.
+        self._pixels = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(total, 1)))
+        self._filled = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._filled)
+
+    def load(self, index: int) -> np.ndarray:
+        """Returns image `index` as `(H, W, 3)` uint8 RGB in full size: perhaps the cache itself, so do not write to it.
+
+        Raises:
+            InputError: naming the file, if it cannot be read or has another size than before.
+        """
+        start = int(self._starts[index])
+        if start < 0:
+            return load_image(self.annotations.path(index))
+        width, height = self._sizes[index].tolist()
+        place = self._pixels[start : start + width * height * 3].numpy().reshape(height, width, 3)
+        # Two processes may fill in the same image at once: they write the same bytes, and the flag comes last.
+        if not self._filled[index]:
+            pixels = load_image(self.annotations.path(index))
+            if pixels.shape != place.shape:
+                raise InputError(
+                    f"{self.annotations.path(index)}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but it had "
+                    f"{width} x {height} when the run began"
+                )
+            place[:] = pixels
+            self._filled[index] = True
+        return place
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take: of the machine, of its control group and of shared memory."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
+        limits.append(int(limit) - int((group / "memory.current").read_text()))
+    if SHARED_MEMORY_FOLDER.exists():
+        statistics = os.statvfs(SHARED_MEMORY_FOLDER)
+        limits.append(statistics.f_bavail * statistics.f_frsize)
+    return max(min(limits), 0)
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.3g} GB"
+
+
+def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
+    """Opens an image and returns what `use` makes of it; tries again when the system fails for a moment."""
+    for wait in (*RETRY_WAITS, None):
+        try:
+            with Image.open(path) as image:
+                return use(image)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        except FileNotFoundError as error:
+            hint = ', expected "/" between folders' if "\\" in path.name else ""
+            raise InputError(f"{path}: no such image file{hint}") from error
+        except OSError as error:
+            if error.errno in TRANSIENT_ERRORS and wait is not None:
+                logger.warning("%s: %s; trying again in %g s", path, error.strerror, wait)
+                time.sleep(wait)
+                continue
+            raise InputError(f"{path}: {_reason(path, error)}") from error
+        except DECODING_ERRORS as error:
+            raise InputError(f"{path}: damaged or not an image ({_first_line(error)})") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if path.is_dir():
+        return "is a folder, expected an image file"
+    if error.errno is not None:
+        attempts = f" after {len(RETRY_WAITS) + 1} attempts" if error.errno in TRANSIENT_ERRORS else ""
+        return f"cannot be read{attempts} ({error.strerror})"
+    if path.stat().st_size == 0:
+        return "the file is empty, expected an image"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image file that is known (by its content, whatever its name)"
+    return f"damaged image ({_first_line(error)})"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
