@@ -1,0 +1,90 @@
+"""What every backbone is: images of any size in, features at a fixed stride out.
+
+B batch, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from keypoint_detection.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Base of the backbones: normalises, pads and crops, so that a subclass only computes features.
+
+    A subclass sets its layers up and implements `features`. A backbone of your own is registered by
+    `BACKBONES["Mine"] = Mine` and then chosen by that name. Its constructor takes `heatmap_stride` and its own typed
+    arguments by keyword.
+
+    Args:
+        heatmap_stride: Pixels of the image per cell of the output.
+        n_channels_in: Channels of the images. With 1, RGB images are averaged to gray first.
+        out_channels: Channels of the output.
+        size_divisor: Height and width that `features` gets are multiples of this.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, heatmap_stride: int, n_channels_in: int, out_channels: int, size_divisor: int) -> None:
+        super().__init__()
+        if heatmap_stride not in (1, 2, 4):
+            raise InputError(f"heatmap_stride is {heatmap_stride}, expected 1, 2 or 4")
+        if size_divisor % heatmap_stride:
+            raise ValueError(f"size_divisor {size_divisor} is not a multiple of heatmap_stride {heatmap_stride}")
+        self.heatmap_stride = heatmap_stride
+        self.n_channels_in = n_channels_in
+        self.out_channels = out_channels
+        self.size_divisor = size_divisor
+        if n_channels_in == 3:
+            self.set_normalization(IMAGENET_MEAN, IMAGENET_STD)
+        else:
+            gray_mean, gray_std = sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3
+            self.set_normalization((gray_mean,) * n_channels_in, (gray_std,) * n_channels_in)
+
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Set the mean and standard deviation (per channel, of images in [0, 1]) that images are normalised with."""
+        self.register_buffer("image_mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("image_std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Compute the features of normalised images whose height and width are multiples of `size_divisor`.
+
+        Args:
+            images: `(B, n_channels_in, H, W)`.
+
+        Returns:
+            `(B, out_channels, H / heatmap_stride, W / heatmap_stride)`.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features of images of any size.
+
+        Args:
+            images: `(B, n_channels_in, H, W)` in [0, 1], H and W at least 1.
+
+        Returns:
+            `(B, out_channels, ceil(H / heatmap_stride), ceil(W / heatmap_stride))`.
+        """
+        height, width = images.shape[-2:]
+        if self.n_channels_in == 1 and images.shape[1] == 3:
+            images = images.mean(dim=1, keepdim=True)
+        images = (images - self.image_mean) / self.image_std
+        # Padding on the right and at the bottom keeps cell (0, 0) at the image's origin; 0 is the mean colour here.
+        images = F.pad(images, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
+        features = self.features(images)
+        return features[..., : -(-height // self.heatmap_stride), : -(-width // self.heatmap_stride)]
+
+    def encoder_modules(self) -> list[nn.Module]:
+        """Return the modules that `encoder_learning_rate_factor` and `freeze_encoder_epochs` act on, none if empty."""
+        return []
+
+    def load_pretrained(self) -> None:
+        """Load weights that were trained elsewhere. It is called once, when a detector is built from scratch."""

@@ -1,0 +1,312 @@
+"""The detector: backbone, one convolution, loss and decoding, as a LightningModule that only returns tensors.
+
+B batch, C channels, N decoded keypoints, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from os import PathLike
+from typing import IO, Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
+from keypoint_detection.models import hyperparameters, optimization
+from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_checkpoint
+from keypoint_detection.models.losses import LOSSES, channel_mean
+from keypoint_detection.models.targets import loss_targets
+
+logger = logging.getLogger(__name__)
+
+# Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection).
+_PRIOR = 0.01
+
+
+class Detections(NamedTuple):
+    """Keypoints that were found.
+
+    Attributes:
+        xy: `(B, C, N, 2)` in continuous pixels of the images, in descending order of score, NaN for none.
+        scores: `(B, C, N)` in [0, 1], 0 for none.
+    """
+
+    xy: Tensor
+    scores: Tensor
+
+
+class KeypointDetector(pl.LightningModule):
+    """Detects any number of keypoints of each channel in images of any size.
+
+    Args:
+        keypoint_channels: Names of the C channels.
+        backbone_type: Name of the backbone in `BACKBONES`.
+        backbone: Arguments of the backbone by name; what is left out has the backbone's default.
+        loss: Name of the loss in `LOSSES`.
+        loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
+        heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
+        heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
+        image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
+        max_keypoints: Most keypoints that are decoded per channel and image.
+        keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
+        minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
+            network's input, only the higher one is decoded.
+        learning_rate: Highest learning rate of AdamW.
+        weight_decay: Weight decay of AdamW, on all weights but those of norms and biases.
+        learning_rate_schedule: How the learning rate changes: one_cycle, cosine, constant or plateau (falls when the
+            validation loss stops falling).
+        learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
+        plateau_factor: The schedule plateau multiplies the learning rate by this.
+        plateau_patience: The schedule plateau waits this many epochs without a lower validation loss.
+        plateau_relative_threshold: A validation loss is lower, for the schedule plateau, when it falls by this share.
+        encoder_learning_rate_factor: Learning rate of the backbone's encoder as a multiple of learning_rate.
+        freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for never.
+        load_pretrained: False leaves pretrained weights of the backbone out, because others are about to replace them.
+
+    Raises:
+        InputError: for a value out of its range, or an unknown name; lists the right ones.
+    """
+
+    score_thresholds: Tensor
+    _caps: Tensor
+
+    def __init__(
+        self,
+        keypoint_channels: list[str],
+        *,
+        backbone_type: str = "Unet",
+        backbone: dict[str, Any] | None = None,
+        loss: str = "bce",
+        loss_arguments: dict[str, Any] | None = None,
+        heatmap_sigma: float = 4.0,
+        heatmap_stride: int = 2,
+        image_size: list[int] | None = None,
+        max_keypoints: int = 20,
+        keypoint_channel_max_keypoints: list[int] | None = None,
+        minimal_keypoint_extraction_pixel_distance: float = 1.0,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        learning_rate_schedule: str = "one_cycle",
+        learning_rate_warmup: float = 0.15,
+        plateau_factor: float = 0.3,
+        plateau_patience: int = 5,
+        plateau_relative_threshold: float = 0.01,
+        encoder_learning_rate_factor: float = 1.0,
+        freeze_encoder_epochs: int = 0,
+        load_pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["load_pretrained"])
+        for name, value in list(self.hparams.items()):
+            self.hparams[name] = hyperparameters.plain(name, value)
+        hyperparameters.check(self.hparams)
+        self.backbone = build_backbone(backbone_type, heatmap_stride, backbone or {})
+        hyperparameters.check_encoder(self.hparams, self.backbone)
+        if load_pretrained:
+            self.backbone.load_pretrained()
+        channels = len(self.hparams.keypoint_channels)
+        self.head = nn.Conv2d(self.backbone.out_channels, channels, kernel_size=1)
+        nn.init.normal_(self.head.weight, std=1e-2)
+        nn.init.constant_(self.head.bias, math.log(_PRIOR / (1 - _PRIOR)))
+        own_caps = keypoint_channel_max_keypoints or [-1] * channels
+        caps = torch.tensor([max_keypoints if cap == -1 else cap for cap in own_caps])
+        self.register_buffer("_caps", caps, persistent=False)
+        self._most_keypoints = max(caps.tolist())
+        self.register_buffer("score_thresholds", torch.full((channels,), math.nan))
+        self._encoder_is_frozen = False
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | PathLike[str] | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | PathLike[str] | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **overrides: Any,
+    ) -> KeypointDetector:
+        """Load a trained detector; nothing but the checkpoint is needed, and no code from it is run.
+
+        Args:
+            checkpoint_path: A checkpoint that a trainer wrote.
+            map_location: Device to load to, see `torch.load`; where the weights were saved from by default.
+            hparams_file: See Lightning.
+            strict: See Lightning.
+            weights_only: False lets a checkpoint run code: only for files that you trust.
+            overrides: Hyperparameters that replace those of the checkpoint.
+        """
+        return super().load_from_checkpoint(
+            checkpoint_path,
+            map_location=map_location,
+            hparams_file=hparams_file,
+            strict=strict,
+            weights_only=weights_only,
+            load_pretrained=False,
+            **overrides,
+        )
+
+    def load_matching_weights(self, checkpoint_path: str | PathLike[str]) -> MatchReport:
+        """Start from the weights of a trained detector, which may have other channels.
+
+        The backbone's weights are taken over where name and shape agree, and those of the head for every channel that
+        both know by name.
+
+        Args:
+            checkpoint_path: A checkpoint that a trainer wrote.
+
+        Returns:
+            What was taken over and what was not.
+
+        Raises:
+            InputError: when the file is no checkpoint of a detector.
+        """
+        trained, trained_channels = read_checkpoint(checkpoint_path)
+        # How sure the detector has to be depends on the data: thresholds are not taken over.
+        trained.pop("score_thresholds", None)
+        own = {name: value for name, value in self.state_dict().items() if name != "score_thresholds"}
+        channels = list(self.hparams.keypoint_channels)
+        rows = ("head.weight", "head.bias")
+        state, report = match_weights(own, channels, trained, trained_channels, per_channel=rows)
+        self.load_state_dict(state, strict=False)
+        return report
+
+    def set_score_thresholds(self, thresholds: Tensor | list[float]) -> None:
+        """Keep, with the weights, the score from which a detection of each channel counts.
+
+        Args:
+            thresholds: `(C,)`, NaN where it is not known.
+        """
+        values = torch.as_tensor(thresholds, dtype=self.score_thresholds.dtype, device=self.score_thresholds.device)
+        self.score_thresholds.copy_(values)
+
+    def compile_backbone(self) -> bool:
+        """Compile the backbone with `torch.compile`, or go on without and log why that is not possible here.
+
+        Returns:
+            Whether the backbone will be compiled.
+        """
+        try:
+            probe = torch.compile(nn.Conv2d(self.backbone.n_channels_in, 1, 1).to(self.device))
+            probe(torch.zeros(1, self.backbone.n_channels_in, 8, 8, device=self.device)).sum().backward()
+        except Exception as error:  # noqa: BLE001  whatever is missing (compiler, platform, Python), training goes on
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logger.warning("the backbone is not compiled, because torch.compile failed here: %s", reason)
+            return False
+        self.backbone.compile()
+        return True
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of the heatmaps.
+
+        Args:
+            images: `(B, 3, H, W)` RGB in [0, 1], H and W at least 1.
+
+        Returns:
+            `(B, C, ceil(H / stride), ceil(W / stride))`.
+        """
+        return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
+        """Find keypoints.
+
+        Args:
+            images: `(B, 3, H, W)` RGB in [0, 1].
+            sizes: `(B, 2)` height and width of the part of each image that is not padding, None without padding.
+
+        Returns:
+            Keypoints in pixels of `images`.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        return self._decode(self._probabilities(self(images), size, sizes))
+
+    def training_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Compute the loss of a batch.
+
+        Returns:
+            `loss`, the mean over channels; `losses` and `gt_losses`, `(C,)` per channel and the entropy of the true
+            heatmaps that BCE converges to; `weights` `(C,)`, the number of cells that each of these is a mean over.
+        """
+        return self._losses(self(batch.images), batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Compute loss and keypoints of a batch.
+
+        Returns:
+            `losses`, `gt_losses` and `weights` as for training; `xy` `(B, C, N, 2)` in pixels of the image files and
+            `scores` `(B, C, N)`; `heatmaps` `(B, C, h, w)` as predicted, 0 in padding.
+        """
+        logits = self(batch.images)
+        losses = self._losses(logits, batch)
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        probabilities = self._probabilities(logits, size, batch.sizes)
+        xy, scores = self._decode(probabilities)
+        del losses["loss"]
+        xy = heatmaps.transform_points(xy, batch.transforms)
+        return {**losses, "xy": xy, "scores": scores, "heatmaps": probabilities}
+
+    def test_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """See `validation_step`."""
+        return self.validation_step(batch, batch_idx)
+
+    def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        values = self.hparams
+        targets = loss_targets(batch, values.heatmap_sigma, values.heatmap_stride)
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = LOSSES[values.loss](logits.float(), targets, **(values.loss_arguments or {}))
+        with torch.no_grad():
+            gt_losses = channel_mean(heatmaps.entropy(targets.heatmaps), targets.mask)
+            weights = targets.mask.sum(dim=(0, 2, 3))
+            counted = (weights > 0).sum().clamp(min=1)
+        return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
+
+    def _probabilities(self, logits: Tensor, size: tuple[int, int], sizes: Tensor | None) -> Tensor:
+        """Heatmaps `(B, C, h, w)` in float32, 0 in padding."""
+        probabilities = logits.float().sigmoid()
+        if sizes is None:
+            return probabilities
+        return torch.where(heatmaps.valid_mask(sizes, size, self.hparams.heatmap_stride), probabilities, 0.0)
+
+    def _decode(self, probabilities: Tensor) -> Detections:
+        distance = self.hparams.minimal_keypoint_extraction_pixel_distance
+        stride = self.hparams.heatmap_stride
+        xy, scores = heatmaps.decode(probabilities, self._most_keypoints, min_distance=distance, stride=stride)
+        beyond = torch.arange(self._most_keypoints, device=xy.device) >= self._caps[:, None]
+        return Detections(xy.masked_fill(beyond[..., None], math.nan), scores.masked_fill(beyond, 0.0))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimiser and the schedule, whose length is that of the trainer's run."""
+        values = self.hparams
+        groups = optimization.parameter_groups(
+            self,
+            self.backbone.encoder_modules(),
+            learning_rate=values.learning_rate,
+            weight_decay=values.weight_decay,
+            encoder_factor=values.encoder_learning_rate_factor,
+        )
+        optimizer = optimization.build_optimizer(groups, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": optimization.build_schedule(optimizer, self.trainer, values)}
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or release the encoder."""
+        self._encoder_is_frozen = self._freezes(self.current_epoch)
+        for module in self.backbone.encoder_modules():
+            module.train(not self._encoder_is_frozen)
+            # Processes agree on what has a gradient when training starts, so with several of them it is computed.
+            module.requires_grad_(not self._encoder_is_frozen or self.trainer.world_size > 1)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients of a frozen encoder: an optimiser leaves weights without a gradient as they are."""
+        if self._encoder_is_frozen:
+            for module in self.backbone.encoder_modules():
+                module.zero_grad(set_to_none=True)
+
+    def _freezes(self, epoch: int) -> bool:
+        epochs = self.hparams.freeze_encoder_epochs
+        return epochs == -1 or epoch < epochs

@@ -1,0 +1,99 @@
+"""Carries trained weights over to a detector with other channels.
+
+C channels.
+"""
+
+from __future__ import annotations
+
+import pickle
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from keypoint_detection.errors import InputError
+
+
+class MatchReport(NamedTuple):
+    """What was and what was not taken over from trained weights.
+
+    Attributes:
+        kept_channels: Channels whose rows of the head were taken over.
+        new_channels: Channels that start anew, because the trained detector does not know them.
+        missing: Weights of the new detector that start anew: the trained one has none of this name and shape.
+        unused: Weights of the trained detector that found no place.
+    """
+
+    kept_channels: list[str]
+    new_channels: list[str]
+    missing: list[str]
+    unused: list[str]
+
+
+def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Read the weights and channel names of a trained detector, without running code from the file.
+
+    Args:
+        path: A checkpoint that a trainer wrote.
+
+    Returns:
+        The state and the names of the C channels.
+
+    Raises:
+        InputError: when the file is missing or no checkpoint of a detector.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(checkpoint["state_dict"]), list(checkpoint["hyper_parameters"]["keypoint_channels"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise InputError(
+            f"checkpoint {path} is not the checkpoint of a keypoint detector: {error}".splitlines()[0]
+        ) from error
+
+
+def match_weights(
+    own: dict[str, Tensor],
+    own_channels: list[str],
+    trained: dict[str, Tensor],
+    trained_channels: list[str],
+    *,
+    per_channel: tuple[str, ...],
+) -> tuple[dict[str, Tensor], MatchReport]:
+    """Choose for each weight between a detector's own and a trained one.
+
+    Args:
+        own: State of the detector that is to be trained.
+        own_channels: Its channels, C names.
+        trained: State of the trained detector.
+        trained_channels: Its channels.
+        per_channel: Names of the weights whose first dimension is the channel.
+
+    Returns:
+        The state to load, and what was taken over.
+    """
+    state = dict(own)
+    missing = []
+    kept = [name for name in own_channels if name in trained_channels]
+    for name, value in own.items():
+        source = trained.get(name)
+        if name in per_channel and source is not None and source.shape[1:] == value.shape[1:]:
+            state[name] = _match_rows(value, own_channels, source, trained_channels)
+        elif name not in per_channel and source is not None and source.shape == value.shape:
+            state[name] = source
+        else:
+            missing.append(name)
+    unused = [name for name, value in trained.items() if name not in own or name in missing]
+    return state, MatchReport(kept, [name for name in own_channels if name not in kept], missing, unused)
+
+
+def _match_rows(own: Tensor, own_channels: list[str], trained: Tensor, trained_channels: list[str]) -> Tensor:
+    """Replace the rows `(C, ...)` of channels that both know."""
+    rows = own.clone()
+    for row, name in enumerate(own_channels):
+        if name in trained_channels:
+            rows[row] = trained[trained_channels.index(name)].to(torch.promote_types(own.dtype, trained.dtype))
+    return rows

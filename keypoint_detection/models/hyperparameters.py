@@ -1,0 +1,98 @@
+"""Checks of the detector's hyperparameters, once, where they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import Backbone
+from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.optimization import PLATEAU, SCHEDULES
+from keypoint_detection.models.registry import check_arguments, look_up
+
+
+def plain(name: str, value: Any) -> Any:
+    """Bring a hyperparameter to plain Python values, so that a checkpoint with it loads without running code.
+
+    Args:
+        name: Name of the hyperparameter, for the error.
+        value: A number (of numpy too), string, None, or a list, tuple or dictionary of such.
+
+    Raises:
+        InputError: for any other value.
+    """
+    if value is None:
+        return None
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(f"{name}.{key}", entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(name, entry) for entry in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return plain(name, value.item())
+    raise InputError(f"{name} is {value!r}, expected a number, a string, None, or a list or dictionary of these")
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Check the values of a detector's hyperparameters.
+
+    Raises:
+        InputError: names the hyperparameter, its value and what was expected.
+    """
+    channels = values["keypoint_channels"]
+    if not isinstance(channels, list) or not channels or len(set(channels)) < len(channels):
+        raise InputError(f"keypoint_channels is {channels!r}, expected a list of different names, at least one")
+    loss = look_up(LOSSES, values["loss"], "loss")
+    check_arguments(loss, values["loss_arguments"] or {}, f"loss {values['loss']!r}")
+    look_up({**SCHEDULES, PLATEAU: None}, values["learning_rate_schedule"], "learning_rate_schedule")
+    caps = values["keypoint_channel_max_keypoints"]
+    if caps is not None and (len(caps) != len(channels) or any(cap != -1 and cap < 1 for cap in caps)):
+        raise InputError(
+            f"keypoint_channel_max_keypoints is {caps}, expected one value for each of the {len(channels)} channels, "
+            "-1 or at least 1"
+        )
+    size = values["image_size"]
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise InputError(f"image_size is {size}, expected a height and a width of at least 1")
+    _check_ranges(values)
+
+
+def _check_ranges(values: Mapping[str, Any]) -> None:
+    ranges = {
+        "heatmap_sigma": (values["heatmap_sigma"] > 0, "more than 0"),
+        "heatmap_stride": (values["heatmap_stride"] in (1, 2, 4), "1, 2 or 4"),
+        "max_keypoints": (values["max_keypoints"] >= 1, "at least 1"),
+        "minimal_keypoint_extraction_pixel_distance": (
+            values["minimal_keypoint_extraction_pixel_distance"] >= 0,
+            "0 or more",
+        ),
+        "learning_rate": (values["learning_rate"] > 0, "more than 0"),
+        "weight_decay": (values["weight_decay"] >= 0, "0 or more"),
+        "learning_rate_warmup": (0 <= values["learning_rate_warmup"] < 1, "a share from 0 up to below 1"),
+        "plateau_factor": (0 < values["plateau_factor"] < 1, "between 0 and 1"),
+        "plateau_patience": (values["plateau_patience"] >= 0, "0 or more"),
+        "plateau_relative_threshold": (0 <= values["plateau_relative_threshold"] < 1, "a share from 0 up to below 1"),
+        "encoder_learning_rate_factor": (values["encoder_learning_rate_factor"] >= 0, "0 or more"),
+        "freeze_encoder_epochs": (values["freeze_encoder_epochs"] >= -1, "-1 or more"),
+    }
+    for name, (is_right, expected) in ranges.items():
+        if not is_right:
+            raise InputError(f"{name} is {values[name]}, expected {expected}")
+
+
+def check_encoder(values: Mapping[str, Any], backbone: Backbone) -> None:
+    """Check that what is asked of the backbone's encoder has an encoder to act on.
+
+    Raises:
+        InputError: names the hyperparameter and the backbone.
+    """
+    asks = {"encoder_learning_rate_factor": 1.0, "freeze_encoder_epochs": 0}
+    for name, neutral in asks.items():
+        if values[name] != neutral and not backbone.encoder_modules():
+            raise InputError(
+                f"{name} is {values[name]}, but backbone_type {values['backbone_type']!r} has no encoder, "
+                f"expected {neutral}"
+            )

@@ -1,0 +1,163 @@
+"""Losses by name: logits and true heatmaps in, one value per channel out.
+
+B batch, C channels, h w heatmap. Every loss returns the mean over the cells of a channel that its mask leaves in, over
+all images of the batch, and 0 for a channel without any. It computes in float32 when the logits have 16 bits. What is
+masked out may be NaN. To use a loss of your own, write a function of the same form and register it:
+`LOSSES["mine"] = mine`. Its keyword arguments become flags, so start their names with the loss's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from keypoint_detection.errors import InputError
+
+
+class LossTargets(NamedTuple):
+    """What a loss compares the logits with.
+
+    Attributes:
+        heatmaps: `(B, C, h, w)` true heatmaps in [0, 1].
+        positives: `(B, C, h, w)` bool, the cells that hold a keypoint.
+        mask: `(B, C, h, w)` bool, False for cells that do not count: padding and channels that are not labelled.
+    """
+
+    heatmaps: Tensor
+    positives: Tensor
+    mask: Tensor
+
+
+def channel_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Average over the images and cells of each channel that the mask leaves in.
+
+    Args:
+        values: `(B, C, h, w)`, may be NaN where the mask is False.
+        mask: `(B, C, h, w)` bool.
+
+    Returns:
+        `(C,)`, 0 for a channel without any such cell.
+    """
+    total = torch.where(mask, values, 0.0).sum(dim=(0, 2, 3))
+    return total / mask.sum(dim=(0, 2, 3)).clamp(min=1)
+
+
+def bce(logits: Tensor, targets: LossTargets) -> Tensor:
+    """Binary cross-entropy of each cell.
+
+    It is smallest where the predicted heatmaps equal the true ones, and then equals their entropy.
+
+    Args:
+        logits: `(B, C, h, w)`.
+        targets: True heatmaps.
+
+    Returns:
+        `(C,)`.
+    """
+    logits, truth = _prepare(logits, targets)
+    return channel_mean(F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), targets.mask)
+
+
+def mse(logits: Tensor, targets: LossTargets) -> Tensor:
+    """Squared difference between the sigmoid of the logits and the true heatmaps.
+
+    Args:
+        logits: `(B, C, h, w)`.
+        targets: True heatmaps.
+
+    Returns:
+        `(C,)`.
+    """
+    logits, truth = _prepare(logits, targets)
+    return channel_mean((logits.sigmoid() - truth).square(), targets.mask)
+
+
+def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, focal_beta: float = 4.0) -> Tensor:
+    """Penalty-reduced focal loss of CornerNet and CenterNet.
+
+    After Law and Deng 2018 and Zhou et al. 2019, Objects as Points. The positive cell is the one that holds the
+    keypoint, since no cell of the heatmap equals 1 when keypoints lie between centres. The papers divide by the number
+    of keypoints; here it is a mean over cells, like every loss of this file.
+
+    Args:
+        logits: `(B, C, h, w)`.
+        targets: True heatmaps and positive cells.
+        focal_alpha: Exponent that takes weight from cells that are already right.
+        focal_beta: Exponent that takes weight from negative cells near a keypoint.
+
+    Returns:
+        `(C,)`.
+    """
+    logits, truth = _prepare(logits, targets)
+    probability = logits.sigmoid()
+    positive = -((1 - probability) ** focal_alpha) * F.logsigmoid(logits)
+    negative = -((1 - truth) ** focal_beta) * probability**focal_alpha * F.logsigmoid(-logits)
+    return channel_mean(torch.where(targets.positives, positive, negative), targets.mask)
+
+
+def awing(
+    logits: Tensor,
+    targets: LossTargets,
+    *,
+    awing_omega: float = 14.0,
+    awing_theta: float = 0.5,
+    awing_epsilon: float = 1.0,
+    awing_alpha: float = 2.1,
+    awing_weight: float = 10.0,
+) -> Tensor:
+    """Adaptive wing loss on the sigmoid of the logits, with its weighted map.
+
+    After Wang, Bo and Li 2019, Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression: nearly linear near
+    a keypoint, nearly quadratic in the background.
+
+    Args:
+        logits: `(B, C, h, w)`.
+        targets: True heatmaps.
+        awing_omega: Scale of the logarithmic part.
+        awing_theta: Difference at which the logarithmic part turns into the linear one.
+        awing_epsilon: Width of the logarithmic part, above 0.
+        awing_alpha: Exponent in the background, above 2. Near a keypoint it is smaller by the heatmap's value.
+        awing_weight: Additional weight of cells on and next to those where the true heatmap is at least 0.2.
+
+    Returns:
+        `(C,)`.
+
+    Raises:
+        InputError: for an alpha of at most 1 or an epsilon of at most 0.
+    """
+    if awing_alpha <= 1 or awing_epsilon <= 0:
+        raise InputError(
+            f"awing_alpha is {awing_alpha} and awing_epsilon is {awing_epsilon}, expected more than 1 and more than 0"
+        )
+    logits, truth = _prepare(logits, targets)
+    difference = (logits.sigmoid() - truth).abs()
+    exponent = awing_alpha - truth
+    ratio = (awing_theta / awing_epsilon) ** exponent
+    slope = awing_omega / (1 + ratio) * exponent * (awing_theta / awing_epsilon) ** (exponent - 1) / awing_epsilon
+    offset = awing_theta * slope - awing_omega * torch.log1p(ratio)
+    curved = awing_omega * torch.log1p((difference / awing_epsilon) ** exponent)
+    loss = torch.where(difference < awing_theta, curved, slope * difference - offset)
+    important = F.max_pool2d(truth, kernel_size=3, stride=1, padding=1) >= 0.2
+    return channel_mean(loss * (1 + awing_weight * important), targets.mask)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "bce": bce,
+    "mse": mse,
+    "focal": focal,
+    "awing": awing,
+}
+
+
+def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:
+    """Bring logits and true heatmaps to at least 32 bits, and to 0 where they do not count.
+
+    Masking the loss alone is not enough: the gradient of a masked NaN is 0 * NaN.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits = torch.where(targets.mask, logits.to(dtype), 0.0)
+    return logits, torch.where(targets.mask, targets.heatmaps.to(dtype), 0.0)

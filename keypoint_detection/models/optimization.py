@@ -1,0 +1,181 @@
+"""The optimiser, its parameter groups, and learning rates as functions of how far the training is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Timer
+from torch import nn
+
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Where the learning rate of one cycle starts and ends, as fractions of its highest value.
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_END = 1e-4
+
+
+def constant(progress: float, warmup: float) -> float:
+    """Factor of the learning rate: a linear rise, then 1.
+
+    Args:
+        progress: Share of the training that is done, in [0, 1].
+        warmup: Share of the training in which the factor rises.
+
+    Returns:
+        The factor, in [0, 1].
+    """
+    return min(progress / warmup, 1.0) if warmup else 1.0
+
+
+def cosine(progress: float, warmup: float) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to 0.
+
+    After Loshchilov and Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, without restarts. Arguments
+    and result as for `constant`.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return _cosine_between(1.0, 0.0, progress, warmup)
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Factor of the learning rate: half a cosine from 1/25 up to 1, then half a cosine down to 1/10,000.
+
+    After Smith and Topin 2018, Super-Convergence. Arguments and result as for `constant`.
+    """
+    if progress < warmup:
+        return _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * progress / warmup)) / 2
+    return _cosine_between(1.0, _ONE_CYCLE_END, progress, warmup)
+
+
+def _cosine_between(start: float, end: float, progress: float, warmup: float) -> float:
+    share = min((progress - warmup) / (1 - warmup), 1.0) if warmup < 1 else 1.0
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+# Not a function of progress: it looks at the loss.
+PLATEAU = "plateau"
+
+
+class TrainingProgress:
+    """How far a training is, by its steps or its time, whichever is further.
+
+    Args:
+        trainer: The trainer that trains. Its `max_epochs` or `max_steps` and its `max_time` set the end.
+
+    Raises:
+        InputError: when nothing sets the end of the training.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+        steps = trainer.estimated_stepping_batches
+        self._total_steps = steps if steps > 0 else math.inf
+        self._timer = next(
+            (c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None
+        )
+        if math.isinf(self._total_steps) and self._timer is None:
+            raise InputError(
+                "the learning rate's schedule needs to know how long the training is: give max_epochs, max_steps or "
+                "max_time, or choose learning_rate_schedule constant with a learning_rate_warmup of 0"
+            )
+
+    def __call__(self, step: int) -> float:
+        """Return the share of the training that is done after `step` optimiser steps, in [0, 1]."""
+        progress = step / self._total_steps
+        if self._timer is not None:
+            elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
+            remaining = self._timer.time_remaining()
+            total = elapsed + remaining
+            progress = max(progress, elapsed / total if total > 0 else 1.0)
+            if self._trainer.world_size > 1:
+                # Clocks differ between processes, and different learning rates would let their weights drift apart.
+                progress = self._trainer.strategy.broadcast(progress)
+        return min(max(progress, 0.0), 1.0)
+
+
+def parameter_groups(
+    module: nn.Module, encoder: list[nn.Module], *, learning_rate: float, weight_decay: float, encoder_factor: float
+) -> list[dict[str, object]]:
+    """Split parameters into groups for an optimiser.
+
+    Weights of one dimension (norms and biases) are not decayed, and an encoder has its own learning rate.
+
+    Args:
+        module: The whole network.
+        encoder: The modules within it that make up its encoder.
+        learning_rate: Learning rate of everything else.
+        weight_decay: Weight decay of weights of two or more dimensions.
+        encoder_factor: Learning rate of the encoder as a multiple of `learning_rate`.
+
+    Returns:
+        One dictionary with `name`, `params`, `lr` and `weight_decay` per group, empty ones left out.
+    """
+    in_encoder = {id(p) for part in encoder for p in part.parameters()} if encoder_factor != 1 else set()
+    groups: dict[str, dict[str, object]] = {}
+    for parameter in module.parameters():
+        encoded, decayed = id(parameter) in in_encoder, parameter.ndim > 1
+        name = ("encoder" if encoded else "network") + ("" if decayed else "_norms_and_biases")
+        group = groups.setdefault(
+            name,
+            {
+                "name": name,
+                "params": [],
+                "lr": learning_rate * (encoder_factor if encoded else 1.0),
+                "weight_decay": weight_decay if decayed else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> torch.optim.AdamW:
+    """Build AdamW (Loshchilov and Hutter 2019), as one fused kernel where that is possible."""
+    # The fused kernel undoes the scaling of float16 gradients itself, after they should have been clipped.
+    clips_scaled = str(trainer.precision).startswith("16") and trainer.gradient_clip_val is not None
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = not clips_scaled and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return torch.optim.AdamW(groups, fused=fused)
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, values: Any) -> dict[str, Any]:
+    """Build the schedule of the learning rate, in the form that Lightning takes.
+
+    Args:
+        optimizer: Its groups have the highest learning rates.
+        trainer: The trainer whose run the schedule lasts for.
+        values: The detector's hyperparameters.
+
+    Returns:
+        What Lightning expects as `lr_scheduler`.
+    """
+    name, warmup = values.learning_rate_schedule, values.learning_rate_warmup
+    if name == PLATEAU:
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer,
+            factor=values.plateau_factor,
+            patience=values.plateau_patience,
+            threshold=values.plateau_relative_threshold,
+            threshold_mode="rel",
+        )
+        return {"scheduler": scheduler, "interval": "epoch", "monitor": "validation/loss", "strict": False}
+    shape = SCHEDULES[name]
+    progress = _no_progress if name == "constant" and not warmup else TrainingProgress(trainer)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(progress(step), warmup))
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+def _no_progress(step: int) -> float:
+    return 1.0
