@@ -1,0 +1,189 @@
+"""Random changes of training images: one homography and one chain of photometric changes per sample.
+
+H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from keypoint_detection.data import photometric
+from keypoint_detection.data.geometry import FILLS, scaling, translation
+from keypoint_detection.errors import InputError
+
+
+class Geometry(NamedTuple):
+    """A random change of geometry.
+
+    Attributes:
+        homography: `(3, 3)` float64, from pixels of the unchanged image to pixels of the changed one.
+        mirrored: whether left and right have changed places.
+    """
+
+    homography: np.ndarray
+    mirrored: bool
+
+
+class Augmentation:
+    """Random changes of the training images.
+
+    Geometric changes are joined into one homography, which moves the keypoints and samples the image once. A value of
+    0 turns a change off.
+
+    Args:
+        rotation: largest rotation in either direction, in degrees (0 to 180).
+        scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
+        shear: largest shear along either axis, in degrees (below 60).
+        translation: largest shift along either axis, as a fraction of the image's side.
+        perspective: largest change of the scale from one side of the image to the other, as a fraction (below 1).
+        crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
+        horizontal_flip: probability of mirroring left and right.
+        vertical_flip: probability of mirroring top and bottom.
+        flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b"; "auto" guesses them from the
+            names, "none" says that there are none.
+        fill: what a warped image shows where it has no pixels: its mean colour ("mean"), black ("zeros"), its nearest
+            pixel ("border") or its mirror image ("reflection").
+        brightness: largest change of the brightness, as a fraction.
+        contrast: largest change of the contrast, as a fraction.
+        saturation: largest change of the saturation, as a fraction.
+        hue: largest rotation of the hue in either direction, as a fraction of the colour circle (0 to 0.5).
+        grayscale: probability of removing the colour.
+        blur: probability of a Gaussian blur of up to 2 pixels.
+        noise: largest standard deviation of Gaussian noise, as a fraction of white.
+        jpeg: probability of compressing as JPEG of quality 25 to 95.
+        erasing: probability of covering a random rectangle of 2 to 15 % of the image.
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation: float = 15.0,
+        scale: float = 0.2,
+        shear: float = 0.0,
+        translation: float = 0.1,
+        perspective: float = 0.0,
+        crop: float = 0.0,
+        horizontal_flip: float = 0.5,
+        vertical_flip: float = 0.0,
+        flip_pairs: str = "auto",
+        fill: str = "mean",
+        brightness: float = 0.2,
+        contrast: float = 0.2,
+        saturation: float = 0.2,
+        hue: float = 0.02,
+        grayscale: float = 0.0,
+        blur: float = 0.0,
+        noise: float = 0.02,
+        jpeg: float = 0.0,
+        erasing: float = 0.0,
+    ) -> None:
+        _check(0, 180, rotation=rotation)
+        _check(0, 10, scale=scale)
+        _check(0, 59, shear=shear)
+        _check(0, 0.99, perspective=perspective, brightness=brightness, contrast=contrast)
+        _check(0, 0.5, hue=hue)
+        _check(0, 1, translation=translation, crop=crop, horizontal_flip=horizontal_flip, vertical_flip=vertical_flip)
+        _check(0, 1, saturation=saturation, grayscale=grayscale, blur=blur, noise=noise, jpeg=jpeg, erasing=erasing)
+        if fill not in FILLS:
+            raise InputError(f"fill: expected one of {', '.join(FILLS)}, got {fill!r}")
+        self.rotation = rotation
+        self.scale = scale
+        self.shear = shear
+        self.translation = translation
+        self.perspective = perspective
+        self.crop = crop
+        self.horizontal_flip = horizontal_flip
+        self.vertical_flip = vertical_flip
+        self.flip_pairs = flip_pairs
+        self.fill = fill
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.grayscale = grayscale
+        self.blur = blur
+        self.noise = noise
+        self.jpeg = jpeg
+        self.erasing = erasing
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether images may be mirrored."""
+        return self.horizontal_flip > 0 or self.vertical_flip > 0
+
+    def geometry(self, random: np.random.Generator, size: tuple[int, int], may_mirror: bool = True) -> Geometry:
+        """Draws one homography.
+
+        Args:
+            random: where the randomness comes from.
+            size: `(H, W)` of the image in pixels; the changed image has the same size.
+            may_mirror: False leaves both flips out.
+        """
+        height, width = size
+        symmetric = random.uniform(-1, 1, size=8)
+        flips = random.uniform(size=2) < (self.horizontal_flip, self.vertical_flip)
+        horizontal, vertical = bool(flips[0]) and may_mirror, bool(flips[1]) and may_mirror
+        homography = self._crop(random, size)
+        if horizontal:
+            homography = np.array([[-1.0, 0, width], [0, 1, 0], [0, 0, 1]]) @ homography
+        if vertical:
+            homography = np.array([[1.0, 0, 0], [0, -1, height], [0, 0, 1]]) @ homography
+        linear = self._about_centre(symmetric, size)
+        if not np.array_equal(linear, np.eye(3)):
+            centre = translation(width / 2, height / 2)
+            shift = translation(*(self.translation * symmetric[:2] * (width, height)))
+            homography = shift @ centre @ linear @ np.linalg.inv(centre) @ homography
+        elif self.translation:
+            homography = translation(*(self.translation * symmetric[:2] * (width, height))) @ homography
+        return Geometry(homography, horizontal != vertical)
+
+    def photometric(self, image: Tensor, random: np.random.Generator) -> Tensor:
+        """Changes colours and quality of an image `(3, H, W)` float32 in [0, 1]; keypoints stay where they are."""
+        chances = random.uniform(size=4) < (self.grayscale, self.blur, self.jpeg, self.erasing)
+        grayscale, blur, jpeg, erasing = chances.tolist()
+        strengths = random.uniform(-1, 1, size=5)
+        if erasing:
+            image = photometric.erase(image, random)
+        if grayscale or self.brightness or self.contrast or self.saturation or self.hue:
+            brightness, contrast, saturation = 1 + strengths[:3] * (self.brightness, self.contrast, self.saturation)
+            image = photometric.adjust_colour(
+                image, brightness, contrast, 0.0 if grayscale else saturation, strengths[3] * self.hue
+            )
+        if blur:
+            image = photometric.blur(image, random.uniform(0.3, 2))
+        if self.noise:
+            image = photometric.add_noise(image, abs(strengths[4]) * self.noise, random)
+        if jpeg:
+            image = photometric.compress(image, int(random.integers(25, 96)))
+        return image
+
+    def _crop(self, random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+        """Enlarges a random window of the image to the whole image, or does nothing."""
+        chance, share, x, y = random.uniform(size=4)
+        if chance >= self.crop:
+            return np.eye(3)
+        share = 1 - share / 2
+        window = (size[0] * share, size[1] * share)
+        return scaling(window, size) @ translation(-x * (size[1] - window[1]), -y * (size[0] - window[0]))
+
+    def _about_centre(self, symmetric: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Perspective, then shear, scale and rotation about the origin; `symmetric` holds numbers in [-1, 1]."""
+        angle = math.radians(self.rotation) * symmetric[2]
+        factor = math.exp(math.log1p(self.scale) * symmetric[3])
+        shear_x, shear_y = np.tan(math.radians(self.shear) * symmetric[4:6] / 2)
+        tilt_x, tilt_y = self.perspective * symmetric[6:8] / (2 * size[1], 2 * size[0])
+        cosine, sine = factor * math.cos(angle), factor * math.sin(angle)
+        similarity = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
+        sheared = np.array([[1.0, shear_x, 0], [shear_y, 1.0, 0], [0, 0, 1.0]])
+        return similarity @ sheared @ np.array([[1.0, 0, 0], [0, 1.0, 0], [tilt_x, tilt_y, 1.0]])
+
+
+def _check(lowest: float, highest: float, **arguments: float) -> None:
+    """Raises an `InputError` that names the first argument outside of `[lowest, highest]`."""
+    for name, value in arguments.items():
+        if not lowest <= value <= highest:
+            raise InputError(f"{name}: expected a number from {lowest} to {highest}, got {value}")

@@ -1,0 +1,332 @@
+"""From the paths that a user gives to the loaders that training, validation, test and prediction read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.geometry import fit_size
+from keypoint_detection.data.images import ImageCache
+from keypoint_detection.data.loading import TrainingLoader, automatic_num_workers, resume_position
+from keypoint_detection.data.parts import Parts, read_parts
+from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, TrainingSampler
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["train", "validation", "test"]
+
+
+class KeypointsDataModule(pl.LightningDataModule):
+    """The data of a training: files, split, augmentation and loaders.
+
+    `setup()` reads and checks everything; it needs neither sigma nor stride nor sizes, which may be chosen from what it
+    read (`train_annotations`, `train_sizes`) and assigned to the attributes of the same names before a loader is made.
+
+    Args:
+        json_dataset_path: JSON file with the images and keypoints to train on, in this library's or in COCO's format.
+        image_dataset_path: folder that the image paths in the file are relative to; None is the folder of the file.
+        json_validation_dataset_path: file to validate on; None splits off a part of the training file.
+        image_validation_dataset_path: folder of its images; None is the folder of the training images.
+        json_test_dataset_path: file to test on at the end; None leaves the test out.
+        image_test_dataset_path: folder of its images; None is the folder of the training images.
+        keypoint_channels: channels to detect, with spaces between them; a=b merges b into a. None takes all.
+        keypoint_channel_max_keypoints: for each channel the largest number of keypoints in an image; -1 is any. None is
+            any for all of them.
+        keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
+            (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
+        validation_split_ratio: share of the images that is split off for validation, above 0 and below 1.
+        batch_size: images per step and process.
+        num_workers: processes that load data, for each training process; 0 loads in the training process, auto chooses
+            by cores and device.
+        cache_images: keep decoded images in memory, once for all workers.
+        empty_channels: what a channel without keypoints means: absent (there is none in the image) or ignore (it was
+            not labelled, so it counts neither in loss nor in metrics).
+        corrupt_images: what happens when an image cannot be read in mid-training: raise stops, skip reports it once and
+            goes on without it.
+        augment_train: change training images at random.
+        render_heatmaps_on: where heatmaps are rendered: loader (in its workers), device (after the transfer) or auto
+            (on the device, unless that is the CPU).
+        seed: seed of split, order and augmentation.
+        heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
+        heatmap_stride: pixels of the network's input per cell of the heatmaps.
+        image_size: height and width that images are resized to fit into; None keeps their own sizes.
+        augmentation: the random changes; None is `Augmentation()` with its defaults.
+        split: record of an earlier split (`datamodule.split`) to use again; None makes one.
+
+    Attributes:
+        channel_names: names of the channels, after `setup()`.
+        train_annotations: images to train on.
+        validation_annotations: images to validate on.
+        test_annotations: images to test on, or None.
+        train_sizes: `(N, 2)` int width and height of the training images; 0 where the header was not read.
+        split: the record of the split, to be written to `split.json`.
+    """
+
+    def __init__(
+        self,
+        json_dataset_path: str | Path,
+        image_dataset_path: str | Path | None = None,
+        *,
+        json_validation_dataset_path: str | Path | None = None,
+        image_validation_dataset_path: str | Path | None = None,
+        json_test_dataset_path: str | Path | None = None,
+        image_test_dataset_path: str | Path | None = None,
+        keypoint_channels: str | list[str] | None = None,
+        keypoint_channel_max_keypoints: str | list[int] | None = None,
+        keypoint_coordinates: str = "blender",
+        validation_split_ratio: float = 0.2,
+        batch_size: int | Literal["auto"] = "auto",
+        num_workers: int | Literal["auto"] = "auto",
+        cache_images: bool = False,
+        empty_channels: Literal["absent", "ignore"] = "absent",
+        corrupt_images: Literal["raise", "skip"] = "raise",
+        augment_train: bool = True,
+        render_heatmaps_on: Literal["auto", "loader", "device"] = "auto",
+        seed: int = 0,
+        heatmap_sigma: float | None = None,
+        heatmap_stride: int | None = None,
+        image_size: int | str | Sequence[int] | None = None,
+        augmentation: Augmentation | None = None,
+        split: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        folder = Path(image_dataset_path or Path(json_dataset_path).parent)
+        self.files = {"train": (Path(json_dataset_path), folder)}
+        for name, json_path, image_path in (
+            ("validation", json_validation_dataset_path, image_validation_dataset_path),
+            ("test", json_test_dataset_path, image_test_dataset_path),
+        ):
+            if json_path is not None:
+                self.files[name] = (Path(json_path), Path(image_path or folder))
+        self.keypoint_channels = keypoint_channels
+        self.keypoint_channel_max_keypoints = _parse_numbers(keypoint_channel_max_keypoints)
+        self.keypoint_coordinates = keypoint_coordinates
+        self.validation_split_ratio = validation_split_ratio
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.cache_images = cache_images
+        self.empty_channels = empty_channels
+        self.corrupt_images = corrupt_images
+        self.augment_train = augment_train
+        self.render_heatmaps_on = render_heatmaps_on
+        self.seed = seed
+        self.heatmap_sigma = heatmap_sigma
+        self.heatmap_stride = heatmap_stride
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self._given_split = split
+        self._parts: Parts | None = None
+        self._datasets: dict[str, KeypointsDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads and checks the files and splits them; does nothing when called again.
+
+        Args:
+            stage: ignored; Lightning passes it.
+
+        Raises:
+            InputError: in one line, for whatever is wrong with the data.
+        """
+        if self._parts is None:
+            self._parts = read_parts(
+                self.files,
+                keypoint_channels=self.keypoint_channels,
+                max_keypoints=self.keypoint_channel_max_keypoints,
+                keypoint_coordinates=self.keypoint_coordinates,
+                validation_split_ratio=self.validation_split_ratio,
+                seed=self.seed,
+                split=self._given_split,
+            )
+
+    @property
+    def parts(self) -> Parts:
+        """Labels and sizes of all parts.
+
+        Raises:
+            RuntimeError: before `setup()`.
+        """
+        if self._parts is None:
+            raise RuntimeError("call setup() first")
+        return self._parts
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels."""
+        return self.train_annotations.channel_names
+
+    @property
+    def train_annotations(self) -> Annotations:
+        """The images to train on."""
+        return self.parts.annotations["train"]
+
+    @property
+    def validation_annotations(self) -> Annotations:
+        """The images to validate on."""
+        return self.parts.annotations["validation"]
+
+    @property
+    def test_annotations(self) -> Annotations | None:
+        """The images to test on, or None."""
+        return self.parts.annotations.get("test")
+
+    @property
+    def train_sizes(self) -> np.ndarray:
+        """`(N, 2)` int width and height of the training images in pixels; 0 where the header was not read."""
+        return self.parts.sizes["train"]
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The record of the split: seed, fingerprints of the files, and the image names of each part."""
+        return self.parts.split
+
+    def diagonals(self, stage: Stage, indices: Tensor) -> Tensor:
+        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64; NaN where unknown."""
+        sizes = torch.from_numpy(self.parts.sizes[stage])[indices.cpu()].double()
+        return torch.where(sizes[:, 0] > 0, sizes.square().sum(1).sqrt(), torch.nan).to(indices.device)
+
+    def dataset(self, stage: Stage) -> KeypointsDataset:
+        """The samples of a part, made once; only those for training are augmented.
+
+        Raises:
+            InputError: if sigma or stride has not been set.
+        """
+        annotations = self.parts.annotations[stage]
+        if self.heatmap_sigma is None or self.heatmap_stride is None:
+            raise InputError("heatmap_sigma and heatmap_stride: expected numbers before the data is loaded, got None")
+        if stage not in self._datasets:
+            augmentation = (self.augmentation or Augmentation()) if stage == "train" and self.augment_train else None
+            self._datasets[stage] = KeypointsDataset(
+                annotations,
+                heatmap_sigma=self.heatmap_sigma,
+                heatmap_stride=self.heatmap_stride,
+                image_size=self.image_size,
+                augmentation=augmentation,
+                seed=self.seed,
+                empty_channels=self.empty_channels,
+                cache=ImageCache(annotations, self.parts.sizes[stage]) if self.cache_images else None,
+                render=self._renders_in_loader(),
+                corrupt_images=self.corrupt_images,
+            )
+        return self._datasets[stage]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches of training samples; continues where an attached, resumed trainer was interrupted."""
+        dataset, batch_size = self.dataset("train"), self._chosen_batch_size()
+        rank, world = self._process()
+        epoch, batches_done = (0, 0) if self.trainer is None else resume_position(self.trainer)
+        sampler = TrainingSampler(
+            len(dataset),
+            seed=self.seed,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            epoch=epoch,
+            batches_done=batches_done,
+        )
+        return TrainingLoader(
+            dataset, batch_size=batch_size, sampler=sampler, collate_fn=dataset.collate, **self._loader_arguments()
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation samples of this process, each of one image size."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test samples of this process, each of one image size.
+
+        Raises:
+            InputError: if there is no test file.
+        """
+        if "test" not in self.files:
+            raise InputError("json_test_dataset_path: expected a file to test on, got None")
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test samples (of the validation samples if there are none) in their order."""
+        dataset = self.dataset("test" if "test" in self.files else "validation")
+        return DataLoader(
+            dataset,
+            batch_size=self._chosen_batch_size(),
+            sampler=SequentialKeys(len(dataset)),
+            collate_fn=dataset.collate,
+            **self._loader_arguments(),
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch to the device; Lightning calls this."""
+        if device.type == "mps":  # It has no float64.
+            batch = batch._replace(transforms=batch.transforms.float())
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Renders the heatmaps on the device, unless the loader has done so; Lightning calls this."""
+        if batch.heatmaps is not None:
+            return batch
+        size = (batch.images.shape[2], batch.images.shape[3])
+        rendered = heatmaps.render(batch.keypoints, size, self.heatmap_sigma, self.heatmap_stride)
+        return batch._replace(heatmaps=rendered)
+
+    def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
+        dataset = self.dataset(stage)
+        rank, world = self._process()
+        sizes = [
+            fit_size((height, width), dataset.image_size) if width else (0, 0)
+            for width, height in self.parts.sizes[stage].tolist()
+        ]
+        sampler = EvaluationSampler(np.array(sizes), self._chosen_batch_size(), rank, world)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, **self._loader_arguments())
+
+    def _process(self) -> tuple[int, int]:
+        """Number of this process and of all processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _device_type(self) -> str:
+        return "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
+
+    def _renders_in_loader(self) -> bool:
+        if self.render_heatmaps_on == "auto":
+            # On a device other than the CPU rendering is nearly free, and the transfer is smaller without heatmaps.
+            return self._device_type() == "cpu"
+        return self.render_heatmaps_on == "loader"
+
+    def _chosen_batch_size(self) -> int:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise InputError(f"batch_size: expected a whole number of at least 1, got {self.batch_size!r}")
+        return self.batch_size
+
+    def _loader_arguments(self) -> dict[str, Any]:
+        """Workers, pinned memory and what goes with them."""
+        if self.num_workers == "auto":
+            local = 1 if self.trainer is None else max(1, self.trainer.num_devices)
+            workers, reason = automatic_num_workers(self._device_type(), local)
+            logger.info("num_workers: %d (%s)", workers, reason)
+            self.num_workers = workers
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": self._device_type() == "cuda",
+        }
+
+
+def _parse_numbers(numbers: str | Sequence[int] | None) -> list[int] | None:
+    """Reads `"-1 4"` or `[-1, 4]`."""
+    if numbers is None:
+        return None
+    try:
+        return [int(number) for number in (numbers.split() if isinstance(numbers, str) else numbers)]
+    except ValueError:
+        raise InputError(f"keypoint_channel_max_keypoints: expected whole numbers, got {numbers!r}") from None

@@ -1,0 +1,228 @@
+"""Samples and batches: an image, its keypoints and what they become after resizing and augmentation.
+
+B batch, C channels, K keypoints, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.flips import mirror_permutation
+from keypoint_detection.data.geometry import fit_size, letterbox, parse_image_size, scaling, warp
+from keypoint_detection.data.images import ImageCache, load_image
+from keypoint_detection.data.sampler import BLANK, Key
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+EMPTY_CHANNELS = ("absent", "ignore")
+CORRUPT_IMAGES = ("raise", "skip")
+
+
+class KeypointsDataset(Dataset[Batch]):
+    """Images with their keypoints and heatmaps, one sample at a time.
+
+    `dataset[index]` and `dataset[index, epoch]` give a `Batch` without its first dimension. Every random choice is a
+    pure function of seed, epoch and index, so the bits of a sample depend neither on the number of workers nor on what
+    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
+
+    Args:
+        annotations: the images and their labels.
+        heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
+        heatmap_stride: pixels of the network's input per cell of the heatmaps.
+        image_size: height and width that images are resized to fit into, keeping their aspect; None keeps their size.
+        augmentation: random changes; None for validation and test.
+        seed: seed of the augmentation.
+        empty_channels: what a channel without keypoints means: "absent" (there is none in the image) or "ignore" (it
+            was not labelled, so it counts neither in loss nor in metrics).
+        cache: holds decoded images; None reads the file every time.
+        render: False leaves `heatmaps` None, for rendering them later on another device.
+        corrupt_images: what happens when an image cannot be read: "raise" an error, or "skip" it (it is reported once,
+            and a blank image takes its place that counts neither in loss nor in metrics).
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        heatmap_sigma: float,
+        heatmap_stride: int,
+        image_size: int | str | Sequence[int] | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        empty_channels: str = "absent",
+        cache: ImageCache | None = None,
+        render: bool = True,
+        corrupt_images: str = "raise",
+    ) -> None:
+        for name, value, choices in (
+            ("empty_channels", empty_channels, EMPTY_CHANNELS),
+            ("corrupt_images", corrupt_images, CORRUPT_IMAGES),
+        ):
+            if value not in choices:
+                raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        self.annotations = annotations
+        self.heatmap_sigma = heatmap_sigma
+        self.heatmap_stride = heatmap_stride
+        self.image_size = parse_image_size(image_size)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.cache = cache
+        self.render = render
+        self.ignore_empty = empty_channels == "ignore"
+        self.skip_corrupt = corrupt_images == "skip"
+        self.mirrored_channels: tuple[int, ...] | None = None
+        if augmentation is not None and augmentation.mirrors:
+            self.mirrored_channels = mirror_permutation(annotations.channel_names, augmentation.flip_pairs)
+        # Shared by all workers, so that an unreadable image is reported by one of them, once.
+        self._reported = torch.zeros(len(annotations) if self.skip_corrupt else 0, dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, key: int | Key) -> Batch:
+        sample = self._sample(key)
+        if self.render:
+            rendered = self.render_heatmaps(sample.keypoints, (sample.images.shape[1], sample.images.shape[2]))
+            return sample._replace(heatmaps=rendered)
+        return sample
+
+    def __getitems__(self, keys: Sequence[int | Key]) -> list[Batch]:
+        """The samples of one batch; their heatmaps are left to `collate`. Torch's loader calls this."""
+        return [self._sample(key) for key in keys]
+
+    def collate(self, samples: Sequence[Batch]) -> Batch:
+        """Joins samples to a batch as `collate` does, and renders its heatmaps."""
+        batch = collate(samples)
+        if not self.render:
+            return batch
+        size = (batch.images.shape[2], batch.images.shape[3])
+        return batch._replace(heatmaps=self.render_heatmaps(batch.keypoints, size))
+
+    def render_heatmaps(self, keypoints: Tensor, size: tuple[int, int]) -> Tensor:
+        """Heatmaps `(..., h, w)` of keypoints `(..., K, 2)` in an image of `size` (H, W), on the keypoints' device."""
+        return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
+
+    def _sample(self, key: int | Key) -> Batch:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} images")
+        index %= len(self)
+        image = self._load(index)
+        if image is None or epoch == BLANK:
+            return self._blank(index, image, is_filler=epoch == BLANK)
+        size = (image.shape[0], image.shape[1])
+        keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
+        labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
+        if self.augmentation is None:
+            pixels, to_file = letterbox(image, self.image_size)
+            keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
+        else:
+            random = np.random.default_rng((self.seed, epoch, index))
+            pixels, to_file, keypoints, labelled = self._augment(image, keypoints, labelled, random)
+        return Batch(
+            images=pixels,
+            keypoints=keypoints,
+            heatmaps=None,
+            sizes=torch.tensor(pixels.shape[1:]),
+            labelled=labelled,
+            transforms=torch.from_numpy(to_file),
+            indices=torch.tensor(index),
+        )
+
+    def _augment(
+        self, image: np.ndarray, keypoints: Tensor, labelled: Tensor, random: np.random.Generator
+    ) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
+        """The changed image, the homography to the image file, and the keypoints and labels that go with it."""
+        file_size = (image.shape[0], image.shape[1])
+        size = fit_size(file_size, self.image_size)
+        geometry = self.augmentation.geometry(random, size, may_mirror=self.mirrored_channels is not None)
+        if np.array_equal(geometry.homography, np.eye(3)):
+            pixels, to_file = letterbox(image, self.image_size)
+            from_file = np.linalg.inv(to_file)
+        else:
+            from_file = geometry.homography @ scaling(file_size, size)
+            to_file = np.linalg.inv(from_file)
+            pixels = warp(image, from_file, size, self.augmentation.fill)
+        keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(from_file))
+        outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
+        keypoints[outside.any(-1)] = torch.nan
+        if geometry.mirrored:
+            order = torch.tensor(self.mirrored_channels)
+            keypoints, labelled = keypoints[order], labelled[order]
+        return self.augmentation.photometric(pixels, random), to_file, keypoints, labelled
+
+    def _load(self, index: int) -> np.ndarray | None:
+        """The decoded image, or None if it cannot be read and is to be skipped."""
+        try:
+            return load_image(self.annotations.path(index)) if self.cache is None else self.cache.load(index)
+        except InputError as error:
+            if not self.skip_corrupt:
+                raise
+            if not self._reported[index]:
+                self._reported[index] = True
+                logger.warning("Skipped: %s", error)
+            return None
+
+    def _blank(self, index: int, image: np.ndarray | None, is_filler: bool) -> Batch:
+        """A black image that counts neither in loss nor in metrics; a filler belongs to no image (index -1)."""
+        size = (32, 32) if image is None else fit_size((image.shape[0], image.shape[1]), self.image_size)
+        channels = len(self.annotations.channel_names)
+        return Batch(
+            images=torch.zeros(3, *size),
+            keypoints=torch.full((channels, 1, 2), torch.nan),
+            heatmaps=None,
+            sizes=torch.tensor(size),
+            labelled=torch.zeros(channels, dtype=torch.bool),
+            transforms=torch.eye(3, dtype=torch.float64),
+            indices=torch.tensor(-1 if is_filler else index),
+        )
+
+
+def collate(samples: Sequence[Batch]) -> Batch:
+    """Joins samples to a batch: images are padded to the largest, keypoints to the largest number of them.
+
+    Args:
+        samples: as `KeypointsDataset` gives them, that is batches without their first dimension.
+
+    Returns:
+        The batch. Its heatmaps are None.
+    """
+    height, width = (max(sample.images.shape[axis] for sample in samples) for axis in (1, 2))
+    count = max(sample.keypoints.shape[1] for sample in samples)
+    keypoints = torch.full((len(samples), len(samples[0].keypoints), count, 2), torch.nan)
+    for target, sample in zip(keypoints, samples, strict=True):
+        target[:, : sample.keypoints.shape[1]] = sample.keypoints
+    if all(sample.images.shape[1:] == (height, width) for sample in samples):
+        images = torch.stack([sample.images for sample in samples])
+    else:
+        images = torch.zeros(len(samples), 3, height, width)
+        for target, sample in zip(images, samples, strict=True):
+            target[:, : sample.images.shape[1], : sample.images.shape[2]] = sample.images
+    return Batch(
+        images=images,
+        keypoints=keypoints,
+        heatmaps=None,
+        sizes=torch.stack([sample.sizes for sample in samples]),
+        labelled=torch.stack([sample.labelled for sample in samples]),
+        transforms=torch.stack([sample.transforms for sample in samples]),
+        indices=torch.stack([sample.indices for sample in samples]),
+    )
+
+
+def _pack(keypoints: Sequence[np.ndarray]) -> Tensor:
+    """Keypoints of each channel, `(K_c, 2)`, in one tensor `(C, K, 2)` that is filled up with NaN."""
+    packed = torch.full((len(keypoints), max(1, *(len(points) for points in keypoints)), 2), torch.nan)
+    for target, points in zip(packed, keypoints, strict=True):
+        target[: len(points)] = torch.from_numpy(points)
+    return packed

@@ -1,0 +1,155 @@
+"""Where the pixels of a training or test image come from: sizes, homographies and the one sampling of the image.
+
+All points are `(x, y)` in continuous pixels. A homography is a `(3, 3)` float64 array that maps column vectors
+`(x, y, 1)`; `a @ b` applies `b` first. H W image, h w source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from keypoint_detection import heatmaps
+from keypoint_detection.errors import InputError
+
+FILLS = ("mean", "zeros", "border", "reflection")
+
+# A warp that shrinks more than this first shrinks the image with an antialiasing filter to this many source pixels
+# per output pixel; the bilinear sampling that follows then neither skips source pixels nor blurs noticeably.
+_OVERSAMPLING = 1.25
+
+
+def parse_image_size(image_size: int | str | Sequence[int] | None) -> tuple[int, int] | None:
+    """Reads an image size as users give it: `256`, `"256 320"` or `[256, 320]` (height, width), or None.
+
+    Returns:
+        `(height, width)` in pixels, or None for the size of the image file.
+
+    Raises:
+        InputError: if it is not one or two positive whole numbers.
+    """
+    if image_size is None:
+        return None
+    values = image_size.replace("x", " ").replace(",", " ").split() if isinstance(image_size, str) else image_size
+    try:
+        numbers = [int(value) for value in (values if isinstance(values, Sequence) else [values])]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (1, 2) or min(numbers) < 1:
+        raise InputError(f"image_size: expected one or two positive whole numbers (height width), got {image_size!r}")
+    return numbers[0], numbers[-1]
+
+
+def fit_size(size: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The largest size of the same aspect as `size` that fits into `image_size`, rounded to whole pixels.
+
+    Args:
+        size: `(h, w)` of the image file in pixels.
+        image_size: `(height, width)` to fit into; None keeps `size`.
+    """
+    if image_size is None:
+        return size
+    factor = min(image_size[0] / size[0], image_size[1] / size[1])
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def scaling(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
+    """The homography from pixels of an image of `size` (h, w) to pixels of the same image at `new_size`."""
+    return np.diag([new_size[1] / size[1], new_size[0] / size[0], 1.0])
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    """The homography that moves points by `(x, y)` pixels."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Resizes an image with an antialiasing bilinear filter; the same size passes through bit for bit.
+
+    Args:
+        image: `(h, w, 3)` uint8 RGB.
+        size: `(H, W)` in pixels.
+
+    Returns:
+        `(3, H, W)` uint8, in any memory layout.
+    """
+    source = torch.from_numpy(image).permute(2, 0, 1)
+    if tuple(image.shape[:2]) == size:
+        return source
+    # Unsigned bytes with the channels last is torch's fastest path by far.
+    return F.interpolate(source[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def to_float(image: Tensor) -> Tensor:
+    """Turns `(3, H, W)` uint8 of any memory layout into contiguous float32 in [0, 1]."""
+    return image.contiguous(memory_format=torch.contiguous_format).float().div_(255)
+
+
+def letterbox(image: np.ndarray, image_size: tuple[int, int] | None = None) -> tuple[Tensor, np.ndarray]:
+    """Resizes an image so that it fits into `image_size` and keeps its aspect; the one way into the network.
+
+    Validation, test and prediction use this function, so they see the same bits. The result is not padded to
+    `image_size`: a batch pads its images to the largest of them, at the right and the bottom.
+
+    Args:
+        image: `(h, w, 3)` uint8 RGB.
+        image_size: `(height, width)` to fit into; None keeps the size of the image.
+
+    Returns:
+        The image, `(3, H, W)` float32 in [0, 1] with `H <= height` and `W <= width`, and the exact homography,
+        `(3, 3)` float64, from its pixels back to pixels of `image` (as in `Batch.transforms`).
+    """
+    size = (image.shape[0], image.shape[1])
+    new_size = fit_size(size, image_size)
+    return to_float(resize(image, new_size)), scaling(new_size, size)
+
+
+def shrink_factor(homography: np.ndarray, size: tuple[int, int]) -> float:
+    """Source pixels per output pixel at the centre of the output, along the direction that shrinks least.
+
+    Args:
+        homography: `(3, 3)` from source pixels to output pixels.
+        size: `(H, W)` of the output in pixels.
+    """
+    inverse = np.linalg.inv(homography)
+    centre = np.array([size[1] / 2, size[0] / 2, 1.0])
+    x, y, w = inverse @ centre
+    jacobian = (inverse[:2, :2] - np.outer([x / w, y / w], inverse[2, :2])) / w
+    return float(np.linalg.svd(jacobian, compute_uv=False).min())
+
+
+def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int], fill: str = "mean") -> Tensor:
+    """Samples an image once, with bilinear interpolation, through a homography.
+
+    Where the homography shrinks the image, an antialiased smaller copy of it is sampled, so that no source pixel is
+    skipped.
+
+    Args:
+        image: `(h, w, 3)` uint8 RGB.
+        homography: `(3, 3)` from pixels of `image` to pixels of the output.
+        size: `(H, W)` of the output in pixels.
+        fill: what lies outside of the image: `mean` (its mean colour), `zeros` (black), `border` (its nearest pixel)
+            or `reflection`.
+
+    Returns:
+        `(3, H, W)` float32 in [0, 1].
+    """
+    source_size = (image.shape[0], image.shape[1])
+    shrink = shrink_factor(homography, size) / _OVERSAMPLING
+    reduced_size = source_size
+    if shrink > 1:
+        reduced_size = (math.ceil(source_size[0] / shrink), math.ceil(source_size[1] / shrink))
+    source = to_float(resize(image, reduced_size))
+    inverse = scaling(source_size, reduced_size) @ np.linalg.inv(homography)
+    grid = heatmaps.sampling_grid(torch.from_numpy(inverse), size, reduced_size).to(torch.float32)
+    if fill != "mean":
+        return F.grid_sample(source[None], grid, mode="bilinear", padding_mode=fill, align_corners=False)[0]
+    # The mean is summed by numpy, in one thread, so that it does not depend on the number of threads.
+    mean = torch.from_numpy(source.numpy().mean(axis=(1, 2), dtype=np.float64).astype(np.float32))[:, None, None]
+    source = source.sub_(mean)
+    return F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0].add_(mean).clamp_(0, 1)

@@ -1,0 +1,77 @@
+"""How data loaders run: how many workers, and where an interrupted epoch goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.sampler import TrainingSampler
+
+logger = logging.getLogger(__name__)
+
+_MOST_WORKERS = 8
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """A loader with the two methods by which Lightning knows that it can go on in mid-epoch.
+
+    The position itself is Lightning's own count of batches (`resume_position`): a loader that reads ahead cannot know
+    how many of its batches were trained on.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of an epoch depends on."""
+        return self.sampler.state_dict() if isinstance(self.sampler, TrainingSampler) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Checks that an interrupted epoch can go on in the same order.
+
+        Raises:
+            InputError: if the data, the seed, the batch size or the number of processes has changed.
+        """
+        if isinstance(self.sampler, TrainingSampler):
+            self.sampler.load_state_dict(state)
+
+
+def resume_position(trainer: pl.Trainer) -> tuple[int, int]:
+    """Where the training loader has to begin.
+
+    Args:
+        trainer: which has restored the state of its loops from a checkpoint, or begins anew.
+
+    Returns:
+        The epoch and the number of its batches that have been trained on.
+    """
+    epoch = trainer.fit_loop.epoch_progress.current
+    batch = trainer.fit_loop.epoch_loop.batch_progress
+    if not trainer.fit_loop.restarting or epoch.started == epoch.processed:
+        return epoch.processed, 0
+    if batch.is_last_batch:
+        return epoch.processed + 1, 0
+    # Not `completed`, which lags behind in a checkpoint that a callback wrote at the end of a batch.
+    return epoch.processed, batch.current.processed
+
+
+def automatic_num_workers(device_type: str, processes_per_machine: int = 1) -> tuple[int, str]:
+    """Chooses how many workers load data for one training process.
+
+    Args:
+        device_type: torch's name of the device that trains.
+        processes_per_machine: training processes that share the cores of the machine.
+
+    Returns:
+        The number of workers and the reason.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // processes_per_machine
+    if device_type != "cpu":
+        workers = max(0, min(_MOST_WORKERS, share - 1))
+        return workers, f"one of {share} cores is left to feed the {device_type} device"
+    if share <= 2:
+        return 0, f"training itself keeps {share} cores busy"
+    return min(2, share - 2), f"training keeps most of {share} cores busy"

@@ -1,0 +1,100 @@
+"""The parts of a data set: the images to train, to validate and to test on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.splits import check_same_images, describe_split, image_names, random_split, recorded_split
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a data set, by name: `train`, `validation` and, if there is one, `test`.
+
+    Attributes:
+        annotations: the labels of each part.
+        sizes: for each part `(N, 2)` int64 width and height of its images in pixels; 0 where the header was not read.
+        split: the record of which image is in which part.
+    """
+
+    annotations: dict[str, Annotations]
+    sizes: dict[str, np.ndarray]
+    split: dict[str, Any]
+
+
+def read_parts(
+    files: Mapping[str, tuple[Path, Path]],
+    *,
+    keypoint_channels: str | Sequence[str] | None,
+    max_keypoints: Sequence[int] | None,
+    keypoint_coordinates: str,
+    validation_split_ratio: float,
+    seed: int,
+    split: Mapping[str, Any] | None,
+) -> Parts:
+    """Reads and checks the files of a data set, and splits the training file if there is none for validation.
+
+    Args:
+        files: JSON file and image folder of `train` and, where there are such, of `validation` and `test`.
+        keypoint_channels: the channels to read; None takes all of the training file.
+        max_keypoints: the largest number of keypoints per image for each channel, -1 for any; None for any.
+        keypoint_coordinates: the convention of native files.
+        validation_split_ratio: share of the training file for validation.
+        seed: seed of the split.
+        split: record of a split to use again, or None.
+
+    Raises:
+        InputError: in one line, for whatever is wrong with the data.
+    """
+    whole: dict[str, Annotations] = {}
+    sizes: dict[str, np.ndarray] = {}
+    for name, (json_path, image_root) in files.items():
+        # Every file has to hold the channels of the training file, whatever else it holds.
+        wanted = keypoint_channels or (list(whole["train"].channel_names) if whole else None)
+        whole[name] = read_annotations(
+            json_path,
+            image_root,
+            keypoint_channels=wanted,
+            keypoint_coordinates=keypoint_coordinates,
+            max_keypoints=max_keypoints,
+        )
+        sizes[name] = scan_sizes(whole[name])
+    parts = dict(whole)
+    if "validation" not in whole:
+        if split is None:
+            chosen = random_split(whole["train"], validation_split_ratio, seed)
+        else:
+            chosen = recorded_split(whole["train"], split)
+        all_sizes = sizes["train"]
+        for name, indices in zip(("train", "validation"), chosen, strict=True):
+            parts[name], sizes[name] = whole["train"].subset(indices), all_sizes[indices]
+    if split is not None:
+        for name, annotations in parts.items():
+            check_same_images(annotations, split, name)
+    _warn_of_shared_images(parts)
+    return Parts(parts, sizes, describe_split(seed, whole, parts))
+
+
+def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
+    """Warns if an image is trained on and also measured on."""
+    paths = {name: {str(part.image_root / image) for image in image_names(part)} for name, part in parts.items()}
+    for name in paths.keys() - {"train"}:
+        shared = sorted(paths["train"] & paths[name])
+        if shared:
+            logger.warning(
+                "%d images are both in train and in %s (first: %s): its metrics will read too well.",
+                len(shared),
+                name,
+                shared[0],
+            )

@@ -1,0 +1,143 @@
+"""In which order, and in which process, the images of a set are read.
+
+All samplers yield keys `(index, epoch)`: with the seed of the data set they determine every bit of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from keypoint_detection.errors import InputError
+
+Key = tuple[int, int]
+
+# The epoch of keys whose sample is a blank that counts neither in loss nor in metrics.
+BLANK = -1
+
+
+class TrainingSampler(Sampler[Key]):
+    """A new order for every epoch, which is a pure function of seed and epoch; each process takes its share.
+
+    All processes have equally many samples: where the images do not divide, the first ones of the order come twice.
+    An epoch may begin in its middle, to go on after an interruption.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        epoch: int = 0,
+        batches_done: int = 0,
+    ) -> None:
+        """Creates the sampler.
+
+        Args:
+            n: number of images.
+            seed: seed of the order.
+            batch_size: images per batch and process.
+            rank: number of this process.
+            world: number of processes.
+            epoch: the epoch that is read first.
+            batches_done: how many batches of that epoch were read before, by each process.
+        """
+        self.n = n
+        self.seed = seed
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
+        self.epoch = epoch
+        self.batches_done = batches_done
+
+    def __len__(self) -> int:
+        """Samples of a whole epoch in this process, whether or not it begins in its middle."""
+        return -(-self.n // self.world)
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch = self.epoch
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
+        order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
+        for index in order[self.batches_done * self.batch_size :].tolist():
+            yield index, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""
+        if epoch != self.epoch:
+            self.epoch, self.batches_done = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of an epoch depends on."""
+        return {"images": self.n, "seed": self.seed, "batch_size": self.batch_size, "processes": self.world}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Checks that an interrupted epoch can go on in the same order.
+
+        Raises:
+            InputError: if anything that the order depends on has changed.
+        """
+        for name, value in self.state_dict().items():
+            if state.get(name, value) != value:
+                raise InputError(
+                    f"{name}: the checkpoint was written in the middle of an epoch with {state[name]}, expected the "
+                    f"same to go on from there, got {value}"
+                )
+
+
+class EvaluationSampler(Sampler[list[Key]]):
+    """Batches of `range(rank, n, world)` that hold images of one size only, so that no image is padded.
+
+    Predictions then do not depend on what else is in the batch, on the batch size or on the number of processes. A
+    process with fewer batches than another one ends with blank batches, because some strategies have to communicate
+    once per batch.
+    """
+
+    def __init__(self, sizes: np.ndarray, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        """Creates the sampler.
+
+        Args:
+            sizes: `(N, 2)` int size of each image as it enters the network.
+            batch_size: images per batch and process.
+            rank: number of this process.
+            world: number of processes.
+        """
+        shares = [_batches_of_one_size(sizes, range(other, len(sizes), world), batch_size) for other in range(world)]
+        missing = max(map(len, shares)) - len(shares[rank])
+        self.batches: list[list[Key]] = [[(index, 0) for index in batch] for batch in shares[rank]]
+        self.batches += [[(rank % len(sizes), BLANK)]] * missing
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+class SequentialKeys(Sampler[Key]):
+    """All images in their order, for prediction."""
+
+    def __init__(self, n: int) -> None:
+        """Creates the sampler for `n` images."""
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((index, 0) for index in range(self.n))
+
+
+def _batches_of_one_size(sizes: np.ndarray, indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Splits images into batches of one size, in the order of the first image of each size."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, size in zip(indices, sizes[indices.start :: indices.step].tolist(), strict=True):
+        groups.setdefault(tuple(size), []).append(index)
+    return [
+        group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
+    ]

@@ -1,0 +1,114 @@
+"""Which images of a file train and which validate, and the record of it that a resumed run uses again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits off a random share of the images, at least one, and leaves at least one.
+
+    Args:
+        annotations: the images.
+        ratio: share that is split off, above 0 and below 1.
+        seed: seed of the choice.
+
+    Returns:
+        Positions of the images that stay and of those that are split off, both ascending.
+
+    Raises:
+        InputError: if the ratio is out of range or there are fewer than two images.
+    """
+    n = len(annotations)
+    if not 0 < ratio < 1:
+        raise InputError(f"validation_split_ratio: expected a number above 0 and below 1, got {ratio}")
+    if n < 2:
+        raise InputError(
+            f"{annotations.source}: {n} image cannot be split into training and validation, expected at least 2 "
+            "(or a file of its own, --json_validation_dataset_path)"
+        )
+    count = min(max(1, round(n * ratio)), n - 1)
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.random.default_rng((seed, n)).permutation(n)[:count]] = True
+    return np.nonzero(~chosen)[0], np.nonzero(chosen)[0]
+
+
+def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the images of a split that was made before.
+
+    Args:
+        annotations: the images.
+        split: as `describe_split` gives it.
+
+    Returns:
+        Positions of the images for training and for validation, in their recorded order.
+
+    Raises:
+        InputError: if the record is no split, or lists other images than the file.
+    """
+    positions = {annotations.name(index): index for index in range(len(annotations))}
+    parts = [_positions(annotations, positions, split, part) for part in ("train", "validation")]
+    listed = np.concatenate(parts)
+    if len(np.unique(listed)) != len(listed):
+        raise InputError("split: lists an image twice, expected each image in one part only")
+    if len(listed) != len(annotations):
+        missing = np.setdiff1d(np.arange(len(annotations)), listed)
+        raise InputError(
+            f"split: does not list {annotations.name(int(missing[0]))} and {len(missing) - 1} more images of "
+            f"{annotations.source}, expected the file that the split was made of"
+        )
+    if split.get("fingerprints", {}).get("train") != annotations.fingerprint():
+        logger.warning("%s: the labels have changed since the split was made.", annotations.source)
+    return parts[0], parts[1]
+
+
+def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[str, Annotations]) -> dict[str, Any]:
+    """The record of a split, for `split.json`.
+
+    Args:
+        seed: the seed that the split was made with.
+        files: the annotations of whole files, by what they are for.
+        parts: the annotations of each part: `train`, `validation` and, if there is one, `test`.
+
+    Returns:
+        The seed, the fingerprints of the files, and for each part the names of its images.
+    """
+    record: dict[str, Any] = {"seed": seed}
+    record["fingerprints"] = {name: annotations.fingerprint() for name, annotations in files.items()}
+    return record | {name: image_names(annotations) for name, annotations in parts.items()}
+
+
+def image_names(annotations: Annotations) -> list[str]:
+    """The names of all images, in their order."""
+    return [annotations.name(index) for index in range(len(annotations))]
+
+
+def check_same_images(annotations: Annotations, split: Mapping[str, Any], part: str) -> None:
+    """Checks that a part of a recorded split that has a file of its own still holds the same images.
+
+    Raises:
+        InputError: if it does not.
+    """
+    if part in split and list(split[part]) != image_names(annotations):
+        raise InputError(f"split: the images of {part!r} are not those of {annotations.source}, expected the same")
+
+
+def _positions(
+    annotations: Annotations, positions: Mapping[str, int], split: Mapping[str, Any], part: str
+) -> np.ndarray:
+    names = split.get(part)
+    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+        raise InputError(f"split: expected a list of image names under {part!r}, got {names!r}")
+    for name in names:
+        if name not in positions:
+            raise InputError(f"split: {part!r} lists {name!r}, which is not in {annotations.source}")
+    return np.array([positions[name] for name in names])
