@@ -1,0 +1,168 @@
+"""Rendered cardboard boxes with labelled corners: data to try the library with, as much as one likes.
+
+`python -m keypoint_detection.data.boxes --count 1000 --image_size 256 --output DIR --seed 0` writes images and an
+`annotations.json`. Keypoints are the exact projections of the corners; hidden ones are not labelled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from keypoint_detection.data.boxes.render import render
+from keypoint_detection.data.boxes.scene import Scene, sample_scene
+from keypoint_detection.errors import InputError
+
+IMAGES_PER_WORKER = 10
+
+__all__ = ["generate", "label", "sample"]
+
+
+def sample(
+    index: int,
+    image_size: tuple[int, int],
+    seed: int = 0,
+    negatives: float = 0.0,
+    max_boxes: int = 1,
+    clutter: float = 1.0,
+    supersampling: int = 2,
+) -> tuple[np.ndarray, Scene]:
+    """Renders one image; its content depends on nothing but the arguments.
+
+    Args:
+        index: Number of the image.
+        image_size: Height and width in pixels.
+        seed: Seed of the data set.
+        negatives: Share of images without any box.
+        max_boxes: Largest number of boxes in an image.
+        clutter: Amount of other things, 1 for the usual.
+        supersampling: Rays per pixel and direction.
+
+    Returns:
+        The image `(H, W, 3)` uint8 and the scene that it shows.
+    """
+    rng = np.random.default_rng([seed, index])
+    boxes = 0 if rng.random() < negatives else int(rng.integers(1, max_boxes + 1))
+    scene = sample_scene(rng, image_size, boxes, clutter)
+    return render(scene, supersampling, rng), scene
+
+
+def label(scene: Scene) -> dict[str, list[list[float]]]:
+    """The keypoints that can be seen, as the JSON format wants them.
+
+    Args:
+        scene: The scene.
+
+    Returns:
+        For each channel a list of `[u, v, depth]`: u to the right and v up from the bottom left, both in [0, 1]
+        (Blender's convention), and metres along the optical axis.
+    """
+    height, width = scene.camera.size
+    return {
+        name: [[round(x / width, 7), round(1 - y / height, 7), round(depth, 5)] for x, y, depth in points.tolist()]
+        for name, points in scene.visible_keypoints().items()
+    }
+
+
+def _write(index: int, folder: Path, **arguments: object) -> dict[str, object]:
+    """Renders image `index` into a folder and returns its entry of the JSON file."""
+    image, scene = sample(index, **arguments)
+    name = f"images/{index:06d}.png"
+    Image.fromarray(image).save(folder / name)
+    return {"image_path": name, **label(scene)}
+
+
+def generate(
+    output: str | os.PathLike,
+    count: int = 1000,
+    image_size: int | str | tuple[int, int] = 256,
+    seed: int = 0,
+    negatives: float = 0.0,
+    max_boxes: int = 1,
+    clutter: float = 1.0,
+    supersampling: int = 2,
+    workers: int = -1,
+) -> Path:
+    """Renders cardboard boxes with labelled corners. The same arguments give the same files.
+
+    Args:
+        output: Folder to write to; it gets `annotations.json` and `images/`.
+        count: Number of images.
+        image_size: Side of the images in pixels, or "height width".
+        seed: Images are a function of the seed and their number, so a larger count only adds images.
+        negatives: Share of images without any box, 0 to 1.
+        max_boxes: Largest number of boxes in an image.
+        clutter: Amount of other things in the scene, 0 for none, 1 for the usual.
+        supersampling: Rays per pixel and direction; more give smoother edges and take longer.
+        workers: Processes to render with; 0 renders in this one, -1 starts one per core.
+
+    Returns:
+        The path of `annotations.json`.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+    size = parse_size(image_size)
+    for name, value, low, high in (
+        ("count", count, 1, 10**9),
+        ("negatives", negatives, 0, 1),
+        ("max_boxes", max_boxes, 1, 20),
+        ("clutter", clutter, 0, 10),
+        ("supersampling", supersampling, 1, 16),
+        ("workers", workers, -1, 1024),
+    ):
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value}, but has to lie between {low} and {high}")
+    folder = Path(output)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    write = partial(
+        _write,
+        folder=folder,
+        image_size=size,
+        seed=seed,
+        negatives=negatives,
+        max_boxes=max_boxes,
+        clutter=clutter,
+        supersampling=supersampling,
+    )
+    # A process takes seconds to start, so each has to have some images to render.
+    workers = min(count // IMAGES_PER_WORKER, (os.cpu_count() or 1) if workers == -1 else workers)
+    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
+        entries: Iterator[dict] = pool.map(write, range(count), chunksize=4) if pool else map(write, range(count))
+        dataset = list(tqdm(entries, "rendering boxes", total=count, unit="image", disable=None))
+    path = folder / "annotations.json"
+    lines = ",\n".join(json.dumps(entry) for entry in dataset)
+    path.write_text(f'{{"coordinates": "blender", "dataset": [\n{lines}\n]}}\n', encoding="utf-8")
+    return path
+
+
+def parse_size(image_size: int | str | tuple[int, int]) -> tuple[int, int]:
+    """Reads the size of an image.
+
+    Args:
+        image_size: Side in pixels, "height width", or both as a pair.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        InputError: If it is none of these, or smaller than 16.
+    """
+    parts = image_size.split() if isinstance(image_size, str) else np.atleast_1d(image_size).tolist()
+    try:
+        sides = [int(part) for part in parts]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 16:
+        raise InputError(f'image_size is {image_size!r}, but has to be "256" or "240 320" (height width), at least 16')
+    return sides[0], sides[-1]

@@ -1,0 +1,285 @@
+"""The geometry of the rendered boxes: flat faces, a pinhole camera and the rays between them.
+
+Everything is in metres in a world whose z axis points up, except what the camera projects: that is in continuous
+pixels, x to the right and y down. F faces, N points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CORNERS = "corner_keypoints"
+FLAP_CORNERS = "flap_corner_keypoints"
+
+# How much nearer, as a share of its distance, a face has to be to hide a point.
+HIDING_MARGIN = 1e-4
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Flat faces: the points `origin + s * edge_s + t * edge_t` with s and t in [0, 1].
+
+    Attributes:
+        origins: `(F, 3)` corners where s and t are 0.
+        edges_s: `(F, 3)` edges along which s runs from 0 to 1.
+        edges_t: `(F, 3)` edges along which t runs from 0 to 1. The front of a face is where `edges_s x edges_t` points.
+        tapers: `(F,)` how far the side at `t = 1` is shortened at each of its ends, as a share of its length.
+        discs: `(F,)` bool, True for the ellipse inside the face in place of the whole face.
+    """
+
+    origins: np.ndarray
+    edges_s: np.ndarray
+    edges_t: np.ndarray
+    tapers: np.ndarray
+    discs: np.ndarray
+
+    @classmethod
+    def create(
+        cls,
+        origins: np.ndarray,
+        edges_s: np.ndarray,
+        edges_t: np.ndarray,
+        tapers: np.ndarray | float = 0.0,
+        discs: bool = False,
+    ) -> Faces:
+        """Broadcasts the arguments to one row per face.
+
+        Args:
+            origins: `(F, 3)`.
+            edges_s: `(F, 3)`.
+            edges_t: `(F, 3)`.
+            tapers: `(F,)`, or one value for all faces.
+            discs: Whether the faces are discs.
+
+        Returns:
+            The faces.
+        """
+        origins = np.atleast_2d(np.asarray(origins, dtype=np.float64))
+        count = len(origins)
+        return cls(
+            origins,
+            np.broadcast_to(np.asarray(edges_s, dtype=np.float64), (count, 3)),
+            np.broadcast_to(np.asarray(edges_t, dtype=np.float64), (count, 3)),
+            np.broadcast_to(np.asarray(tapers, dtype=np.float64), (count,)),
+            np.full(count, discs),
+        )
+
+    @classmethod
+    def join(cls, parts: list[Faces]) -> Faces:
+        """All faces of the parts, in order.
+
+        Args:
+            parts: At least one group of faces.
+
+        Returns:
+            One group.
+        """
+        names = ("origins", "edges_s", "edges_t", "tapers", "discs")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def normals(self) -> np.ndarray:
+        """Unit vectors `(F, 3)` that point away from the front of each face."""
+        normals = np.cross(self.edges_s, self.edges_t)
+        return normals / np.linalg.norm(normals, axis=1, keepdims=True)
+
+    def inverse_rays(self, viewpoint: np.ndarray) -> np.ndarray:
+        """Matrices that say where rays from a point meet the planes of the faces.
+
+        For a ray along `d`, `matrix @ d` is `(s, t, 1) / distance`, the distance being counted in lengths of `d`.
+
+        Args:
+            viewpoint: `(3,)` where the rays start.
+
+        Returns:
+            `(F, 3, 3)` matrices.
+        """
+        columns = np.stack([self.edges_s, self.edges_t, self.origins - viewpoint], axis=2)
+        return np.linalg.inv(columns)
+
+    def contain(self, p: np.ndarray, q: np.ndarray, r: np.ndarray | float = 1.0) -> np.ndarray:
+        """Whether rays go through faces that lie ahead, where `p, q, r` are `matrix @ d` of `inverse_rays`.
+
+        Args:
+            p: `(F, ...)`, s / distance.
+            q: `(F, ...)`, t / distance.
+            r: `(F, ...)`, 1 / distance; 1 if p and q are s and t.
+
+        Returns:
+            `(F, ...)` bool.
+        """
+        inside = (q >= 0) & (q <= r) & (r > 0)
+        taper = self.tapers.astype(p.dtype).reshape(-1, *[1] * (p.ndim - 1)) * q
+        inside &= p >= taper
+        inside &= p <= r - taper
+        if self.discs.any():
+            r = np.broadcast_to(r, p.shape)[self.discs]
+            inside[self.discs] &= (2 * p[self.discs] - r) ** 2 + (2 * q[self.discs] - r) ** 2 <= r**2
+        return inside
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> Faces:
+        return Faces(*(array[chosen] for array in (self.origins, self.edges_s, self.edges_t, self.tapers, self.discs)))
+
+    def hide(self, points: np.ndarray, viewpoint: np.ndarray) -> np.ndarray:
+        """Which points a face hides from a viewpoint.
+
+        Args:
+            points: `(N, 3)`. A point on a face is not hidden by that face.
+            viewpoint: `(3,)`.
+
+        Returns:
+            `(N,)` bool.
+        """
+        p, q, r = np.einsum("fij,nj->ifn", self.inverse_rays(viewpoint), points - viewpoint)
+        return (self.contain(p, q, r) & (r > 1 + HIDING_MARGIN)).any(axis=0)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera without distortion.
+
+    Attributes:
+        position: `(3,)`.
+        rotation: `(3, 3)` whose rows are the camera's right, down and forward axes.
+        focal_length: In pixels.
+        size: Height and width of the image in pixels; the optical axis meets its centre.
+    """
+
+    position: np.ndarray
+    rotation: np.ndarray
+    focal_length: float
+    size: tuple[int, int]
+
+    @classmethod
+    def looking_at(
+        cls, target: np.ndarray, position: np.ndarray, roll: float, focal_length: float, size: tuple[int, int]
+    ) -> Camera:
+        """A camera that has `target` in the middle of its image.
+
+        Args:
+            target: `(3,)`.
+            position: `(3,)`, not straight above the target.
+            roll: Rotation about the optical axis, in radians.
+            focal_length: In pixels.
+            size: Height and width of the image in pixels.
+
+        Returns:
+            The camera.
+        """
+        forward = (target - position) / np.linalg.norm(target - position)
+        right = np.cross(forward, (0.0, 0.0, 1.0))
+        right /= np.linalg.norm(right)
+        down = np.cross(forward, right)
+        cos, sin = np.cos(roll), np.sin(roll)
+        rotation = np.stack([cos * right + sin * down, cos * down - sin * right, forward])
+        return cls(position, rotation, focal_length, size)
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Projects points into the image.
+
+        Args:
+            points: `(N, 3)`.
+
+        Returns:
+            xy `(N, 2)` in continuous pixels, NaN behind the camera, and depth `(N,)` in metres along the optical axis.
+        """
+        right, down, depth = ((points - self.position) @ self.rotation.T).T
+        scale = self.focal_length / np.where(depth > 0, depth, np.nan)
+        height, width = self.size
+        return np.stack([width / 2 + scale * right, height / 2 + scale * down], axis=1), depth
+
+    def rays(self, faces: Faces) -> np.ndarray:
+        """`faces.inverse_rays` of this camera, for pixels in place of directions.
+
+        Args:
+            faces: The faces.
+
+        Returns:
+            `(F, 3, 3)` matrices: `matrix @ (x, y, 1)` is `(s, t, 1) / depth` on the face that the pixel shows.
+        """
+        height, width = self.size
+        to_camera = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, self.focal_length]]) / self.focal_length
+        return faces.inverse_rays(self.position) @ self.rotation.T @ to_camera
+
+
+@dataclass(frozen=True)
+class Box:
+    """A cardboard box that stands on the ground, open or closed, with a flap at each upper edge.
+
+    Attributes:
+        size: `(3,)` length, width and height.
+        position: `(2,)` centre on the ground.
+        yaw: Rotation about the vertical, in radians.
+        flap_lengths: `(4,)`.
+        flap_angles: `(4,)` in radians: 0 lies over the opening, pi / 2 stands upright, pi points outwards.
+        flap_taper: How far the outer edge of a flap is shortened at each end, as a share of its length.
+    """
+
+    size: np.ndarray
+    position: np.ndarray
+    yaw: float
+    flap_lengths: np.ndarray
+    flap_angles: np.ndarray
+    flap_taper: float
+
+    def corners(self) -> np.ndarray:
+        """The corners of the floor, `(4, 3)`, anticlockwise as seen from above."""
+        signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        cos, sin = np.cos(self.yaw), np.sin(self.yaw)
+        flat = (signs * self.size[:2] / 2) @ np.array([[cos, sin], [-sin, cos]]) + self.position
+        return np.concatenate([flat, np.zeros((4, 1))], axis=1)
+
+    def opening(self) -> np.ndarray:
+        """The corners of the opening, `(4, 3)`, above those of the floor."""
+        return self.corners() + np.array([0, 0, self.size[2]])
+
+    def _flaps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The upper edges of the box and the edges that lead from them to the ends of the flaps, each `(4, 3)`."""
+        corners = self.corners()
+        edges = np.roll(corners, -1, axis=0) - corners
+        inwards = np.cross((0.0, 0.0, 1.0), edges / np.linalg.norm(edges, axis=1, keepdims=True))
+        angles = self.flap_angles[:, None]
+        return edges, self.flap_lengths[:, None] * (np.cos(angles) * inwards + np.sin(angles) * np.array([0, 0, 1]))
+
+    def edge_on(self, viewpoint: np.ndarray) -> bool:
+        """Whether some flap is seen so much from its edge that it is hardly there (it has no thickness).
+
+        Args:
+            viewpoint: `(3,)`.
+
+        Returns:
+            True if the line of sight and the flap enclose less than about 4 degrees.
+        """
+        flaps = self.faces()[4:8]
+        sight = flaps.origins - viewpoint
+        slopes = np.einsum("fi,fi->f", flaps.normals(), sight / np.linalg.norm(sight, axis=1, keepdims=True))
+        return bool((np.abs(slopes) < 0.07).any())
+
+    def faces(self) -> Faces:
+        """Four walls and four flaps, their fronts outside, and the floor, its front inside."""
+        corners, opening = self.corners(), self.opening()
+        edges, flaps = self._flaps()
+        above_ground = corners[0] + np.array([0, 0, 0.01 * self.size[2]])
+        return Faces.join(
+            [
+                Faces.create(corners, edges, opening - corners),
+                Faces.create(opening, edges, flaps, self.flap_taper),
+                Faces.create(above_ground, corners[1] - corners[0], corners[3] - corners[0]),
+            ]
+        )
+
+    def keypoints(self) -> dict[str, np.ndarray]:
+        """The keypoints, hidden ones included.
+
+        Returns:
+            For each channel `(K, 3)` points: the 4 corners of the opening, and the 2 outer corners of each flap.
+        """
+        opening = self.opening()
+        edges, flaps = self._flaps()
+        first = opening + flaps + self.flap_taper * edges
+        second = opening + flaps + (1 - self.flap_taper) * edges
+        return {CORNERS: opening, FLAP_CORNERS: np.stack([first, second], axis=1).reshape(-1, 3)}
