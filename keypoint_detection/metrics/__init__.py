@@ -1,0 +1,30 @@
+"""Metrics, exact across processes. A new one is a subclass of `KeypointMetric` and a line in `METRICS`."""
+
+from __future__ import annotations
+
+from keypoint_detection.metrics.average_precision import (
+    AveragePrecision,
+    KeypointAveragePrecision,
+    average_precision,
+    precision_recall_curve,
+)
+from keypoint_detection.metrics.base import KeypointMetric, Matches
+from keypoint_detection.metrics.localization import Localization
+from keypoint_detection.metrics.matching import match
+
+METRICS: dict[str, type[KeypointMetric]] = {
+    "average_precision": AveragePrecision,
+    "localization": Localization,
+}
+
+__all__ = [
+    "METRICS",
+    "AveragePrecision",
+    "KeypointAveragePrecision",
+    "KeypointMetric",
+    "Localization",
+    "Matches",
+    "average_precision",
+    "match",
+    "precision_recall_curve",
+]

@@ -1,0 +1,185 @@
+"""What the metrics share: their states, exact across processes, and the matching of everything that was seen.
+
+B batch, C channels, N detections of one channel of one image, K true keypoints likewise, T threshold distances,
+V visits (an image that was passed to `update`), D detections in all, G groups (a channel of an image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from keypoint_detection.metrics.matching import match
+
+# Groups that are matched at once, so that the memory in use does not grow with the data.
+_GROUPS_AT_ONCE = 8192
+
+
+class Matches(NamedTuple):
+    """Every detection of every image, matched to the true keypoints.
+
+    Attributes:
+        channels: `(D,)` int64, the channel of each detection. They are in ascending order.
+        images: `(D,)` int64, the index of its image.
+        scores: `(D,)` float64.
+        distances: `(D, T)` float64, pixels to the true keypoint it matched within each threshold distance, NaN if none.
+        num_truths: `(C,)` int64, the number of true keypoints of each channel.
+    """
+
+    channels: Tensor
+    images: Tensor
+    scores: Tensor
+    distances: Tensor
+    num_truths: Tensor
+
+    def of_channel(self, channel: int) -> tuple[Tensor, Tensor, int]:
+        """Scores `(n,)`, distances `(n, T)` and number of true keypoints of one channel."""
+        first, last = torch.searchsorted(self.channels, torch.tensor([channel, channel + 1])).tolist()
+        return self.scores[first:last], self.distances[first:last], int(self.num_truths[channel])
+
+
+class KeypointMetric(Metric):
+    """Collects detections and true keypoints, and matches them when a value is asked for.
+
+    Detections are kept as rows on the CPU, as many as there are. All processes exchange their rows, and an image that
+    several of them saw (or that one saw twice) counts once, so that the value is that of a single process.
+
+    Args:
+        channel_names: names of the channels, in the order of the tensors.
+        threshold_distances: distances in pixels within which a detection may match a true keypoint.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    indices: list[Tensor] | Tensor  # (V,) int64 index of the image, -1 for an image that is never seen twice
+    counts: list[Tensor] | Tensor  # (V, C, 2) int64 number of detections and of true keypoints
+    detections: list[Tensor] | Tensor  # (D, 3) float64 x, y, score; ordered by visit, channel
+    truths: list[Tensor] | Tensor  # (number of true keypoints, 2) float64 xy; ordered by visit, channel
+
+    def __init__(self, channel_names: Sequence[str], threshold_distances: Sequence[float]) -> None:
+        super().__init__()
+        if not channel_names or not threshold_distances:
+            raise ValueError("a keypoint metric needs at least one channel and one threshold distance")
+        self.channel_names = tuple(channel_names)
+        self.threshold_distances = tuple(float(distance) for distance in threshold_distances)
+        for state in self._empty_states():
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def _empty_states(self) -> dict[str, Tensor]:
+        """Each state before anything was seen."""
+        return {
+            "indices": torch.zeros(0, dtype=torch.int64),
+            "counts": torch.zeros(0, len(self.channel_names), 2, dtype=torch.int64),
+            "detections": torch.zeros(0, 3, dtype=torch.float64),
+            "truths": torch.zeros(0, 2, dtype=torch.float64),
+        }
+
+    @torch.no_grad()
+    def update(self, xy: Tensor, scores: Tensor, truths: Tensor, labelled: Tensor, indices: Tensor) -> None:
+        """Add a batch of images.
+
+        Args:
+            xy: `(B, C, N, 2)` detections in pixels of the original images, NaN for none.
+            scores: `(B, C, N)` their scores.
+            truths: `(B, C, K, 2)` true keypoints in the same pixels, NaN for none.
+            labelled: `(B, C)` bool, False leaves this channel of this image out.
+            indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
+        """
+        detections = torch.cat([xy, scores[..., None]], dim=-1).cpu().double()
+        truths, labelled = truths.cpu().double(), labelled.cpu()[..., None]
+        detected = ~detections.isnan().any(-1) & labelled
+        present = ~truths.isnan().any(-1) & labelled
+        self._append(
+            indices, torch.stack([detected.sum(-1), present.sum(-1)], -1), detections[detected], truths[present]
+        )
+
+    def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
+        """Add rows to the states."""
+        self.indices.append(indices.cpu())
+        self.counts.append(counts)
+        self.detections.append(detections)
+        self.truths.append(truths)
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
+        """Gather the states of all processes; see the torchmetrics class."""
+        # A process that saw nothing still has to take part with tensors of the right type and number of dimensions,
+        # and the states have to lie where the backend of the processes can read them (on the GPU for NCCL).
+        for name, empty in self._empty_states().items():
+            setattr(self, name, [dim_zero_cat([empty, *getattr(self, name)]).to(self.device)])
+        arguments = {} if dist_sync_fn is None else {"dist_sync_fn": dist_sync_fn}
+        super()._sync_dist(process_group=process_group, **arguments)
+        for name in self._empty_states():
+            setattr(self, name, [dim_zero_cat(getattr(self, name)).cpu()])
+
+    def matches(self) -> Matches:
+        """Match everything that was seen, images seen twice once. Inside of `compute` this covers all processes."""
+        indices, counts, detections, truths = (
+            dim_zero_cat([empty, *getattr(self, name)]) for name, empty in self._empty_states().items()
+        )
+        channels = len(self.channel_names)
+        counts = counts.flatten(0, 1)
+        kept = _first_visits(indices).repeat_interleave(channels)
+        distances = _match_groups(counts * kept[:, None], counts.cumsum(0) - counts, detections, truths, self.limits)
+        group = torch.arange(len(counts)).repeat_interleave(counts[:, 0])
+        rows = kept[group].nonzero()[:, 0]
+        rows = rows[(group[rows] % channels).argsort(stable=True)]
+        return Matches(
+            channels=group[rows] % channels,
+            images=indices[group[rows] // channels],
+            scores=detections[rows, 2],
+            distances=distances[rows],
+            num_truths=(counts[:, 1] * kept).view(-1, channels).sum(0),
+        )
+
+    @property
+    def limits(self) -> Tensor:
+        """The threshold distances, `(T,)` float64."""
+        return torch.tensor(self.threshold_distances, dtype=torch.float64)
+
+
+def _match_groups(counts: Tensor, starts: Tensor, detections: Tensor, truths: Tensor, limits: Tensor) -> Tensor:
+    """Match the rows of each group.
+
+    Args:
+        counts: `(G, 2)` number of detections and of true keypoints.
+        starts: `(G, 2)` the first row of each group.
+        detections: `(D, 3)` rows of x, y, score.
+        truths: `(n, 2)` rows of xy.
+        limits: `(T,)` threshold distances.
+
+    Returns:
+        `(D, T)` distances to the true keypoints that were matched, NaN for none.
+    """
+    distances = detections.new_full((len(detections), len(limits)), torch.nan)
+    groups = (counts > 0).all(1).nonzero()[:, 0]
+    # Groups of similar size go together, so that little is padded.
+    groups = groups[counts[groups, 1].argsort(stable=True)]
+    for first in range(0, len(groups), _GROUPS_AT_ONCE):
+        chunk = groups[first : first + _GROUPS_AT_ONCE]
+        rows, detected = _padded_rows(starts[chunk, 0], counts[chunk, 0])
+        truth_rows, present = _padded_rows(starts[chunk, 1], counts[chunk, 1])
+        padded = detections[rows].masked_fill(~detected[..., None], -torch.inf)
+        padded_truths = truths[truth_rows].masked_fill(~present[..., None], torch.nan)
+        distances[rows[detected]] = match(padded[..., :2], padded[..., 2], padded_truths, limits)[detected]
+    return distances
+
+
+def _first_visits(indices: Tensor) -> Tensor:
+    """`(V,)` sample indices -> `(V,)` bool, True at the first visit of each sample; -1 is always a first visit."""
+    order = indices.argsort(stable=True)
+    ordered = indices[order]
+    repeated = torch.zeros_like(indices, dtype=torch.bool)
+    repeated[order[1:]] = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
+    return ~repeated
+
+
+def _padded_rows(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of groups as a rectangle: `(G,)` first row and number of rows -> `(G, n)` rows, True where one is real."""
+    steps = torch.arange(int(counts.max()))
+    real = steps < counts[:, None]
+    return (starts[:, None] + steps).where(real, starts[:, None]), real

@@ -1,0 +1,71 @@
+"""How far detections are from the truth, and how good a detector is at its best score threshold."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from keypoint_detection.metrics.average_precision import mean_of_defined, precision_recall_curve
+from keypoint_detection.metrics.base import KeypointMetric
+
+
+def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str, float]:
+    """Precision, recall and F1 at the score threshold at which F1 is highest.
+
+    Args:
+        scores: `(D,)` scores of the detections of the whole set.
+        true_positives: `(D,)` bool, which of them are right.
+        num_truths: number of true keypoints in the whole set.
+
+    Returns:
+        `recall`, `precision`, `best_f1` and `best_threshold` (detections with at least this score count; the highest
+        of several that are as good). NaN where undefined: everything without a true keypoint, precision and threshold
+        without a detection.
+    """
+    precision, recall, thresholds = precision_recall_curve(scores, true_positives, num_truths)
+    if not num_truths:
+        return {"recall": math.nan, "precision": math.nan, "best_f1": math.nan, "best_threshold": math.nan}
+    if not len(thresholds):
+        return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
+    f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+    best = f1.argmax()
+    values = torch.stack([recall[best], precision[best], f1[best], thresholds[best].double()]).tolist()
+    return dict(zip(("recall", "precision", "best_f1", "best_threshold"), values, strict=True))
+
+
+class Localization(KeypointMetric):
+    """Distances of matched detections in pixels, and recall, precision and F1 at the best score threshold.
+
+    Detections are matched within the largest threshold distance. Logs `median_distance`, `mean_distance`, `recall`,
+    `precision`, `best_f1` and `best_threshold`, each also as `<name>/<channel>`. Undefined values are NaN and left out
+    of the means over channels.
+
+    Args:
+        channel_names: names of the channels, in the order of the tensors.
+        threshold_distances: distances in pixels within which a detection may match a true keypoint.
+    """
+
+    def compute(self) -> dict[str, float]:
+        """Values by log name; distances in pixels, the others in [0, 1]."""
+        matches = self.matches()
+        largest = self.threshold_distances.index(max(self.threshold_distances))
+        per_channel = []
+        for channel in range(len(self.channel_names)):
+            scores, distances, num_truths = matches.of_channel(channel)
+            matched = ~distances[:, largest].isnan()
+            near = distances[matched, largest]
+            per_channel.append(
+                {
+                    "median_distance": near.quantile(0.5).item() if len(near) else math.nan,
+                    "mean_distance": near.mean().item(),
+                    **best_f1(scores, matched, num_truths),
+                }
+            )
+        result = {}
+        for key in per_channel[0]:
+            result[key] = mean_of_defined([values[key] for values in per_channel])
+            named = zip(self.channel_names, per_channel, strict=True)
+            result |= {f"{key}/{name}": values[key] for name, values in named}
+        return result
