@@ -7,6 +7,7 @@ everything in the run's folder, and say in one line what happened and how to upl
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,17 +18,16 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.wandb_connection import (
+    WandbMode,
+    first_line,
+    login_trouble,
+    requested_mode,
+    server_trouble,
+)
 
-WandbMode = Literal["auto", "online", "offline", "disabled"]
-
-# What WANDB_MODE may say (`dryrun` and `run` are its older names), and what that means here.
-ENVIRONMENT_MODES = {
-    "online": "online",
-    "run": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
+# The parts of wandb's service that upload, as its own log names them.
+UPLOADING_PARTS = ("filestream:", "runupserter:", "runfiles:", "fileTransfer:", "artifact")
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +62,9 @@ class RunLogger(WandbLogger):
         run_id: str,
         hyperparameters: dict[str, Any],
     ) -> None:
-        settings = wandb.Settings(
-            init_timeout=init_timeout,
-            finish_timeout=finish_timeout,
-            finish_timeout_raises=True,
-            # Offline, wandb has nothing to say beyond the one line that is logged here.
-            silent=mode == "offline",
-        )
+        settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, finish_timeout_raises=True)
+        if mode == "offline":  # wandb has nothing to say then beyond the one line that is logged here
+            settings.silent = True
         super().__init__(
             name=name,
             save_dir=run_dir,
@@ -82,6 +78,9 @@ class RunLogger(WandbLogger):
         )
         # Lightning passes this on always, and wandb warns that it has no effect any more.
         self._wandb_init.pop("anonymous", None)
+        if os.environ.get("WANDB_SWEEP_ID"):
+            # The sweep decides these, and wandb warns about every one that is given.
+            self._wandb_init.update(project=None, entity=None, id=None)
         self.log_checkpoints = log_checkpoints
 
 
@@ -93,7 +92,7 @@ def create_wandb_logger(
     wandb_name: str | None = None,
     wandb_mode: WandbMode = "auto",
     wandb_log_model: bool = True,
-    wandb_init_timeout: float = 10.0,
+    wandb_init_timeout: float = 15.0,
     wandb_finish_timeout: float = 300.0,
     resume_id: str | None = None,
 ) -> RunLogger | None:
@@ -122,17 +121,21 @@ def create_wandb_logger(
     Raises:
         InputError: `online` was asked for, by `wandb_mode` or by WANDB_MODE, and there is no login or no server.
     """
-    mode = _requested_mode(wandb_mode)
+    mode = requested_mode(wandb_mode)
     if mode == "disabled":
         return None
+    # The errors of wandb's own telemetry would be one more line for every request that fails.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    folder = Path(run_dir).absolute()
+    # The id is chosen here, so that an attempt that failed and the offline run after it are the same run.
+    run_id = resume_id or secrets.token_hex(4)
 
     def start(mode: Literal["online", "offline", "disabled"]) -> RunLogger:
-        # Where the folder does not exist, wandb falls back to the working directory.
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # without it, wandb would write to the working directory
         logger = RunLogger(
             log_checkpoints=wandb_log_model,
             mode=mode,
-            run_dir=Path(run_dir).absolute(),
+            run_dir=folder,
             init_timeout=wandb_init_timeout,
             finish_timeout=wandb_finish_timeout,
             project=wandb_project,
@@ -144,19 +147,23 @@ def create_wandb_logger(
         _ = logger.experiment  # this is what calls `wandb.init`
         return logger
 
-    # The id is chosen here, so that an attempt that failed and the offline run after it are the same run.
-    run_id = resume_id or secrets.token_hex(4)
     if not _is_rank_zero():
         return start("disabled")
     if mode == "offline":
         return _report(start("offline"), logging.INFO, "wandb logs offline, as asked")
-
-    trouble = _login_trouble()
+    trouble = login_trouble()
+    if trouble is None and mode == "auto":
+        trouble = server_trouble(wandb_init_timeout)
     if trouble is None:
+        before = set(folder.glob("wandb/run-*"))
         try:
             return start("online")
         except wandb.Error as error:
-            trouble = f"the wandb server at {wandb.setup().settings.base_url} does not answer ({_first_line(error)})"
+            trouble = f"{wandb.setup().settings.base_url} did not start the run ({first_line(error)})"
+        # Only a new wandb service takes the same run id again. What the attempt left behind holds nothing.
+        wandb.teardown()
+        for leftover in set(folder.glob("wandb/run-*")) - before:
+            shutil.rmtree(leftover, ignore_errors=True)
     if mode == "online":
         raise InputError(f"wandb mode is 'online', but {trouble}; expected a login and a server, or another mode")
     return _report(start("offline"), logging.WARNING, f"wandb logs offline: {trouble}")
@@ -172,10 +179,14 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
     if logger is None or not _is_rank_zero():
         return
     run = logger.experiment
+    settings = run.settings
     try:
         run.finish(exit_code=exit_code)
+        failed = settings.mode == "online" and _uploads_failed(Path(settings.log_internal))
     except TimeoutError:
-        _log.warning("wandb could not upload all of the run; later: wandb sync %s", run.settings.sync_dir)
+        failed = True
+    if failed:
+        _log.warning("wandb could not upload all of the run. To upload it later: wandb sync %s", settings.sync_dir)
 
 
 def log_checkpoint_artifact(
@@ -188,7 +199,8 @@ def log_checkpoint_artifact(
 
     Args:
         logger: what `create_wandb_logger` returned; None logs nothing.
-        path: the checkpoint. It is not copied: it has to stay as it is until it is uploaded.
+        path: the checkpoint. It is not copied: it has to stay as it is until it is uploaded. An offline run uploads it
+            with `wandb sync`; one whose server was lost in mid-run does not, and has it in the run's folder only.
         aliases: names by which this version can be asked for.
         metadata: anything of interest, such as the epoch and the mean AP.
     """
@@ -196,7 +208,8 @@ def log_checkpoint_artifact(
         return
     run = logger.experiment
     artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(metadata or {}))
-    artifact.add_file(str(path), name="model.ckpt", policy="immutable", skip_cache=True)
+    # Offline, wandb notes the path as it is given, and `wandb sync` may run from another folder.
+    artifact.add_file(str(Path(path).absolute()), name="model.ckpt", policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=list(aliases))
 
 
@@ -213,32 +226,17 @@ def sweep_overrides() -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         return {name: entry["value"] for name, entry in content.items() if name != "wandb_version"}
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        message = f"{path}: expected the sweep's parameters as `name: {{value: ...}}` ({_first_line(error)})"
+        message = f"{path}: expected the sweep's parameters as `name: {{value: ...}}` ({first_line(error)})"
         raise InputError(message) from error
 
 
-def _requested_mode(wandb_mode: WandbMode) -> WandbMode:
-    """The explicit wish: the argument, else WANDB_MODE, else what `wandb offline` or `wandb disabled` stored."""
-    environment = os.environ.get("WANDB_MODE", "")
-    if environment and environment not in ENVIRONMENT_MODES:
-        raise InputError(f"WANDB_MODE is {environment!r}, expected one of {', '.join(ENVIRONMENT_MODES)}")
-    if wandb_mode == "online" and ENVIRONMENT_MODES.get(environment, "online") != "online":
-        raise InputError(f"wandb mode is 'online', but WANDB_MODE is {environment!r}; expected them to agree")
-    if wandb_mode != "auto":
-        return wandb_mode
-    if environment:
-        return ENVIRONMENT_MODES[environment]
-    stored = ENVIRONMENT_MODES.get(wandb.setup().settings.mode, "online")
-    return "auto" if stored == "online" else stored
-
-
-def _login_trouble() -> str | None:
-    """Why there is no usable login; None if there is one. Asks neither the server nor the user."""
+def _uploads_failed(log: Path) -> bool:
+    """Whether wandb's own log of the run has an upload that it gave up: it does not always say so."""
     try:
-        found = wandb.login(prompt=False, verify=False)
-    except wandb.errors.AuthenticationError as error:
-        return f"the login is not valid ({_first_line(error)})"
-    return None if found else "there is no login (`wandb login` or WANDB_API_KEY)"
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any('"level":"ERROR"' in line and any(part in line for part in UPLOADING_PARTS) for line in lines)
 
 
 def _is_rank_zero() -> bool:
@@ -249,7 +247,3 @@ def _is_rank_zero() -> bool:
 def _report(logger: RunLogger, level: int, what: str) -> RunLogger:
     _log.log(level, "%s. To upload the run later: wandb sync %s", what, logger.experiment.settings.sync_dir)
     return logger
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

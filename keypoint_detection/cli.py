@@ -1,0 +1,66 @@
+"""The console script `keypoint-detection`: one subcommand for each thing there is to do."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from keypoint_detection.errors import InputError
+
+# name -> (what it does, module with a `main(argv) -> int`), imported only when it is asked for: torch takes seconds
+COMMANDS = {
+    "train": ("train a detector on a JSON file and a folder of images", "keypoint_detection.train.train"),
+}
+
+
+def usage() -> str:
+    """The help text of the command without a subcommand."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: keypoint-detection COMMAND [--flag value ...]",
+            "",
+            *lines,
+            "",
+            "keypoint-detection COMMAND -h says more.",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand.
+
+    Args:
+        arguments: The command line without the program's name; that of the process where none is given.
+
+    Returns:
+        The exit code: 0 done, 1 done in part, 2 bad input, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] not in COMMANDS:
+        print(f"error: unknown command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run(COMMANDS[arguments[0]][1], arguments[1:])
+
+
+def run(module: str, arguments: Sequence[str]) -> int:
+    """Runs the `main` of a module; bad input is one line on standard error and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return importlib.import_module(module).main(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

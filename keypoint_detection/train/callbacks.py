@@ -1,0 +1,260 @@
+"""What the training logs: losses and metrics per channel, and pictures of heatmaps and keypoints.
+
+B batch, C channels, K keypoints, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+from torchmetrics import Metric
+
+from keypoint_detection.batch import Batch
+from keypoint_detection.errors import InputError
+from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.metrics import METRICS
+from keypoint_detection.train.evaluation_schedule import is_last_epoch
+from keypoint_detection.visualization import heatmap_panel, keypoint_panel
+
+logger = logging.getLogger(__name__)
+
+
+class ChannelMeans(Metric):
+    """Mean per channel over all cells of all batches and processes, exact for batches of unequal size."""
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        for name in ("loss", "gt_loss", "weight"):
+            self.add_state(name, torch.zeros(num_channels), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, gt_losses: Tensor, weights: Tensor) -> None:
+        """Adds a batch: mean loss, mean entropy of the true heatmaps and number of cells, each `(C,)`."""
+        self.loss += losses.detach() * weights
+        self.gt_loss += gt_losses.detach() * weights
+        self.weight += weights
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Mean loss and mean entropy of the true heatmaps per channel, `(C,)` each; NaN where no cell was seen."""
+        return self.loss / self.weight, self.gt_loss / self.weight
+
+
+class LossLogger(pl.Callback):
+    """Logs the loss and the entropy of the true heatmaps (`gt_loss`, the floor of BCE), in total and per channel."""
+
+    def __init__(self, channel_names: list[str]) -> None:
+        self.channel_names = channel_names
+        self.means = {stage: ChannelMeans(len(channel_names)) for stage in ("train", "validation", "test")}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Adds the batch and logs its loss."""
+        self._update("train", outputs)
+        pl_module.log("train/loss_step", outputs["loss"].detach(), prog_bar=True, batch_size=len(batch.images))
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Adds the batch."""
+        if not trainer.sanity_checking:
+            self._update("validation", outputs)
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any) -> None:
+        """Adds the batch."""
+        self._update("test", outputs)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the means of the epoch."""
+        self._log("train", pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the means of the epoch."""
+        if not trainer.sanity_checking:
+            self._log("validation", pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the means of the set."""
+        self._log("test", pl_module)
+
+    def _update(self, stage: str, outputs: dict[str, Tensor]) -> None:
+        self.means[stage].to(outputs["losses"].device).update(
+            outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"].float()
+        )
+
+    def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
+        losses, gt_losses = self.means[stage].compute()
+        values = {f"{stage}/loss": losses.nanmean(), f"{stage}/gt_loss": gt_losses.nanmean()}
+        values |= {f"{stage}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
+        pl_module.log_dict(values)
+        self.means[stage].reset()
+
+
+def parse_distances(distances: str | list[float]) -> list[float]:
+    """Reads threshold distances as a flag gives them.
+
+    Args:
+        distances: Numbers, or a text of numbers separated by spaces.
+
+    Returns:
+        The distances in ascending order.
+
+    Raises:
+        InputError: If one is no positive number.
+    """
+    parts = distances.split() if isinstance(distances, str) else distances
+    try:
+        values = sorted({float(part) for part in parts})
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise InputError(f"--maximal_gt_keypoint_pixel_distances {distances!r}: expected positive numbers, as in '2 4'")
+    return values
+
+
+class MetricsLogger(pl.Callback):
+    """Computes and logs all metrics of `METRICS`, per channel and threshold distance.
+
+    Args:
+        channel_names: Names of the channels.
+        maximal_gt_keypoint_pixel_distances: Threshold distances of the average precision, separated by spaces: how far
+            from a true keypoint, in pixels of the image file, a detection may lie to be correct.
+        threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal.
+        ap_epoch_start: First epoch after which the metrics are computed, counted from 1.
+        ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run.
+    """
+
+    def __init__(
+        self,
+        channel_names: list[str],
+        maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",
+        threshold_unit: Literal["pixel", "image"] = "pixel",
+        ap_epoch_start: int = 1,
+        ap_epoch_freq: int | Literal["auto"] = "auto",
+    ) -> None:
+        self.threshold_distances = parse_distances(maximal_gt_keypoint_pixel_distances)
+        self.threshold_unit = threshold_unit
+        self.ap_epoch_start = ap_epoch_start
+        self.ap_epoch_freq = ap_epoch_freq
+        if ap_epoch_freq != "auto" and ap_epoch_freq < 1:
+            raise InputError(f"--ap_epoch_freq {ap_epoch_freq}: expected at least 1, or auto")
+        self.metrics = {
+            stage: {name: metric(channel_names, self.threshold_distances) for name, metric in METRICS.items()}
+            for stage in ("validation", "test")
+        }
+        self.latest: dict[str, dict[str, float]] = {}
+
+    def evaluates(self, trainer: pl.Trainer) -> bool:
+        """Whether the validation that runs now is one after which the metrics are logged."""
+        if trainer.sanity_checking:
+            return False
+        if trainer.state.fn != "fit" or is_last_epoch(trainer):
+            return True
+        epoch = trainer.current_epoch + 1
+        if epoch < self.ap_epoch_start:
+            return False
+        return self.ap_epoch_freq == "auto" or (epoch - self.ap_epoch_start) % self.ap_epoch_freq == 0
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
+        """Adds the detections of the batch."""
+        if self.evaluates(trainer):
+            self._update("validation", trainer, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
+        """Adds the detections of the batch."""
+        self._update("test", trainer, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the metrics, and leaves each channel's best score threshold in the model."""
+        if self.evaluates(trainer):
+            self._log("validation", pl_module)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs the metrics."""
+        self._log("test", pl_module)
+
+    def _update(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
+        truths = transform_points(batch.keypoints.double(), batch.transforms)
+        xy = outputs["xy"].double()
+        if self.threshold_unit == "image":
+            diagonals = trainer.datamodule.diagonals(stage, batch.indices).to(xy.device)[:, None, None, None]
+            truths, xy = truths / diagonals, xy / diagonals
+        for metric in self.metrics[stage].values():
+            metric.to(xy.device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
+
+    def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
+        values: dict[str, float] = {}
+        for metric in self.metrics[stage].values():
+            values |= metric.compute()
+            metric.reset()
+        self.latest[stage] = values
+        pl_module.log_dict({f"{stage}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+
+
+class HeatmapPictures(pl.Callback):
+    """Writes and logs pictures of the first validation batch at every evaluation.
+
+    Args:
+        metrics: Says which validations evaluate.
+        folder: Where the pictures go.
+        channel_names: Names of the channels.
+        max_pictures: Largest number of images that are drawn at an evaluation. 0 draws none.
+    """
+
+    def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:
+        self.metrics = metrics
+        self.folder = folder
+        self.channel_names = channel_names
+        self.max_pictures = max_pictures
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
+        """Draws the first batch."""
+        if batch_idx == 0 and self.metrics.evaluates(trainer):
+            self._draw("validation", trainer, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
+        """Draws the first batch."""
+        if batch_idx == 0:
+            self._draw("test", trainer, outputs, batch)
+
+    def _draw(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
+        count = min(self.max_pictures, len(batch.images))
+        if not trainer.is_global_zero or count == 0:
+            return
+        images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
+        predicted = outputs["heatmaps"][:count].float().cpu()
+        to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
+        xy = transform_points(outputs["xy"][:count].double().cpu(), to_input)
+        pictures = {
+            "heatmaps": heatmap_panel(images, predicted, true, self.channel_names),
+            "keypoints": keypoint_panel(
+                images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
+            ),
+        }
+        for name, picture in pictures.items():
+            image = Image.fromarray(picture)
+            path = self.folder / f"{stage}_{name}_epoch{trainer.current_epoch:04d}.jpg"
+            image.save(path, quality=90)
+            log_picture(trainer, f"{stage}/{name}", path)
+
+
+def log_picture(trainer: pl.Trainer, key: str, path: Path) -> None:
+    """Logs a picture to the run's wandb logger, if it has one."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, WandbLogger):
+            run_logger.log_image(key, [str(path)], step=None)

@@ -1,0 +1,32 @@
+"""An exponential moving average of the weights, which is what is validated and saved."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+from keypoint_detection.errors import InputError
+
+
+class ExponentialMovingAverage(WeightAveraging):
+    """Validates and saves a moving average of the weights, which is steadier than the last step.
+
+    The decay grows from 0.1 with the number of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that a short training is
+    not held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
+
+    Args:
+        ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without an average.
+    """
+
+    def __init__(self, ema_decay: float = 0.995) -> None:
+        if not 0 <= ema_decay < 1:
+            raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
+        self.ema_decay = ema_decay
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        count = int(num_averaged)
+        decay = min(self.ema_decay, (1 + count) / (10 + count))
+        torch._foreach_lerp_(averaged, current, 1 - decay)

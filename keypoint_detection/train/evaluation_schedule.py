@@ -1,0 +1,70 @@
+"""When a training validates: often enough to see it learn, seldom enough to cost little, and always at its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+
+EVALUATIONS_PER_RUN = 25
+
+
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the training ends with the epoch that runs now."""
+    last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    last_step = trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
+    return bool(last_epoch or last_step or trainer.should_stop)
+
+
+class EvaluationSchedule(pl.Callback):
+    """Chooses after which epochs the training validates, and sees to it that it does so at its end.
+
+    Runs that are sized in epochs or steps validate after the same epochs whenever they are repeated. A run that is
+    sized in time looks at its clock.
+    """
+
+    def __init__(self, automatic: bool) -> None:
+        """Makes the callback.
+
+        Args:
+            automatic: Validate about 25 times in a run, instead of as `check_val_every_n_epoch` says.
+        """
+        self.automatic = automatic
+        self._duration: float | None = None
+        self._epoch_started = 0.0
+        self._training_seconds = 0.0
+        self._epochs_seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Chooses the interval where the number of epochs is known."""
+        timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
+        self._duration = None if timer is None else timer.time_remaining()
+        if not self.automatic:
+            return
+        epochs = float(trainer.max_epochs) if trainer.max_epochs not in (None, -1) else math.inf
+        if trainer.max_steps not in (None, -1):
+            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+            epochs = min(epochs, trainer.max_steps / steps_per_epoch)
+        if math.isfinite(epochs):
+            trainer.check_val_every_n_epoch = max(1, int(epochs // EVALUATIONS_PER_RUN))
+            self._duration = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of an epoch."""
+        self._epoch_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Lets the last epoch validate, whatever the interval."""
+        last_batch = batch_idx + 1 >= trainer.num_training_batches
+        if self.automatic and self._duration is not None and last_batch:
+            self._training_seconds += time.perf_counter() - self._epoch_started
+            self._epochs_seen += 1
+            seconds_per_epoch = self._training_seconds / self._epochs_seen
+            trainer.check_val_every_n_epoch = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
+        if trainer.should_stop or (last_batch and is_last_epoch(trainer)):
+            trainer.check_val_every_n_epoch = 1

@@ -1,0 +1,167 @@
+"""The folder of one run: its place, its provenance, and files that are whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
+# a later second.
+RUN_DIR_VARIABLE = "KEYPOINT_DETECTION_RUN_DIR"
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: The folder, which exists and can be written to.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
+        """Makes the folder of a run.
+
+        Args:
+            run_dir: Folder of the run; a new `runs/<time>-<name>` where none is given.
+            name: Name of the run, part of its folder's name.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: If it cannot be made or written to.
+        """
+        started_by_rank_zero = int(os.environ.get("LOCAL_RANK", "0")) > 0
+        given = run_dir or (os.environ.get(RUN_DIR_VARIABLE) if started_by_rank_zero else None)
+        if given is None:
+            label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
+            given = str(_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
+        path = Path(given)
+        try:
+            for folder in (path, path / "checkpoints", path / "pictures"):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = path / f".writable-{os.getpid()}"
+            probe.write_bytes(b"0" * 4096)
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"--run_dir {path}: cannot write there: {error.strerror or error}") from error
+        os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of the logged pictures."""
+        return self.path / "pictures"
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Writes a JSON file whole or not at all.
+
+        Args:
+            name: Name of the file in the run's folder.
+            content: What to write.
+
+        Returns:
+            The file's path.
+        """
+        return write_atomic(self.path / name, json.dumps(content, indent=1, default=str) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """Reads a JSON file of the run's folder, or returns None if there is none."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    """Writes a file under a temporary name and renames it, so that a reader never finds half of it.
+
+    Args:
+        path: The file.
+        content: Text or bytes.
+
+    Returns:
+        The path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
+    """What is needed to say later where a run came from.
+
+    Args:
+        fingerprints: Fingerprint of each data set by its name.
+
+    Returns:
+        Versions, git revision, command line, machine and data set fingerprints.
+    """
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "folder": str(Path.cwd()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: _version(name) for name in ("keypoint_detection", *PACKAGES)},
+        "git": _git_revision(),
+        "data": fingerprints,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """Revision of the folder that the training was started from, `-dirty` if it has changes, None outside of git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def _unused(path: Path) -> Path:
+    """The path, or the first of `path-2`, `path-3`, ... that does not exist."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

@@ -1,0 +1,111 @@
+"""The Lightning Trainer of a training."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TIME = timedelta(minutes=5)
+PROFILERS: dict[str, type[Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+# Arguments of Lightning's Trainer that this library sets, and `create_trainer`'s own.
+NOT_FLAGS = {
+    "logger", "callbacks", "default_root_dir", "plugins", "use_distributed_sampler", "precision", "enable_checkpointing",
+    "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
+    "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
+}  # fmt: skip
+
+
+def trainer_flags() -> list[str]:
+    """Names of the arguments of Lightning's Trainer that are flags as they are."""
+    return [name for name in inspect.signature(pl.Trainer).parameters if name not in NOT_FLAGS]
+
+
+def create_trainer(
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    callbacks: Sequence[pl.Callback],
+    loggers: Sequence[Logger],
+    batches_per_epoch: int,
+    max_time: str | None = None,
+    accelerator: str = "auto",
+    strategy: str = "auto",
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+) -> pl.Trainer:
+    """Makes the Trainer.
+
+    Args:
+        config: All hyperparameters; those of Lightning's Trainer are passed on as they are.
+        folder: Folder of the run.
+        callbacks: Callbacks of the training.
+        loggers: Loggers of the training.
+        batches_per_epoch: Number of training batches in an epoch.
+        max_time: Time after which the training stops, as DD:HH:MM:SS; the schedule of the learning rate then ends with
+            it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
+        accelerator: Kind of device: cpu, gpu, mps, tpu or auto.
+        strategy: Lightning's strategy for several devices, such as ddp or fsdp.
+        profiler: Lightning's profiler; its table is written to the run's folder.
+
+    Returns:
+        The Trainer.
+    """
+    arguments = {name: config[name] for name in trainer_flags() if name in config}
+    duration = parse_duration(max_time)
+    unlimited = arguments["max_epochs"] is None and arguments["max_steps"] == -1
+    if duration is None and unlimited:
+        duration = DEFAULT_TIME
+        logger.info("training for 5 minutes, since neither --max_time nor --max_epochs nor --max_steps is given")
+    if unlimited:
+        arguments["max_epochs"] = -1
+    if arguments["log_every_n_steps"] is None:
+        arguments["log_every_n_steps"] = min(50, max(1, batches_per_epoch))
+    # The timer comes first: the others ask it whether this is the last epoch.
+    timer = [Timer(duration=duration, verbose=False)] if duration else []
+    return pl.Trainer(
+        **arguments,
+        precision=config["precision"],
+        accelerator=accelerator,
+        strategy=strategy,
+        profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
+        callbacks=[*timer, *callbacks],
+        logger=list(loggers),
+        default_root_dir=folder.path,
+        use_distributed_sampler=False,  # the data module's own sampler repeats no sample
+    )
+
+
+def parse_duration(text: str | None) -> timedelta | None:
+    """Reads a time as DD:HH:MM:SS.
+
+    Args:
+        text: The time, or None.
+
+    Returns:
+        The duration, or None.
+
+    Raises:
+        InputError: If the text is no time.
+    """
+    if text is None:
+        return None
+    try:
+        days, hours, minutes, seconds = (int(part) for part in str(text).split(":"))
+    except ValueError as error:
+        raise InputError(f"--max_time {text!r}: expected DD:HH:MM:SS, as in 00:00:05:00 for five minutes") from error
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

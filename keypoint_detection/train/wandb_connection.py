@@ -1,0 +1,71 @@
+"""What can be known about wandb before a run is started: what was asked for, whether there is a login, and a server."""
+
+import http.client
+import os
+import ssl
+import urllib.error
+import urllib.request
+from typing import Literal
+
+import wandb
+
+from keypoint_detection.errors import InputError
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+# What WANDB_MODE may say (`dryrun` and `run` are its older names), and what that means here.
+ENVIRONMENT_MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+def requested_mode(wandb_mode: WandbMode) -> WandbMode:
+    """The explicit wish: the argument, else WANDB_MODE, else what `wandb offline` or `wandb disabled` stored."""
+    environment = os.environ.get("WANDB_MODE", "")
+    if environment and environment not in ENVIRONMENT_MODES:
+        raise InputError(f"WANDB_MODE is {environment!r}, expected one of {', '.join(ENVIRONMENT_MODES)}")
+    if wandb_mode == "online" and ENVIRONMENT_MODES.get(environment, "online") != "online":
+        raise InputError(f"wandb mode is 'online', but WANDB_MODE is {environment!r}; expected them to agree")
+    if wandb_mode != "auto":
+        return wandb_mode
+    if environment:
+        return ENVIRONMENT_MODES[environment]
+    stored = ENVIRONMENT_MODES.get(wandb.setup().settings.mode, "online")
+    return "auto" if stored == "online" else stored
+
+
+def login_trouble() -> str | None:
+    """Why there is no usable login; None if there is one. Asks neither the server nor the user."""
+    try:
+        found = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        return f"the login is not valid ({first_line(error)})"
+    return None if found else "there is no login (`wandb login` or WANDB_API_KEY)"
+
+
+def server_trouble(timeout: float) -> str | None:
+    """Why wandb's server cannot be reached; None if anything answers there.
+
+    `wandb.init` finds out as well, but takes three retries of 5 s before its own timeout even starts.
+    """
+    url = wandb.setup().settings.base_url
+    try:
+        urllib.request.urlopen(url, timeout=timeout).close()
+    except urllib.error.HTTPError:
+        return None  # an answer, if not a good one
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # Certificates are wandb's own matter: its client may know more of them.
+        return None if isinstance(reason, ssl.SSLError) else f"{url} cannot be reached ({reason})"
+    except http.client.HTTPException:
+        return None
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
