@@ -1,0 +1,230 @@
+"""Names every error of a detector and says how much average precision mending each kind would win back.
+
+At a threshold distance d every wrong detection gets one name, by the first line that fits:
+
+- `duplicate`: a true keypoint of its own channel lies within d, but a better detection has found it already;
+- `imprecise`: a true keypoint of its own channel that nobody has found lies within 2 d. The detection claims the
+  nearest such keypoint, better scores first, so that two imprecise detections never share one;
+- `duplicate`: some true keypoint of its own channel lies within 2 d, but all of these are found or claimed;
+- `wrong_channel`: a true keypoint of another channel lies within d. The detection claims the nearest one there that
+  is neither found nor claimed, if there is any;
+- `background`: none of these.
+
+A `miss` is a true keypoint that is neither found nor claimed. Like this every error is counted once.
+
+What mending would win back follows TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection
+Errors"): all errors of one kind are mended at once, the others stay, and AP is computed again. Duplicates and
+background detections are taken away; imprecise ones count as true; those in the wrong channel leave it, and the ones
+that claimed a keypoint count as true where it belongs; misses leave the number of true keypoints. The gains of the
+kinds do not add up, because one error can hide another.
+
+I images, C channels, N detections, K true keypoints, R rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from keypoint_detection.metrics.average_precision import average_precision
+
+ERROR_KINDS = ("miss", "duplicate", "imprecise", "wrong_channel", "background")
+IMPRECISE_FACTOR = 2.0  # an imprecise detection lies within this many threshold distances
+
+NO_DETECTION, TRUE, DUPLICATE, IMPRECISE, WRONG_CHANNEL, BACKGROUND = -1, 0, 1, 2, 3, 4
+
+
+class Classification(NamedTuple):
+    """What every detection is, and which true keypoints are missed.
+
+    Attributes:
+        kinds: `(I, C, N)` int64: NO_DETECTION, TRUE, DUPLICATE, IMPRECISE, WRONG_CHANNEL or BACKGROUND.
+        missed: `(I, C, K)` bool, true keypoints that are neither found nor claimed.
+        claimed_channels: `(I, C, N)` int64, the channel in which a WRONG_CHANNEL detection claims a keypoint; else -1.
+    """
+
+    kinds: Tensor
+    missed: Tensor
+    claimed_channels: Tensor
+
+
+class ErrorTaxonomy(NamedTuple):
+    """Counts of the errors by kind, and what mending them wins; rows in the order of `ERROR_KINDS`.
+
+    Attributes:
+        counts: `(5, C)` int64, errors of the detections at or above the score thresholds.
+        gains: `(5, C)` float64, AP with this kind mended minus AP, over all detections; NaN without a true keypoint.
+        average_precision: `(C,)` float64 in [0, 1], over all detections; NaN for a channel without a true keypoint.
+    """
+
+    counts: Tensor
+    gains: Tensor
+    average_precision: Tensor
+
+
+def pairwise_distance(xy: Tensor, truths: Tensor) -> Tensor:
+    """Euclidean distances `(..., K)` in float64 from one point each, `(..., 2)`, to `(..., K, 2)`; NaN for no point."""
+    offsets = truths.double() - xy.double().unsqueeze(-2)
+    return (offsets[..., 0] * offsets[..., 0] + offsets[..., 1] * offsets[..., 1]).sqrt()
+
+
+def claim(
+    xy: Tensor,
+    scores: Tensor,
+    truths: Tensor,
+    radius: float,
+    channels: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Lets every detection, in descending score, take the nearest true keypoint within `radius` that is still free.
+
+    Equal scores and equal distances are decided by position: the earlier one is first.
+
+    Args:
+        xy: `(R, N, 2)` detections in pixels, NaN for none.
+        scores: `(R, N)` scores, any order.
+        truths: `(R, K, 2)` true keypoints in pixels, NaN for none and for those that are not free.
+        radius: largest distance in pixels, included.
+        channels: ids `(N,)` of the detections' and `(K,)` of the truths' channels, when only truths of another channel
+            may be taken.
+
+    Returns:
+        `(R, N)` int64, the index of the truth that each detection took, -1 for none.
+    """
+    exists = ~xy.isnan().any(-1)
+    order = scores.masked_fill(~exists, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    taken_by = torch.full(scores.shape, -1, dtype=torch.int64, device=xy.device)
+    if truths.shape[-2] == 0 or not exists.any():
+        return taken_by
+    rows = torch.arange(len(xy), device=xy.device)
+    free = ~truths.isnan().any(-1)
+    # A detection that does not exist sorts last, so the loop may end where every row has run out of detections.
+    for detection in order[:, : int(exists.sum(-1).max())].unbind(-1):
+        distance = (
+            pairwise_distance(xy[rows, detection], truths).masked_fill(~free, torch.inf).nan_to_num(nan=torch.inf)
+        )
+        if channels is not None:
+            distance = distance.masked_fill(channels[0][detection, None] == channels[1], torch.inf)
+        nearest, truth = distance.min(-1)
+        hit = nearest <= radius
+        taken_by[rows[hit], detection[hit]] = truth[hit]
+        free[rows[hit], truth[hit]] = False
+    return taken_by
+
+
+def within(xy: Tensor, truths: Tensor, radius: float) -> Tensor:
+    """Bool `(..., N)`: whether any of the truths `(..., K, 2)` lies within `radius` of the detection `(..., N, 2)`."""
+    return torch.stack([(pairwise_distance(point, truths) <= radius).any(-1) for point in xy.unbind(-2)], -1)
+
+
+def classify_detections(
+    xy: Tensor, scores: Tensor, truths: Tensor, labelled: Tensor, distance: float
+) -> Classification:
+    """Names every detection by the rules at the top of this file.
+
+    Args:
+        xy: `(I, C, N, 2)` detections in pixels, NaN for none.
+        scores: `(I, C, N)`.
+        truths: `(I, C, K, 2)` true keypoints in pixels, NaN for none.
+        labelled: `(I, C)` bool; detections and truths of an unlabelled channel are left out.
+        distance: threshold distance in pixels.
+    """
+    n_images, n_channels, n_detections = scores.shape
+    xy = xy.masked_fill(~labelled[..., None, None], torch.nan)
+    truths = truths.masked_fill(~labelled[..., None, None], torch.nan)
+    radius = IMPRECISE_FACTOR * distance
+    wrong = ~xy.isnan().any(-1)
+    kinds = torch.where(wrong, BACKGROUND, NO_DETECTION)
+    free = truths
+
+    def name(where: Tensor, kind: int) -> None:
+        kinds.masked_fill_(where & wrong, kind)
+        wrong.masked_fill_(where, False)
+
+    def claim_in_channel(limit: float) -> Tensor:
+        nonlocal free
+        points = xy.masked_fill(~wrong[..., None], torch.nan)
+        taken = claim(points.flatten(0, 1), scores.flatten(0, 1), free.flatten(0, 1), limit)
+        free = take_away(free.flatten(0, 1), taken).view_as(free)
+        return taken.view_as(scores) >= 0
+
+    name(claim_in_channel(distance), TRUE)
+    name(within(xy, truths, distance), DUPLICATE)
+    name(claim_in_channel(radius), IMPRECISE)
+    name(within(xy, truths, radius), DUPLICATE)
+    # The channels' axes are joined from here on: a detection may take the keypoint of another channel.
+    ids = torch.arange(n_channels, device=xy.device)
+    channels = ids.repeat_interleave(n_detections), ids.repeat_interleave(truths.shape[2])
+    points = xy.masked_fill(~wrong[..., None], torch.nan).flatten(1, 2)
+    taken = claim(points, scores.flatten(1, 2), free.flatten(1, 2), distance, channels)
+    free = take_away(free.flatten(1, 2), taken).view_as(free)
+    claimed = torch.where(taken >= 0, channels[1][taken.clamp_min(0)], -1) if truths.shape[2] else taken
+    # Truths of the own channel are farther than 2 d from all that is still unnamed, so any truth near is another's.
+    name(within(points, truths.flatten(1, 2), distance).view_as(wrong), WRONG_CHANNEL)
+    return Classification(kinds, ~free.isnan().any(-1), claimed.view(n_images, n_channels, n_detections))
+
+
+def take_away(truths: Tensor, taken: Tensor) -> Tensor:
+    """The truths `(R, K, 2)` with those whose indices stand in `taken` `(R, N)`, where not -1, replaced by NaN."""
+    rows, detections = (taken >= 0).nonzero(as_tuple=True)
+    left = truths.clone()
+    left[rows, taken[rows, detections]] = torch.nan
+    return left
+
+
+def error_taxonomy(
+    xy: Tensor,
+    scores: Tensor,
+    truths: Tensor,
+    labelled: Tensor,
+    distance: float,
+    score_thresholds: Tensor,
+) -> ErrorTaxonomy:
+    """Counts the errors of each kind at the score thresholds, and the AP that mending each kind would win back.
+
+    AP ranks all detections, so the gains do too; only the counts depend on the score thresholds.
+
+    Args:
+        xy: `(I, C, N, 2)` detections in original pixels, NaN for none.
+        scores: `(I, C, N)`.
+        truths: `(I, C, K, 2)` true keypoints in original pixels, NaN for none.
+        labelled: `(I, C)` bool; detections and truths of an unlabelled channel are left out.
+        distance: threshold distance in pixels.
+        score_thresholds: `(C,)` lowest score that counts in each channel.
+    """
+    below = scores < score_thresholds.to(scores)[:, None]
+    shown = classify_detections(xy.masked_fill(below[..., None], torch.nan), scores, truths, labelled, distance)
+    named = [shown.missed.sum((0, 2))]
+    named += [(shown.kinds == kind).sum((0, 2)) for kind in (DUPLICATE, IMPRECISE, WRONG_CHANNEL, BACKGROUND)]
+    everything = classify_detections(xy, scores, truths, labelled, distance)
+    exists = ~truths.masked_fill(~labelled[..., None, None], torch.nan).isnan().any(-1)
+    precisions = [
+        torch.stack([_mended(everything, scores, exists, channel, kind) for channel in range(scores.shape[1])])
+        for kind in (None, *ERROR_KINDS)
+    ]
+    return ErrorTaxonomy(torch.stack(named), torch.stack(precisions[1:]) - precisions[0], precisions[0])
+
+
+def _mended(errors: Classification, scores: Tensor, exists: Tensor, channel: int, mend: str | None) -> Tensor:
+    """AP of one channel with the errors of the kind `mend` mended, a float64 scalar."""
+    kinds, channel_scores = errors.kinds[:, channel], scores[:, channel]
+    keep, true = kinds != NO_DETECTION, kinds == TRUE
+    n_truths = int(exists[:, channel].sum())
+    if n_truths == 0:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    extra = scores.new_empty(0)
+    if mend == "miss":
+        n_truths -= int(errors.missed[:, channel].sum())
+        if n_truths == 0:  # every keypoint was missed, so finding them is all that there is to win
+            return torch.tensor(1.0, dtype=torch.float64)
+    elif mend == "imprecise":
+        true = true | (kinds == IMPRECISE)
+    elif mend == "wrong_channel":
+        keep = keep & (kinds != WRONG_CHANNEL)
+        extra = scores[errors.claimed_channels == channel]
+    elif mend is not None:
+        keep = keep & (kinds != {"duplicate": DUPLICATE, "background": BACKGROUND}[mend])
+    ranked = torch.cat([channel_scores[keep], extra])
+    hits = torch.cat([true[keep], torch.ones_like(extra, dtype=torch.bool)])
+    return torch.as_tensor(average_precision(ranked, hits, n_truths), dtype=torch.float64).cpu()

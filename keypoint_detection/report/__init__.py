@@ -1,0 +1,22 @@
+"""`report.html`: one file that shows in any browser, offline, how good a detector is and where it fails.
+
+Fill a `ReportData` and call `write_report`. The page itself lies in `template/`.
+"""
+
+from __future__ import annotations
+
+from keypoint_detection.report.data import ReportData, ReportImage, images_from_batch, run_information
+from keypoint_detection.report.measured import worst_images
+from keypoint_detection.report.page import build_report, write_report
+from keypoint_detection.report.pictures import encode_preview
+
+__all__ = [
+    "ReportData",
+    "ReportImage",
+    "build_report",
+    "encode_preview",
+    "images_from_batch",
+    "run_information",
+    "worst_images",
+    "write_report",
+]

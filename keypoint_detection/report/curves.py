@@ -1,0 +1,62 @@
+"""Training curves, sorted into charts by their log names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+STAGES = ("train", "validation")
+DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+
+
+def curve_charts(
+    curves: Mapping[str, Curve], channel_names: Sequence[str], threshold_distances: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Charts of loss, mean AP, AP per channel, loss per channel and learning rate, as far as there are curves for them.
+
+    Args:
+        curves: steps and values by log name: `train/loss`, `validation/meanAP`, `validation/AP/<channel>/d=2` ...
+        channel_names: names of the channels.
+        threshold_distances: in pixels.
+    """
+    losses = [f"{stage}/{kind}" for stage in STAGES for kind in ("loss", "gt_loss")]
+    means = ["validation/meanAP", *(f"validation/meanAP/d={d:g}" for d in threshold_distances)]
+    rates = [key for key in curves if key.startswith(("lr", "learning_rate", "train/learning_rate"))]
+    charts = [_chart("Loss", losses, curves, log=True), _chart("Mean AP", means, curves, unit=True)]
+    for distance in threshold_distances:
+        keys = [f"validation/AP/{name}/d={distance:g}" for name in channel_names]
+        title = f"AP within {distance:g} px, per channel"
+        charts.append(_chart(title, keys, curves, names=channel_names, unit=True))
+    keys = [f"validation/loss/{name}" for name in channel_names]
+    charts.append(_chart("Validation loss per channel", keys, curves, names=channel_names, log=True))
+    charts.append(_chart("Learning rate", rates, curves, log=True))
+    return [chart for chart in charts if chart["series"]]
+
+
+def _chart(
+    title: str,
+    keys: Sequence[str],
+    curves: Mapping[str, Curve],
+    names: Sequence[str] | None = None,
+    log: bool = False,
+    unit: bool = False,
+) -> dict[str, Any]:
+    """One chart of those `keys` that were logged; `names` are the channels they belong to, `unit` means [0, 1]."""
+    series = []
+    for position, key in enumerate(keys):
+        if key not in curves or not len(curves[key][0]):
+            continue
+        steps, values = curves[key]
+        series.append(
+            {
+                "name": key if names is None else names[position],
+                "channel": None if names is None else position,
+                "colour": position,
+                "dash": DASHES[(position if names is None else position // 8) % len(DASHES)],
+                "steps": [float(step) for step in steps],
+                "values": [float(value) for value in values],
+            }
+        )
+    return {"title": title, "series": series, "log": log, "unit": unit}

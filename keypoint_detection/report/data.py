@@ -1,0 +1,138 @@
+"""What a report is made of: images with their true and predicted keypoints, and what is known of the run.
+
+I images, C channels, N detections, K true keypoints, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass
+class ReportImage:
+    """One image with what is true and what was predicted, in pixels of the image file (after its EXIF rotation).
+
+    Attributes:
+        name: as it shall be shown, usually the path as written in the data set.
+        width: of the image file in pixels.
+        height: of the image file in pixels.
+        truths: per channel the true keypoints, `(K, 2)` xy.
+        xy: per channel the detections, `(N, 2)` xy. Keep low scores too: the reader moves the threshold.
+        scores: per channel the scores of the detections, `(N,)` in [0, 1].
+        labelled: `(C,)` bool; where False, nothing of that channel counts in this image.
+        path: where the picture is read from when it is needed and `preview` is None.
+        preview: a JPEG or PNG of the whole image (see `encode_preview`); None: read from `path`, if there is one.
+        heatmaps: `(C, h, w)` predicted heatmaps in [0, 1], or None. Only the gallery's images need them
+            (see `worst_images`).
+        heatmap_extent: left, top, right and bottom of the rectangle that the heatmaps cover, in pixels of the image
+            file. None: the whole image.
+    """
+
+    name: str
+    width: int
+    height: int
+    truths: Sequence[np.ndarray]
+    xy: Sequence[np.ndarray]
+    scores: Sequence[np.ndarray]
+    labelled: np.ndarray
+    path: Path | None = None
+    preview: bytes | None = None
+    heatmaps: np.ndarray | None = None
+    heatmap_extent: tuple[float, float, float, float] | None = None
+
+
+@dataclass
+class ReportData:
+    """All that a report shows.
+
+    Attributes:
+        title: heading of the page.
+        channel_names: in the order of the arrays.
+        threshold_distances: in pixels, those of the metric.
+        images: the evaluated images.
+        score_thresholds: `(C,)` lowest score that counts. None: the best F1 of each channel at `distance`.
+        distance: threshold distance that the page starts with, and at which precision, recall and localisation are
+            measured; one of `threshold_distances`. None: the largest, as in the logged metrics.
+        metrics: values by log name (`meanAP`, `meanAP/d=2`, `AP/<channel>/d=2`) that are shown in place of what these
+            images give, for a set of which not all images are here.
+        curves: training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
+        curves_x: what the steps of the curves count.
+        run_info: name -> value, shown at the end; see `run_information`.
+        max_images: most images in the gallery, the worst ones.
+        max_bytes: what the pictures of the gallery may take in all, about.
+    """
+
+    title: str
+    channel_names: Sequence[str]
+    threshold_distances: Sequence[float]
+    images: Sequence[ReportImage]
+    score_thresholds: Sequence[float] | None = None
+    distance: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    curves_x: str = "epoch"
+    run_info: Mapping[str, str] = field(default_factory=dict)
+    max_images: int = 200
+    max_bytes: int = 10_000_000
+
+
+def images_from_batch(
+    names: Sequence[str],
+    sizes: ArrayLike,
+    xy: ArrayLike,
+    scores: ArrayLike,
+    truths: ArrayLike,
+    labelled: ArrayLike,
+    paths: Sequence[Path | None] | None = None,
+) -> list[ReportImage]:
+    """Turns a padded batch into the images of a report.
+
+    Args:
+        names: of the images.
+        sizes: `(I, 2)` height and width of the image files in pixels.
+        xy: `(I, C, N, 2)` detections in original pixels, NaN for none.
+        scores: `(I, C, N)`.
+        truths: `(I, C, K, 2)` true keypoints in original pixels, NaN for none.
+        labelled: `(I, C)` bool.
+        paths: of the image files.
+    """
+    sizes, labelled = np.asarray(sizes), np.asarray(labelled)
+    xy, scores, truths = (np.asarray(values, np.float32) for values in (xy, scores, truths))
+    found, true = ~np.isnan(xy).any(-1), ~np.isnan(truths).any(-1)
+    channels = range(xy.shape[1])
+    return [
+        ReportImage(
+            name=name,
+            width=int(sizes[i, 1]),
+            height=int(sizes[i, 0]),
+            truths=[truths[i, c][true[i, c]] for c in channels],
+            xy=[xy[i, c][found[i, c]] for c in channels],
+            scores=[scores[i, c][found[i, c]] for c in channels],
+            labelled=labelled[i],
+            path=None if paths is None else paths[i],
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def run_information(**entries: str) -> dict[str, str]:
+    """Where a report comes from: `entries` first (checkpoint, data set ...), then date, command line and versions."""
+    packages = ("keypoint_detection", "torch", "pytorch-lightning")
+    return {
+        **entries,
+        "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "command": shlex.join(sys.argv),
+        "versions": ", ".join(
+            [f"{name} {version(name)}" for name in packages] + [f"Python {platform.python_version()}"]
+        ),
+    }

@@ -1,0 +1,205 @@
+"""Builds and writes the page.
+
+C channels, N detections, K true keypoints.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keypoint_detection.data.images import load_image
+from keypoint_detection.report.curves import curve_charts
+from keypoint_detection.report.data import ReportData, ReportImage
+from keypoint_detection.report.measured import Measured, measure, rank_images
+from keypoint_detection.report.pictures import data_url, encode_preview, heatmap_payload
+from keypoint_detection.report.statistics import (
+    CALIBRATION_BINS,
+    channel_numbers,
+    histogram,
+    mean_numbers,
+    quality,
+)
+
+TEMPLATE = Path(__file__).with_name("template")
+SCRIPTS = ("matching.js", "charts.js", "page.js", "gallery.js", "controls.js")
+MAX_DETECTIONS = 300_000  # of larger sets only the images of the gallery are counted in the browser
+
+
+def write_report(data: ReportData, path: str | Path) -> None:
+    """Writes the page of `build_report`; readers see the old file or the new one, never half of one."""
+    path = Path(path)
+    page = build_report(data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(page)
+        Path(part).chmod(0o644)
+        Path(part).replace(path)
+    except OSError:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def build_report(data: ReportData) -> str:
+    """The page as text: one HTML file that needs nothing else.
+
+    Raises:
+        ValueError: if `distance` is none of the threshold distances, or something does not fit the channels.
+        InputError: naming the file, if the picture of an image cannot be read.
+    """
+    # Nothing in the JSON may end the script element that it stands in, whatever a channel or an image is called.
+    payload = json.dumps(finite(_payload(data)), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    parts = {
+        "TITLE": html.escape(data.title),
+        "STYLE": _template("style.css"),
+        "SCRIPT": "\n".join(_template(name) for name in SCRIPTS),
+        "DATA": payload.replace("<", "\\u003c"),
+    }
+    pieces = _template("page.html").split("@")
+    return "".join(parts.get(piece, piece) for piece in pieces)
+
+
+def _template(name: str) -> str:
+    return (TEMPLATE / name).read_text(encoding="utf-8")
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for every float that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _payload(data: ReportData) -> dict[str, Any]:
+    """All that the scripts of the page need, as plain values."""
+    measured = measure(data)
+    points, matches, distances, position, thresholds = measured
+    order = rank_images(measured)
+    shown, rest = order[: data.max_images], order[data.max_images :]
+    few = len(matches.scores) <= MAX_DETECTIONS
+    budget = data.max_bytes * 3 // 4 // max(len(shown), 1)  # base64 makes four characters of three bytes
+    table, figures = _numbers(data, measured)
+    return {
+        "subtitle": f"{len(data.images)} images, {int(matches.num_truths.sum())} true keypoints, "
+        f"{len(data.channel_names)} channel{'s' * (len(data.channel_names) != 1)}",
+        "channels": list(data.channel_names),
+        "distances": distances,
+        "distance": distances[position],
+        "thresholds": thresholds,
+        "figures": figures,
+        "table": table,
+        "curves": curve_charts(data.curves, data.channel_names, distances),
+        "curves_x": data.curves_x,
+        "quality": quality(points, matches, distances, thresholds),
+        "histogram": histogram(matches, distances, position),
+        "bins": CALIBRATION_BINS,
+        "gallery_note": _gallery_note(len(shown), len(rest), few),
+        "images": [_image(data.images[i], budget) for i in shown],
+        "others": [_points(data.images[i]) for i in rest] if few else [],
+        "info": [[str(name), str(value)] for name, value in data.run_info.items()],
+    }
+
+
+def _gallery_note(shown: int, left_out: int, few: bool) -> str:
+    if not shown:
+        return "There are no images to show."
+    note = (
+        "Worst first: the images with the most misses and false positives at the thresholds that the page opens with; "
+    )
+    note += "of equal ones, the less precise. "
+    if left_out:
+        note += f"These are the {shown} worst of {shown + left_out} images; the other {left_out} are left out of the gallery"
+        note += " but counted." if few else ", and counts are of the images shown."
+    return note
+
+
+def _numbers(data: ReportData, measured: Measured) -> tuple[dict[str, Any], list[list[str]]]:
+    """The table of numbers per channel, and the key figures as name, value and hint."""
+    matches, distances, position = measured.matches, measured.distances, measured.position
+    rows = [channel_numbers(matches, c, position, t) for c, t in enumerate(measured.thresholds)]
+    for name, row in zip(data.channel_names, rows, strict=True):
+        logged = [data.metrics.get(f"AP/{name}/d={d:g}") for d in distances]
+        row["average_precision"] = _prefer(logged, row["average_precision"])
+    mean = mean_numbers(rows)
+    logged = [data.metrics.get(f"meanAP/d={d:g}") for d in distances]
+    mean["average_precision"] = _prefer(logged, mean["average_precision"])
+    defined = [value for value in mean["average_precision"] if not math.isnan(value)]
+    mean_ap = data.metrics.get("meanAP", math.fsum(defined) / len(defined) if defined else math.nan)
+    keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")
+    columns = ["Channel", "True", *(f"AP {d:g} px" for d in distances), "Median px", "Mean px", "90 % px"]
+    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "at"]
+    cells = [
+        [name, row["truths"], *row["average_precision"], *(row[key] for key in keys)]
+        for name, row in zip(("all (mean)", *data.channel_names), (mean, *rows), strict=True)
+    ]
+    within = f"within {distances[position]:g} px"
+    note = f"AP is over all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
+    note += f"at the score threshold of each channel, {within}. A dash is undefined and left out of means."
+    figures = [["Mean AP", f"{mean_ap:.3f}", "over distances and channels"]]
+    if len(distances) > 1:
+        values = zip(distances, mean["average_precision"], strict=True)
+        figures += [[f"AP {d:g} px", f"{value:.3f}", "mean over channels"] for d, value in values]
+    figures += [["Median error", f"{mean['median']:.2f} px", f"of matches {within}"]]
+    figures += [[key.title(), f"{mean[key]:.3f}", "at the score thresholds"] for key in ("precision", "recall")]
+    figures += [["F1", f"{mean['f1']:.3f}", "at the score thresholds"]]
+    figures = [[name, "–" if value.startswith("nan") else value, hint] for name, value, hint in figures]
+    return {"columns": columns, "rows": cells, "note": note}, figures
+
+
+def _prefer(logged: Sequence[float | None], measured: Sequence[float]) -> list[float]:
+    return [value if log is None else log for log, value in zip(logged, measured, strict=True)]
+
+
+def _image(image: ReportImage, budget: int) -> dict[str, Any]:
+    """One image of the gallery: its points, and its pictures in about `budget` bytes."""
+    preview, heatmaps = image.preview, None
+    if image.heatmaps is not None:
+        extent = image.heatmap_extent or (0.0, 0.0, float(image.width), float(image.height))
+        heatmaps = heatmap_payload(image.heatmaps, extent)
+    if preview is None and image.path is not None:
+        taken = len(heatmaps["source"]) * 3 // 4 if heatmaps else 0
+        preview = encode_preview(load_image(image.path), max(budget - taken, budget // 4))
+    return {
+        **_points(image),
+        "source": None if preview is None else data_url(preview),
+        "heatmaps": heatmaps,
+    }
+
+
+def _points(image: ReportImage) -> dict[str, Any]:
+    """Truths and detections per channel as flat lists (x, y and x, y, score), detections in descending score.
+
+    A channel that is not labelled is None.
+    """
+    truths: list[list[float] | None] = []
+    detections: list[list[float] | None] = []
+    for xy, scores, true, labelled in zip(image.xy, image.scores, image.truths, image.labelled, strict=True):
+        scores = np.asarray(scores, np.float32)
+        order = np.argsort(-scores, kind="stable")
+        rows = np.concatenate([np.asarray(xy, np.float32).reshape(-1, 2), scores[:, None]], 1)[order]
+        truths.append(_shortest(np.asarray(true)) if labelled else None)
+        detections.append(_shortest(rows) if labelled else None)
+    return {
+        "name": image.name,
+        "width": image.width,
+        "height": image.height,
+        "truths": truths,
+        "detections": detections,
+    }
+
+
+def _shortest(values: np.ndarray) -> list[float]:
+    """Floats with the fewest digits that round to the same float32; the page rounds them so (`Math.fround`)."""
+    return [float(str(value)) for value in values.astype(np.float32).ravel()]
