@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from os import PathLike
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +18,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.detections import Detections, decode_detections
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_checkpoint
 from keypoint_detection.models.losses import LOSSES, channel_mean
 from keypoint_detection.models.targets import loss_targets
@@ -26,18 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection).
 _PRIOR = 0.01
-
-
-class Detections(NamedTuple):
-    """Keypoints that were found.
-
-    Attributes:
-        xy: `(B, C, N, 2)` in continuous pixels of the images, in descending order of score, NaN for none.
-        scores: `(B, C, N)` in [0, 1], 0 for none.
-    """
-
-    xy: Tensor
-    scores: Tensor
 
 
 class KeypointDetector(pl.LightningModule):
@@ -72,8 +61,7 @@ class KeypointDetector(pl.LightningModule):
         InputError: for a value out of its range, or an unknown name; lists the right ones.
     """
 
-    score_thresholds: Tensor
-    _caps: Tensor
+    score_thresholds: Tensor  # (C,), NaN where it is not known
 
     def __init__(
         self,
@@ -113,10 +101,6 @@ class KeypointDetector(pl.LightningModule):
         self.head = nn.Conv2d(self.backbone.out_channels, channels, kernel_size=1)
         nn.init.normal_(self.head.weight, std=1e-2)
         nn.init.constant_(self.head.bias, math.log(_PRIOR / (1 - _PRIOR)))
-        own_caps = keypoint_channel_max_keypoints or [-1] * channels
-        caps = torch.tensor([max_keypoints if cap == -1 else cap for cap in own_caps])
-        self.register_buffer("_caps", caps, persistent=False)
-        self._most_keypoints = max(caps.tolist())
         self.register_buffer("score_thresholds", torch.full((channels,), math.nan))
         self._encoder_is_frozen = False
         self.to(memory_format=torch.channels_last)
@@ -224,7 +208,7 @@ class KeypointDetector(pl.LightningModule):
             Keypoints in pixels of `images`.
         """
         size = (images.shape[-2], images.shape[-1])
-        return self._decode(self._probabilities(self(images), size, sizes))
+        return self._decode(self._probabilities(self(images), size, sizes), sizes)
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
         """Compute the loss of a batch.
@@ -246,7 +230,7 @@ class KeypointDetector(pl.LightningModule):
         losses = self._losses(logits, batch)
         size = (batch.images.shape[-2], batch.images.shape[-1])
         probabilities = self._probabilities(logits, size, batch.sizes)
-        xy, scores = self._decode(probabilities)
+        xy, scores = self._decode(probabilities, batch.sizes)
         del losses["loss"]
         xy = heatmaps.transform_points(xy, batch.transforms)
         return {**losses, "xy": xy, "scores": scores, "heatmaps": probabilities}
@@ -273,12 +257,16 @@ class KeypointDetector(pl.LightningModule):
             return probabilities
         return torch.where(heatmaps.valid_mask(sizes, size, self.hparams.heatmap_stride), probabilities, 0.0)
 
-    def _decode(self, probabilities: Tensor) -> Detections:
-        distance = self.hparams.minimal_keypoint_extraction_pixel_distance
-        stride = self.hparams.heatmap_stride
-        xy, scores = heatmaps.decode(probabilities, self._most_keypoints, min_distance=distance, stride=stride)
-        beyond = torch.arange(self._most_keypoints, device=xy.device) >= self._caps[:, None]
-        return Detections(xy.masked_fill(beyond[..., None], math.nan), scores.masked_fill(beyond, 0.0))
+    def _decode(self, probabilities: Tensor, sizes: Tensor | None) -> Detections:
+        values = self.hparams
+        caps = values.keypoint_channel_max_keypoints or [-1] * len(values.keypoint_channels)
+        return decode_detections(
+            probabilities,
+            sizes,
+            [values.max_keypoints if cap == -1 else cap for cap in caps],
+            values.minimal_keypoint_extraction_pixel_distance,
+            values.heatmap_stride,
+        )
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and the schedule, whose length is that of the trainer's run."""

@@ -11,15 +11,17 @@ from typing import Any
 from keypoint_detection.models.backbones.base import Backbone
 from keypoint_detection.models.backbones.dilated_cnn import DilatedCnn
 from keypoint_detection.models.backbones.s3k import S3K
+from keypoint_detection.models.backbones.smp import Smp
 from keypoint_detection.models.backbones.unet import Unet
 from keypoint_detection.models.registry import check_arguments, look_up
 
-__all__ = ["BACKBONES", "S3K", "Backbone", "DilatedCnn", "Unet", "build_backbone"]
+__all__ = ["BACKBONES", "S3K", "Backbone", "DilatedCnn", "Smp", "Unet", "build_backbone"]
 
 BACKBONES: dict[str, type[Backbone]] = {
     "Unet": Unet,
     "DilatedCnn": DilatedCnn,
     "S3K": S3K,
+    "Smp": Smp,
 }
 
 

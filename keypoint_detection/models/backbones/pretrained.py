@@ -1,0 +1,100 @@
+"""Reads weights of encoders from files, whatever names their library gave them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Where training scripts put the weights within a checkpoint, and what they put before names.
+_NESTS = ("state_dict", "model_state_dict", "model", "model_ema")
+_PREFIXES = ("module.", "backbone.", "encoder.", "model.")
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Read a file of weights without running code from it.
+
+    Args:
+        path: A .safetensors file, or one that `torch.save` wrote.
+
+    Returns:
+        Weights by name, in the order of the file (of `torch.save`; safetensors files are sorted).
+
+    Raises:
+        InputError: when the file is missing or holds no weights.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"encoder_weights {path} does not exist")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"encoder_weights {path} cannot be read as .safetensors or .pth: {reason}") from error
+    for nest in _NESTS:
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
+    entries = content.items() if isinstance(content, Mapping) else ()
+    weights = {name: value for name, value in entries if isinstance(value, Tensor)}
+    if not weights:
+        raise InputError(f"encoder_weights {path} holds no weights, expected names and tensors")
+    return weights
+
+
+def copy_weights(encoder: nn.Module, weights: Mapping[str, Tensor], path: str) -> int:
+    """Copy weights into an encoder, matched by name, and otherwise by order and shape.
+
+    Files of one architecture differ in the names that their libraries use. Where names do not match but the file
+    starts with the same shapes in the same order, it is the same architecture. What the file has beyond the encoder
+    (its classifier) is left out.
+
+    Args:
+        encoder: Module to copy into.
+        weights: Weights by name.
+        path: Where they come from, for the error.
+
+    Returns:
+        How many were copied.
+
+    Raises:
+        InputError: when neither names nor shapes match; names a weight that is missing.
+    """
+    own = {name: value for name, value in encoder.state_dict().items() if not name.endswith("num_batches_tracked")}
+    given = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    by_name = {_canonical(name): value for name, value in given.items()}
+    found = {name: by_name.get(_canonical(name)) for name in own}
+    missing = [name for name, value in found.items() if value is None or value.shape != own[name].shape]
+    if missing:
+        shapes = [value.shape for value in own.values()]
+        in_order = list(given.values())[: len(own)]
+        if [value.shape for value in in_order] != shapes:
+            raise InputError(
+                f"encoder_weights {path} does not fit the encoder: {len(missing)} of {len(own)} weights are missing or "
+                f"have another shape, first {missing[0]!r}"
+            )
+        logger.info("matched the weights of %s by order and shape, since they have other names", path)
+        found = dict(zip(own, in_order, strict=True))
+    encoder.load_state_dict(found, strict=False)
+    return len(found)
+
+
+def _canonical(name: str) -> str:
+    """Bring a name to the form that is the same for a whole model and for its feature extractor."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if name.startswith(prefix):
+                name, stripped = name.removeprefix(prefix), True
+    return name.replace(".", "_")

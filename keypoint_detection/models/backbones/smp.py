@@ -1,0 +1,245 @@
+"""Decoders of segmentation-models-pytorch over encoders that may be pretrained.
+
+B batch, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones.base import Backbone
+from keypoint_detection.models.backbones.layers import normalization
+from keypoint_detection.models.backbones.pretrained import copy_weights, read_weights
+from keypoint_detection.models.registry import look_up
+
+logger = logging.getLogger(__name__)
+
+# Height and width are padded to multiples of the first of these that works. Windowed attention needs larger ones.
+_DIVISORS = (32, 64, 128, 224, 256, 384, 512)
+
+
+class Smp(Backbone):
+    """A decoder of segmentation-models-pytorch over an encoder of its own or of timm.
+
+    It needs the extra `encoders`: `pip install "keypoint_detection[encoders]"`. Batch normalisation of a pretrained
+    encoder keeps its pretrained statistics, and that of the decoder becomes group normalisation, so that small batches
+    train as well. An encoder with batch normalisation that is not pretrained wants batches of several images.
+
+    Args:
+        heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
+        n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
+        decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or
+            dpt (for vision transformers).
+        encoder: Name of the encoder, such as resnet18 or mobilenet_v2; `tu-` and a name for any encoder of timm, such
+            as tu-convnext_femto.
+        pretrained: Whether the encoder starts with the weights that its library publishes, which are downloaded.
+        encoder_weights: File with weights of the encoder to start with, .safetensors or .pth, instead of a download.
+        decoder_channels: Channels of the decoder's levels, the deepest first, for decoders that have such. The last
+            one repeats. None for the library's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        heatmap_stride: int,
+        n_channels_in: int = 3,
+        decoder: str = "unet",
+        encoder: str = "tu-convnext_femto",
+        pretrained: bool = False,
+        encoder_weights: str | None = None,
+        decoder_channels: list[int] | None = None,
+    ) -> None:
+        library = _import_library()
+        model = _build(library, decoder, encoder, n_channels_in, decoder_channels)
+        _replace_batch_norm(model.decoder)
+        divisor = _size_divisor(model, encoder, n_channels_in)
+        stride, channels = _fit_stride(model, heatmap_stride, divisor, n_channels_in)
+        super().__init__(heatmap_stride, n_channels_in, channels, divisor)
+        self.encoder: nn.Module = model.encoder
+        self.decoder: nn.Module = model.decoder
+        self.encoder_name = encoder
+        self.pretrained = pretrained
+        self.encoder_weights = encoder_weights
+        self.decoder_stride = stride
+        mean, std = _normalization(self.encoder)
+        if mean is not None and n_channels_in == 3:
+            self.set_normalization(mean, std)
+
+        self._freeze_unused()
+
+    def _freeze_unused(self) -> None:
+        """Take out of training what the features do not depend on, such as a classifier: processes expect gradients."""
+        self.eval()
+        self.features(torch.zeros(1, self.n_channels_in, self.size_divisor, self.size_divisor)).sum().backward()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+        self.train()
+
+    def features(self, images: Tensor) -> Tensor:
+        """See `Backbone.features`."""
+        features = _decode(self.encoder, self.decoder, images)
+        if self.decoder_stride == self.heatmap_stride:
+            return features
+        size = (images.shape[-2] // self.heatmap_stride, images.shape[-1] // self.heatmap_stride)
+        return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+    def encoder_modules(self) -> list[nn.Module]:
+        """See `Backbone.encoder_modules`."""
+        return [self.encoder]
+
+    def train(self, mode: bool = True) -> Smp:
+        """Set the mode, in which batch normalisation of a pretrained encoder keeps its statistics."""
+        super().train(mode)
+        if self.pretrained or self.encoder_weights is not None:
+            for module in self.encoder.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def load_pretrained(self) -> None:
+        """Load the encoder's weights from `encoder_weights` or its library, if they were asked for.
+
+        Raises:
+            InputError: when the file does not hold weights of this encoder, or when they cannot be downloaded.
+        """
+        if self.encoder_weights is not None:
+            copied = copy_weights(self.encoder, read_weights(self.encoder_weights), self.encoder_weights)
+            logger.info("took %d weights of encoder %s from %s", copied, self.encoder_name, self.encoder_weights)
+        elif self.pretrained:
+            self.encoder.load_state_dict(self._download())
+
+    def _download(self) -> dict[str, Tensor]:
+        library = _import_library()
+        is_timm = self.encoder_name.startswith("tu-")
+        decoder = "dpt" if type(self.encoder).__name__ == "TimmViTEncoder" else "unet"
+        try:
+            model = _build(
+                library, decoder, self.encoder_name, self.n_channels_in, None, weights=True if is_timm else "imagenet"
+            )
+        except Exception as error:  # whatever keeps the hub away has one remedy
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"weights of encoder {self.encoder_name!r} could not be downloaded ({reason}), expected a reachable "
+                "hub, or a file with them given as encoder_weights"
+            ) from error
+        return model.encoder.state_dict()
+
+
+def _import_library() -> ModuleType:
+    try:
+        import segmentation_models_pytorch
+    except ImportError as error:
+        raise InputError(
+            "backbone_type 'Smp' needs packages that are not installed, expected them after: "
+            'pip install "keypoint_detection[encoders]"'
+        ) from error
+    return segmentation_models_pytorch
+
+
+def _build(
+    library: ModuleType,
+    decoder: str,
+    encoder: str,
+    n_channels_in: int,
+    decoder_channels: list[int] | None,
+    weights: str | bool | None = None,
+) -> nn.Module:
+    """Build the library's whole model, of which encoder and decoder are used."""
+    architectures = library.MODEL_ARCHITECTURES_MAPPING
+    architecture = look_up(architectures, decoder, "decoder")
+    arguments: dict[str, Any] = {}
+    if decoder == "dpt":
+        arguments["dynamic_img_size"] = True
+        if "patch14" in encoder:
+            arguments["patch_size"] = 16  # the decoder doubles resolutions, which 14 does not fit; timm resamples
+    if decoder_channels is not None:
+        default = inspect.signature(architecture).parameters.get("decoder_channels")
+        if default is None or not decoder_channels or min(decoder_channels) < 1:
+            raise InputError(
+                f"decoder_channels is {decoder_channels} for decoder {decoder!r}, expected integers of at least 1 and "
+                "a decoder that takes them, such as unet"
+            )
+        channels = list(decoder_channels)
+        levels = len(default.default) if isinstance(default.default, (tuple, list)) else 0
+        padded = (channels + [channels[-1]] * levels)[:levels]
+        arguments["decoder_channels"] = padded if levels else channels[0]
+    try:
+        return architecture(
+            encoder_name=encoder, encoder_weights=weights, in_channels=n_channels_in, classes=1, **arguments
+        )
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        if weights is not None:
+            raise
+        raise InputError(
+            f"encoder {encoder!r} does not work with decoder {decoder!r} ({str(error).splitlines()[0][:80]}), expected "
+            f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{_guess(encoder)}"
+        ) from error
+
+
+def _guess(encoder: str) -> str:
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    names = get_encoder_names() + [f"tu-{name}" for name in timm.list_models()]
+    nearest = difflib.get_close_matches(encoder, names, n=3)
+    return f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+
+
+def _decode(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Tensor:
+    features = encoder(images)
+    # Vision transformers give their prefix tokens too.
+    return decoder(*features) if isinstance(features, tuple) else decoder(features)
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, size: int, n_channels_in: int) -> tuple[int, int]:
+    """Stride and channels of what the decoder makes of an image, found by trying."""
+    model.eval()
+    for width in (2 * size, size):
+        features = _decode(model.encoder, model.decoder, torch.zeros(1, n_channels_in, size, width))
+    model.train()
+    return size // features.shape[-2], features.shape[1]
+
+
+def _size_divisor(model: nn.Module, encoder: str, n_channels_in: int) -> int:
+    for divisor in _DIVISORS:
+        try:
+            _probe(model, divisor, n_channels_in)
+        except (AssertionError, RuntimeError, ValueError):
+            continue
+        return divisor
+    raise InputError(f"encoder {encoder!r} takes images of one size only, expected one that takes any")
+
+
+def _fit_stride(model: nn.Module, heatmap_stride: int, divisor: int, n_channels_in: int) -> tuple[int, int]:
+    """Drop the last blocks of a decoder that is finer than the heatmaps, where it is a list of doublings."""
+    stride, channels = _probe(model, divisor, n_channels_in)
+    blocks = getattr(model.decoder, "blocks", None)
+    while stride < heatmap_stride and isinstance(blocks, nn.ModuleList) and len(blocks) > 1:
+        model.decoder.blocks = blocks = blocks[:-1]
+        stride, channels = _probe(model, divisor, n_channels_in)
+    return stride, channels
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, normalization(child.num_features))
+        else:
+            _replace_batch_norm(child)
+
+
+def _normalization(encoder: nn.Module) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation that an encoder of timm was trained with, None for the usual ones."""
+    config = getattr(getattr(encoder, "model", None), "pretrained_cfg", None) or {}
+    return config.get("mean"), config.get("std")
