@@ -1,0 +1,160 @@
+"""Puts pictures together: colours of channels, grids with captions, legends. Knows nothing of tensors.
+
+Pictures are `(H, W, 3)` uint8 RGB arrays.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; more channels get evenly spread hues.
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 200, 130), (240, 228, 66), (0, 114, 230), (213, 60, 0), (230, 120, 190))
+BACKGROUND = (24, 24, 28)
+INK = (235, 235, 235)
+
+
+def channel_colours(count: int) -> np.ndarray:
+    """Distinct colours for channels.
+
+    Args:
+        count: Number of channels.
+
+    Returns:
+        `(count, 3)` uint8.
+    """
+    if count <= len(COLOURS):
+        return np.array(COLOURS[:count], dtype=np.uint8).reshape(-1, 3)
+    shades = ((0.62, 1.0), (0.5, 0.75), (0.78, 0.6))
+    colours = [colorsys.hls_to_rgb(i / count, *shades[i % len(shades)]) for i in range(count)]
+    return np.rint(255 * np.array(colours)).astype(np.uint8)
+
+
+def resize(picture: np.ndarray, width: int) -> np.ndarray:
+    """Scales a picture to a width, keeping its aspect.
+
+    Args:
+        picture: `(H, W, 3)` uint8.
+        width: In pixels.
+
+    Returns:
+        The scaled picture.
+    """
+    if picture.shape[1] == width:
+        return picture
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    method = Image.Resampling.BOX if width % picture.shape[1] == 0 else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(picture).resize((width, height), method))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Shortens a text in its middle until it fits into a width in pixels."""
+    kept = len(text)
+    shortened = text
+    while font.getlength(shortened) > width and kept > 2:
+        kept -= 1
+        shortened = text[: math.ceil(kept / 2)] + "…" + text[len(text) - kept // 2 :]
+    return shortened
+
+
+def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), gap: int = 4) -> np.ndarray:
+    """Puts pictures into a grid with captions above the columns.
+
+    Args:
+        rows: Pictures, row by row; they may differ in size.
+        captions: One per column, or none.
+        gap: Pixels between pictures.
+
+    Returns:
+        The picture.
+    """
+    columns = max(len(row) for row in rows)
+    widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(columns)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    font = _font(max(10, min(18, min(widths) // 9)))
+    top = round(font.size * 1.7) if captions else gap
+    canvas = Image.new("RGB", (sum(widths) + gap * (columns + 1), sum(heights) + gap * len(rows) + top), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    lefts = np.cumsum([gap, *(width + gap for width in widths)]).tolist()
+    for caption, left, width in zip(captions, lefts, widths, strict=False):
+        text = _fit(caption, font, width)
+        draw.text((left + (width - font.getlength(text)) / 2, top / 2), text, fill=INK, font=font, anchor="lm")
+    for row, height in zip(rows, heights, strict=True):
+        for picture, left in zip(row, lefts, strict=False):
+            canvas.paste(Image.fromarray(picture), (left, top))
+        top += height + gap
+    return np.asarray(canvas)
+
+
+def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Puts pictures below each other.
+
+    Args:
+        pictures: At least one; narrower ones are filled up at the right.
+
+    Returns:
+        The picture.
+    """
+    canvas = Image.new("RGB", (max(p.shape[1] for p in pictures), sum(p.shape[0] for p in pictures)), BACKGROUND)
+    top = 0
+    for picture in pictures:
+        canvas.paste(Image.fromarray(picture), (0, top))
+        top += picture.shape[0]
+    return np.asarray(canvas)
+
+
+def add_legend(picture: np.ndarray, entries: Mapping[str, str]) -> np.ndarray:
+    """Writes the channels in their colours below a picture, and how keypoints are marked.
+
+    Args:
+        picture: `(H, W, 3)` uint8.
+        entries: For each channel what to write behind its name.
+
+    Returns:
+        A higher picture.
+    """
+    width = picture.shape[1]
+    font = _font(max(11, min(20, width // 45)))
+    height = round(font.size * 1.6)
+    places, x, y = [], height / 2, height / 2
+    texts = [_fit(f"{name} {text}".strip(), font, width - 3 * height) for name, text in entries.items()]
+    for text in ["cross: predicted, ring: true", *texts]:
+        needed = font.getlength(text) + 1.6 * height
+        if x + needed > width and x > height:
+            x, y = height / 2, y + height
+        places.append((x, y, text))
+        x += needed
+    strip = Image.new("RGB", (width, round(y + height * 1.5)), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    colours = [INK, *map(tuple, channel_colours(len(entries)).tolist())]
+    for (x, y, text), colour in zip(places, colours, strict=True):
+        middle = y + height / 2
+        if colour is not INK:
+            draw.ellipse((x, middle - height / 4, x + height / 2, middle + height / 4), fill=colour)
+        indent = 0 if colour is INK else 0.7 * height
+        draw.text((x + indent, middle), text, fill=INK, font=font, anchor="lm")
+    return np.concatenate([picture, np.asarray(strip)])
+
+
+def add_title(picture: np.ndarray, text: str) -> np.ndarray:
+    """Writes a word into the upper left corner of a picture.
+
+    Args:
+        picture: `(H, W, 3)` uint8.
+        text: The word.
+
+    Returns:
+        The picture with the word.
+    """
+    canvas = Image.fromarray(picture)
+    font = _font(max(10, min(16, picture.shape[1] // 10)))
+    ImageDraw.Draw(canvas).text((4, 2), text, fill=INK, font=font, stroke_width=2, stroke_fill=(0, 0, 0))
+    return np.asarray(canvas)

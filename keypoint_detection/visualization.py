@@ -1,0 +1,240 @@
+"""Tensors to pictures: heatmaps and keypoints over images, grids, and curves. Knows no logger.
+
+Pictures are `(H, W, 3)` uint8 RGB arrays. B batch, C channels, K keypoints, N detections, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from keypoint_detection.curves import plot_curves, plot_precision_recall
+from keypoint_detection.picture_layout import add_legend, add_title, channel_colours, image_grid, resize, stack
+
+__all__ = [
+    "add_legend",
+    "channel_colours",
+    "compose_heatmaps",
+    "draw_keypoints",
+    "heatmap_panel",
+    "image_grid",
+    "keypoint_panel",
+    "overlay_heatmaps",
+    "plot_curves",
+    "plot_precision_recall",
+    "resize",
+    "to_picture",
+]
+
+PANEL_WIDTH = 2200
+PANEL_COLUMNS = 11
+LARGEST_CELL = 288
+# Drawing at twice the size and averaging smooths the markers.
+SMOOTHING = 2
+
+
+def to_picture(image: Tensor | np.ndarray) -> np.ndarray:
+    """Turns an image into a picture.
+
+    Args:
+        image: `(3, H, W)` float in [0, 1], or `(H, W, 3)` uint8, which is returned as it is.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return image
+    values = torch.as_tensor(image).detach().cpu().float().clamp(0, 1)
+    return (255 * values).round().byte().permute(1, 2, 0).numpy()
+
+
+def _enlarge(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Heatmaps `(B, C, h, w)` at the size of the image: cells grow about their centres, and padding is cut off."""
+    h, w = heatmaps.shape[-2:]
+    height, width = size
+    stride = max(math.ceil(height / h), math.ceil(width / w))
+    heatmaps = heatmaps.detach().cpu().float().clamp(0, 1)
+    if stride == 1:
+        return heatmaps
+    large = F.interpolate(heatmaps, scale_factor=stride, mode="bilinear", align_corners=False)
+    return large[..., :height, :width]
+
+
+def _blend(images: Tensor, colours: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Lays colours `(B, H, W, 3)` over darkened gray images `(B, 3, H, W)`, as opaque as `strength` `(B, H, W)`."""
+    gray = images.detach().cpu().float().clamp(0, 1).mean(dim=1).numpy()[..., None]
+    opacity = strength[..., None]
+    return np.rint(255 * ((1 - opacity) * 0.8 * gray + opacity * colours)).astype(np.uint8)
+
+
+def overlay_heatmaps(images: Tensor, heatmaps: Tensor, colormap: str = "inferno") -> np.ndarray:
+    """Lays one heatmap over each image.
+
+    Args:
+        images: `(B, 3, H, W)` float in [0, 1].
+        heatmaps: `(B, h, w)` float in [0, 1].
+        colormap: Name of a colour map of matplotlib.
+
+    Returns:
+        `(B, H, W, 3)` uint8.
+    """
+    values = _enlarge(heatmaps[:, None], images.shape[-2:])[:, 0].numpy()
+    # The dark end of the map would look like the image's shadows, so the colours start a little above it.
+    colours = matplotlib.colormaps[colormap](0.25 + 0.75 * values)[..., :3]
+    return _blend(images, colours, np.sqrt(values) * 0.9)
+
+
+def compose_heatmaps(images: Tensor, heatmaps: Tensor) -> np.ndarray:
+    """Lays all channels over each image, each in its own colour.
+
+    Args:
+        images: `(B, 3, H, W)` float in [0, 1].
+        heatmaps: `(B, C, h, w)` float in [0, 1].
+
+    Returns:
+        `(B, H, W, 3)` uint8.
+    """
+    palette = torch.from_numpy(channel_colours(heatmaps.shape[1]).astype(np.float32) / 255)
+    weights = heatmaps.detach().cpu().float().clamp(0, 1) ** 2
+    mixed = torch.einsum("bchw,ck->bkhw", weights, palette) / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    colours = _enlarge(mixed, images.shape[-2:]).permute(0, 2, 3, 1).numpy()
+    strength = _enlarge(heatmaps.amax(dim=1, keepdim=True), images.shape[-2:])[:, 0].numpy()
+    return _blend(images, colours, np.sqrt(strength) * 0.9)
+
+
+def draw_keypoints(
+    image: Tensor | np.ndarray,
+    predicted: Mapping[str, np.ndarray] | None = None,
+    true: Mapping[str, np.ndarray] | None = None,
+    scores: Mapping[str, np.ndarray] | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draws predicted keypoints as crosses and true ones as rings, in the colour of their channel.
+
+    Args:
+        image: `(3, H, W)` float in [0, 1] or `(H, W, 3)` uint8.
+        predicted: For each channel `(N, 2)` xy in continuous pixels of `image`; NaN is skipped.
+        true: For each channel `(K, 2)` xy.
+        scores: For each channel `(N,)` in [0, 1]; a cross is the larger, the higher its score.
+        width: Width of the result in pixels; that of the image if None.
+
+    Returns:
+        The picture.
+    """
+    picture = to_picture(image)
+    predicted, true, scores = predicted or {}, true or {}, scores or {}
+    names = list(dict.fromkeys([*true, *predicted]))
+    width = width or picture.shape[1]
+    scale = SMOOTHING * width / picture.shape[1]
+    canvas = Image.fromarray(resize(picture, SMOOTHING * width))
+    draw = ImageDraw.Draw(canvas)
+    radius = SMOOTHING * max(3.0, width / 70)
+    for name, colour in zip(names, channel_colours(len(names)).tolist(), strict=True):
+        for x, y in _finite(true.get(name, ())) * scale:
+            for extra, ink in ((1.0, (0, 0, 0)), (0.0, tuple(colour))):
+                reach, line = radius + extra * SMOOTHING, round(SMOOTHING * (1.6 + 2 * extra))
+                draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=ink, width=line)
+        points = np.asarray(predicted.get(name, ()), dtype=np.float64).reshape(-1, 2)
+        certainties = np.asarray(scores.get(name, np.ones(len(points)))).ravel()
+        for (x, y), score in zip(points * scale, certainties, strict=True):
+            if np.isfinite((x, y)).all():
+                _cross(draw, x, y, radius * (0.4 + 0.6 * float(score)), tuple(colour))
+    return np.asarray(canvas.resize((width, canvas.height // SMOOTHING), Image.Resampling.BOX))
+
+
+def _finite(points: np.ndarray | Sequence) -> np.ndarray:
+    """The points `(N, 2)` that are not NaN."""
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _cross(draw: ImageDraw.ImageDraw, x: float, y: float, reach: float, colour: tuple[int, ...]) -> None:
+    """Draws a diagonal cross with a dark rim."""
+    for ink, line, arm in (((0, 0, 0), 3.4, reach + SMOOTHING), (colour, 1.7, reach)):
+        for sign in (1, -1):
+            draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), fill=ink, width=round(SMOOTHING * line))
+
+
+def _cell_width(columns: int, image_width: int) -> int:
+    """Width of a picture in a panel: as large as the panel allows, whole multiples for small images."""
+    width = min(PANEL_WIDTH // columns, LARGEST_CELL)
+    return width // image_width * image_width if width >= image_width else width
+
+
+def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names: Sequence[str]) -> np.ndarray:
+    """Predicted above true heatmaps of each image: all channels in one picture first, then one column per channel.
+
+    More channels than fit side by side go on below, with all images again.
+
+    Args:
+        images: `(B, 3, H, W)` float in [0, 1].
+        predicted: `(B, C, h, w)` float in [0, 1].
+        true: `(B, C, h, w)` float in [0, 1].
+        channel_names: C names.
+
+    Returns:
+        The panel.
+    """
+    captions = ["all channels", *channel_names]
+    blocks = math.ceil(len(captions) / PANEL_COLUMNS)
+    columns = math.ceil(len(captions) / blocks)
+    width = _cell_width(columns, images.shape[-1])
+    rows = []
+    for index in range(len(images)):
+        image = images[index : index + 1]
+        for title, heatmaps in (("predicted", predicted[index]), ("true", true[index])):
+            composite = compose_heatmaps(image, heatmaps[None])
+            overlays = overlay_heatmaps(image.expand(len(heatmaps), -1, -1, -1), heatmaps)
+            pictures = [resize(picture, width) for picture in (*composite, *overlays)]
+            rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
+    starts = range(0, len(captions), columns)
+    grids = [image_grid([row[i : i + columns] for row in rows], captions[i : i + columns]) for i in starts]
+    return stack(grids)
+
+
+def keypoint_panel(
+    images: Tensor,
+    xy: Tensor,
+    scores: Tensor,
+    true: Tensor,
+    channel_names: Sequence[str],
+    score_threshold: float = 0.1,
+) -> np.ndarray:
+    """Predicted against true keypoints of each image, with a legend that tells each channel's highest score.
+
+    Args:
+        images: `(B, 3, H, W)` float in [0, 1].
+        xy: `(B, C, N, 2)` detections in continuous pixels of `images`, NaN for none.
+        scores: `(B, C, N)` in [0, 1].
+        true: `(B, C, K, 2)` xy, NaN for none.
+        channel_names: C names.
+        score_threshold: Detections below it are not drawn.
+
+    Returns:
+        The panel.
+    """
+    xy, scores, true = (tensor.detach().cpu().double() for tensor in (xy, scores, true))
+    columns = min(len(images), 4)
+    width = max(360, min(640, 1440 // columns))
+    pictures = []
+    for image, points, certainties, truths in zip(images, xy.numpy(), scores.numpy(), true.numpy(), strict=True):
+        kept = [certainty >= score_threshold for certainty in certainties]
+        pictures.append(
+            draw_keypoints(
+                image,
+                {name: p[k] for name, p, k in zip(channel_names, points, kept, strict=True)},
+                dict(zip(channel_names, truths, strict=True)),
+                {name: c[k] for name, c, k in zip(channel_names, certainties, kept, strict=True)},
+                width,
+            )
+        )
+    grid = image_grid([pictures[i : i + columns] for i in range(0, len(pictures), columns)])
+    highest = scores.amax(dim=(0, 2)).tolist() if scores.numel() else [0.0] * len(channel_names)
+    return add_legend(grid, {name: f"{score:.2f}" for name, score in zip(channel_names, highest, strict=True)})
