@@ -29,11 +29,13 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
         belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
     """
-    scores, order = scores.sort(descending=True)
-    last_of_score = torch.cat([(scores[1:] != scores[:-1]).nonzero()[:, 0], torch.arange(len(scores))[-1:]])
-    hits = true_positives[order].cumsum(0, dtype=torch.float64)[last_of_score]
-    detected = (last_of_score + 1).double().view(-1, *[1] * (true_positives.ndim - 1))
-    return hits / detected, hits / (num_truths or math.nan), scores[last_of_score]
+    order = np.argsort(-scores.numpy())
+    ordered = scores.numpy()[order]
+    last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
+    hits = true_positives.numpy()[order].cumsum(axis=0, dtype=np.float64)[last_of_score]
+    detected = (last_of_score + 1.0).reshape(-1, *[1] * (hits.ndim - 1))
+    curve = hits / detected, hits / (num_truths or math.nan), ordered[last_of_score]
+    return tuple(map(torch.from_numpy, curve))
 
 
 def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -> Tensor:
@@ -124,9 +126,9 @@ class KeypointAveragePrecision(KeypointMetric):
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got predictions for {len(predictions)} images and targets for {len(targets)}")
-        xy = [torch.as_tensor(positions).reshape(-1, 2) for positions, _ in predictions]
-        scores = [torch.as_tensor(values).reshape(-1) for _, values in predictions]
-        truths = [torch.as_tensor(positions).reshape(-1, 2) for positions in targets]
+        xy = [_rows(positions, 2) for positions, _ in predictions]
+        scores = [_rows(values, 1) for _, values in predictions]
+        truths = [_rows(positions, 2) for positions in targets]
         counts = torch.tensor([list(map(len, xy)), list(map(len, truths)), list(map(len, scores))])
         differing = (counts[0] != counts[2]).nonzero()[:, 0].tolist()
         if differing:
@@ -147,8 +149,16 @@ class KeypointAveragePrecision(KeypointMetric):
         return dict(zip(self.threshold_distances, values, strict=True))
 
 
+def _rows(values: Tensor | np.ndarray, ndim: int) -> Tensor:
+    """The values as a tensor; a flat one, such as an empty list gives, becomes rows of two."""
+    tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    return tensor if tensor.ndim == ndim else tensor.reshape(-1, 2)
+
+
 def _drop_missing(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Drop rows with NaN: `(n, ...)` rows, `(B,)` number of each image's -> the same of those that remain."""
     present = ~rows.isnan().any(1)
+    if present.all():
+        return rows, counts
     images = torch.arange(len(counts)).repeat_interleave(counts)
     return rows[present], torch.bincount(images[present], minlength=len(counts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -118,31 +119,31 @@ class KeypointMetric(Metric):
 
     def matches(self) -> Matches:
         """Match everything that was seen, images seen twice once. Inside of `compute` this covers all processes."""
+        # numpy, because a process that shares its cores with data workers waits long for the threads of torch
         indices, counts, detections, truths = (
-            dim_zero_cat([empty, *getattr(self, name)]) for name, empty in self._empty_states().items()
+            dim_zero_cat([empty, *getattr(self, name)]).numpy() for name, empty in self._empty_states().items()
         )
         channels = len(self.channel_names)
-        counts = counts.flatten(0, 1)
-        kept = _first_visits(indices).repeat_interleave(channels)
-        distances = _match_groups(counts * kept[:, None], counts.cumsum(0) - counts, detections, truths, self.limits)
-        group = torch.arange(len(counts)).repeat_interleave(counts[:, 0])
-        rows = kept[group].nonzero()[:, 0]
-        rows = rows[(group[rows] % channels).argsort(stable=True)]
+        counts = counts.reshape(-1, 2)
+        starts = counts.cumsum(axis=0) - counts
+        kept = _first_visits(indices).repeat(channels)
+        counts_of_kept = counts * kept[:, None]
+        distances = _match_groups(counts_of_kept, starts, detections, truths, np.array(self.threshold_distances))
+        by_channel = np.arange(len(counts)).reshape(-1, channels).T.ravel()
+        rows = _rows_of_groups(starts[by_channel, 0], counts_of_kept[by_channel, 0])
+        group = by_channel.repeat(counts_of_kept[by_channel, 0])
         return Matches(
-            channels=group[rows] % channels,
-            images=indices[group[rows] // channels],
-            scores=detections[rows, 2],
-            distances=distances[rows],
-            num_truths=(counts[:, 1] * kept).view(-1, channels).sum(0),
+            channels=torch.from_numpy(group % channels),
+            images=torch.from_numpy(indices[group // channels]),
+            scores=torch.from_numpy(detections[rows, 2]),
+            distances=torch.from_numpy(distances[rows]),
+            num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
         )
 
-    @property
-    def limits(self) -> Tensor:
-        """The threshold distances, `(T,)` float64."""
-        return torch.tensor(self.threshold_distances, dtype=torch.float64)
 
-
-def _match_groups(counts: Tensor, starts: Tensor, detections: Tensor, truths: Tensor, limits: Tensor) -> Tensor:
+def _match_groups(
+    counts: np.ndarray, starts: np.ndarray, detections: np.ndarray, truths: np.ndarray, limits: np.ndarray
+) -> np.ndarray:
     """Match the rows of each group.
 
     Args:
@@ -155,31 +156,38 @@ def _match_groups(counts: Tensor, starts: Tensor, detections: Tensor, truths: Te
     Returns:
         `(D, T)` distances to the true keypoints that were matched, NaN for none.
     """
-    distances = detections.new_full((len(detections), len(limits)), torch.nan)
-    groups = (counts > 0).all(1).nonzero()[:, 0]
+    distances = np.full((len(detections), len(limits)), np.nan)
+    groups = np.flatnonzero((counts > 0).all(axis=1))
     # Groups of similar size go together, so that little is padded.
-    groups = groups[counts[groups, 1].argsort(stable=True)]
+    groups = groups[counts[groups, 1].argsort(kind="stable")]
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
         rows, detected = _padded_rows(starts[chunk, 0], counts[chunk, 0])
         truth_rows, present = _padded_rows(starts[chunk, 1], counts[chunk, 1])
-        padded = detections[rows].masked_fill(~detected[..., None], -torch.inf)
-        padded_truths = truths[truth_rows].masked_fill(~present[..., None], torch.nan)
-        distances[rows[detected]] = match(padded[..., :2], padded[..., 2], padded_truths, limits)[detected]
+        padded = np.where(detected[..., None], detections[rows], -np.inf)
+        padded_truths = np.where(present[..., None], truths[truth_rows], np.nan)
+        arrays = padded[..., :2], padded[..., 2], padded_truths, limits
+        distances[rows[detected]] = match(*map(torch.from_numpy, arrays)).numpy()[detected]
     return distances
 
 
-def _first_visits(indices: Tensor) -> Tensor:
+def _first_visits(indices: np.ndarray) -> np.ndarray:
     """`(V,)` sample indices -> `(V,)` bool, True at the first visit of each sample; -1 is always a first visit."""
-    order = indices.argsort(stable=True)
+    order = indices.argsort(kind="stable")
     ordered = indices[order]
-    repeated = torch.zeros_like(indices, dtype=torch.bool)
-    repeated[order[1:]] = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
-    return ~repeated
+    first = np.ones(len(indices), dtype=bool)
+    first[order[1:]] = (ordered[1:] != ordered[:-1]) | (ordered[1:] < 0)
+    return first
 
 
-def _padded_rows(starts: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Rows of all groups in turn: `(G,)` first row and number of rows -> `(sum of counts,)`."""
+    shift = starts - (counts.cumsum() - counts)
+    return np.arange(counts.sum()) + shift.repeat(counts)
+
+
+def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of groups as a rectangle: `(G,)` first row and number of rows -> `(G, n)` rows, True where one is real."""
-    steps = torch.arange(int(counts.max()))
+    steps = np.arange(counts.max())
     real = steps < counts[:, None]
-    return (starts[:, None] + steps).where(real, starts[:, None]), real
+    return np.where(real, starts[:, None] + steps, starts[:, None]), real
