@@ -73,28 +73,33 @@ class LossLogger(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""
-        self._log("train", pl_module)
+        self._log("train", pl_module, "train")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""
         if not trainer.sanity_checking:
-            self._log("validation", pl_module)
+            self._log("validation", pl_module, log_prefix(trainer))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the set."""
-        self._log("test", pl_module)
+        self._log("test", pl_module, "test")
 
     def _update(self, stage: str, outputs: dict[str, Tensor]) -> None:
         self.means[stage].to(outputs["losses"].device).update(
             outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"].float()
         )
 
-    def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
+    def _log(self, stage: str, pl_module: pl.LightningModule, prefix: str) -> None:
         losses, gt_losses = self.means[stage].compute()
-        values = {f"{stage}/loss": losses.nanmean(), f"{stage}/gt_loss": gt_losses.nanmean()}
-        values |= {f"{stage}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
+        values = {f"{prefix}/loss": losses.nanmean(), f"{prefix}/gt_loss": gt_losses.nanmean()}
+        values |= {f"{prefix}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
         pl_module.log_dict(values)
         self.means[stage].reset()
+
+
+def log_prefix(trainer: pl.Trainer) -> str:
+    """How the names of values on the validation set begin: those of the best checkpoint are kept apart."""
+    return "validation" if trainer.state.fn == "fit" else "best"
 
 
 def parse_distances(distances: str | list[float]) -> list[float]:
@@ -178,11 +183,11 @@ class MetricsLogger(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics, and leaves each channel's best score threshold in the model."""
         if self.evaluates(trainer):
-            self._log("validation", pl_module)
+            self._log("validation", pl_module, log_prefix(trainer))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""
-        self._log("test", pl_module)
+        self._log("test", pl_module, "test")
 
     def _update(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
         truths = transform_points(batch.keypoints.double(), batch.transforms)
@@ -193,13 +198,13 @@ class MetricsLogger(pl.Callback):
         for metric in self.metrics[stage].values():
             metric.to(xy.device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
 
-    def _log(self, stage: str, pl_module: pl.LightningModule) -> None:
+    def _log(self, stage: str, pl_module: pl.LightningModule, prefix: str) -> None:
         values: dict[str, float] = {}
         for metric in self.metrics[stage].values():
             values |= metric.compute()
             metric.reset()
         self.latest[stage] = values
-        pl_module.log_dict({f"{stage}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+        pl_module.log_dict({f"{prefix}/{name}": torch.tensor(float(value)) for name, value in values.items()})
 
 
 class HeatmapPictures(pl.Callback):
@@ -223,7 +228,7 @@ class HeatmapPictures(pl.Callback):
     ) -> None:
         """Draws the first batch."""
         if batch_idx == 0 and self.metrics.evaluates(trainer):
-            self._draw("validation", trainer, outputs, batch)
+            self._draw(log_prefix(trainer), trainer, outputs, batch)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any

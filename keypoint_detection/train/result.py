@@ -1,12 +1,24 @@
-"""What a training returns, and the table of it that a user reads."""
+"""The end of a training: its best checkpoint evaluated, its curves drawn, and a table for the user."""
 
 from __future__ import annotations
 
+import csv
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.train.callbacks import MetricsLogger, log_picture
+from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
+from keypoint_detection.train.watch import TimeShares
+from keypoint_detection.visualization import plot_curves
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -14,10 +26,11 @@ class TrainingResult:
     """What a training returns.
 
     Attributes:
-        detector: The detector with the best weights.
+        detector: The detector with the best weights, on the CPU.
         run_dir: Folder of the run.
         best_checkpoint: Checkpoint with the highest mean AP on the validation set.
-        metrics: Losses and metrics by name, as they were logged for the best checkpoint.
+        metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
+            test set, if there is one.
         threshold_distances: Distances at which the average precision was computed.
     """
 
@@ -29,26 +42,84 @@ class TrainingResult:
 
     def table(self) -> str:
         """The average precision per channel and threshold distance of each evaluated set, as text."""
-        stages = [stage for stage in ("validation", "test") if f"{stage}/meanAP" in self.metrics]
-        return "\n\n".join(self._table(stage) for stage in stages)
+        titles = {"best": "validation set, best checkpoint", "test": "test set, best checkpoint"}
+        stages = [stage for stage in titles if f"{stage}/meanAP" in self.metrics]
+        return "\n\n".join(self._table(stage, titles[stage]) for stage in stages)
 
-    def _table(self, stage: str) -> str:
+    def where_to_look(self) -> str:
+        """Which files of the run to open, as text."""
+        return "\n".join(
+            [
+                f"run folder: {self.run_dir}",
+                f"  look at   {self.run_dir / 'curves.png'} and the pictures in {self.run_dir / 'pictures'}",
+                f"  use       {self.best_checkpoint}",
+            ]
+        )
+
+    def _table(self, stage: str, title: str) -> str:
         names = list(self.detector.hparams.keypoint_channels)
         columns = [f"{distance:g}" for distance in self.threshold_distances]
-        width = max(len(name) for name in [*names, "channel", "all channels"])
-        rows = [f"{stage} AP at a distance of".ljust(width)]
-        header = f"{'channel':{width}}" + "".join(f"{column:>8}" for column in columns) + f"{'median error':>15}"
-        rows += [header, "-" * len(header)]
-        for name in names:
-            values = [self.metrics.get(f"{stage}/AP/{name}/d={column}", math.nan) for column in columns]
-            rows.append(self._row(name, width, values, self.metrics.get(f"{stage}/median_distance/{name}", math.nan)))
-        values = [self.metrics.get(f"{stage}/meanAP/d={column}", math.nan) for column in columns]
-        rows += ["-" * len(header)]
-        rows.append(self._row("all channels", width, values, self.metrics.get(f"{stage}/median_distance", math.nan)))
-        rows.append(f"mean AP {self.metrics[f'{stage}/meanAP']:.3f}")
+        width = max(len(name) for name in [*names, "mean"])
+        header = f"{'':{width}}" + "".join(f"{'AP@' + column:>8}" for column in columns) + f"{'median error':>15}"
+        rows = [f"Average precision at pixel distances: {title}", header, "-" * len(header)]
+        for name in [*names, None]:
+            suffix = f"/{name}" if name else ""
+            key = f"{stage}/AP{suffix}" if name else f"{stage}/meanAP"
+            values = [self.metrics.get(f"{key}/d={column}", math.nan) for column in columns]
+            cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
+            distance = self.metrics.get(f"{stage}/median_distance{suffix}", math.nan)
+            rows.append(f"{name or 'mean':{width}}{cells}{'-' if math.isnan(distance) else f'{distance:.2f} px':>15}")
+        rows.insert(-1, "-" * len(header))
         return "\n".join(rows)
 
-    @staticmethod
-    def _row(name: str, width: int, values: list[float], distance: float) -> str:
-        cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
-        return f"{name:{width}}{cells}{'-' if math.isnan(distance) else f'{distance:.2f}':>15}"
+
+def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
+    """Evaluates the best checkpoint, on the test set too if there is one, and draws the curves.
+
+    Args:
+        trainer: The trainer, which has trained.
+        folder: Folder of the run.
+
+    Returns:
+        What the training came to.
+    """
+    metrics = next(callback for callback in trainer.callbacks if isinstance(callback, MetricsLogger))
+    shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
+    logger.info(shares.summary())
+    best = folder.checkpoints / "best.ckpt"
+    if not best.exists():  # no evaluation saw a single true keypoint
+        best = folder.checkpoints / "last.ckpt"
+    detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
+    trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
+    values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.datamodule.test_annotations is not None:
+        trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
+        values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        plot_curves(read_curves(folder.path / "metrics.csv"), folder.path / "curves.png")
+        log_picture(trainer, "curves", folder.path / "curves.png")
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, WandbLogger):
+            log_checkpoint_artifact(run_logger, best)
+            finish_wandb(run_logger)
+    return TrainingResult(detector.cpu(), folder.path, best, values, metrics.threshold_distances)
+
+
+def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Reads what was logged while training.
+
+    Args:
+        path: `metrics.csv` of a run.
+
+    Returns:
+        Epochs, counted from 1, and values by name.
+    """
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name.startswith(("train/", "validation/", "lr")) and not name.endswith("_step") and value:
+                    epochs, values = curves.setdefault(name, ([], []))
+                    epochs.append(float(row["epoch"] or 0) + 1)
+                    values.append(float(value))
+    return curves

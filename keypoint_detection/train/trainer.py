@@ -26,7 +26,8 @@ PROFILERS: dict[str, type[Profiler]] = {
 }
 # Arguments of Lightning's Trainer that this library sets, and `create_trainer`'s own.
 NOT_FLAGS = {
-    "logger", "callbacks", "default_root_dir", "plugins", "use_distributed_sampler", "precision", "enable_checkpointing",
+    "logger", "callbacks", "default_root_dir", "plugins", "use_distributed_sampler", "precision",
+    "enable_checkpointing",
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
 }  # fmt: skip

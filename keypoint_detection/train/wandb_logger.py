@@ -170,7 +170,9 @@ def create_wandb_logger(
 
 
 def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
-    """End the run, waiting for its uploads no longer than was asked for.
+    """End the run, waiting for its uploads no longer than was asked for; its local file is whole after this.
+
+    It ends wandb's session in this process: other runs that are open in it end as well.
 
     Args:
         logger: what `create_wandb_logger` returned.
@@ -185,6 +187,8 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         failed = settings.mode == "online" and _uploads_failed(Path(settings.log_internal))
     except TimeoutError:
         failed = True
+    # `finish` may return before the service has written the last records of the run's file.
+    wandb.teardown(exit_code)
     if failed:
         _log.warning("wandb could not upload all of the run. To upload it later: wandb sync %s", settings.sync_dir)
 

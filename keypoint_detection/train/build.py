@@ -1,0 +1,103 @@
+"""From hyperparameters to the parts of a training: data, detector and callbacks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor
+
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.models.backbones import BACKBONES
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.train import flags
+from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, MetricsLogger
+from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.ema import ExponentialMovingAverage
+from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.recipe import Recipe, choose_recipe
+from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_data(config: Mapping[str, Any]) -> tuple[KeypointsDataModule, Recipe]:
+    """Reads and checks the data, and makes the choices that depend on it.
+
+    Args:
+        config: A value for every flag.
+
+    Returns:
+        The data module, ready to load, and the choices.
+    """
+    datamodule = flags.call(
+        KeypointsDataModule, config, augmentation=flags.call(Augmentation, config), heatmap_sigma=None,
+        heatmap_stride=None, image_size=None, batch_size="auto",
+    )  # fmt: skip
+    datamodule.setup()
+    accelerator = "cpu" if config["accelerator"] == "cpu" or not torch.accelerator.is_available() else "gpu"
+    recipe = flags.call(
+        choose_recipe,
+        config,
+        annotations=datamodule.train_annotations,
+        sizes=datamodule.train_sizes,
+        accelerator=accelerator,
+    )
+    datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
+    datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
+    return datamodule, recipe
+
+
+def build_detector(config: Mapping[str, Any], channels: list[str]) -> KeypointDetector:
+    """Makes the detector that the flags describe.
+
+    Args:
+        config: A value for every flag, `auto` replaced.
+        channels: Names of the channels.
+
+    Returns:
+        The untrained detector.
+    """
+    for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
+        for flag in flags.unused_registry_flags(registry, name, config):
+            logger.warning("--%s has no effect: %s does not take it", flag, name)
+    return flags.call(
+        KeypointDetector,
+        config,
+        keypoint_channels=channels,
+        backbone=flags.registry_arguments(BACKBONES, config["backbone_type"], config),
+        loss_arguments=flags.registry_arguments(LOSSES, config["loss"], config),
+    )
+
+
+def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list[str]) -> list[pl.Callback]:
+    """Makes the callbacks of a training.
+
+    Args:
+        config: A value for every flag.
+        folder: Folder of the run.
+        channels: Names of the channels.
+
+    Returns:
+        The callbacks in the order in which they have to run.
+    """
+    metrics = flags.call(MetricsLogger, config, channel_names=channels)
+    return [
+        EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
+        # Before everything that saves or validates: those are to see the averaged weights.
+        *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
+        LossLogger(channels),
+        metrics,
+        flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
+        LearningRateMonitor(logging_interval="epoch"),
+        flags.call(RelativeEarlyStopping, config),
+        CollapseWarning(),
+        TimeShares(),
+        *flags.call(create_checkpoint_callbacks, config, folder=folder.checkpoints),
+    ]

@@ -1,0 +1,182 @@
+import inspect
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from configuration import DEFAULT_HYPERPARAMETERS, DEFAULT_SWEEP, TEST_DATASET
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import BACKBONES, Backbone
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.train import flags
+from keypoint_detection.train.trainer import NOT_FLAGS
+
+# Names that sweeps of existing users rely on.
+PROMISED = [
+    "keypoint_channels",
+    "keypoint_channel_max_keypoints",
+    "image_dataset_path",
+    "json_dataset_path",
+    "batch_size",
+    "validation_split_ratio",
+    "num_workers",
+    "seed",
+    "wandb_project",
+    "wandb_entity",
+    "wandb_name",
+    "backbone_type",
+    "n_channels_in",
+    "n_channels",
+    "n_resnet_blocks",
+    "n_downsampling_layers",
+    "kernel_size",
+    "loss",
+    "heatmap_sigma",
+    "learning_rate",
+    "minimal_keypoint_extraction_pixel_distance",
+    "maximal_gt_keypoint_pixel_distances",
+    "ap_epoch_start",
+    "ap_epoch_freq",
+    "max_keypoints",
+    "early_stopping_relative_threshold",
+    "augment_train",
+    "keypoint_coordinates",
+    "cache_images",
+    "json_validation_dataset_path",
+    "json_test_dataset_path",
+    "wandb_mode",
+    "run_dir",
+    "max_epochs",
+    "max_time",
+    "accelerator",
+    "devices",
+    "precision",
+    "log_every_n_steps",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "profiler",
+    "image_size",
+    "heatmap_stride",
+    "threshold_unit",
+    "flip_pairs",
+    "empty_channels",
+]
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return flags.build_parser()
+
+
+def parse(parser, *arguments):
+    return parser.parse_args(["--json_dataset_path", "a.json", *arguments])
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_promised_flags_exist_and_are_explained(parser, name):
+    action = next(action for action in parser._actions if action.dest == name)
+    assert len(action.help) > 15
+
+
+def test_help_groups_the_flags_and_shows_defaults(parser):
+    text = parser.format_help()
+    assert "Augmentation of the training images:" in text
+    assert "(default: bce)" in text
+    assert "Union[" not in text
+    assert "Unet: " in text
+
+
+def test_defaults_come_from_the_signatures(parser):
+    config = parse(parser)
+    assert config.max_keypoints == inspect.signature(KeypointDetector).parameters["max_keypoints"].default
+    assert config.n_channels is None  # the chosen backbone's own default
+
+
+def test_booleans_are_read_as_a_sweep_agent_writes_them(parser):
+    assert parse(parser, "--augment_train=False").augment_train is False
+    assert parse(parser, "--cache_images=True").cache_images is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--learnin_rate", "1"], "learnin_rate"),
+        (["--max_epochs", "many"], "max_epochs"),
+        (["--batch_size", "1.5"], "batch_size"),
+        (["--heatmap_sigma", "wide"], "heatmap_sigma"),
+        (["--wandb_mode", "sometimes"], "wandb_mode"),
+        (["--augment_train", "perhaps"], "augment_train"),
+    ],
+)
+def test_wrong_flags_are_one_line_that_names_the_flag(parser, arguments, named):
+    with pytest.raises(InputError) as error:
+        parse(parser, *arguments)
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_required_flag_is_named(parser):
+    with pytest.raises(InputError, match="json_dataset_path"):
+        parser.parse_args([])
+
+
+def test_values_from_python_are_validated_like_flags(parser):
+    config = flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS)
+    assert config.n_channels == 4
+    with pytest.raises(InputError, match="no_such_flag"):
+        flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS | {"no_such_flag": 1})
+    with pytest.raises(InputError, match="max_epochs"):
+        flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS | {"max_epochs": "two"})
+
+
+def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser, tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text(yaml.safe_dump({"json_dataset_path": "b.json", "max_epochs": 7, "batch_size": 3}))
+    config = parser.parse_args(["--config", str(path), "--batch_size", "5"])
+    assert (config.json_dataset_path, config.max_epochs, config.batch_size) == ("b.json", 7, 5)
+
+
+def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
+    class Wide(Backbone):
+        """A wide one.
+
+        Args:
+            heatmap_stride: Pixels per cell.
+            wideness: How wide it is.
+        """
+
+        def __init__(self, *, heatmap_stride: int, wideness: int = 3) -> None:
+            super().__init__(heatmap_stride=heatmap_stride, n_channels_in=3)
+            self.out_channels = wideness
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.repeat(1, self.out_channels // 3, 1, 1)
+
+    monkeypatch.setitem(BACKBONES, "Wide", Wide)
+    parser = flags.build_parser()
+    config = parse(parser, "--backbone_type", "Wide", "--wideness", "6", "--n_channels", "4")
+    assert flags.registry_arguments(BACKBONES, "Wide", config) == {"wideness": 6}
+    assert flags.unused_registry_flags(BACKBONES, "Wide", config) == ["n_channels"]
+
+
+def test_a_wrong_backbone_lists_the_right_ones():
+    with pytest.raises(InputError, match="DilatedCnn"):
+        flags.registry_arguments(BACKBONES, "Unett", {})
+
+
+def test_all_of_lightnings_trainer_is_there_or_left_out_for_a_reason(parser):
+    offered = {action.dest for action in parser._actions}
+    assert {"accelerator", "strategy", "devices", "num_nodes", "precision", "max_time", "profiler"} <= offered
+    assert set(inspect.signature(pl.Trainer).parameters) - offered <= NOT_FLAGS
+
+
+def test_the_sweep_file_is_the_sweep_of_the_tests(parser):
+    path = TEST_DATASET.parents[1] / "keypoint_detection" / "train" / "sweep.yaml"
+    assert yaml.safe_load(path.read_text()) == DEFAULT_SWEEP
+    values = {
+        name: entry.get("value", entry.get("values", [None])[0]) for name, entry in DEFAULT_SWEEP["parameters"].items()
+    }
+    config = parser.parse_object(values)
+    assert config.max_epochs == 2
+    assert (path.parent / values["json_dataset_path"]).resolve() == TEST_DATASET / "annotations.json"
