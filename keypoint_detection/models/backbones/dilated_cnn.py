@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones.base import Backbone
-from keypoint_detection.models.backbones.layers import ConvBlock, DownBlock, check_kernel_size, check_positive
+from keypoint_detection.models.backbones.layers import ConvBlock, DownBlock, check_channels, check_kernel_size
 
 
 class DilatedCnn(Backbone):
@@ -35,7 +35,7 @@ class DilatedCnn(Backbone):
         kernel_size: int = 3,
         dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 2, 1),
     ) -> None:
-        check_positive(n_channels_in=n_channels_in, n_channels=n_channels)
+        check_channels(n_channels_in, n_channels)
         check_kernel_size(kernel_size)
         if not dilations or min(dilations) < 1:
             raise InputError(f"dilations are {list(dilations)}, expected one or more integers of at least 1")

@@ -15,23 +15,23 @@ from keypoint_detection.errors import InputError
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """Group normalisation in up to 8 groups.
+    """Group normalisation (Wu and He 2018) in up to 8 groups of at least 4 channels, where that divides.
 
     It does not look at other images of the batch, so that batches of one train as well, and that training and
     inference compute the same.
     """
-    return nn.GroupNorm(math.gcd(channels, 8), channels)
+    return nn.GroupNorm(math.gcd(channels, max(1, min(8, channels // 4))), channels)
 
 
-def check_positive(**values: int) -> None:
-    """Check that arguments are integers of at least 1.
+def check_channels(n_channels_in: int, n_channels: int) -> None:
+    """Check numbers of channels. One value in all, as a 1x1 image of one channel has, cannot be normalised.
 
     Raises:
         InputError: names the argument and its value.
     """
-    for name, value in values.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected an integer of at least 1")
+    for name, value, least in (("n_channels_in", n_channels_in, 1), ("n_channels", n_channels, 2)):
+        if value < least:
+            raise InputError(f"{name} is {value}, expected an integer of at least {least}")
 
 
 def check_kernel_size(kernel_size: int) -> None:

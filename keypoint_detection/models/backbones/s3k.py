@@ -14,8 +14,8 @@ from keypoint_detection.models.backbones.layers import (
     ConvBlock,
     DownBlock,
     ResidualBlock,
+    check_channels,
     check_kernel_size,
-    check_positive,
     normalization,
 )
 
@@ -44,12 +44,12 @@ class S3K(Backbone):
         n_resnet_blocks: int = 3,
         kernel_size: int = 3,
     ) -> None:
-        check_positive(n_channels_in=n_channels_in, n_channels=n_channels)
+        check_channels(n_channels_in, n_channels)
         check_kernel_size(kernel_size)
         if n_resnet_blocks < 0:
             raise InputError(f"n_resnet_blocks is {n_resnet_blocks}, expected 0 or more")
         super().__init__(heatmap_stride, n_channels_in, n_channels, size_divisor=4)
-        half, quarter = max(n_channels // 2, 1), max(n_channels // 4, 1)
+        half, quarter = max(n_channels // 2, 2), max(n_channels // 4, 2)
         # With heatmaps at stride 4 there is no decoder, and at 2 none at full resolution: those skips do not exist.
         self.down0 = ConvBlock(n_channels_in, quarter, kernel_size)
         self.down1 = DownBlock(quarter, half, kernel_size)

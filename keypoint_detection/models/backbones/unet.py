@@ -16,8 +16,8 @@ from keypoint_detection.models.backbones.layers import (
     DownBlock,
     ResidualBlock,
     UpBlock,
+    check_channels,
     check_kernel_size,
-    check_positive,
 )
 
 
@@ -47,7 +47,7 @@ class Unet(Backbone):
         n_resnet_blocks: int = 3,
         kernel_size: int = 3,
     ) -> None:
-        check_positive(n_channels_in=n_channels_in, n_channels=n_channels)
+        check_channels(n_channels_in, n_channels)
         check_kernel_size(kernel_size)
         finest = int(math.log2(heatmap_stride)) if heatmap_stride in (1, 2, 4) else 0
         if n_downsampling_layers < max(finest, 1):

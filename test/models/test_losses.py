@@ -1,0 +1,176 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keypoint_detection import heatmaps
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.losses import LOSSES, LossTargets
+
+
+def make_targets(seed, shape=(2, 3, 5, 6), share_masked=0.3):
+    random = np.random.default_rng(seed)
+    truth = random.random(shape)
+    truth[random.random(shape) < 0.2] = 0.0
+    truth[random.random(shape) < 0.05] = 1.0
+    positives = random.random(shape) < 0.1
+    mask = random.random(shape) >= share_masked
+    return random.normal(0, 3, shape), truth, positives, mask
+
+
+def as_targets(truth, positives, mask, dtype=torch.float64):
+    return LossTargets(torch.tensor(truth, dtype=dtype), torch.tensor(positives), torch.tensor(mask))
+
+
+def sigmoid(logit):
+    return 1 / (1 + math.exp(-logit))
+
+
+def bce_of_cell(logit, truth, positive, dilated):
+    p = sigmoid(logit)
+    return -(truth * math.log(p) + (1 - truth) * math.log(1 - p))
+
+
+def mse_of_cell(logit, truth, positive, dilated):
+    return (sigmoid(logit) - truth) ** 2
+
+
+def focal_of_cell(logit, truth, positive, dilated):
+    # Objects as Points, equation 1.
+    p = sigmoid(logit)
+    if positive:
+        return -((1 - p) ** 2) * math.log(p)
+    return -((1 - truth) ** 4) * p**2 * math.log(1 - p)
+
+
+def awing_of_cell(logit, truth, positive, dilated):
+    # Adaptive Wing Loss, equations 3 to 5 with the paper's constants.
+    omega, theta, epsilon, alpha, weight = 14, 0.5, 1, 2.1, 10
+    difference, power = abs(truth - sigmoid(logit)), alpha - truth
+    a = omega * (1 / (1 + (theta / epsilon) ** power)) * power * (theta / epsilon) ** (power - 1) / epsilon
+    c = theta * a - omega * math.log(1 + (theta / epsilon) ** power)
+    value = omega * math.log(1 + (difference / epsilon) ** power) if difference < theta else a * difference - c
+    return value * (weight * dilated + 1)
+
+
+CELLS = {"bce": bce_of_cell, "mse": mse_of_cell, "focal": focal_of_cell, "awing": awing_of_cell}
+
+
+def reference(name, logits, truth, positives, mask):
+    """Cell by cell, with plain floats."""
+    images, channels, height, width = logits.shape
+    truth = np.where(mask, truth, 0.0)
+    values = np.zeros(channels)
+    for c in range(channels):
+        cells = []
+        for b, y, x in np.ndindex(images, height, width):
+            if mask[b, c, y, x]:
+                window = truth[b, c, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+                dilated = window.max() >= 0.2
+                cells.append(CELLS[name](logits[b, c, y, x], truth[b, c, y, x], positives[b, c, y, x], dilated))
+        values[c] = math.fsum(cells) / len(cells) if cells else 0.0
+    return values
+
+
+def test_every_loss_has_a_reference():
+    assert set(CELLS) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3, 0.9]))
+def test_equals_the_formula_cell_by_cell(name, seed, share):
+    logits, truth, positives, mask = make_targets(seed, share_masked=share)
+    found = LOSSES[name](torch.tensor(logits), as_targets(truth, positives, mask))
+    np.testing.assert_allclose(found.numpy(), reference(name, logits, truth, positives, mask), rtol=1e-9, atol=1e-12)
+
+
+def test_values_by_hand():
+    # Logit 0 is a probability of a half. BCE: ln 2 whatever the truth. MSE: (0.5 - 1)^2.
+    targets = LossTargets(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1, dtype=torch.bool), torch.ones(1, 1, 1, 1) > 0)
+    logits = torch.zeros(1, 1, 1, 1)
+    assert LOSSES["bce"](logits, targets).item() == pytest.approx(math.log(2))
+    assert LOSSES["mse"](logits, targets).item() == pytest.approx(0.25)
+    # Focal: 0.5^2 * ln 2.
+    assert LOSSES["focal"](logits, targets).item() == pytest.approx(0.25 * math.log(2))
+    # Adaptive wing at the joint of its two parts: 14 ln(1 + 0.5^1.1), eleven times on a keypoint.
+    assert LOSSES["awing"](logits, targets).item() == pytest.approx(11 * 14 * math.log(1 + 0.5**1.1), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_nan_where_masked_reaches_neither_loss_nor_gradient(name):
+    logits, truth, positives, mask = make_targets(5)
+    expected = reference(name, logits, truth, positives, mask)
+    truth[~mask] = np.nan
+    logits[~mask] = np.nan
+    tensor = torch.tensor(logits, requires_grad=True)
+    losses = LOSSES[name](tensor, as_targets(truth, positives, mask))
+    losses.sum().backward()
+    np.testing.assert_allclose(losses.detach().numpy(), expected, rtol=1e-9)
+    assert tensor.grad.isfinite().all()
+    assert not tensor.grad[torch.tensor(~mask)].any()
+    assert tensor.grad[torch.tensor(mask)].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_channel_without_cells_is_zero(name):
+    logits, truth, positives, mask = make_targets(6)
+    mask[:, 1] = False
+    tensor = torch.tensor(logits, requires_grad=True)
+    losses = LOSSES[name](tensor, as_targets(truth, positives, mask))
+    losses.sum().backward()
+    assert losses[1] == 0
+    assert losses[0] > 0
+    assert not tensor.grad[:, 1].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", LOSSES)
+def test_16_bit_logits_give_the_float32_value(name, dtype):
+    logits, truth, positives, mask = make_targets(7)
+    short = torch.tensor(logits).to(dtype)
+    targets = as_targets(truth, positives, mask, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = LOSSES[name](short, targets)
+    assert losses.dtype == torch.float32
+    assert torch.equal(losses, LOSSES[name](short.float(), targets))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("size", [30.0, 1000.0])
+def test_extreme_logits_stay_finite(name, size):
+    truth = torch.tensor([0.0, 1.0, 0.5]).view(1, 1, 1, 3)
+    targets = LossTargets(truth, truth == 1, torch.ones_like(truth, dtype=torch.bool))
+    for sign in (-1, 1):
+        logits = torch.full((1, 1, 1, 3), sign * size, requires_grad=True)
+        losses = LOSSES[name](logits, targets)
+        losses.sum().backward()
+        assert losses.isfinite().all()
+        assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_equals_finite_differences(name):
+    logits, truth, positives, mask = make_targets(8, shape=(1, 2, 3, 3))
+    targets = as_targets(truth, positives, mask)
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, targets), torch.tensor(logits, requires_grad=True))
+
+
+def test_bce_of_the_truth_is_its_entropy():
+    truth = heatmaps.render(torch.tensor([[[[10.3, 7.9], [3.0, 4.5]]]], dtype=torch.float64), (16, 20), 2.0)
+    truth = truth.clamp(1e-9, 1 - 1e-9)
+    targets = LossTargets(truth, truth > 2, torch.ones_like(truth, dtype=torch.bool))
+    found = LOSSES["bce"](truth.logit(), targets).item()
+    expected = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in truth.flatten().tolist()]
+    assert found == pytest.approx(sum(expected) / len(expected), rel=1e-9)
+    assert found == pytest.approx(heatmaps.entropy(truth).mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("arguments", [{"awing_alpha": 1.0}, {"awing_epsilon": 0.0}])
+def test_awing_checks_its_constants(arguments):
+    logits, truth, positives, mask = make_targets(9)
+    with pytest.raises(InputError, match="awing_alpha"):
+        LOSSES["awing"](torch.tensor(logits), as_targets(truth, positives, mask), **arguments)
