@@ -78,7 +78,8 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     Returns:
         `(3, H, W)` uint8, in any memory layout.
     """
-    source = torch.from_numpy(image).permute(2, 0, 1)
+    # A copy only of what torch cannot read: mirrored views, and arrays that may not be written to.
+    source = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     if tuple(image.shape[:2]) == size:
         return source
     # Unsigned bytes with the channels last is torch's fastest path by far.

@@ -6,10 +6,12 @@ that they are given, and from nothing else. H W image.
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -61,8 +63,11 @@ def add_noise(image: Tensor, deviation: float, random: np.random.Generator) -> T
 
 def compress(image: Tensor, quality: int) -> Tensor:
     """Compresses as JPEG of this quality (1 to 100) and decodes again."""
-    pixels = (image * 255).round_().to(torch.uint8)
-    return functional.jpeg(pixels, quality).float().div_(255)
+    pixels = (image * 255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    with Image.open(file) as decoded:
+        return torch.from_numpy(np.array(decoded)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def erase(image: Tensor, random: np.random.Generator, area: tuple[float, float] = (0.02, 0.15)) -> Tensor:

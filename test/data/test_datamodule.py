@@ -1,0 +1,178 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from data_sets import write_data_set
+
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.loading import automatic_num_workers
+from keypoint_detection.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    keypoints = [{"a": [[1 + index, 2]], "b": []} for index in range(10)]
+    write_data_set(tmp_path, [(20, 10)] * 5 + [(10, 20)] * 5, keypoints)
+    return tmp_path
+
+
+def make(folder, **arguments):
+    given = {"heatmap_sigma": 2.0, "heatmap_stride": 2, "batch_size": 3, "num_workers": 0, **arguments}
+    return KeypointsDataModule(folder / "dataset.json", **given)
+
+
+def ready(folder, **arguments):
+    module = make(folder, **arguments)
+    module.setup()
+    return module
+
+
+def test_split_off_validation(folder):
+    module = ready(folder, validation_split_ratio=0.3, seed=5)
+    assert len(module.train_annotations) == 7
+    assert len(module.validation_annotations) == 3
+    assert module.test_annotations is None
+    assert module.channel_names == ("a", "b")
+    names = [module.train_annotations.name(i) for i in range(7)]
+    assert module.split["train"] == names
+    assert sorted(names + module.split["validation"]) == [f"{i:03d}.png" for i in range(10)]
+    widths = [20 if int(name[:3]) < 5 else 10 for name in names]
+    assert module.train_sizes[:, 0].tolist() == widths
+    parts = module.parts
+    module.setup("fit")
+    assert module.parts is parts
+
+
+def test_a_split_is_used_again(folder):
+    first = ready(folder, seed=1)
+    again = ready(folder, seed=2, validation_split_ratio=0.5, split=first.split)
+    assert again.split["train"] == first.split["train"]
+    assert again.split["validation"] == first.split["validation"]
+    with pytest.raises(InputError, match=r"split: .*other\.png"):
+        ready(folder, split=first.split | {"train": ["other.png"]})
+
+
+def test_files_of_their_own(folder, caplog):
+    sizes, keypoints = [(8, 8)] * 2, [{"b": [], "a": [[1, 1]], "c": []}] * 2
+    (folder / "other").mkdir()
+    write_data_set(folder / "other", sizes, keypoints, "validation.json")
+    write_data_set(folder / "other", sizes, keypoints, "test.json")
+    paths = {
+        "json_validation_dataset_path": folder / "other" / "validation.json",
+        "image_validation_dataset_path": folder / "other",
+        "json_test_dataset_path": folder / "other" / "test.json",
+        "image_test_dataset_path": str(folder / "other"),
+    }
+    with caplog.at_level(logging.WARNING):
+        module = ready(folder, keypoint_channels="a b", **paths)
+    assert caplog.text == ""
+    assert [len(module.train_annotations), len(module.validation_annotations), len(module.test_annotations)] == [
+        10,
+        2,
+        2,
+    ]
+    assert module.test_annotations.channel_names == ("a", "b")
+    assert sum(len(batch.images) for batch in module.test_dataloader()) == 2
+    with pytest.raises(InputError, match="split: the images of 'test'"):
+        ready(folder, keypoint_channels="a b", split=module.split | {"test": ["x.png"]}, **paths)
+    with caplog.at_level(logging.WARNING):
+        ready(folder, json_test_dataset_path=folder / "dataset.json")
+    assert "are both in train and in test" in caplog.text
+
+
+def test_without_a_test_file(folder):
+    module = ready(folder)
+    with pytest.raises(InputError, match="json_test_dataset_path"):
+        module.test_dataloader()
+    predicted = [batch.indices for batch in module.predict_dataloader()]
+    assert torch.cat(predicted).tolist() == list(range(len(module.validation_annotations)))
+
+
+def test_only_training_is_augmented(folder):
+    module = ready(folder, validation_split_ratio=0.5, augmentation=Augmentation(rotation=180, noise=0.2))
+    assert module.dataset("train").augmentation is module.augmentation
+    assert module.dataset("validation").augmentation is None
+    assert ready(folder, augment_train=False).dataset("train").augmentation is None
+    assert isinstance(ready(folder).dataset("train").augmentation, Augmentation)
+    plain = ready(folder, validation_split_ratio=0.5, augment_train=False)
+    for a, b in zip(module.val_dataloader(), plain.val_dataloader(), strict=True):
+        assert torch.equal(a.images, b.images)
+
+
+def test_epochs_differ_and_runs_do_not(folder):
+    def epoch(module, number):
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(number)
+        return list(loader)
+
+    first, again = ready(folder, seed=3), ready(folder, seed=3)
+    for a, b in zip(epoch(first, 1), epoch(again, 1), strict=True):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.indices, b.indices)
+    indices = [torch.cat([batch.indices for batch in epoch(first, number)]).tolist() for number in (0, 1)]
+    assert indices[0] != indices[1]
+    assert sorted(indices[0]) == sorted(indices[1]) == list(range(8))
+
+
+def test_validation_batches_hold_one_size(folder):
+    module = ready(folder, validation_split_ratio=0.8, batch_size=4)
+    seen = []
+    for batch in module.val_dataloader():
+        assert (batch.sizes == torch.tensor(batch.images.shape[2:])).all()
+        seen += batch.indices.tolist()
+    assert sorted(seen) == list(range(8))
+
+
+@pytest.mark.parametrize("where", ["loader", "device"])
+def test_heatmaps_are_the_same_wherever_they_are_rendered(folder, where):
+    module = ready(folder, render_heatmaps_on=where)
+    batch = next(iter(module.train_dataloader()))
+    assert (batch.heatmaps is None) == (where == "device")
+    rendered = module.on_after_batch_transfer(batch, 0).heatmaps
+    reference = next(iter(ready(folder, render_heatmaps_on="auto").train_dataloader())).heatmaps
+    assert torch.equal(rendered, reference)
+
+
+def test_values_may_be_chosen_after_setup(folder):
+    module = ready(folder, heatmap_sigma=None, heatmap_stride=None, batch_size="auto")
+    with pytest.raises(InputError, match="heatmap_sigma"):
+        module.train_dataloader()
+    module.heatmap_sigma, module.heatmap_stride, module.image_size = 3.0, 4, [8, 8]
+    with pytest.raises(InputError, match="batch_size: .*'auto'"):
+        module.train_dataloader()
+    module.batch_size = 2
+    assert max(next(iter(module.train_dataloader())).images.shape[2:]) == 8
+
+
+def test_diagonals(folder):
+    module = ready(folder)
+    assert module.diagonals("train", torch.tensor([0, 3])).tolist() == pytest.approx([np.hypot(10, 20)] * 2)
+
+
+def test_cache(folder):
+    cached, plain = ready(folder, cache_images=True), ready(folder)
+    for _ in range(2):
+        for a, b in zip(cached.train_dataloader(), plain.train_dataloader(), strict=True):
+            assert torch.equal(a.images, b.images)
+
+
+def test_maximum_of_keypoints(folder):
+    assert ready(folder, keypoint_channel_max_keypoints="1 -1").keypoint_channel_max_keypoints == [1, -1]
+    with pytest.raises(InputError, match="keypoint_channel_max_keypoints"):
+        ready(folder, keypoint_channel_max_keypoints="1 x")
+
+
+def test_setup_comes_first(folder):
+    with pytest.raises(RuntimeError, match="setup"):
+        _ = make(folder).channel_names
+
+
+def test_automatic_workers_leave_a_core_to_the_training():
+    cpu, _ = automatic_num_workers("cpu")
+    gpu, reason = automatic_num_workers("cuda")
+    assert 0 <= cpu <= 2
+    assert 0 <= gpu <= 8
+    assert "cuda" in reason
+    assert automatic_num_workers("cuda", 1000)[0] == 0

@@ -1,0 +1,248 @@
+import logging
+import math
+import pickle
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from blobs import blob_image, peak
+from data_sets import pixels_of, write_data_set
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from keypoint_detection import heatmaps
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.dataset import KeypointsDataset, collate
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.geometry import letterbox
+from keypoint_detection.data.images import ImageCache, scan_sizes
+from keypoint_detection.data.sampler import BLANK
+from keypoint_detection.errors import InputError
+
+STRONG = Augmentation(
+    rotation=40,
+    scale=0.3,
+    shear=5,
+    translation=0.2,
+    perspective=0.1,
+    crop=0.3,
+    blur=0.5,
+    noise=0.1,
+    jpeg=0.5,
+    erasing=0.5,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_data_set(
+        tmp_path,
+        [(40, 30), (30, 50), (64, 64)],
+        [
+            {"left_eye": [[10, 5.5]], "right_eye": [[20, 6], [21, 7]], "nose": []},
+            {"left_eye": [], "right_eye": [], "nose": [[3.25, 49]]},
+            {"left_eye": [], "right_eye": [], "nose": []},
+        ],
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def annotations(folder):
+    return read_annotations(folder / "dataset.json", folder)
+
+
+def make(annotations, **arguments):
+    return KeypointsDataset(annotations, **{"heatmap_sigma": 2.0, "heatmap_stride": 2, **arguments})
+
+
+def same(a, b):
+    return all(torch.equal(torch.nan_to_num(x, nan=-9), torch.nan_to_num(y, nan=-9)) for x, y in zip(a, b, strict=True))
+
+
+def test_a_plain_sample_is_the_file(annotations, folder):
+    sample = make(annotations)[0]
+    assert torch.equal(sample.images, torch.from_numpy(pixels_of(folder, 0)).permute(2, 0, 1).float() / 255)
+    nan = math.nan
+    expected = torch.tensor([[[10, 5.5], [nan, nan]], [[20, 6], [21, 7]], [[nan, nan], [nan, nan]]])
+    torch.testing.assert_close(sample.keypoints, expected, rtol=0, atol=0, equal_nan=True)
+    assert sample.sizes.tolist() == [30, 40]
+    assert sample.labelled.tolist() == [True, True, True]
+    assert torch.equal(sample.transforms, torch.eye(3, dtype=torch.float64))
+    assert sample.indices == 0
+    assert sample.heatmaps.shape == (3, 15, 20)
+    torch.testing.assert_close(sample.heatmaps, heatmaps.render(expected, (30, 40), 2.0, 2))
+
+
+def test_batch_pads_to_its_largest_image_and_channel(annotations, folder):
+    dataset = make(annotations)
+    batch = dataset.collate([dataset[0], dataset[1]])
+    assert batch.images.shape == (2, 3, 50, 40)
+    assert batch.keypoints.shape == (2, 3, 2, 2)
+    assert batch.heatmaps.shape == (2, 3, 25, 20)
+    assert batch.sizes.tolist() == [[30, 40], [50, 30]]
+    assert torch.equal(batch.images[0, :, :30], dataset[0].images)
+    assert not batch.images[0, :, 30:].any()
+    assert not batch.images[1, :, :, 30:].any()
+    assert batch.keypoints[1, 2, 0].tolist() == [3.25, 49]
+    assert batch.keypoints.isnan().any(-1).sum() == 12 - 4
+    assert batch.indices.tolist() == [0, 1]
+    assert collate([dataset[0]]).heatmaps is None
+    assert make(annotations, render=False).collate([dataset[0]]).heatmaps is None
+    assert make(annotations, render=False)[0].heatmaps is None
+
+
+def test_letterboxed_sample_maps_back_to_the_file(annotations):
+    sample = make(annotations, image_size="25 64")[1]
+    assert sample.sizes.tolist() == [25, 15]
+    back = heatmaps.transform_points(sample.keypoints.double(), sample.transforms)
+    torch.testing.assert_close(back[2, 0], torch.tensor([3.25, 49], dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sample.keypoints[2, 0], torch.tensor([1.625, 24.5]))
+
+
+def test_validation_and_prediction_see_the_same_bits(annotations, folder):
+    sample = make(annotations, image_size=28)[1]
+    image, homography = letterbox(pixels_of(folder, 1), (28, 28))
+    assert torch.equal(sample.images, image)
+    assert torch.equal(sample.transforms, torch.from_numpy(homography))
+
+
+@pytest.mark.parametrize("image_size", [None, 48])
+def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_size):
+    class OneBlob:
+        def load(self, index):
+            return blob_image((33.3, 21.7), (60, 80), 3)
+
+    write_data_set(annotations.image_root, [(80, 60)], [{"left_eye": [[33.3, 21.7]], "right_eye": []}], "blob.json")
+    blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
+    names = ("brightness", "contrast", "saturation", "hue", "noise")
+    augmentation = Augmentation(rotation=180, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(names, 0.0))
+    dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob())
+    channels = set()
+    for epoch in range(40):
+        sample = dataset[0, epoch]
+        found = (~sample.keypoints[:, 0, 0].isnan()).nonzero().flatten().tolist()
+        if not found:
+            continue
+        point = sample.keypoints[found[0], 0].double()
+        if ((point > 10) & (point < sample.sizes.flip(0) - 10)).all():
+            channels.add(found[0])
+            np.testing.assert_allclose(peak(sample.images), point, atol=0.05)
+            back = heatmaps.transform_points(point, sample.transforms)
+            np.testing.assert_allclose(back, [33.3, 21.7], atol=1e-4)
+    assert channels == {0, 1}, "a mirrored left eye is a right eye"
+
+
+def test_keypoints_that_leave_the_image_are_dropped(annotations):
+    dataset = make(annotations, augmentation=Augmentation(translation=1.0, rotation=180), render=False)
+    dropped = 0
+    for epoch in range(50):
+        sample = dataset[0, epoch]
+        points = sample.keypoints[~sample.keypoints.isnan().any(-1)]
+        assert ((points >= 0) & (points <= torch.tensor([40.0, 30.0]))).all()
+        assert sample.labelled.all(), "a keypoint that has left is truly absent"
+        dropped += 3 - len(points)
+    assert dropped > 20
+
+
+def test_channels_without_keypoints_can_be_ignored(annotations):
+    dataset = make(annotations, empty_channels="ignore")
+    assert dataset[0].labelled.tolist() == [True, True, False]
+    assert dataset[2].labelled.tolist() == [False, False, False]
+    only_left = [{"left_eye": [[10, 5]], "right_eye": []}]
+    write_data_set(annotations.image_root, [(40, 30)], only_left, "left.json")
+    left = read_annotations(annotations.image_root / "left.json", annotations.image_root)
+    mirrored = make(left, empty_channels="ignore", augmentation=Augmentation(horizontal_flip=1))
+    assert mirrored[0].labelled.tolist() == [False, True]
+
+
+def test_samples_are_a_function_of_seed_epoch_and_index(annotations):
+    dataset = make(annotations, augmentation=STRONG, seed=1)
+    first = dataset[1, 4]
+    torch.rand(3)
+    np.random.default_rng().random()
+    dataset[0, 4], dataset[1, 5]
+    assert same(dataset[1, 4], first)
+    assert same(make(annotations, augmentation=STRONG, seed=1)[1, 4], first)
+    assert not torch.equal(dataset[1, 5].images, first.images)
+    assert not torch.equal(make(annotations, augmentation=STRONG, seed=2)[1, 4].images, first.images)
+    assert torch.equal(dataset[1].images, dataset[1, 0].images)
+
+
+def test_workers_give_the_same_bits(annotations):
+    dataset = make(annotations, augmentation=STRONG, seed=1)
+    keys = [(2, 0), (0, 0), (1, 0), (1, 1)]
+    loader, with_workers = (
+        DataLoader(dataset, batch_size=2, sampler=keys, collate_fn=dataset.collate, num_workers=workers)
+        for workers in (0, 2)
+    )
+    for a, b in zip(loader, with_workers, strict=True):
+        assert same(a, b)
+
+
+def test_spawned_workers_can_receive_it(annotations):
+    dataset = make(annotations, augmentation=STRONG, seed=1, corrupt_images="skip")
+    received = pickle.loads(ForkingPickler.dumps(dataset))
+    assert same(received[1, 3], dataset[1, 3])
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path):
+    path = write_data_set(tmp_path, [(500, 400)], [{"a": [[100, 100]]}])
+    annotations = read_annotations(path, tmp_path)
+    threads = torch.get_num_threads()
+    samples = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        dataset = make(annotations, augmentation=STRONG, image_size=300)
+        samples.append([dataset[0, epoch] for epoch in range(4)])
+    torch.set_num_threads(threads)
+    assert all(same(a, b) for a, b in zip(*samples, strict=True))
+
+
+def test_cached_images_are_those_of_the_files(annotations):
+    cached = make(annotations, augmentation=STRONG, cache=ImageCache(annotations, scan_sizes(annotations)))
+    plain = make(annotations, augmentation=STRONG)
+    for epoch in range(3):  # the cache must survive what is done to the images
+        assert same(cached[1, epoch], plain[1, epoch])
+    assert same(make(annotations, cache=cached.cache)[1], make(annotations)[1])
+
+
+def test_a_corrupt_image_raises_or_is_skipped_and_reported_once(annotations, folder, caplog):
+    (folder / "001.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"001\.png"):
+        make(annotations)[1]
+    dataset = make(annotations, corrupt_images="skip", augmentation=STRONG)
+    with caplog.at_level(logging.WARNING):
+        batch = dataset.collate([dataset[0], dataset[1, 0], dataset[1, 1]])
+    assert sum("001.png" in record.message for record in caplog.records) == 1
+    assert batch.indices.tolist() == [0, 1, 1]
+    assert batch.labelled.tolist() == [[True] * 3, [False] * 3, [False] * 3]
+    assert not batch.images[1].any()
+    assert batch.keypoints[1].isnan().all()
+
+
+def test_blank_samples_count_nowhere(annotations):
+    blank = make(annotations)[1, BLANK]
+    assert blank.images.shape == (3, 50, 30)
+    assert not blank.images.any()
+    assert not blank.labelled.any()
+    assert blank.indices == -1
+    assert blank.keypoints.isnan().all()
+
+
+def test_images_of_any_kind_and_negative_index(tmp_path):
+    path = write_data_set(tmp_path, [(20, 10), (20, 10)], [{"a": [[1, 2]]}, {"a": [[3, 4]]}])
+    Image.fromarray(np.full((10, 20), 51, np.uint8)).save(tmp_path / "000.png")
+    dataset = make(read_annotations(path, tmp_path))
+    torch.testing.assert_close(dataset[0].images, torch.full((3, 10, 20), 0.2))
+    assert dataset[-1].keypoints.tolist() == [[[3, 4]]]
+    with pytest.raises(IndexError):
+        dataset[2]
+    assert [int(sample.indices) for sample in dataset] == [0, 1]
+
+
+@pytest.mark.parametrize("arguments", [{"empty_channels": "x"}, {"corrupt_images": "x"}, {"image_size": "x"}])
+def test_wrong_arguments_are_named(annotations, arguments):
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        make(annotations, **arguments)

@@ -1,0 +1,141 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from blobs import blob_image, peak
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keypoint_detection.data.geometry import (
+    fit_size,
+    letterbox,
+    parse_image_size,
+    scaling,
+    shrink_factor,
+    translation,
+    warp,
+)
+from keypoint_detection.errors import InputError
+
+
+def noise_image(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, None), (256, (256, 256)), ("256", (256, 256)), ("256 320", (256, 320)), ([64, 32], (64, 32))],
+)
+def test_image_size_is_read(value, expected):
+    assert parse_image_size(value) == expected
+
+
+@pytest.mark.parametrize("value", ["", "a", "1 2 3", 0, "256 -1", [], [1.5, "x"]])
+def test_wrong_image_size_is_named(value):
+    with pytest.raises(InputError, match="image_size: expected one or two positive"):
+        parse_image_size(value)
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "expected"),
+    [
+        ((480, 640), (256, 256), (192, 256)),
+        ((640, 480), (256, 256), (256, 192)),
+        ((64, 64), (256, 320), (256, 256)),
+        ((100, 1000), (50, 50), (5, 50)),
+        ((1, 1000), (50, 50), (1, 50)),
+        ((37, 53), None, (37, 53)),
+    ],
+)
+def test_fit_size_keeps_the_aspect(size, image_size, expected):
+    assert fit_size(size, image_size) == expected
+
+
+def test_letterbox_passes_an_image_of_the_right_size_through():
+    image = noise_image(48, 64)
+    for image_size in (None, (48, 64), (48, 200)):
+        tensor, homography = letterbox(image, image_size)
+        assert torch.equal(tensor, torch.from_numpy(image).permute(2, 0, 1).float() / 255)
+        assert tensor.is_contiguous()
+        np.testing.assert_array_equal(homography, np.eye(3))
+
+
+def test_letterbox_does_not_change_the_image_that_it_is_given():
+    image = noise_image(3, 1)
+    before = image.copy()
+    letterbox(image)[0].zero_()
+    np.testing.assert_array_equal(image, before)
+
+
+@given(st.integers(20, 200), st.integers(20, 200), st.integers(16, 150), st.integers(16, 150))
+@settings(max_examples=30, deadline=None)
+def test_letterbox_homography_maps_corners_to_corners(height, width, box_height, box_width):
+    tensor, homography = letterbox(noise_image(height, width), (box_height, box_width))
+    new_height, new_width = tensor.shape[1:]
+    assert new_height <= box_height
+    assert new_width <= box_width
+    assert new_height == box_height or new_width == box_width
+    np.testing.assert_allclose(homography @ [new_width, new_height, 1], [width, height, 1], atol=1e-9)
+
+
+@given(st.floats(0.3, 0.7), st.floats(0.3, 0.7), st.integers(64, 250), st.integers(64, 250), st.integers(64, 128))
+@settings(max_examples=30, deadline=None)
+def test_letterboxed_peak_is_where_the_homography_says(u, v, height, width, side):
+    point = (u * width, v * height)
+    factor = side / max(height, width)
+    tensor, homography = letterbox(blob_image(point, (height, width), 4 / min(1, factor)), (side, side))
+    expected = np.linalg.inv(homography) @ [*point, 1]
+    np.testing.assert_allclose(peak(tensor), expected[:2], atol=0.05)
+
+
+def test_letterbox_averages_where_it_shrinks():
+    # A chequered board of single pixels is grey from afar; point sampling would make it black or white.
+    board = np.indices((256, 256)).sum(0) % 2 * 255
+    tensor, _ = letterbox(np.repeat(board[..., None].astype(np.uint8), 3, axis=2), (32, 32))
+    assert (tensor - 0.5).abs().max() < 0.02
+
+
+def test_warp_averages_where_it_shrinks():
+    board = np.repeat((np.indices((512, 512)).sum(0) % 2 * 255)[..., None].astype(np.uint8), 3, axis=2)
+    angle = math.radians(20)
+    rotation = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    result = warp(board, rotation @ scaling((512, 512), (64, 64)), (32, 16))
+    assert (result - 0.5).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("fill", ["mean", "zeros", "border", "reflection"])
+def test_warp_by_whole_pixels_moves_pixels_exactly(fill):
+    image = noise_image(20, 30)
+    result = warp(image, translation(4, -3), (20, 30), fill)
+    expected = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    torch.testing.assert_close(result[:, :17, 4:], expected[:, 3:, :26], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("fill", "expected"), [("zeros", 0.0), ("border", 1.0), ("reflection", 1.0), ("mean", 0.5)])
+def test_fill(fill, expected):
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[:5] = 255  # the upper half is white, so the mean is one half
+    result = warp(image, translation(0, 3), (10, 10), fill)
+    torch.testing.assert_close(result[:, :2], torch.full((3, 2, 10), expected), atol=1e-5, rtol=0)
+
+
+def test_mirroring_by_warp_is_a_flip():
+    image = noise_image(12, 17)
+    result = warp(image, np.array([[-1.0, 0, 17], [0, 1, 0], [0, 0, 1]]), (12, 17))
+    expected = torch.from_numpy(image).permute(2, 0, 1).flip(2).float() / 255
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
+
+
+def test_shrink_factor_of_the_direction_that_shrinks_least():
+    assert shrink_factor(np.diag([0.25, 0.5, 1.0]), (10, 10)) == pytest.approx(2)
+    assert shrink_factor(np.diag([3.0, 2.0, 1.0]), (10, 10)) == pytest.approx(1 / 3)
+
+
+def test_warp_resembles_a_supersampled_reference():
+    # Pillow's own antialiased resize of a smooth picture, against a warp that does the same.
+    picture = Image.fromarray(noise_image(8, 8, 1)).resize((400, 300), Image.Resampling.BICUBIC)
+    result = warp(np.asarray(picture), scaling((300, 400), (75, 100)), (75, 100))
+    reference = np.asarray(picture.resize((100, 75), Image.Resampling.BOX)).transpose(2, 0, 1) / 255
+    assert np.abs(result.numpy() - reference)[:, 2:-2, 2:-2].max() < 0.03

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keypoint_detection.data.sampler import BLANK, EvaluationSampler, SequentialKeys, TrainingSampler
+from keypoint_detection.errors import InputError
+
+
+@given(st.integers(1, 50), st.integers(1, 5), st.integers(0, 3), st.integers(0, 2**40))
+def test_training_covers_every_image_and_all_processes_have_equally_many(n, world, epoch, seed):
+    samplers = [
+        TrainingSampler(n, seed=seed, batch_size=2, rank=rank, world=world, epoch=epoch) for rank in range(world)
+    ]
+    shares = [list(sampler) for sampler in samplers]
+    assert [len(share) for share in shares] == [len(sampler) for sampler in samplers]
+    assert len({len(share) for share in shares}) == 1
+    keys = [key for share in shares for key in share]
+    assert {index for index, _ in keys} == set(range(n))
+    assert {number for _, number in keys} == {epoch}
+    assert len(keys) - n < world
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    def order(seed, epoch):
+        return [index for index, _ in TrainingSampler(100, seed=seed, batch_size=4, epoch=epoch)]
+
+    assert order(1, 2) == order(1, 2)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
+    whole = TrainingSampler(11, seed=3, batch_size=2, epoch=5)
+    resumed = TrainingSampler(11, seed=3, batch_size=2, epoch=5, batches_done=3)
+    assert list(resumed) == list(whole)[6:]
+    assert len(resumed) == 11
+    resumed.set_epoch(5)
+    assert list(resumed) == list(whole)[6:]
+    for sampler in (whole, resumed):
+        sampler.set_epoch(6)
+    assert list(resumed) == list(whole)
+    assert len(list(whole)) == 11
+
+
+def test_a_changed_order_is_refused_in_mid_epoch():
+    sampler = TrainingSampler(11, seed=3, batch_size=2)
+    sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, epoch=9).state_dict())
+    with pytest.raises(InputError, match="batch_size: .* with 4, .* got 2"):
+        sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=4).state_dict())
+    with pytest.raises(InputError, match="processes"):
+        sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, world=2).state_dict())
+
+
+@given(
+    st.lists(st.sampled_from([(10, 20), (20, 10), (0, 0)]), min_size=1, max_size=30),
+    st.integers(1, 5),
+    st.integers(1, 4),
+)
+def test_evaluation_takes_each_image_once_in_batches_of_one_size(sizes, batch_size, world):
+    samplers = [EvaluationSampler(np.array(sizes), batch_size, rank, world) for rank in range(world)]
+    seen = []
+    for rank, sampler in enumerate(samplers):
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == len(samplers[0])
+        for batch in batches:
+            real = [index for index, epoch in batch if epoch != BLANK]
+            assert len(real) in (0, len(batch))
+            assert len(batch) <= batch_size
+            assert len({sizes[index] for index in real}) <= 1
+            assert all(index % world == rank for index in real)
+            seen += real
+    assert sorted(seen) == list(range(len(sizes)))
+
+
+def test_evaluation_of_equal_sizes_keeps_the_order():
+    sampler = EvaluationSampler(np.full((7, 2), 64), batch_size=3)
+    assert list(sampler) == [[(0, 0), (1, 0), (2, 0)], [(3, 0), (4, 0), (5, 0)], [(6, 0)]]
+
+
+def test_a_process_without_images_gets_blanks():
+    sampler = EvaluationSampler(np.full((2, 2), 64), batch_size=1, rank=2, world=3)
+    assert [epoch for batch in sampler for _, epoch in batch] == [BLANK]
+
+
+def test_prediction_is_in_order():
+    assert list(SequentialKeys(3)) == [(0, 0), (1, 0), (2, 0)]
+    assert len(SequentialKeys(3)) == 3
