@@ -13,7 +13,7 @@ import numpy as np
 CORNERS = "corner_keypoints"
 FLAP_CORNERS = "flap_corner_keypoints"
 
-# How much nearer, as a share of its distance, a face has to be to hide a point.
+# Rounding errors are smaller than this share of a distance.
 HIDING_MARGIN = 1e-4
 
 
@@ -124,18 +124,19 @@ class Faces:
     def __getitem__(self, chosen: slice | np.ndarray) -> Faces:
         return Faces(*(array[chosen] for array in (self.origins, self.edges_s, self.edges_t, self.tapers, self.discs)))
 
-    def hide(self, points: np.ndarray, viewpoint: np.ndarray) -> np.ndarray:
+    def hide(self, points: np.ndarray, viewpoint: np.ndarray, margin: float = HIDING_MARGIN) -> np.ndarray:
         """Which points a face hides from a viewpoint.
 
         Args:
             points: `(N, 3)`. A point on a face is not hidden by that face.
             viewpoint: `(3,)`.
+            margin: How much nearer, as a share of its distance, a face has to be to hide a point.
 
         Returns:
             `(N,)` bool.
         """
         p, q, r = np.einsum("fij,nj->ifn", self.inverse_rays(viewpoint), points - viewpoint)
-        return (self.contain(p, q, r) & (r > 1 + HIDING_MARGIN)).any(axis=0)
+        return (self.contain(p, q, r) & (r > 1 + margin)).any(axis=0)
 
 
 @dataclass(frozen=True)

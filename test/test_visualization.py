@@ -1,0 +1,179 @@
+"""Pictures and curves: where things are drawn, in which colour, and how large the result is."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keypoint_detection import heatmaps
+from keypoint_detection.curves import group_series
+from keypoint_detection.visualization import (
+    add_legend,
+    channel_colours,
+    compose_heatmaps,
+    draw_keypoints,
+    heatmap_panel,
+    image_grid,
+    keypoint_panel,
+    overlay_heatmaps,
+    plot_curves,
+    plot_precision_recall,
+    resize,
+    to_picture,
+)
+
+SERIES = {
+    "train/loss": ([0, 1, 2], [1.0, 0.5, 0.2]),
+    "validation/gt_loss": ([0, 1, 2], [0.1, 0.1, 0.1]),
+    "validation/loss/nose": ([0, 1, 2], [1.0, float("nan"), 0.3]),
+    "validation/AP/nose/d=2": ([2], [0.4]),
+    "validation/meanAP": ([1, 2], [0.1, 0.4]),
+    "validation/median_distance": ([1, 2], [4.0, 2.0]),
+    "lr-AdamW": ([0, 1], [1e-3, 1e-4]),
+}
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 32, 50])
+def test_colours_are_distinct(count):
+    colours = channel_colours(count)
+    assert colours.shape == (count, 3)
+    assert len({tuple(colour) for colour in colours.tolist()}) == count
+
+
+def test_float_images_become_bytes():
+    image = torch.tensor([[[0.0, 1.0]], [[0.5, 2.0]], [[-1.0, 0.2]]])
+    assert to_picture(image).tolist() == [[[0, 128, 0], [255, 255, 51]]]
+
+
+def test_a_zero_heatmap_shows_the_darkened_gray_image():
+    images = torch.full((1, 3, 4, 5), 0.5)
+    for picture in (overlay_heatmaps(images, torch.zeros(1, 4, 5)), compose_heatmaps(images, torch.zeros(1, 2, 4, 5))):
+        assert (picture == round(255 * 0.8 * 0.5)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(12, 40), st.integers(12, 40), st.sampled_from([1, 2, 4]), st.floats(0, 1), st.floats(0, 1))
+def test_overlay_is_brightest_at_the_keypoint_at_every_stride(height, width, stride, u, v):
+    # Keep away from the border, where half of the blob lies outside and the cells' centres are clamped.
+    x, y = 4 + u * (width - 8), 4 + v * (height - 8)
+    heatmap = heatmaps.render(torch.tensor([[x, y]]), (height, width), 3.0, stride)
+    picture = overlay_heatmaps(torch.zeros(1, 3, height, width), heatmap[None])[0].astype(float).sum(axis=2)
+    weights = np.where(picture > 0.6 * picture.max(), picture, 0)
+    rows, columns = np.indices(picture.shape)
+    centre = [(weights * (2 * index + 1)).sum() / weights.sum() / 2 for index in (columns, rows)]
+    assert centre == pytest.approx([x, y], abs=0.75 + 0.4 * stride)
+
+
+def test_each_channel_has_its_colour_in_the_composite():
+    maps = torch.zeros(1, 2, 6, 6)
+    maps[0, 0, 1, 1] = maps[0, 1, 4, 4] = 1.0
+    picture = compose_heatmaps(torch.zeros(1, 3, 6, 6), maps)[0]
+    for place, colour in ((1, 0), (4, 1)):
+        assert picture[place, place] == pytest.approx(0.9 * channel_colours(2)[colour], abs=1)
+
+
+def test_keypoints_are_drawn_where_they_are_and_nan_is_skipped():
+    image = torch.zeros(3, 50, 100)
+    nan = [float("nan")] * 2
+    colours = channel_colours(2)
+    picture = draw_keypoints(image, {"a": np.array([[30.0, 20.0], nan])}, {"a": np.zeros((0, 2)), "b": np.array([nan])})
+    drawn = np.argwhere((np.abs(picture.astype(int) - colours[0]) < 90).all(axis=2))
+    assert len(drawn) > 0
+    assert (2 * drawn + 1).mean(axis=0) / 2 == pytest.approx([20, 30], abs=0.5)
+    ring = draw_keypoints(image, true={"a": np.zeros((0, 2)), "b": np.array([[60.0, 25.0], nan])}, width=200)
+    assert ring.shape == (100, 200, 3)
+    drawn = np.argwhere((np.abs(ring.astype(int) - colours[1]) < 90).all(axis=2))
+    assert (2 * drawn + 1).mean(axis=0) / 2 == pytest.approx([50, 120], abs=0.5)
+    assert (ring[49:51, 119:121] == 0).all()  # the ring is hollow
+
+
+def test_a_cross_grows_with_its_score():
+    def size(score):
+        picture = draw_keypoints(torch.zeros(3, 60, 60), {"a": np.array([[30.0, 30.0]])}, scores={"a": [score]})
+        return (picture.sum(axis=2) > 0).sum()
+
+    assert size(0.1) < size(0.5) < size(1.0)
+
+
+def test_grid_places_pictures_in_rows_and_columns():
+    red, green, blue = (
+        np.full((10, 20, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    )
+    grid = image_grid([[red, green], [blue]], gap=3)
+    assert grid.shape == (3 + 10 + 3 + 10 + 3, 3 + 20 + 3 + 20 + 3, 3)
+    assert grid[8, 10].tolist() == [255, 0, 0]
+    assert grid[8, 36].tolist() == [0, 255, 0]
+    assert grid[21, 10].tolist() == [0, 0, 255]
+    captioned = image_grid([[red, green]], ["a", "a name that is far too long for its column"])
+    assert captioned.shape[1] == 4 + 20 + 4 + 20 + 4
+
+
+def test_resize_repeats_pixels_of_whole_multiples():
+    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert (resize(picture, 6) == picture.repeat(3, axis=0).repeat(3, axis=1)).all()
+
+
+def test_legend_goes_below_the_picture_in_the_channels_colours():
+    picture = np.zeros((30, 300, 3), dtype=np.uint8)
+    names = [f"channel_{i}" for i in range(12)]
+    legend = add_legend(picture, dict.fromkeys(names, "0.50"))
+    assert legend.shape[1] == 300
+    assert (legend[:30] == 0).all()
+    for colour in channel_colours(12):
+        assert (legend[30:] == colour).all(axis=2).any()
+
+
+@pytest.mark.parametrize(("channels", "stride", "batch"), [(1, 1, 1), (2, 4, 3), (32, 2, 2)])
+def test_panels_hold_every_image_and_channel(channels, stride, batch):
+    names = [f"c{i}" for i in range(channels)]
+    keypoints = torch.rand(batch, channels, 2, 2) * 40
+    keypoints[:, :, 1] = float("nan")
+    images = torch.rand(batch, 3, 41, 47)
+    true = heatmaps.render(keypoints, (41, 47), 3.0, stride)
+    panel = heatmap_panel(images, torch.zeros_like(true), true, names)
+    assert panel.dtype == np.uint8
+    assert panel.shape[1] <= 2300
+    blocks = -(-(channels + 1) // 11)
+    columns = -(-(channels + 1) // blocks)
+    cell = min(2200 // columns, 288) // 47 * 47
+    assert panel.shape[1] == columns * (cell + 4) + 4
+    assert panel.shape[0] > blocks * 2 * batch * cell * 41 / 47
+    # Rows of the heatmaps that are predicted to be empty are gray; the true ones are not.
+    first_row = panel[60 : 60 + cell // 2, cell + 12 : 2 * cell]
+    assert (first_row.max(axis=2) == first_row.min(axis=2)).all()
+    scores = torch.rand(batch, channels, 2)
+    assert keypoint_panel(images, keypoints, scores, keypoints, names).dtype == np.uint8
+    nothing = torch.full((batch, channels, 1, 2), float("nan"))
+    assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names).shape[2] == 3
+
+
+def test_panels_do_not_change_their_inputs():
+    images, maps = torch.rand(1, 3, 16, 16), torch.rand(1, 1, 16, 16)
+    copies = images.clone(), maps.clone()
+    heatmap_panel(images, maps, maps, ["a"])
+    assert torch.equal(images, copies[0])
+    assert torch.equal(maps, copies[1])
+
+
+def test_series_share_a_plot_by_what_they_mean():
+    assert group_series(SERIES) == {
+        "loss": ["train/loss", "validation/gt_loss", "validation/loss/nose"],
+        "average precision": ["validation/AP/nose/d=2", "validation/meanAP"],
+        "distance of matched keypoints": ["validation/median_distance"],
+        "learning rate": ["lr-AdamW"],
+    }
+
+
+@pytest.mark.parametrize("series", [SERIES, {}, {"train/loss": ([0], [float("nan")])}])
+def test_curves_are_written(tmp_path, series):
+    many = {f"validation/AP/channel{i}/d=2": ([0, 1], [0, i / 40]) for i in range(40)} if series else {}
+    plot_curves({**series, **many}, tmp_path / "curves.png")
+    plot_precision_recall({"a": ([0, 0.5, 1], [1, 0.8, 0.3])}, tmp_path / "pr.png")
+    for name in ("curves.png", "pr.png"):
+        with Image.open(tmp_path / name) as image:
+            assert min(image.size) > 300
+            # Only with curves there is something coloured to see.
+            saturated = np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2).max() > 60
+            assert saturated == (name == "pr.png" or bool(many))
