@@ -89,7 +89,7 @@ class KeypointDetector(pl.LightningModule):
         load_pretrained: bool = True,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["load_pretrained"])
+        self.save_hyperparameters(ignore=["load_pretrained"], logger=False)  # the training logs all its flags
         for name, value in list(self.hparams.items()):
             self.hparams[name] = hyperparameters.plain(name, value)
         hyperparameters.check(self.hparams)
@@ -103,6 +103,8 @@ class KeypointDetector(pl.LightningModule):
         nn.init.constant_(self.head.bias, math.log(_PRIOR / (1 - _PRIOR)))
         self.register_buffer("score_thresholds", torch.full((channels,), math.nan))
         self._encoder_is_frozen = False
+        encoder = (parameter for module in self.backbone.encoder_modules() for parameter in module.parameters())
+        self._encoder_parameters = [parameter for parameter in encoder if parameter.requires_grad]
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -283,18 +285,18 @@ class KeypointDetector(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""
-        self._encoder_is_frozen = self._freezes(self.current_epoch)
+        epochs = self.hparams.freeze_encoder_epochs
+        if epochs == 0:
+            return
+        self._encoder_is_frozen = epochs == -1 or self.current_epoch < epochs
         for module in self.backbone.encoder_modules():
             module.train(not self._encoder_is_frozen)
+        for parameter in self._encoder_parameters:
             # Processes agree on what has a gradient when training starts, so with several of them it is computed.
-            module.requires_grad_(not self._encoder_is_frozen or self.trainer.world_size > 1)
+            parameter.requires_grad_(not self._encoder_is_frozen or self.trainer.world_size > 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Drop the gradients of a frozen encoder: an optimiser leaves weights without a gradient as they are."""
         if self._encoder_is_frozen:
-            for module in self.backbone.encoder_modules():
-                module.zero_grad(set_to_none=True)
-
-    def _freezes(self, epoch: int) -> bool:
-        epochs = self.hparams.freeze_encoder_epochs
-        return epochs == -1 or epoch < epochs
+            for parameter in self._encoder_parameters:
+                parameter.grad = None

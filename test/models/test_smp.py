@@ -1,0 +1,204 @@
+import builtins
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.detector import KeypointDetector
+
+TINY = {"encoder": "tu-convnext_atto", "decoder_channels": [16]}
+
+
+def trained_encoder():
+    """A whole timm model with its classifier, whose weights are unlike those of a new one."""
+    torch.manual_seed(7)
+    model = timm.create_model("convnext_atto", num_classes=5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def features_of(model, images):
+    """The deepest features of a whole timm model."""
+    with torch.no_grad():
+        return model.eval().forward_features(images)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "pth", "nested", "features"])
+def test_weights_from_a_file_are_those_that_were_written(tmp_path, form):
+    model = trained_encoder()
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pth")
+    if form == "safetensors":
+        save_file(model.state_dict(), path)
+    elif form == "pth":
+        torch.save(model.state_dict(), path)
+    elif form == "nested":
+        torch.save({"epoch": 3, "state_dict": {f"module.{n}": v for n, v in model.state_dict().items()}}, path)
+    else:
+        extractor = timm.create_model("convnext_atto", features_only=True)
+        names = {name.replace("_", "."): name for name in extractor.state_dict()}
+        weights = {names[n.replace("_", ".")]: v for n, v in model.state_dict().items() if n.replace("_", ".") in names}
+        assert set(weights) == set(extractor.state_dict())
+        torch.save(weights, path)
+    backbone = build_backbone("Smp", 4, {**TINY, "encoder_weights": str(path)})
+    images = torch.rand(1, 3, 64, 64)
+    expected = features_of(model, images)
+    before = backbone.encoder(images)[-1]
+    backbone.load_pretrained()
+    with torch.no_grad():
+        found = backbone.encoder(images)[-1]
+    assert not torch.allclose(before, expected, atol=1e-2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_with_other_names_are_matched_by_order_and_shape(tmp_path):
+    model = trained_encoder()
+    extractor = timm.create_model("convnext_atto", features_only=True)
+    # The order in which the extractor has them, and a classifier after them, under names of another library.
+    canonical = {n.replace(".", "_"): v for n, v in model.state_dict().items()}
+    values = [canonical[n.replace(".", "_")] for n in extractor.state_dict()] + [torch.zeros(5, 320), torch.zeros(5)]
+    path = tmp_path / "renamed.pth"
+    torch.save({f"layer{i}": value for i, value in enumerate(values)}, path)
+    backbone = build_backbone("Smp", 4, {**TINY, "encoder_weights": str(path)})
+    backbone.load_pretrained()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        found = backbone.encoder(images)[-1]
+    torch.testing.assert_close(found, features_of(model, images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"not a file of weights", "cannot be read"),
+        ({"layer": torch.zeros(3)}, "does not fit the encoder"),
+        ({"epoch": 3}, "holds no weights"),
+        ([1, 2], "holds no weights"),
+    ],
+)
+def test_a_file_without_these_weights_is_an_input_error(tmp_path, content, message):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    backbone = build_backbone("Smp", 4, {**TINY, "encoder_weights": str(path)})
+    with pytest.raises(InputError, match=message) as error:
+        backbone.load_pretrained()
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_extra_the_error_names_the_install_command(monkeypatch):
+    real_import = builtins.__import__
+
+    def without_library(name, *arguments, **keywords):
+        if name.startswith("segmentation_models_pytorch"):
+            raise ImportError(name)
+        return real_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_library)
+    with pytest.raises(InputError) as error:
+        build_backbone("Smp", 4, {})
+    assert 'pip install "keypoint_detection[encoders]"' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decoder": "unnet"}, "did you mean 'unet'"),
+        ({"encoder": "tu-convnext_fento"}, "tu-convnext_femto"),
+        ({"encoder": "resnet19"}, "resnet18"),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224"}, "one size only"),
+        ({"decoder": "fpn", "decoder_channels": [8]}, "decoder_channels"),
+        ({"decoder_channels": [0]}, "decoder_channels"),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        build_backbone("Smp", 4, arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [
+        ("fpn", "resnet18"),
+        ("unet", "tu-mobilenetv4_conv_small"),
+        ("linknet", "mobilenet_v2"),
+        ("dpt", "tu-vit_tiny_patch16_224"),
+    ],
+)
+@pytest.mark.parametrize("stride", [2, 4])
+def test_decoders_and_encoders_at_odd_sizes(decoder, encoder, stride):
+    backbone = build_backbone("Smp", stride, {"decoder": decoder, "encoder": encoder}).eval()
+    with torch.no_grad():
+        features = backbone(torch.rand(1, 3, 45, 70))
+    assert features.shape == (1, backbone.out_channels, -(-45 // stride), -(-70 // stride))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.decoder.modules())
+
+
+def test_normalisation_is_that_of_the_encoder():
+    lite = build_backbone("Smp", 4, {"encoder": "tu-tf_efficientnet_lite0", "decoder_channels": [16]})
+    assert lite.image_mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    usual = build_backbone("Smp", 4, TINY)
+    assert usual.image_mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_statistics_of_a_pretrained_encoder_stay(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), path)
+    arguments = {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16], "encoder_weights": str(path)}
+    pretrained = build_backbone("Smp", 4, arguments).train()
+    new = build_backbone("Smp", 4, {**arguments, "encoder_weights": None}).train()
+    for backbone, changes in ((pretrained, False), (new, True)):
+        before = {name: value.clone() for name, value in backbone.named_buffers()}
+        backbone(torch.rand(2, 3, 64, 64))
+        after = dict(backbone.named_buffers())
+        assert any(not torch.equal(before[name], after[name]) for name in before) is changes
+
+
+def test_a_checkpoint_needs_neither_the_file_nor_a_download(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(trained_encoder().state_dict(), path)
+    arguments = {**TINY, "encoder_weights": str(path), "pretrained": True}
+    detector = KeypointDetector(["a"], backbone_type="Smp", backbone=arguments, heatmap_stride=4)
+    torch.save(
+        {
+            "state_dict": detector.state_dict(),
+            "hyper_parameters": dict(detector.hparams),
+            "pytorch-lightning_version": "2.6.0",
+        },
+        tmp_path / "detector.ckpt",
+    )
+    path.unlink()
+    loaded = KeypointDetector.load_from_checkpoint(tmp_path / "detector.ckpt").eval()
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(loaded(images), detector.eval()(images))
+
+
+def test_parameters_that_nothing_depends_on_do_not_train():
+    # The classifier's last convolution is part of this encoder, and the decoder does not use it.
+    backbone = build_backbone("Smp", 4, {"decoder": "dpt", "encoder": "tu-vit_tiny_patch16_224"})
+    unused = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+    assert {"encoder.model.head.weight", "encoder.model.head.bias"} <= unused
+    assert not any(name.startswith(("decoder", "encoder.model.blocks.0.")) for name in unused)
+
+
+def test_an_unreachable_hub_is_one_line_that_names_the_way_out(monkeypatch):
+    backbone = build_backbone("Smp", 4, {**TINY, "pretrained": True})
+
+    def unreachable(*arguments, **keywords):
+        raise OSError("name or service not known\nand many more lines")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(InputError, match="encoder_weights") as error:
+        backbone.load_pretrained()
+    assert "name or service not known" in str(error.value)
+    assert "\n" not in str(error.value)
