@@ -115,7 +115,10 @@ def claim(
 
 def within(xy: Tensor, truths: Tensor, radius: float) -> Tensor:
     """Bool `(..., N)`: whether any of the truths `(..., K, 2)` lies within `radius` of the detection `(..., N, 2)`."""
-    return torch.stack([(pairwise_distance(point, truths) <= radius).any(-1) for point in xy.unbind(-2)], -1)
+    near = torch.zeros(xy.shape[:-1], dtype=torch.bool, device=xy.device)
+    for n in range(xy.shape[-2]):  # one at a time: all pairs at once could take too much memory
+        near[..., n] = (pairwise_distance(xy[..., n, :], truths) <= radius).any(-1)
+    return near
 
 
 def classify_detections(

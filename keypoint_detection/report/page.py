@@ -120,8 +120,8 @@ def _gallery_note(shown: int, left_out: int, few: bool) -> str:
     )
     note += "of equal ones, the less precise. "
     if left_out:
-        note += f"These are the {shown} worst of {shown + left_out} images; the other {left_out} are left out of the gallery"
-        note += " but counted." if few else ", and counts are of the images shown."
+        note += f"Shown are the {shown} worst of {shown + left_out} images; {left_out} left out"
+        note += ", but counted." if few else ", and not counted below."
     return note
 
 

@@ -50,12 +50,14 @@ def heatmap_payload(heatmaps: np.ndarray, extent: tuple[float, float, float, flo
     channels, height, width = heatmaps.shape
     block = -(-max(height, width) // HEATMAP_SIDE)
     rows, columns = -(-height // block), -(-width // block)
-    padding = ((0, 0), (0, rows * block - height), (0, columns * block - width))
-    blocks = np.pad(np.asarray(heatmaps, np.float32), padding).reshape(channels, rows, block, columns, block)
-    gray = np.rint(np.nan_to_num(blocks.max((2, 4))).clip(0, 1) * 255).astype(np.uint8)
+    if block > 1:
+        padded = np.zeros((channels, rows * block, columns * block), heatmaps.dtype)
+        padded[:, :height, :width] = heatmaps
+        heatmaps = padded.reshape(channels, rows, block, columns, block).max((2, 4))
+    gray = np.rint(np.nan_to_num(heatmaps, nan=0.0).clip(0, 1) * 255).astype(np.uint8)
     gray[gray < 3] = 0  # noise that nobody sees, but that takes most of the file
     stream = io.BytesIO()
-    Image.fromarray(gray.reshape(channels * rows, columns)).save(stream, "PNG", optimize=True)
+    Image.fromarray(gray.reshape(channels * rows, columns)).save(stream, "PNG")
     left, top, right, bottom = extent
     right = left + (right - left) * columns * block / width
     bottom = top + (bottom - top) * rows * block / height

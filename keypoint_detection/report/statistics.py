@@ -78,9 +78,9 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
         threshold: the channel's score threshold.
 
     Returns:
-        `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the distances of matched
-        detections in pixels; `precision`, `recall`, `f1` at the score threshold; `best_f1` and its `best_threshold`.
-        NaN where undefined.
+        `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the distances of
+        matched detections in pixels; `precision`, `recall`, `f1` at the score threshold; `best_f1` and its
+        `best_threshold`. NaN where undefined.
     """
     scores, distances, num_truths = matches.of_channel(channel)
     near = distances[:, position]

@@ -18,10 +18,7 @@ function vector(tag, attributes = {}, ...children) {
 }
 
 function number(value, digits = 3) {
-  if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (Number.isInteger(value)) return String(value);
-  const size = Math.abs(value);
-  return size !== 0 && (size < 0.001 || size >= 1e5) ? value.toExponential(2) : value.toFixed(digits);
+  return value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits);
 }
 
 const trim = (value) => String(Number(value.toPrecision(6)));
@@ -35,24 +32,30 @@ function ticksBetween(low, high, count) {
 }
 
 function logTicks(low, high) {
-  const ticks = [];
-  for (let p = Math.ceil(Math.log10(low) - 1e-9); p <= Math.log10(high) + 1e-9; p += 1) ticks.push(10 ** p);
-  return ticks.length >= 2 ? ticks : [low, Math.sqrt(low * high), high];
+  for (const parts of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]]) { // as few as give three ticks
+    const ticks = [];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p += 1) ticks.push(...parts.map((part) => part * 10 ** p));
+    const inside = ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+    if (inside.length >= 3) return inside;
+  }
+  return [low, high];
 }
 
 // Draws axes and grid, and returns {root, x, y, area}: x and y map values to pixels. options: x and y [low, high],
 // xLabel, yLabel, log (the y axis), label (what a screen reader says).
 function chartFrame(host, options) {
   const width = Math.max(host.clientWidth, 240), height = options.height || 260;
-  const area = { left: 52, top: 10, right: width - 12, bottom: height - 42 };
+  const yTicks = options.log ? logTicks(...options.y) : ticksBetween(...options.y, 5);
+  const yTexts = yTicks.map((tick) => trim(Number(tick.toPrecision(2))));
+  const area = { left: 34 + 7 * Math.max(...yTexts.map((text) => text.length)), top: options.headroom || 10, right: width - 12, bottom: height - 42 };
   const root = vector("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": options.label });
   const across = (value) => area.left + (area.right - area.left) * (value - options.x[0]) / (options.x[1] - options.x[0]);
   const level = options.log ? Math.log10 : (v) => v, [low, high] = options.y.map(level);
   const up = (value) => area.bottom - (area.bottom - area.top) * (level(value) - low) / (high - low);
-  for (const tick of options.log ? logTicks(...options.y) : ticksBetween(...options.y, 5)) {
+  yTicks.forEach((tick, i) => {
     root.append(vector("line", { class: "grid", x1: area.left, x2: area.right, y1: up(tick), y2: up(tick) }),
-      vector("text", { class: "tick", x: area.left - 6, y: up(tick) + 4, "text-anchor": "end" }, trim(Number(tick.toPrecision(2)))));
-  }
+      vector("text", { class: "tick", x: area.left - 6, y: up(tick) + 4, "text-anchor": "end" }, yTexts[i]));
+  });
   for (const tick of ticksBetween(...options.x, width < 420 ? 5 : 8)) {
     root.append(vector("line", { class: "grid", x1: across(tick), x2: across(tick), y1: area.top, y2: area.bottom }),
       vector("text", { class: "tick", x: across(tick), y: area.bottom + 16, "text-anchor": "middle" }, trim(tick)));
@@ -110,7 +113,7 @@ function barChart(host, options, bars) {
   }
   if (options.diagonal) frame.root.append(diagonal(frame, options));
   for (const bar of bars.filter((b) => b.label)) {
-    const x = (frame.x(bar.from) + frame.x(bar.to)) / 2, y = Math.max(frame.y(bar.value || 0) - 4, frame.area.top + 9);
+    const x = (frame.x(bar.from) + frame.x(bar.to)) / 2, y = frame.y(bar.value || 0) - 4;
     frame.root.append(vector("text", { class: "tick count", x, y, "text-anchor": "middle" }, bar.label));
   }
   if (!bars.some((b) => b.value > 0)) frame.root.append(emptyNote(frame));

@@ -6,7 +6,7 @@ function setScore(value, own = false) {
   view.own = own;
   byId("own").checked = own;
   byId("score").value = view.score;
-  if (document.activeElement !== byId("score-number")) byId("score-number").value = trim(view.score);
+  if (document.activeElement !== byId("score-number")) byId("score-number").value = trim(Number(view.score.toFixed(3)));
   drawGallery();
 }
 
@@ -28,8 +28,6 @@ function connectSliders() {
   for (const id of ["heat", "marks", "colours"]) byId(id).addEventListener("change", drawGallery);
   byId("opacity").addEventListener("input", () => { byId("heat").checked = true; drawGallery(); });
   byId("list").addEventListener("toggle", drawGallery);
-  byId("all").addEventListener("click", () => setVisible(report.channels.keys(), true));
-  byId("none").addEventListener("click", () => setVisible(report.channels.keys(), false));
   byId("order").addEventListener("change", sortImages);
   byId("sort").addEventListener("click", sortImages);
   byId("previous").addEventListener("click", () => move(-1));
@@ -100,8 +98,7 @@ function start() {
   connectSliders();
   connectKeys();
   connectPointer();
-  const own = report.thresholds.some((t) => t !== report.thresholds[0]);
-  setScore(mean(report.thresholds), own || report.thresholds.length > 0);
+  setScore(mean(report.thresholds), true);
   setDistance(report.distance);
   sortImages();
   let width = 0;

@@ -112,8 +112,8 @@ function drawCounts(channels) {
   const everywhere = view.scope === 0 ? here : report.images.concat(report.others)
     .map((image) => countChannels(classify(image, view.distance, thresholdsNow())))
     .reduce((sum, counts) => counts.map((count, c) => addCounts([count, sum[c]])));
-  const row = (name, c) => [name, c.tp, c.fp, c.fn, precisionOf(c), recallOf(c), f1Of(c)].map((v, i) => i > 3 ? number(v, 2) : v);
-  const total = addCounts(shown.map((c) => everywhere[c])), rows = [row("shown", total)];
+  const row = (name, c) => [name, c.tp, c.fp, c.fn, precisionOf(c), recallOf(c), f1Of(c)].map((v, i) => i === 0 ? v : number(v, i > 3 ? 2 : 0));
+  const total = addCounts(shown.map((c) => everywhere[c])), rows = [row("channels shown", total)];
   rows[0].total = true;
   rows.push(...report.channels.map((_, c) => row(channelToggle(c), everywhere[c])));
   const focused = document.activeElement.dataset ? document.activeElement.dataset.channel : undefined;

@@ -67,8 +67,9 @@ function drawSummary() {
   byId("subtitle").textContent = report.subtitle;
   byId("figures").append(...report.figures.map(([name, value, hint]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value), element("dd", { class: "hint" }, hint))));
-  report.table.rows[0].total = true;
-  byId("table").append(table(report.table.columns, report.table.rows));
+  const cells = report.table.rows.map((row) => row.map((value, i) => i === 1 ? String(value) : value)); // counts are whole
+  cells[0].total = true;
+  byId("table").append(table(report.table.columns, cells));
   byId("table-note").textContent = report.table.note;
   byId("info").append(...report.info.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   const sections = [...document.querySelectorAll("main > section:not([hidden])")].filter((s) => s.id !== "summary");
@@ -121,6 +122,9 @@ function channelLines(xOf, yOf) {
 function drawQuality() {
   choice(byId("distances"), "at", report.distances.map((d) => `${trim(d)} px`), state.at, (index) => { state.at = index; paint(); });
   byId("chips").append(...report.channels.map((_, c) => channelToggle(c)));
+  for (const button of document.querySelectorAll("button[data-show]")) {
+    button.addEventListener("click", () => setVisible(report.channels.keys(), button.dataset.show === "all"));
+  }
   const unit = { x: [0, 1], y: [0, 1] };
   painters.push(() => {
     const within = `within ${trim(report.distances[state.at])} px`;
@@ -141,7 +145,7 @@ function drawHistogram() {
   barChart(byId("histogram"), { x: [0, limit], y: [0, Math.max(...totals, 1) * 1.08], xLabel: "distance to the true keypoint (px)", yLabel: "detections",
     label: `Histogram of the distances of ${all} true detections` },
     totals.map((value, i) => ({ from: edges[i], to: edges[i + 1], value, text: `${trim(edges[i])} to ${trim(edges[i + 1])} px: ${value} detections` })));
-  byId("histogram-note").textContent = `${all} true detections at the score thresholds, within ${trim(limit)} px.`;
+  byId("histogram-note").textContent = `${all} detections of any score that match a true keypoint within ${trim(limit)} px.`;
 }
 
 function drawCalibration(within) {
@@ -154,7 +158,7 @@ function drawCalibration(within) {
   });
   const all = sumOver(bars, (bar) => bar.count);
   const error = ratio(sumOver(bars.filter((bar) => bar.count), (bar) => bar.count * Math.abs(bar.value - bar.score)), all);
-  barChart(byId("calibration"), { x: [0, 1], y: [0, 1], xLabel: "score", yLabel: "share that is true", diagonal: true,
+  barChart(byId("calibration"), { x: [0, 1], y: [0, 1], xLabel: "score", yLabel: "share that is true", diagonal: true, headroom: 22,
     label: `Share of true detections per bin of scores, ${within}; expected calibration error ${number(error)}` }, bars);
   byId("calibration-note").textContent = "Share of true detections per bin of scores; above each bar, how many. On the dashed line a score is a probability. "
     + `Expected calibration error: ${number(error)}.`;
@@ -166,12 +170,12 @@ function drawTaxonomy(within) {
     gain: mean(channels.map((c) => row.gain[c]).filter((gain) => gain !== null)) }));
   const most = Math.max(...rows.map((row) => row.gain || 0), 1e-9);
   const all = rows.reduce((sum, row) => sum + row.total, 0);
-  byId("taxonomy").replaceChildren(table(["Error", "Count", "Share", "AP won back by mending it", "What it is"], rows.map((row) => [
-    row.name, row.total, all ? `${number(100 * row.total / all, 1)} %` : "–",
-    element("span", { class: "gain" }, element("span", { class: "gain-bar", style: `width:${Math.max(0, 6 * (row.gain || 0) / most)}rem` }), `${row.gain > 0 ? "+" : ""}${number(row.gain)}`),
-    element("span", { class: "meaning" }, row.meaning)])));
-  byId("taxonomy-note").textContent = `Errors at the score thresholds, d ${within.replace("within", "=")}, summed over the channels shown. Mending all errors of one kind `
-    + "gives the AP on the right, over all scores; gains do not add up, because one error can hide another (after TIDE, Bolya et al. 2020).";
+  byId("taxonomy").replaceChildren(table(["Error", "Count", "Share", "AP won back"], rows.map((row) => [
+    element("span", {}, row.name, element("span", { class: "meaning" }, row.meaning)), String(row.total), all ? `${number(100 * row.total / all, 1)} %` : "–",
+    element("span", { class: "gain" }, element("span", { class: "gain-bar", style: `width:${Math.max(0, 6 * (row.gain || 0) / most)}rem` }), `${row.gain > 0 ? "+" : ""}${number(row.gain)}`)])));
+  byId("taxonomy-note").textContent = `Counts are at the score thresholds, summed over the channels shown, with d ${within.replace("within", "=")}. `
+    + "AP won back is what mean AP, over all scores, would gain if all errors of this kind were mended and the others stayed; "
+    + "gains do not add up, because one error can hide another (after TIDE, Bolya et al. 2020).";
 }
 
 byId("theme").addEventListener("click", () => {

@@ -1,0 +1,54 @@
+"""Random detections and true keypoints in the form of a report's data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keypoint_detection.report import ReportData, ReportImage, encode_preview
+
+
+def random_images(seed, channels=3, images=6, width=60, height=40, pictures=False, heatmaps=False):
+    """Images whose detections lie near true keypoints, near those of other channels, or anywhere.
+
+    Some scores and positions are whole tenths and whole pixels, so that ties occur; some channels are not labelled.
+    """
+    rng = np.random.default_rng(seed)
+    result = []
+    for index in range(images):
+        truths = [rng.uniform(0, [width, height], (rng.integers(0, 5), 2)) for _ in range(channels)]
+        everywhere = np.concatenate([*truths, rng.uniform(0, [width, height], (3, 2))])
+        xy, scores = [], []
+        for channel in range(channels):
+            near = np.concatenate([truths[channel], everywhere[rng.random(len(everywhere)) < 0.4]])
+            points = near + rng.normal(0, 1.5, near.shape)
+            xy.append(np.where(rng.random((len(points), 1)) < 0.3, points.round(), points).astype(np.float32))
+            values = rng.random(len(points))
+            scores.append(np.where(rng.random(len(points)) < 0.5, values.round(1), values).astype(np.float32))
+        picture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        result.append(
+            ReportImage(
+                name=f"folder/image {index}.png",
+                width=width,
+                height=height,
+                truths=[values.astype(np.float32) for values in truths],
+                xy=xy,
+                scores=scores,
+                labelled=rng.random(channels) < 0.9,
+                preview=encode_preview(picture) if pictures else None,
+                heatmaps=rng.random((channels, height // 2, width // 2)).astype(np.float32) if heatmaps else None,
+            )
+        )
+    return result
+
+
+def random_report(seed=0, names=("nose", "paws", "tail"), **options):
+    """A report's data over `random_images`."""
+    images = random_images(seed, len(names), **options)
+    steps = [0.0, 1.0, 2.0]
+    curves = {
+        "train/loss": (steps, [0.5, 0.2, 0.1]),
+        "validation/loss": (steps, [0.6, float("nan"), 0.2]),
+        "validation/meanAP": (steps, [0.1, 0.4, 0.6]),
+        f"validation/AP/{names[0]}/d=2": (steps, [0.1, 0.5, 0.7]),
+    }
+    return ReportData("Test report", names, (2.0, 4.0), images, curves=curves, run_info={"checkpoint": "best.ckpt"})

@@ -1,0 +1,309 @@
+import base64
+import io
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from report_data import random_images, random_report
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.metrics import AveragePrecision, Localization
+from keypoint_detection.report import (
+    ReportData,
+    ReportImage,
+    build_report,
+    encode_preview,
+    images_from_batch,
+    run_information,
+    worst_images,
+    write_report,
+)
+from keypoint_detection.report.measured import measure
+from keypoint_detection.report.pictures import heatmap_payload
+from keypoint_detection.report.statistics import calibration_bins, curve_points
+
+
+def payload_of(page):
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def image_of(truths, detections, **fields):
+    """An image from `[(x, y)]` and `[(x, y, score)]` per channel."""
+    rows = [np.array(channel, np.float32).reshape(-1, 3) for channel in detections]
+    truths = [np.array(channel, np.float32).reshape(-1, 2) for channel in truths]
+    xy, scores = [row[:, :2] for row in rows], [row[:, 2] for row in rows]
+    fields = {"name": "a.png", "width": 100, "height": 80, "labelled": np.ones(len(rows), bool), **fields}
+    return ReportImage(truths=truths, xy=xy, scores=scores, **fields)
+
+
+def test_numbers_are_those_of_the_metrics():
+    data = random_report(seed=3, images=20)
+    measured = measure(data)
+    average_precision = AveragePrecision(data.channel_names, data.threshold_distances)
+    localization = Localization(data.channel_names, data.threshold_distances)
+    for metric in (average_precision, localization):
+        metric.update(*measured.points, torch.arange(20))
+    expected, where = average_precision.compute(), localization.compute()
+    table = payload_of(build_report(data))["table"]
+    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+    for name in data.channel_names:
+        assert rows[name]["AP 2 px"] == pytest.approx(expected[f"AP/{name}/d=2"], abs=1e-12)
+        assert rows[name]["AP 4 px"] == pytest.approx(expected[f"AP/{name}/d=4"], abs=1e-12)
+        assert rows[name]["Median px"] == pytest.approx(where[f"median_distance/{name}"], abs=1e-12)
+        # Without given thresholds, the best ones are the thresholds.
+        assert rows[name]["F1"] == pytest.approx(where[f"best_f1/{name}"], abs=1e-12)
+        assert rows[name]["Precision"] == pytest.approx(where[f"precision/{name}"], abs=1e-12)
+    assert rows["all (mean)"]["AP 4 px"] == pytest.approx(expected["meanAP/d=4"], abs=1e-12)
+
+
+def test_numbers_worked_out_by_hand():
+    # Within 4 px: hits at 0 and 3 px with the first and the last score, a false positive between, one truth unfound.
+    image = image_of([[(10, 10), (30, 10), (60, 60)]], [[(10, 10, 0.9375), (90, 70, 0.8125), (33, 10, 0.625)]])
+    payload = payload_of(build_report(ReportData("t", ["c"], [2, 4], [image], score_thresholds=[0.7])))
+    row = dict(zip(payload["table"]["columns"], payload["table"]["rows"][1], strict=True))
+    assert row["True"] == 3
+    assert row["AP 2 px"] == pytest.approx(1 / 3)
+    assert row["AP 4 px"] == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
+    assert [row["Median px"], row["Mean px"], row["90 % px"]] == pytest.approx([1.5, 1.5, 2.7])
+    assert [row["Precision"], row["Recall"], row["F1"]] == pytest.approx([1 / 2, 1 / 3, 2 / 5])
+    assert [row["Best F1"], row["at"]] == pytest.approx([2 / 3, 0.625])
+    assert payload["distance"] == 4
+    assert payload["histogram"]["counts"] == [[1, *[0] * 14, 1, *[0] * 4]]
+    bins = payload["quality"][1]["bins"][0]
+    assert bins["count"] == [0, 0, 0, 0, 0, 0, 1, 0, 1, 1]
+    assert bins["true"] == [0, 0, 0, 0, 0, 0, 1, 0, 0, 1]
+
+
+def test_logged_metrics_come_before_measured_ones():
+    data = random_report()
+    data.metrics = {"meanAP": 0.123, "AP/paws/d=2": 0.456}
+    payload = payload_of(build_report(data))
+    assert payload["figures"][0][1] == "0.123"
+    assert payload["table"]["rows"][2][:3] == ["paws", payload["table"]["rows"][2][1], 0.456]
+
+
+def test_worst_images_first_and_the_rest_counted():
+    perfect = image_of([[(10, 10)]], [[(10, 10, 0.9)]], name="perfect")
+    precise = image_of([[(10, 10)]], [[(11, 10, 0.9)]], name="a pixel off")
+    missed = image_of([[(10, 10)]], [[]], name="missed")
+    worst = image_of([[(10, 10)]], [[(90, 70, 0.9)]], name="missed and false")
+    data = ReportData("t", ["c"], [4], [perfect, precise, missed, worst], score_thresholds=[0.5], max_images=3)
+    assert worst_images(data) == [3, 2, 1]
+    payload = payload_of(build_report(data))
+    assert [image["name"] for image in payload["images"]] == ["missed and false", "missed", "a pixel off"]
+    assert [image["name"] for image in payload["others"]] == ["perfect"]
+    assert "Shown are the 3 worst of 4 images; 1 left out, but counted." in payload["gallery_note"]
+
+
+def test_points_keep_their_float32_values_and_detections_descend():
+    data = random_report(seed=5)
+    payload = payload_of(build_report(data))
+    by_name = {image.name: image for image in data.images}
+    for entry in payload["images"]:
+        image = by_name[entry["name"]]
+        for channel, flat in enumerate(entry["detections"]):
+            if not image.labelled[channel]:
+                assert flat is None
+                continue
+            rows = np.array(flat).reshape(-1, 3).astype(np.float32)
+            assert (np.diff(rows[:, 2]) <= 0).all()
+            expected = np.concatenate([image.xy[channel], image.scores[channel][:, None]], 1)
+            assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+def test_nothing_in_a_name_becomes_markup():
+    evil = "</script><script>alert(1)</script><!--"
+    data = random_report(names=(evil, "@TITLE@", "'\"&"))
+    data.title = "<b>@DATA@</b>"
+    page = build_report(data)
+    assert "alert(1)</script>" not in page
+    assert page.count("<script") == 2
+    assert page.count("<!--") == 0
+    assert "<b>" not in page
+    assert "<h1>&lt;b&gt;@DATA@&lt;/b&gt;</h1>" in page
+    assert payload_of(page)["channels"] == [evil, "@TITLE@", "'\"&"]
+
+
+def test_page_asks_for_nothing_from_elsewhere():
+    page = build_report(random_report(pictures=True, heatmaps=True))
+    addresses = re.findall(
+        r"""(?:https?:)?//[\w.-]+\.\w+[^\s"'`]*""", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", page)
+    )
+    assert [address for address in addresses if "www.w3.org/2000/svg" not in address] == []
+    assert re.findall(r"<link|@import|\bfetch\(|XMLHttpRequest", page) == []
+
+
+def test_undefined_numbers_are_null():
+    image = image_of([[], [(10, 10)]], [[], [(math.nan, 3, 0.5)]])
+    payload = payload_of(build_report(ReportData("t", ["never there", "never found"], [2], [image])))
+    assert payload["table"]["rows"][1][2] is None
+    assert payload["table"]["rows"][2][2] == 0
+    assert payload["quality"][0]["errors"][0]["count"] == [0, 1]
+
+
+def test_report_without_images_or_keypoints():
+    payload = payload_of(build_report(ReportData("nothing", ["a"], [2, 4], [])))
+    assert payload["images"] == []
+    assert payload["gallery_note"] == "There are no images to show."
+    payload = payload_of(build_report(ReportData("empty", ["a"], [2], [image_of([[]], [[]])])))
+    assert payload["images"][0]["truths"] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distance": 3.0}, "distance 3 is none of the threshold distances"),
+        ({"score_thresholds": [0.5]}, "got 1 score thresholds for 3 channels"),
+        ({"channel_names": ("a", "b")}, "does not hold 2 channels"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(change, message):
+    data = random_report()
+    for name, value in change.items():
+        setattr(data, name, value)
+    with pytest.raises(ValueError, match=message):
+        build_report(data)
+
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "run" / "report.html"
+    data = random_report()
+    write_report(data, path)
+    before = path.read_text(encoding="utf-8")
+    assert before.startswith("<!DOCTYPE html>")
+    assert before.rstrip().endswith("</html>")
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    data.title = "Another"
+    with pytest.raises(OSError, match="disk full"):
+        write_report(data, path)
+    assert path.read_text(encoding="utf-8") == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
+
+
+def test_pictures_are_read_from_files_and_missing_ones_are_named(tmp_path):
+    pixels = np.zeros((300, 900, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    image = image_of([[]], [[]], path=tmp_path / "wide.png", width=900, height=300)
+    payload = payload_of(build_report(ReportData("t", ["c"], [2], [image])))
+    assert payload["images"][0]["source"].startswith("data:image/jpeg;base64,")
+    image.path = tmp_path / "gone.png"
+    with pytest.raises(InputError, match=r"gone\.png"):
+        build_report(ReportData("t", ["c"], [2], [image]))
+
+
+def test_previews_keep_their_shape_and_fit_their_budget():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (600, 1200, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(encode_preview(noise))) as preview:
+        assert preview.size == (640, 320)
+    small = encode_preview(noise, max_bytes=40_000)
+    assert len(small) <= 40_000
+    with Image.open(io.BytesIO(small)) as preview:
+        assert preview.width == 2 * preview.height
+    with Image.open(io.BytesIO(encode_preview(noise[:40, :60]))) as preview:
+        assert preview.size == (60, 40)
+
+
+def test_two_hundred_images_stay_around_the_limit():
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
+    data = ReportData("t", ["c"], [2], [], max_bytes=1_000_000)
+    data.images = [image_of([[]], [[]], name=str(i), preview=None) for i in range(20)]
+    for entry in data.images:
+        entry.preview = encode_preview(image, max_bytes=data.max_bytes * 3 // 4 // 20)
+    assert len(build_report(data)) < 1_150_000
+
+
+def test_heatmaps_are_stacked_and_their_extent_holds_after_reduction():
+    heatmaps = np.zeros((2, 30, 401), np.float32)
+    heatmaps[0, 29, 400] = 1.0
+    heatmaps[1, 0, 0] = 0.5
+    payload = heatmap_payload(heatmaps, (0.0, 0.0, 802.0, 60.0))
+    # Blocks of 3 x 3 cells: 134 columns (402 cells) and 10 rows.
+    assert payload["extent"] == pytest.approx([0, 0, 804, 60])
+    with Image.open(io.BytesIO(base64.b64decode(payload["source"].split(",")[1]))) as picture:
+        gray = np.asarray(picture)
+    assert gray.shape == (20, 134)
+    assert gray[9, 133] == 255
+    assert gray[10, 0] == 128
+    assert (gray > 0).sum() == 2
+
+
+def test_images_from_a_padded_batch():
+    nan = math.nan
+    xy = [[[[1, 2], [nan, nan]], [[3, 4], [5, 6]]]]
+    scores = [[[0.5, 0], [0.75, 0.25]]]
+    truths = [[[[nan, nan]], [[7, 8]]]]
+    (image,) = images_from_batch(["a"], [[40, 60]], xy, scores, truths, [[True, False]])
+    assert (image.width, image.height, image.path) == (60, 40, None)
+    assert [values.tolist() for values in image.xy] == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert [values.tolist() for values in image.scores] == [[0.5], [0.75, 0.25]]
+    assert [values.tolist() for values in image.truths] == [[], [[7, 8]]]
+    assert image.labelled.tolist() == [True, False]
+
+
+def test_training_curves_are_sorted_into_charts():
+    charts = payload_of(build_report(random_report()))["curves"]
+    titles = {chart["title"]: [series["name"] for series in chart["series"]] for chart in charts}
+    assert titles == {
+        "Loss": ["train/loss", "validation/loss"],
+        "Mean AP": ["validation/meanAP"],
+        "AP within 2 px, per channel": ["nose"],
+    }
+    assert charts[0]["series"][1]["values"] == [0.6, None, 0.2]
+
+
+def test_run_information_says_what_made_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["keypoint-detection", "evaluate", "--output", "a b.json"])
+    info = run_information(checkpoint="best.ckpt")
+    assert info["checkpoint"] == "best.ckpt"
+    assert info["command"] == "keypoint-detection evaluate --output 'a b.json'"
+    assert f"torch {torch.__version__.split('+')[0]}" in info["versions"]
+
+
+def test_scores_on_an_edge_belong_to_the_bin_above():
+    scores = torch.arange(11, dtype=torch.float64) / 10
+    bins = calibration_bins(scores, scores > 0.45)
+    assert bins["count"] == [1, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+    assert bins["true"] == [0, 0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert bins["score"] == pytest.approx([*[i / 10 for i in range(9)], 1.9])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3000))
+def test_thinned_curve_stays_close_and_keeps_ends_and_best_f1(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(count, generator=generator, dtype=torch.float64)
+    matched = torch.rand(count, generator=generator) < scores
+    truths = int(matched.sum()) + 3
+    full = {}
+    order = scores.argsort(descending=True)
+    hits = 0
+    for rank, index in enumerate(order.tolist()):
+        hits += int(matched[index])
+        full[scores[index].item()] = (hits / (rank + 1), hits / truths)
+    curve = curve_points(scores, matched, truths, 0.5)
+    assert len(curve["score"]) <= 204
+    for point in zip(curve["score"], curve["precision"], curve["recall"], strict=True):
+        assert full[point[0]] == pytest.approx(point[1:])
+    f1 = lambda p, r: 2 * p * r / (p + r) if p + r else 0.0  # noqa: E731
+    kept = [f1(p, r) for p, r in zip(curve["precision"], curve["recall"], strict=True)]
+    assert max(kept) == pytest.approx(max(f1(*values) for values in full.values()))
+    assert (curve["score"][0], curve["score"][-1]) == (scores.max().item(), scores.min().item())
+
+
+def test_random_images_hold_ties():
+    # The browser's counts are compared on these: they have to contain what could go wrong.
+    scores = np.concatenate([np.concatenate(image.scores) for image in random_images(0, images=20)])
+    assert len(np.unique(scores)) < len(scores)
