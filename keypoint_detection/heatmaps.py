@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.peaks import merge_ties, tied_maps, window_maximum
+from keypoint_detection.peaks import highest, highest_peaks, merge_ties, tied_maps, window_maximum
 
 # Below this height the Gaussian of a keypoint may be cut off.
 _SMALLEST_HEIGHT = 1e-6
@@ -115,7 +116,7 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
     height, width = heatmap_size(size, stride)
     dtype = torch.promote_types(keypoints.dtype, torch.float32)
     maps, count = math.prod(keypoints.shape[:-2]), keypoints.shape[-2]
-    heatmaps = torch.zeros(maps, height * width, dtype=dtype, device=keypoints.device)
+    heatmaps = _zeros(maps, height * width, dtype, keypoints.device)
     if heatmaps.numel() and count:
         # A missing keypoint is infinitely far away: its patch lies somewhere in the map and is all zeros.
         xy = keypoints.reshape(maps, count, 2).to(dtype).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
@@ -125,6 +126,14 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
         values = row_heights[..., :, None] * column_heights[..., None, :]
         heatmaps.scatter_reduce_(1, cells.flatten(1), values.flatten(1), "amax")
     return heatmaps.view(*keypoints.shape[:-2], height, width)
+
+
+def _zeros(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`torch.zeros`, in a fraction of its time on a CPU."""
+    if device.type != "cpu":
+        return torch.zeros(rows, columns, dtype=dtype, device=device)
+    # numpy asks Linux for huge pages, torch does not; for large arrays nearly all of the time goes to page faults.
+    return torch.from_numpy(np.zeros((rows, columns), dtype=np.float64 if dtype == torch.float64 else np.float32))
 
 
 def _patch_side(positions: Tensor, cells: int, sigma: float, stride: int) -> tuple[Tensor, Tensor]:
@@ -159,20 +168,16 @@ def decode(
         Keypoints `(..., N, 2)` xy in pixels of the image and their scores `(..., N)`, the heights of the peaks, in
         descending order. Where there are fewer than N peaks, the rest is NaN with a score of 0.
     """
-    height, width = heatmaps.shape[-2:]
-    lead = heatmaps.shape[:-2]
+    lead, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     dtype = torch.promote_types(heatmaps.dtype, torch.float32)
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
-    is_peak = (maps == window_maximum(maps, radius)) & (maps >= threshold)
-    scores, cells = _highest(maps, is_peak, count)
+    scores, cells = highest_peaks(maps, count, radius)
     xy = _refine(maps, cells)
-    if not torch.compiler.is_compiling():  # an exported graph has no branches that depend on values
-        tied = tied_maps(maps, scores, cells)
-        if len(tied):
-            scores[tied], xy[tied] = _decode_tied(maps[tied], is_peak[tied], count, radius)
-    missing = scores.isneginf()
+    if not torch.compiler.is_compiling():  # an exported graph cannot branch on values
+        _decode_tied(maps, scores, cells, xy, radius, threshold)
+    missing = ~(scores >= threshold)
     xy = ((xy + 0.5) * stride).masked_fill(missing[..., None], math.nan)
     scores = scores.masked_fill(missing, 0)
     absent = max_keypoints - count
@@ -180,17 +185,15 @@ def decode(
     return xy.view(*lead, max_keypoints, 2), scores.view(*lead, max_keypoints)
 
 
-def _highest(maps: Tensor, is_peak: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest peaks of each map, heights `(M, count)`, -inf for none, and their flat cells."""
-    return maps.where(is_peak, -math.inf).flatten(1).topk(count)
-
-
-def _decode_tied(maps: Tensor, is_peak: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor]:
-    """What `decode` does for the rare maps in which several cells of equal height compete."""
-    is_peak, centres = merge_ties(maps, is_peak, radius)
-    scores, cells = _highest(maps, is_peak, count)
-    centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
-    return scores, torch.where(centres.isnan(), _refine(maps, cells), centres)
+def _decode_tied(maps: Tensor, scores: Tensor, cells: Tensor, xy: Tensor, radius: int, threshold: float) -> None:
+    """Correct scores `(M, N)` and positions `(M, N, 2)` in those few maps in which cells of equal height compete."""
+    tied = tied_maps(maps, scores, cells, threshold)
+    if len(tied):
+        maps = maps[tied]
+        is_peak, centres = merge_ties(maps, (maps == window_maximum(maps, radius)) & (maps >= threshold), radius)
+        scores[tied], cells = highest(maps.where(is_peak, -math.inf), scores.shape[1])
+        centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
+        xy[tied] = torch.where(centres.isnan(), _refine(maps, cells), centres)
 
 
 def _refine(maps: Tensor, cells: Tensor) -> Tensor:
