@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
@@ -64,6 +63,8 @@ def build_detector(config: Mapping[str, Any], channels: list[str]) -> KeypointDe
     Returns:
         The untrained detector.
     """
+    backbone = flags.registry_arguments(BACKBONES, config["backbone_type"], config)
+    loss_arguments = flags.registry_arguments(LOSSES, config["loss"], config)
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
         for flag in flags.unused_registry_flags(registry, name, config):
             logger.warning("--%s has no effect: %s does not take it", flag, name)
@@ -71,8 +72,8 @@ def build_detector(config: Mapping[str, Any], channels: list[str]) -> KeypointDe
         KeypointDetector,
         config,
         keypoint_channels=channels,
-        backbone=flags.registry_arguments(BACKBONES, config["backbone_type"], config),
-        loss_arguments=flags.registry_arguments(LOSSES, config["loss"], config),
+        backbone=backbone,
+        loss_arguments=loss_arguments,
     )
 
 
@@ -95,7 +96,6 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
         LossLogger(channels),
         metrics,
         flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
-        LearningRateMonitor(logging_interval="epoch"),
         flags.call(RelativeEarlyStopping, config),
         CollapseWarning(),
         TimeShares(),

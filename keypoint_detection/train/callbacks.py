@@ -72,8 +72,9 @@ class LossLogger(pl.Callback):
         self._update("test", outputs)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the means of the epoch."""
+        """Logs the means of the epoch, and the learning rate at its end."""
         self._log("train", pl_module, "train")
+        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""

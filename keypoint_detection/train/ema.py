@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
@@ -24,6 +25,16 @@ class ExponentialMovingAverage(WeightAveraging):
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the averaged weights in place while a training validates; a loaded checkpoint already has its own."""
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Puts the current weights back."""
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_end(trainer, pl_module)
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:

@@ -61,7 +61,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("Pictures", HeatmapPictures, {"metrics", "folder", "channel_names"}),
     ("Stopping early", RelativeEarlyStopping, set()),
     ("Checkpoints", create_checkpoint_callbacks, {"folder"}),
-    ("Run folder", RunFolder.create, {"name"}),
+    ("Run folder", RunFolder.choose, {"name"}),
     ("Weights & Biases", create_wandb_logger, {"run_dir", "hyperparameters", "resume_id"}),
     ("Duration and devices", create_trainer, {"config", "folder", "callbacks", "loggers", "batches_per_epoch"}),
 ]

@@ -20,6 +20,12 @@ from keypoint_detection.visualization import plot_curves
 
 logger = logging.getLogger(__name__)
 
+# The beginnings of the names of what `curves.png` shows.
+CURVES = {
+    *((stage, kind) for stage in ("train", "validation") for kind in ("loss", "gt_loss")),
+    *(("validation", kind) for kind in ("AP", "meanAP", "median_distance")),
+}
+
 
 @dataclass
 class TrainingResult:
@@ -118,7 +124,7 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
-                if name.startswith(("train/", "validation/", "lr")) and not name.endswith("_step") and value:
+                if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
                     epochs, values = curves.setdefault(name, ([], []))
                     epochs.append(float(row["epoch"] or 0) + 1)
                     values.append(float(value))

@@ -31,14 +31,14 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: The folder, which exists and can be written to.
+        path: The folder. It exists once `make` was called.
     """
 
     path: Path
 
     @classmethod
-    def create(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
-        """Makes the folder of a run.
+    def choose(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
+        """Chooses the folder of a run, which is not made yet: bad input should leave nothing behind.
 
         Args:
             run_dir: Folder of the run; a new `runs/<time>-<name>` where none is given.
@@ -46,26 +46,29 @@ class RunFolder:
 
         Returns:
             The folder.
-
-        Raises:
-            InputError: If it cannot be made or written to.
         """
         started_by_rank_zero = int(os.environ.get("LOCAL_RANK", "0")) > 0
         given = run_dir or (os.environ.get(RUN_DIR_VARIABLE) if started_by_rank_zero else None)
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
             given = str(_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
-        path = Path(given)
+        return cls(Path(given))
+
+    def make(self) -> None:
+        """Makes the folder and checks that it can be written to.
+
+        Raises:
+            InputError: If it cannot.
+        """
         try:
-            for folder in (path, path / "checkpoints", path / "pictures"):
+            for folder in (self.path, self.checkpoints, self.pictures):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = path / f".writable-{os.getpid()}"
+            probe = self.path / f".writable-{os.getpid()}"
             probe.write_bytes(b"0" * 4096)
             probe.unlink()
         except OSError as error:
-            raise InputError(f"--run_dir {path}: cannot write there: {error.strerror or error}") from error
-        os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
-        return cls(path)
+            raise InputError(f"--run_dir {self.path}: cannot write there: {error.strerror or error}") from error
+        os.environ[RUN_DIR_VARIABLE] = str(self.path.absolute())
 
     @property
     def checkpoints(self) -> Path:

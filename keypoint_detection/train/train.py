@@ -17,7 +17,7 @@ from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.run_folder import RunFolder, provenance
-from keypoint_detection.train.trainer import create_trainer
+from keypoint_detection.train.trainer import create_trainer, parse_duration
 from keypoint_detection.train.wandb_logger import create_wandb_logger, sweep_overrides
 
 
@@ -45,13 +45,15 @@ def train(config: dict[str, Any]) -> TrainingResult:
     Returns:
         See `fit`.
     """
+    parse_duration(config["max_time"])  # reading a large data set first would be a long wait for this error
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config)
     config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels)
-    folder = flags.call(RunFolder.create, config, name=config["wandb_name"])
+    folder = flags.call(RunFolder.choose, config, name=config["wandb_name"])
     callbacks = build_callbacks(config, folder, channels)
+    folder.make()
     folder.write_json("split.json", datamodule.split)
     folder.write_json("run.json", provenance(datamodule.split["fingerprints"]) | {"chosen": recipe.reasons})
     wandb_logger = flags.call(create_wandb_logger, config, run_dir=folder.path, hyperparameters=config)

@@ -25,14 +25,14 @@ ENVIRONMENT_MODES = {
 
 def requested_mode(wandb_mode: WandbMode) -> WandbMode:
     """The explicit wish: the argument, else WANDB_MODE, else what `wandb offline` or `wandb disabled` stored."""
-    environment = os.environ.get("WANDB_MODE", "")
-    if environment and environment not in ENVIRONMENT_MODES:
+    environment = os.environ.get("WANDB_MODE")
+    if environment is not None and environment not in ENVIRONMENT_MODES:
         raise InputError(f"WANDB_MODE is {environment!r}, expected one of {', '.join(ENVIRONMENT_MODES)}")
-    if wandb_mode == "online" and ENVIRONMENT_MODES.get(environment, "online") != "online":
+    if wandb_mode == "online" and ENVIRONMENT_MODES.get(environment or "", "online") != "online":
         raise InputError(f"wandb mode is 'online', but WANDB_MODE is {environment!r}; expected them to agree")
     if wandb_mode != "auto":
         return wandb_mode
-    if environment:
+    if environment is not None:
         return ENVIRONMENT_MODES[environment]
     stored = ENVIRONMENT_MODES.get(wandb.setup().settings.mode, "online")
     return "auto" if stored == "online" else stored

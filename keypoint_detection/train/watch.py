@@ -72,8 +72,8 @@ class CollapseWarning(pl.Callback):
             self.warned = True
             logger.warning(
                 "the loss fell from %.3g to %.3g but the AP has stayed 0 for %d evaluations: the heatmaps have "
-                "probably collapsed to zero. Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a lower "
-                "--learning_rate, or larger --maximal_gt_keypoint_pixel_distances, and look at the pictures.",
+                "probably collapsed to zero. Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a "
+                "lower --learning_rate, or larger --maximal_gt_keypoint_pixel_distances, and look at the pictures.",
                 self.first_loss, loss, self.empty_evaluations,
             )  # fmt: skip
 

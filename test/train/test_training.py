@@ -1,0 +1,184 @@
+"""One short training, looked at from all sides, as the command line and Python start it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
+from wandb_offline import read_runs
+
+from keypoint_detection import KeypointDetector, fit
+from keypoint_detection.cli import main
+from keypoint_detection.errors import InputError
+
+ROOT = TEST_DATASET.parents[1]
+CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    test_set = DEFAULT_HYPERPARAMETERS["json_dataset_path"]
+    return fit(**DEFAULT_HYPERPARAMETERS, run_dir=str(folder), json_test_dataset_path=test_set)
+
+
+@pytest.fixture(scope="module")
+def logged(result):
+    (run,) = read_runs(result.run_dir / "wandb")
+    return run
+
+
+def test_the_run_folder_holds_what_is_promised(result):
+    names = {str(path.relative_to(result.run_dir)) for path in result.run_dir.rglob("*") if path.is_file()}
+    assert {
+        "metrics.csv",
+        "hparams.yaml",
+        "split.json",
+        "curves.png",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    } <= names
+    assert {"pictures/validation_heatmaps_epoch0000.jpg", "pictures/validation_keypoints_epoch0001.jpg"} <= names
+
+
+def test_the_split_is_written_and_covers_every_image_once(result):
+    split = json.loads((result.run_dir / "split.json").read_text())
+    images = [entry["image_path"] for entry in json.loads((TEST_DATASET / "annotations.json").read_text())["dataset"]]
+    assert sorted(split["train"] + split["validation"]) == sorted(images)
+    assert len(split["validation"]) == 1
+
+
+def test_hyperparameters_are_written_with_the_choices_of_auto(result):
+    values = yaml.safe_load((result.run_dir / "hparams.yaml").read_text())
+    assert values["n_channels"] == 4
+    assert values["heatmap_stride"] in (1, 2, 4)
+    assert values["batch_size"] == 2
+
+
+@pytest.mark.parametrize("stage", ["validation", "best", "test"])
+def test_wandb_has_every_metric_of_every_channel(logged, stage):
+    expected = {f"{stage}/loss", f"{stage}/gt_loss", f"{stage}/meanAP", f"{stage}/meanAP/d=2", f"{stage}/meanAP/d=4"}
+    for channel in CHANNELS:
+        expected |= {f"{stage}/loss/{channel}"} | {f"{stage}/AP/{channel}/d={d}" for d in (2, 4)}
+        expected |= {
+            f"{stage}/{kind}/{channel}" for kind in ("median_distance", "mean_distance", "recall", "precision")
+        }
+    assert expected <= logged.keys
+
+
+def test_wandb_has_the_training_losses_and_the_learning_rate(logged):
+    assert {"train/loss", "train/gt_loss", "learning_rate", *(f"train/loss/{name}" for name in CHANNELS)} <= logged.keys
+
+
+def test_wandb_has_hyperparameters_pictures_and_the_checkpoint(logged, result):
+    assert logged.config["learning_rate"] == 1e-3
+    assert logged.config["keypoint_channels"] == DEFAULT_HYPERPARAMETERS["keypoint_channels"]
+    assert logged.config["heatmap_stride"] in (1, 2, 4)
+    for key in ("validation/heatmaps", "validation/keypoints"):
+        assert len(logged.pictures(key)) == 2
+        assert all(path.stat().st_size > 1000 for path in logged.pictures(key))
+    (artifact,) = logged.artifacts
+    assert artifact.type == "model"
+    assert {"best"} <= set(artifact.aliases)
+    assert logged.exit_code == 0
+    assert logged.project == "test-project"
+
+
+def test_metrics_of_the_best_checkpoint_are_those_that_training_logged_for_it(result):
+    with (result.run_dir / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/meanAP"]]
+    assert len(rows) == 2
+    assert result.metrics["best/meanAP"] == pytest.approx(
+        max(float(row["validation/meanAP"]) for row in rows), abs=1e-6
+    )
+    losses = [float(row["validation/loss"]) for row in rows]
+    assert any(result.metrics["best/loss"] == pytest.approx(loss, rel=1e-5) for loss in losses)
+
+
+def test_the_checkpoint_loads_alone_and_predicts_what_the_result_predicts(result):
+    detector = KeypointDetector.load_from_checkpoint(result.best_checkpoint)
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(detector.eval()(images), result.detector.eval()(images))
+    assert list(detector.hparams.keypoint_channels) == CHANNELS
+
+
+def test_the_table_has_a_line_per_channel_and_a_dash_for_what_is_undefined(result):
+    result.metrics["test/AP/corner_keypoints/d=2"] = float("nan")
+    lines = result.table().splitlines()
+    assert sum(line.startswith("flap_corner_keypoints ") for line in lines) == 2
+    assert "-" in next(line for line in lines[-5:] if line.startswith("corner_keypoints ")).split()
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    short = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 1, "max_pictures": 0}
+    first, second, other = (
+        fit(**short | {"seed": seed}, run_dir=str(tmp_path / name)).detector.state_dict()
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first if name != "score_thresholds")
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("program", "folder"),
+    [
+        (["keypoint_detection/train/train.py"], ROOT),
+        (["train.py"], ROOT / "keypoint_detection" / "train"),
+        (["-m", "keypoint_detection.cli", "train"], ROOT),
+    ],
+)
+def test_the_three_ways_to_start_a_training_are_one(program, folder, tmp_path):
+    flags = [f"--{name}={value}" for name, value in DEFAULT_HYPERPARAMETERS.items()]
+    flags += [f"--run_dir={tmp_path}", "--wandb_mode=disabled", "--max_epochs=1", "--enable_progress_bar=False"]
+    done = subprocess.run(
+        [sys.executable, *program, *flags], cwd=folder, capture_output=True, text=True, env={**os.environ}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "AP@2" in done.stdout
+    assert str(tmp_path) in done.stdout
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"json_dataset_path": "missing.json"}, "missing.json"),
+        ({"keypoint_channels": "corner_keypoint"}, "corner_keypoints"),
+        ({"backbone_type": "Unett"}, "Unett"),
+        ({"loss": "hinge"}, "hinge"),
+        ({"maximal_gt_keypoint_pixel_distances": "2 -4"}, "maximal_gt_keypoint_pixel_distances"),
+        ({"max_time": "5 minutes"}, "max_time"),
+        ({"heatmap_sigma": -1}, "heatmap_sigma"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"no_such_flag": 1}, "no_such_flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, named, tmp_path, capsys):
+    flags = DEFAULT_HYPERPARAMETERS | changes
+    code = main(["train", *(f"--{name}={value}" for name, value in flags.items()), f"--run_dir={tmp_path / 'run'}"])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert code == 2
+    assert error.startswith("error: ")
+    assert named in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match="run_dir"):
+        fit(**DEFAULT_HYPERPARAMETERS, run_dir=str(tmp_path / "file" / "run"))
+
+
+def test_run_json_says_where_the_run_came_from(result):
+    record = json.loads((result.run_dir / "run.json").read_text())
+    assert torch.__version__.startswith(record["versions"]["torch"])
+    assert len(record["data"]["train"]) == 64
+    assert "heatmap_stride" in record["chosen"]
+    assert Path(record["folder"]).exists()
