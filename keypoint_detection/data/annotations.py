@@ -6,8 +6,9 @@ N images, C channels, T keypoints of all images together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,18 @@ class PackedStrings:
         characters = torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8)
         return cls(characters, torch.from_numpy(offsets))
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[PackedStrings]) -> PackedStrings:
-        """Joins packed strings in their order."""
-        used = [part.characters[: int(part.offsets[-1])] for part in parts]
-        counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(part.offsets.diff() for part in parts)])
-        return cls(torch.cat(used), counts.cumsum(0))
-
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> str:
         start, end = self.offsets[index : index + 2].tolist()
         return self.characters[start:end].numpy().tobytes().decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        characters, start = self.characters.numpy(), 0
+        for end in self.offsets.numpy()[1:]:
+            yield characters[start:end].tobytes().decode("utf-8", "surrogatepass")
+            start = end
 
     def take(self, indices: Tensor) -> PackedStrings:
         """Returns the strings at `indices`, `(M,)` int64."""
@@ -129,11 +129,18 @@ class Annotations:
     def keypoints(self, index: int, width: int, height: int) -> list[np.ndarray]:
         """The keypoints of an image of this size, for each channel `(K, 2)` float32 xy in continuous pixels."""
         channels = len(self.channel_names)
-        bounds = self.offsets[index * channels : (index + 1) * channels + 1].numpy()
-        xy = self.xy[int(bounds[0]) : int(bounds[-1])].numpy()
-        if self.normalized:
-            xy = xy * np.array([width, height], np.float32)
-        return [part.copy() for part in np.split(xy, bounds[1:-1] - bounds[0])]
+        bounds = self.offsets[index * channels : (index + 1) * channels + 1].tolist()
+        first = bounds[0]
+        xy = self.xy[first : bounds[-1]].numpy() * np.array([width, height] if self.normalized else 1, np.float32)
+        return [xy[start - first : end - first] for start, end in pairwise(bounds)]
+
+    def depths(self, index: int) -> list[np.ndarray]:
+        """The depths of an image's keypoints, for each channel `(K,)` float32 in the file's unit, NaN for none."""
+        channels = len(self.channel_names)
+        bounds = self.offsets[index * channels : (index + 1) * channels + 1].tolist()
+        if self.depth is None:
+            return [np.full(end - start, np.nan, np.float32) for start, end in pairwise(bounds)]
+        return [self.depth[start:end].numpy() for start, end in pairwise(bounds)]
 
     def counts(self) -> np.ndarray:
         """How many keypoints each image has in each channel, `(N, C)` int64."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +13,15 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.coco_format import read_coco
+from keypoint_detection.data.format_writers import write_coco, write_native
+from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.native_format import COORDINATES, read_native
 from keypoint_detection.errors import InputError
 
 Reader = Callable[[JsonStream, Path, str, "Sequence[str] | str | None"], Annotations]
+
+Writer = Callable[[Annotations, Path, np.ndarray, str], None]
 
 
 class Format(NamedTuple):
@@ -24,15 +30,17 @@ class Format(NamedTuple):
     Attributes:
         keys: keys at the top level of the JSON, any of which tells that a file is of this format.
         read: `read(stream, image_root, coordinates, channels) -> Annotations`.
+        write: `write(annotations, path, sizes, coordinates)`.
     """
 
     keys: frozenset[str]
     read: Reader
+    write: Writer
 
 
 FORMATS: dict[str, Format] = {
-    "native": Format(frozenset({"dataset"}), read_native),
-    "coco": Format(frozenset({"images", "annotations", "categories"}), read_coco),
+    "native": Format(frozenset({"dataset"}), read_native, write_native),
+    "coco": Format(frozenset({"images", "annotations", "categories"}), read_coco, write_coco),
 }
 
 
@@ -59,18 +67,56 @@ def read_annotations(
         InputError: in one line that names file and entry, for whatever is wrong with the file.
     """
     source, root = Path(json_path), Path(image_root)
-    if keypoint_coordinates not in COORDINATES:
-        raise InputError(f'keypoint_coordinates is "{keypoint_coordinates}", expected one of: {", ".join(COORDINATES)}')
+    _check_coordinates("keypoint_coordinates", keypoint_coordinates)
     if not root.is_dir():
         raise InputError(
             f"{root}: {'not a folder' if root.exists() else 'no such folder'}, expected the images' folder"
         )
     reader = FORMATS[recognise(source)].read
-    with JsonStream(source) as stream:
+    with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
     _check_paths(annotations)
     if max_keypoints is not None:
         check_max_keypoints(annotations, max_keypoints)
+    return annotations
+
+
+def convert(
+    json_path: str | Path,
+    image_root: str | Path,
+    output: str | Path,
+    *,
+    to: str,
+    keypoint_channels: Sequence[str] | str | None = None,
+    keypoint_coordinates: str = "blender",
+    output_coordinates: str = "blender",
+) -> Annotations:
+    """Writes the labels of a data set in another format, or with other channels or coordinates.
+
+    Args:
+        json_path: the file to read, in one of `FORMATS`.
+        image_root: the folder that image paths are relative to, before and after.
+        output: the file to write, replaced if it exists.
+        to: the format to write, a key of `FORMATS`.
+        keypoint_channels: the channels to keep, as in `read_annotations`. None takes all.
+        keypoint_coordinates: the convention of the file, as in `read_annotations`.
+        output_coordinates: the convention to write, "blender", "normalized" or "pixel"; COCO is always in pixels.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: if something is wrong with the file or its images, or the output cannot be written.
+    """
+    if to not in FORMATS:
+        raise InputError(f'no format "{to}", expected one of: {", ".join(FORMATS)}')
+    _check_coordinates("output_coordinates", output_coordinates)
+    if Path(output).resolve() == Path(json_path).resolve():
+        raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+    annotations = read_annotations(
+        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
+    )
+    FORMATS[to].write(annotations, Path(output), scan_sizes(annotations, limit=None), output_coordinates)
     return annotations
 
 
@@ -125,11 +171,27 @@ def check_max_keypoints(annotations: Annotations, max_keypoints: Sequence[int]) 
         )
 
 
+def _check_coordinates(name: str, value: str) -> None:
+    if value not in COORDINATES:
+        raise InputError(f'{name} is "{value}", expected one of: {", ".join(COORDINATES)}')
+
+
+@contextmanager
+def _garbage_collector_paused() -> Iterator[None]:
+    """Parsing makes millions of lists and no cycles; looking for cycles among them costs five times the parsing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _check_paths(annotations: Annotations) -> None:
     """Each path has to stay inside the image folder and stand once."""
     hashes = np.empty(len(annotations), np.int64)
-    for index in range(len(annotations)):
-        name = annotations.name(index)
+    for index, name in enumerate(annotations.names):
         plain = _plain_path(name)
         if plain is None:
             _refuse_path(annotations, index, name)

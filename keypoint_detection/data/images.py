@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +41,7 @@ TRANSIENT_ERRORS = frozenset(
     if hasattr(errno, name)
 )
 _SCAN_THREADS = 8
+_SCAN_BLOCK = 512
 _PROGRESS_BAR_FROM = 2000
 
 # Shared memory is a file system on Linux, in containers often a small one.
@@ -57,13 +58,29 @@ def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.
     Args:
         path: the file.
         at_least: height and width in pixels that suffice. A JPEG may then come at exactly 1/2, 1/4 or 1/8 of its size,
-            which decodes faster, if no side gets smaller than this and both divide without a rest. The caller scales
-            keypoints by the ratio to `image_size`. None: full size.
+            which decodes faster, if no side gets smaller than this and both divide without a rest. Use
+            `load_reduced` to learn the full size too. None: full size.
 
     Raises:
         InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
     """
     return _with_image(Path(path), lambda image: decode_rgb(image, at_least))
+
+
+def load_reduced(path: str | Path, at_least: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Loads an image like `load_image`, and returns it with the height and width in pixels of its full size.
+
+    Keypoints in full pixels are divided by the ratio of both sizes, which is exactly 1, 2, 4 or 8 for both axes.
+
+    Raises:
+        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+    """
+
+    def decode(image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+        header = decode_header(image)
+        return decode_rgb(image, at_least), (header.height, header.width)
+
+    return _with_image(Path(path), decode)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -103,27 +120,46 @@ def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarra
         chosen = np.unique(np.linspace(0, count - 1, limit).astype(np.int64))
         logger.info("%s: reading the headers of %d of %d images", annotations.source, len(chosen), count)
 
-    def read(index: int) -> ImageHeader:
-        try:
-            return read_header(annotations.path(index))
-        except InputError as error:
-            raise InputError(f"{annotations.describe(index)}: {error}") from error
-
     sizes = np.zeros((count, 2), np.int64)
     kinds: Counter[str] = Counter()
-    with ThreadPoolExecutor(_SCAN_THREADS) as pool:
-        headers = pool.map(read, chosen.tolist())
-        bar = tqdm(headers, "Reading image headers", len(chosen), disable=len(chosen) < _PROGRESS_BAR_FROM, leave=False)
-        try:
-            for index, header in zip(chosen, bar, strict=True):
-                sizes[index] = header[:2]
-                kinds.update(conversions(header))
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for index, header in scan_headers(annotations, chosen):
+        if isinstance(header, InputError):
+            raise header
+        sizes[index] = header[:2]
+        kinds.update(conversions(header))
     for kind, number in kinds.items():
         logger.info("%s: %d of %d images %s", annotations.source, number, len(chosen), kind)
     return sizes
+
+
+def scan_headers(
+    annotations: Annotations, indices: Iterable[int], read: Callable[[Path], ImageHeader] | None = None
+) -> Iterator[tuple[int, ImageHeader | InputError]]:
+    """Reads the headers of some images in several threads, with a progress bar if there are many.
+
+    Args:
+        annotations: the data set.
+        indices: positions of the images.
+        read: what reads one; None stands for `read_header`.
+
+    Yields:
+        The position and the header of each image in the order of `indices`, or the error that names file and entry.
+    """
+    indices = [int(index) for index in indices]
+
+    def attempt(index: int) -> ImageHeader | InputError:
+        try:
+            return (read or read_header)(annotations.path(index))
+        except InputError as error:
+            return InputError(f"{annotations.describe(index)}: {error}")
+
+    hidden = len(indices) < _PROGRESS_BAR_FROM
+    with ThreadPoolExecutor(_SCAN_THREADS) as pool, tqdm(None, "Reading images", len(indices), disable=hidden) as bar:
+        for start in range(0, len(indices), _SCAN_BLOCK):
+            block = indices[start : start + _SCAN_BLOCK]
+            for index, header in zip(block, pool.map(attempt, block), strict=True):
+                bar.update()
+                yield index, header
 
 
 class ImageCache:
@@ -144,8 +180,10 @@ class ImageCache:
     def __init__(self, annotations: Annotations, sizes: np.ndarray, memory_limit: int | None = None) -> None:
         self.annotations = annotations
         sizes = np.array(sizes, np.int64)
-        for index in np.nonzero((sizes == 0).any(1))[0]:
-            sizes[index] = read_header(annotations.path(int(index)))[:2]
+        for index, header in scan_headers(annotations, np.nonzero((sizes == 0).any(1))[0]):
+            if isinstance(header, InputError):
+                raise header
+            sizes[index] = header[:2]
         needed = sizes.prod(1) * 3
         free = int(free_memory() * (1 - _KEPT_FREE))
         if memory_limit is None and needed.sum() > free:

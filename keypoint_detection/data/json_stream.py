@@ -18,6 +18,7 @@ except ImportError:
 
 _WHITESPACE = " \t\n\r"
 _BOUNDARY = "},"
+_UNTERMINATED = "Unterminated string"
 # No word or number escape that a cut can split is longer than this.
 _LONGEST_WORD = 32
 
@@ -33,7 +34,7 @@ class JsonStream:
         part_characters: how much text is read at a time.
     """
 
-    def __init__(self, path: Path, part_characters: int = 1 << 22) -> None:
+    def __init__(self, path: Path, part_characters: int = 1 << 20) -> None:
         self.path = path
         self.part_characters = part_characters
         self.text = ""
@@ -110,7 +111,7 @@ class JsonStream:
             try:
                 value, end = self._decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - _LONGEST_WORD
+                cut = error.msg.startswith(_UNTERMINATED) or error.pos > len(self.text) - _LONGEST_WORD
                 if not cut or self._ended:
                     raise self.error(error.msg, error.pos) from error
             except ValueError as error:
@@ -153,7 +154,7 @@ class JsonStream:
         line = self._lines_before + self.text.count("\n", 0, position) + 1
         last_break = self.text.rfind("\n", 0, position)
         column = position - last_break if last_break >= 0 else self._columns_before + position + 1
-        if self._ended and not self.text[position:].strip(_WHITESPACE):
+        if self._ended and (what.startswith(_UNTERMINATED) or not self.text[position:].strip(_WHITESPACE)):
             what = "the text ends too early, was the file cut off?"
         entry = "" if self._item is None else f" entry {self._item}:"
         return InputError(f"{self.path}:{entry} not valid JSON at line {line}, column {column}: {what}")

@@ -9,28 +9,34 @@ from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
 from keypoint_detection.data.channels import parse_channels, suggestion
+from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
 
+LARGEST = float(np.finfo(np.float32).max)
 COORDINATES = ("blender", "normalized", "pixel")
 # What an entry may hold beside its channels.
 PATH_KEY = "image_path"
 METADATA_KEYS = frozenset({PATH_KEY, "scores"})
 
 
-class _Part(NamedTuple):
-    """The columns of some consecutive entries; `uvd` has NaN for a depth that the file does not give."""
+class _Columns:
+    """The columns of the entries that were read so far, in arrays that grow in place."""
 
-    names: PackedStrings
-    counts: np.ndarray  # (entries * C,)
-    uvd: np.ndarray  # (keypoints, 3) float32, or (keypoints, 2) if none of them has a depth
+    def __init__(self) -> None:
+        self.characters = GrowingArray(np.uint8)
+        self.name_lengths = GrowingArray(np.int64)
+        self.counts = GrowingArray(np.int64)
+        self.xy = GrowingArray(np.float32)
+        self.depth = GrowingArray(np.float32)
+        self.has_depth = False
 
 
 def read_native(
@@ -47,7 +53,7 @@ def read_native(
     Raises:
         InputError: naming file and entry, for anything that is not as the format says.
     """
-    parts: list[_Part] | None = None
+    columns: _Columns | None = None
     channels: list[str] = []
     for key in stream:
         if key == "coordinates":
@@ -57,31 +63,25 @@ def read_native(
                     f'{stream.path}: "coordinates" is {_shown(coordinates)}, expected one of: {", ".join(COORDINATES)}'
                 )
         elif key == "dataset":
-            parts, channels = _read_entries(stream, spec)
-    if not parts:
-        what = 'expected the key "dataset" at the top level' if parts is None else "the data set is empty"
+            columns, channels = _read_entries(stream, spec)
+    if columns is None or len(columns.name_lengths) == 0:
+        what = 'expected the key "dataset" at the top level' if columns is None else "the data set is empty"
         raise InputError(f"{stream.path}: {what}")
-    return _join(parts, channels, stream.path, image_root, coordinates).select_channels(spec)
+    return _finish(columns, channels, stream.path, image_root, coordinates).select_channels(spec)
 
 
-def _read_entries(stream: JsonStream, spec: Sequence[str] | str | None) -> tuple[list[_Part], list[str]]:
-    parts: list[_Part] = []
+def _read_entries(stream: JsonStream, spec: Sequence[str] | str | None) -> tuple[_Columns, list[str]]:
+    columns = _Columns()
     channels: list[str] = []
     number = 0
     for entries in stream.items():
         if number == 0:
             channels = _choose_channels(entries[0], spec, stream.path)
-        try:
-            part = _columns(entries, channels, complete=spec is None)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            part = None
-        if part is None:
+        if not _append(columns, entries, channels, complete=spec is None):
             _name_culprit(entries, channels, spec is None, number, stream.path)
-            part = _columns(entries, channels, complete=False)
-            assert part is not None, "an entry passed the slow check and failed the fast one"
-        parts.append(part)
+            raise AssertionError("the fast check refused an entry that the slow check accepts")
         number += len(entries)
-    return parts, channels
+    return columns, channels
 
 
 def _choose_channels(entry: Any, spec: Sequence[str] | str | None, source: Path) -> list[str]:
@@ -98,42 +98,63 @@ def _choose_channels(entry: Any, spec: Sequence[str] | str | None, source: Path)
     return channels
 
 
-def _columns(entries: list[Any], channels: list[str], complete: bool) -> _Part | None:
-    """Turns entries into columns without a Python loop over keypoints.
+def _append(columns: _Columns, entries: list[Any], channels: list[str], complete: bool) -> bool:
+    """Appends entries to the columns without a Python loop over keypoints.
 
     Args:
+        columns: what is appended to.
         entries: the entries.
         channels: the channels to read.
         complete: whether the channels have to be all the lists that an entry holds.
 
     Returns:
-        The columns, or None (or any error of a wrong type) if something is wrong with an entry.
+        False, with nothing appended, if something is wrong with an entry.
     """
-    names = list(map(itemgetter(PATH_KEY), entries))
-    lists = list(chain.from_iterable(zip(*(map(itemgetter(name), entries) for name in channels), strict=True)))
-    points = list(chain.from_iterable(lists))
-    numbers = list(chain.from_iterable(points))
-    sane = (
-        set(map(type, names)) <= {str}
-        and set(map(type, lists)) <= {list}
-        and set(map(type, points)) <= {list}
-        and set(map(type, numbers)) <= {int, float}
-    )
-    if not sane or (complete and not _same_channels(entries, channels)):
-        return None
+    try:
+        names = list(map(itemgetter(PATH_KEY), entries))
+        encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+        lists = list(chain.from_iterable(zip(*(map(itemgetter(name), entries) for name in channels), strict=True)))
+        points = list(chain.from_iterable(lists))
+        numbers = list(chain.from_iterable(points))
+    except (TypeError, KeyError, AttributeError):
+        return False
+    if not (set(map(type, lists)) <= {list} and set(map(type, points)) <= {list}):
+        return False
+    if not set(map(type, numbers)) <= {int, float} or (complete and not _same_channels(entries, channels)):
+        return False
     lengths = np.fromiter(map(len, points), np.int64, len(points))
-    with np.errstate(over="ignore"):
-        values = np.fromiter(numbers, np.float64, len(numbers)).astype(np.float32)
-    if not np.isfinite(values).all() or np.any((lengths != 2) & (lengths != 3)):
-        return None
-    counts = np.fromiter(map(len, lists), np.int64, len(lists))
-    if not np.any(lengths == 3):
-        return _Part(PackedStrings.pack(names), counts, values.reshape(-1, 2))
+    values = _to_float32(numbers)
+    if values is None or np.any((lengths != 2) & (lengths != 3)):
+        return False
     starts = np.cumsum(lengths) - lengths
-    uvd = np.full((len(points), 3), np.nan, np.float32)
-    uvd[:, 0], uvd[:, 1] = values[starts], values[starts + 1]
-    uvd[lengths == 3, 2] = values[starts[lengths == 3] + 2]
-    return _Part(PackedStrings.pack(names), counts, uvd)
+    columns.characters.extend(np.frombuffer(b"".join(encoded), np.uint8))
+    columns.name_lengths.extend(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    columns.counts.extend(np.fromiter(map(len, lists), np.int64, len(lists)))
+    columns.xy.extend(values[np.stack([starts, starts + 1], 1)].reshape(-1))
+    _append_depth(columns, values, starts, lengths == 3)
+    return True
+
+
+def _append_depth(columns: _Columns, values: np.ndarray, starts: np.ndarray, given: np.ndarray) -> None:
+    """Appends a depth for each keypoint, NaN where it is not given; nothing as long as no keypoint has any."""
+    if not columns.has_depth and not given.any():
+        return
+    columns.has_depth = True
+    before = len(columns.xy) // 2 - len(starts) - len(columns.depth)
+    depth = np.full(before + len(starts), np.nan, np.float32)
+    depth[before:][given] = values[starts[given] + 2]
+    columns.depth.extend(depth)
+
+
+def _to_float32(numbers: list[int | float]) -> np.ndarray | None:
+    """The numbers as float32, or None if one of them is not finite."""
+    try:
+        values = np.fromiter(numbers, np.float64, len(numbers))
+    except OverflowError:
+        return None
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    return values if np.isfinite(values).all() else None
 
 
 def _same_channels(entries: list[dict[str, Any]], channels: list[str]) -> bool:
@@ -150,16 +171,12 @@ def _unexpected(entry: dict[str, Any], channels: Sequence[str]) -> list[str]:
     ]
 
 
-def _join(parts: list[_Part], channels: list[str], source: Path, image_root: Path, coordinates: str) -> Annotations:
-    """Puts the parts together and turns `v` over if it points up."""
-    has_depth = any(part.uvd.shape[1] == 3 for part in parts)
-    counts = np.concatenate([part.counts for part in parts])
-    offsets = torch.zeros(len(counts) + 1, dtype=torch.int64)
-    torch.cumsum(torch.from_numpy(counts), 0, out=offsets[1:])
-    xy = torch.from_numpy(np.concatenate([part.uvd[:, :2] for part in parts]))
+def _finish(columns: _Columns, channels: list[str], source: Path, image_root: Path, coordinates: str) -> Annotations:
+    """Turns lengths into offsets, and `v` over if it points up."""
+    names = PackedStrings(torch.from_numpy(columns.characters.finish()), _offsets(columns.name_lengths.finish()))
+    xy = torch.from_numpy(columns.xy.finish().reshape(-1, 2))
     if coordinates == "blender":
         torch.sub(1, xy[:, 1], out=xy[:, 1])
-    names = PackedStrings.concatenate([part.names for part in parts])
     return Annotations(
         source=source,
         image_root=image_root,
@@ -168,13 +185,15 @@ def _join(parts: list[_Part], channels: list[str], source: Path, image_root: Pat
         names=names,
         entries=torch.arange(len(names)),
         xy=xy,
-        offsets=offsets,
-        depth=torch.from_numpy(np.concatenate([_depths(part.uvd) for part in parts])) if has_depth else None,
+        offsets=_offsets(columns.counts.finish()),
+        depth=torch.from_numpy(columns.depth.finish()) if columns.has_depth else None,
     )
 
 
-def _depths(uvd: np.ndarray) -> np.ndarray:
-    return uvd[:, 2] if uvd.shape[1] == 3 else np.full(len(uvd), np.nan, np.float32)
+def _offsets(lengths: np.ndarray) -> torch.Tensor:
+    offsets = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+    torch.cumsum(torch.from_numpy(lengths), 0, out=offsets[1:])
+    return offsets
 
 
 def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first: int, source: Path) -> None:
@@ -211,7 +230,7 @@ def _check_keypoints(keypoints: Any, place: str) -> None:
         for value in keypoint:
             if type(value) not in (int, float):
                 raise InputError(f"{place}: keypoint {number} holds {_shown(value)}, expected a number")
-            if not abs(value) <= np.finfo(np.float32).max:
+            if not abs(value) <= LARGEST:
                 raise InputError(f"{place}: keypoint {number} holds {_shown(value)}, expected a finite number")
 
 

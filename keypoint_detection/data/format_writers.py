@@ -1,0 +1,134 @@
+"""Writes annotations in the formats that can be read.
+
+N images, C channels, K keypoints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordinates: str) -> None:
+    """Writes the project's own format, with depths where there are any.
+
+    Args:
+        annotations: the data.
+        path: the file, replaced if it exists.
+        sizes: `(N, 2)` width and height of each image in pixels.
+        coordinates: "blender", "normalized" or "pixel".
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    with _replaced(path) as file:
+        said = "" if coordinates == "blender" else f'"coordinates": "{coordinates}", '
+        file.write(f'{{{said}"dataset": [')
+        for index, (width, height) in enumerate(sizes.tolist()):
+            entry: dict[str, Any] = {"image_path": annotations.name(index)}
+            keypoints = annotations.keypoints(index, width, height)
+            depths = annotations.depths(index)
+            for name, xy, depth in zip(annotations.channel_names, keypoints, depths, strict=True):
+                entry[name] = [
+                    [*_short(uv), *([] if np.isnan(d) else _short([d]))]
+                    for uv, d in zip(_from_pixels(xy, width, height, coordinates), depth, strict=True)
+                ]
+            file.write(",\n" if index else "\n")
+            json.dump(entry, file)
+        file.write("\n]}\n")
+
+
+def write_coco(annotations: Annotations, path: Path, sizes: np.ndarray, coordinates: str) -> None:
+    """Writes COCO keypoints, with one object per image that has keypoints; depths are lost.
+
+    A channel with several keypoints becomes `channel_0, channel_1, ...`, which the reader joins again.
+
+    Args:
+        annotations: the data.
+        path: the file, replaced if it exists.
+        sizes: `(N, 2)` width and height of each image in pixels.
+        coordinates: not used, COCO is always in pixels.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    if annotations.depth is not None:
+        logger.warning("%s: COCO has no place for depths, they are left out", path)
+    slots = np.maximum(annotations.counts().max(0), 1)
+    names: list[str] = []
+    for name, count in zip(annotations.channel_names, slots, strict=True):
+        # A name that looks numbered gets a number more, so that it is not taken for one of several.
+        numbered = count > 1 or name.rpartition("_")[2].isdecimal()
+        names.extend(f"{name}_{number}" for number in range(count)) if numbered else names.append(name)
+    category = {"id": 1, "name": "object", "supercategory": "object", "keypoints": names, "skeleton": []}
+    with _replaced(path) as file:
+        file.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')
+        for index, (width, height) in enumerate(sizes.tolist()):
+            file.write(",\n" if index else "\n")
+            json.dump({"id": index + 1, "file_name": annotations.name(index), "width": width, "height": height}, file)
+        file.write('\n],\n"annotations": [')
+        for number, index in enumerate(np.nonzero(annotations.counts().any(1))[0].tolist(), 1):
+            file.write(",\n" if number > 1 else "\n")
+            width, height = sizes[index].tolist()
+            json.dump(_coco_object(number, index, annotations.keypoints(index, width, height), slots), file)
+        file.write("\n]}\n")
+
+
+def _coco_object(number: int, index: int, keypoints: list[np.ndarray], slots: np.ndarray) -> dict[str, Any]:
+    triples: list[float] = []
+    for xy, count in zip(keypoints, slots, strict=True):
+        for point in xy:
+            triples += [*_short(point), 2]
+        triples += [0, 0, 0] * (int(count) - len(xy))
+    points = np.concatenate(keypoints).astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    return {
+        "id": number,
+        "image_id": index + 1,
+        "category_id": 1,
+        "keypoints": triples,
+        "num_keypoints": len(points),
+        "bbox": np.concatenate([low, high - low]).round(3).tolist(),
+        "area": round(float((high - low).prod()), 3),
+        "iscrowd": 0,
+    }
+
+
+def _from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> np.ndarray:
+    """Turns continuous pixels `(K, 2)` into the coordinates of a file."""
+    if coordinates == "pixel":
+        return xy
+    uv = xy.astype(np.float64) / (width, height)
+    if coordinates == "blender":
+        uv[:, 1] = 1 - uv[:, 1]
+    return uv.astype(np.float32)
+
+
+def _short(values: Any) -> list[float]:
+    """The shortest decimals that read as the same float32."""
+    return [float(str(np.float32(value))) for value in values]
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """A file to write to that takes the place of `path` once it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)

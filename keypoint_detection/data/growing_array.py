@@ -1,0 +1,35 @@
+"""An array that grows in place, for columns whose length is not known ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+
+class GrowingArray:
+    """A one-dimensional array that values are appended to; it is one block of memory at any time.
+
+    Args:
+        dtype: the type of its values.
+    """
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self._values = np.empty(1024, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, values: np.ndarray) -> None:
+        """Appends `values`, `(n,)`."""
+        end = self._length + len(values)
+        if end > len(self._values):
+            # Nothing else holds the block, so it may move.
+            self._values.resize(max(end, len(self._values) * 3 // 2), refcheck=False)
+        self._values[self._length : end] = values
+        self._length = end
+
+    def finish(self) -> np.ndarray:
+        """Returns the array at its exact length; nothing may be appended any more."""
+        self._values.resize(self._length, refcheck=False)
+        return self._values

@@ -1,0 +1,250 @@
+"""Labels against their images: keypoints that lie outside, and a report on a whole data set.
+
+N images, C channels, T keypoints of all images together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.decoding import ImageHeader, conversions
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import load_image, read_header, scan_headers
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_EXAMPLES = 9
+_ERRORS_IN_REPORT = 20
+
+
+def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotations:
+    """Leaves out keypoints that lie outside their image, with one warning; a keypoint on the border is inside.
+
+    Args:
+        annotations: the data.
+        sizes: `(N, 2)` width and height of each image in pixels. Images of unknown size, 0, keep their keypoints if
+            these are in pixels.
+
+    Raises:
+        InputError: if most keypoints are outside, or a file in pixels holds only numbers up to 1; it suggests the right
+            `--keypoint_coordinates`. Also if the file claims another size of an image.
+    """
+    _check_declared_sizes(annotations, sizes)
+    outside, judged = _outside(annotations, sizes)
+    count = int(outside.sum())
+    if count == 0:
+        return annotations
+    first = _describe_keypoint(annotations, int(outside.nonzero()[0]), sizes)
+    if count * 2 > judged:
+        raise InputError(
+            f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
+            f"{_advice(annotations, sizes)}"
+        )
+    logger.warning("%s; left out, as are %d of %d keypoints in all", first, count, judged)
+    return annotations.keep(~outside)
+
+
+@dataclass
+class CheckReport:
+    """What was found in a data set.
+
+    Attributes:
+        source: the file.
+        images: number of images.
+        channel_names: the C channels.
+        counts: `(N, C)` keypoints of each image and channel, after those outside were left out.
+        sizes: how many images have each (width, height) in pixels.
+        conversions: how many images the loader converts, for each kind of conversion.
+        warnings: what is allowed but deserves a look, a line each.
+        errors: what has to be mended before training, a line each.
+        examples: positions of images that are worth drawing.
+        annotations: the data, without keypoints that lie outside; None if the labels are unusable.
+    """
+
+    source: Path
+    images: int
+    channel_names: tuple[str, ...]
+    counts: np.ndarray
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    conversions: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    examples: list[int] = field(default_factory=list)
+    annotations: Annotations | None = None
+
+    def lines(self) -> list[str]:
+        """The report as text: images, a table of channels, sizes, conversions, warnings and errors."""
+        lines = [
+            f"{self.source}: {self.images} images, {len(self.channel_names)} channels, {self.counts.sum()} keypoints"
+        ]
+        width = max(len(name) for name in ("channel", *self.channel_names))
+        lines.append(f"{'channel':<{width}}  keypoints  images with any  most in an image")
+        for name, column in zip(self.channel_names, self.counts.T, strict=True):
+            lines.append(f"{name:<{width}}  {column.sum():>9}  {(column > 0).sum():>15}  {column.max():>16}")
+        for (image_width, image_height), number in self.sizes.most_common(5):
+            lines.append(f"{number} images of {image_width} x {image_height}")
+        if len(self.sizes) > 5:
+            lines.append(f"and {len(self.sizes) - 5} more sizes")
+        lines += [f"{number} images {kind}" for kind, number in self.conversions.items()]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return lines + [f"error: {error}" for error in self.errors]
+
+
+def check_dataset(
+    json_path: str | Path,
+    image_root: str | Path,
+    *,
+    keypoint_channels: Sequence[str] | str | None = None,
+    keypoint_coordinates: str = "blender",
+    max_keypoints: Sequence[int] | None = None,
+    decode: bool = True,
+) -> CheckReport:
+    """Checks a whole data set, every image included, and collects what is wrong with images instead of stopping.
+
+    Args:
+        json_path: the file, in any known format.
+        image_root: the folder that image paths are relative to.
+        keypoint_channels: the channels to check, as in `read_annotations`. None takes all.
+        keypoint_coordinates: the convention of the file, as in `read_annotations`.
+        max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.
+        decode: whether to decode every image, which finds damage behind the header and takes longer.
+
+    Raises:
+        InputError: if the labels themselves are wrong, naming file and entry.
+    """
+    annotations = read_annotations(
+        json_path,
+        image_root,
+        keypoint_channels=keypoint_channels,
+        keypoint_coordinates=keypoint_coordinates,
+        max_keypoints=max_keypoints,
+    )
+    report = CheckReport(annotations.source, len(annotations), annotations.channel_names, annotations.counts())
+    sizes = np.zeros((len(annotations), 2), np.int64)
+    failed = 0
+    for index, header in scan_headers(annotations, range(len(annotations)), _decoded_header if decode else read_header):
+        if isinstance(header, InputError):
+            failed += 1
+            if failed <= _ERRORS_IN_REPORT:
+                report.errors.append(str(header))
+            continue
+        sizes[index] = header[:2]
+        report.sizes[header[:2]] += 1
+        report.conversions.update(conversions(header))
+    if failed > _ERRORS_IN_REPORT:
+        report.errors.append(f"{annotations.source}: {failed - _ERRORS_IN_REPORT} more images cannot be read")
+    _add_labels(report, annotations, sizes)
+    return report
+
+
+def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray) -> None:
+    """Adds what the labels are like to a report."""
+    try:
+        inside = leave_out_outside(annotations, sizes)
+    except InputError as error:
+        report.errors.append(str(error))
+        return
+    report.annotations, report.counts = inside, inside.counts()
+    left_out = len(annotations.xy) - len(inside.xy)
+    if left_out:
+        report.warnings.append(f"{left_out} keypoints lie outside of their image and are left out")
+    for name, column in zip(report.channel_names, report.counts.T, strict=True):
+        if not column.any():
+            report.warnings.append(f'channel "{name}" has no keypoint in any image')
+    empty = int((report.counts.sum(1) == 0).sum())
+    if empty:
+        report.warnings.append(f"{empty} images have no keypoint in any channel and count as negatives")
+    repeated = _repeated_keypoints(inside)
+    if repeated:
+        report.warnings.append(f"{repeated} keypoints repeat another one of the same image and channel")
+    readable = np.nonzero(sizes.all(1))[0]
+    # The fullest image, the emptiest, and some in between.
+    by_count = readable[np.argsort(-report.counts.sum(1)[readable], kind="stable")]
+    picks = np.linspace(0, len(by_count) - 1, min(_EXAMPLES, len(by_count))).astype(int)
+    report.examples = by_count[picks].tolist()
+
+
+def _decoded_header(path: Path) -> ImageHeader:
+    load_image(path)
+    return read_header(path)
+
+
+def _outside(annotations: Annotations, sizes: np.ndarray) -> tuple[Tensor, int]:
+    """Which keypoints lie outside their image, `(T,)` bool, and of how many that could be told."""
+    xy = annotations.xy
+    if annotations.normalized:
+        return ((xy < 0) | (xy > 1)).any(1), len(xy)
+    size = _size_of_keypoints(annotations, sizes)
+    known = (size > 0).all(1)
+    if len(xy) > 1 and bool((xy.abs() <= 1).all()) and bool((size > 2)[known].all()):
+        raise InputError(
+            f"{annotations.source}: no coordinate is above 1, expected pixels{_advice(annotations, sizes)}"
+        )
+    return ((xy < 0) | (xy > size)).any(1) & known, int(known.sum())
+
+
+def _size_of_keypoints(annotations: Annotations, sizes: np.ndarray) -> Tensor:
+    """Width and height of the image of each keypoint, `(T, 2)`."""
+    return torch.from_numpy(sizes)[annotations.images_of_keypoints()]
+
+
+def _advice(annotations: Annotations, sizes: np.ndarray) -> str:
+    """Which convention would put most keypoints inside their images."""
+    if annotations.declared_sizes is not None:
+        return "; COCO keypoints are pixels with the origin at the top left"
+    x, y = annotations.xy.unbind(1)
+    written = torch.stack([x, 1 - y if annotations.coordinates == "blender" else y], 1)
+    if annotations.normalized:
+        limits, better = _size_of_keypoints(annotations, sizes), "pixel"
+    else:
+        limits, better = torch.ones(2), "blender (v points up) or normalized (v points down)"
+    inside = ((written >= 0) & (written <= limits)).all(1) & (limits > 0).all(-1)
+    if int(inside.sum()) * 2 <= len(inside):
+        return "; they fit no other --keypoint_coordinates either"
+    return f'; use --keypoint_coordinates {better}, or "coordinates" in the file if it states them'
+
+
+def _describe_keypoint(annotations: Annotations, keypoint: int, sizes: np.ndarray) -> str:
+    """File, entry, channel and place of a keypoint that lies outside."""
+    row = int(torch.searchsorted(annotations.offsets, keypoint, right=True)) - 1
+    image, channel = divmod(row, len(annotations.channel_names))
+    x, y = annotations.xy[keypoint].tolist()
+    width, height = sizes[image].tolist()
+    place = f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}"'
+    written = 1 - y if annotations.coordinates == "blender" else y
+    limits = "0 to 1" if annotations.normalized else f"an image of {width} x {height}"
+    return f"{place}: the keypoint ({x:g}, {written:g}) lies outside of {limits}"
+
+
+def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
+    """The labels of an image that was resized since would be wrong."""
+    if annotations.declared_sizes is None:
+        return
+    declared = annotations.declared_sizes.numpy()
+    wrong = (declared != sizes).any(1) & (declared > 0).all(1) & (sizes > 0).all(1)
+    if wrong.any():
+        index = int(np.nonzero(wrong)[0][0])
+        claimed, found = declared[index].tolist(), sizes[index].tolist()
+        upright = " (turned upright as EXIF asks)" if claimed == found[::-1] else ""
+        raise InputError(
+            f"{annotations.describe(index)}: the file says {claimed[0]} x {claimed[1]} pixels, the image has "
+            f"{found[0]} x {found[1]}{upright}, so its labels cannot be right; {int(wrong.sum())} images are like this"
+        )
+
+
+def _repeated_keypoints(annotations: Annotations) -> int:
+    """How many keypoints have the very place of another one of the same image and channel."""
+    rows = torch.repeat_interleave(torch.arange(len(annotations.offsets) - 1), annotations.offsets.diff())
+    place = annotations.xy.view(torch.int32).to(torch.int64)
+    keys = np.stack([rows.numpy(), place[:, 0].numpy(), place[:, 1].numpy()], 1)
+    return len(keys) - len(np.unique(keys, axis=0))

@@ -1,0 +1,258 @@
+"""Files of both formats against labels that were worked out by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keypoint_detection.data.coco_format import channels_of
+from keypoint_detection.data.formats import FORMATS, convert, read_annotations, recognise
+from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.json_stream import JsonStream
+from keypoint_detection.data.validation import check_dataset
+from keypoint_detection.errors import InputError
+
+WIDTH, HEIGHT = 40, 20
+# One image of 40 x 20 and the same two channels in each convention; the pixels are worked out by hand.
+PIXELS = {"corner": [[10, 5], [40, 0]], "flap": [[0, 20]]}
+NORMALIZED = {"corner": [[0.25, 0.25], [1, 0]], "flap": [[0, 1]]}
+BLENDER = {"corner": [[0.25, 0.75], [1, 1]], "flap": [[0, 0]]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / name)
+    return tmp_path
+
+
+def save(folder, content, name="data.json", **arguments):
+    (folder / name).write_text(json.dumps(content, **arguments))
+    return folder / name
+
+
+def table(annotations):
+    sizes = scan_sizes(annotations)
+    return [
+        {name: np.round(xy, 4).tolist() for name, xy in zip(annotations.channel_names, keypoints, strict=True)}
+        for keypoints in (annotations.keypoints(i, *sizes[i]) for i in range(len(annotations)))
+    ]
+
+
+@pytest.mark.parametrize(("labels", "how"), [(BLENDER, "blender"), (NORMALIZED, "normalized"), (PIXELS, "pixel")])
+def test_conventions_mean_the_same_pixels(folder, labels, how):
+    dataset = [{"image_path": "a.png", **labels}, {"image_path": "b.png", "corner": [], "flap": []}]
+    expected = [PIXELS, {"corner": [], "flap": []}]
+    by_flag = read_annotations(save(folder, {"dataset": dataset}), folder, keypoint_coordinates=how)
+    assert table(by_flag) == expected
+    # The file is believed, wherever it says so.
+    for content in ({"coordinates": how, "dataset": dataset}, {"dataset": dataset, "coordinates": how}):
+        assert table(read_annotations(save(folder, content), folder, keypoint_coordinates="pixel")) == expected
+    assert by_flag.channel_names == ("corner", "flap")
+    assert by_flag.path(1) == folder / "b.png"
+    assert by_flag.depth is None
+
+
+def test_depth_is_kept(folder):
+    dataset = [
+        {"image_path": "a.png", "corner": [[0.5, 0.5]]},
+        {"image_path": "b.png", "corner": [[0.5, 0.25, 3], [0.25, 0.5], [0, 0, -1.5]]},
+    ]
+    annotations = read_annotations(save(folder, {"dataset": dataset}), folder)
+    assert np.array_equal(annotations.depths(0)[0], [math.nan], equal_nan=True)
+    assert np.array_equal(annotations.depths(1)[0], [3, math.nan, -1.5], equal_nan=True)
+    assert table(annotations)[1] == {"corner": [[20, 15], [10, 10], [0, 20]]}
+
+
+def test_scores_and_notes_are_no_channels(folder):
+    first = {"image_path": "a.png", "corner": [[0, 0]], "scores": {"corner": [0.5]}, "date": "today", "id": 3}
+    second = {"image_path": "b.png", "corner": [], "id": 4}
+    annotations = read_annotations(save(folder, {"dataset": [first, second]}), folder)
+    assert annotations.channel_names == ("corner",)
+    # A list that is asked for by nobody may hold anything.
+    boxes = [{**entry, "box": [1, 2, 3]} for entry in (first, second)]
+    chosen = read_annotations(save(folder, {"dataset": boxes}), folder, keypoint_channels="corner")
+    assert chosen.counts().tolist() == [[1], [0]]
+
+
+def test_channels_are_chosen_ordered_and_merged(folder):
+    dataset = [{"image_path": "a.png", "x": [[0, 0]], "y": [[0.5, 0]], "z": [[1, 0], [1, 1]]}]
+    path = save(folder, {"dataset": dataset})
+    annotations = read_annotations(path, folder, keypoint_channels="z=x y", max_keypoints=[3, -1])
+    assert table(annotations) == [{"z": [[40, 20], [40, 0], [0, 20]], "y": [[20, 20]]}]
+    with pytest.raises(InputError, match='channel "z": 3 keypoints, more than the 2'):
+        read_annotations(path, folder, keypoint_channels=["z=x", "y"], max_keypoints=[2, -1])
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_text_may_be_indented_and_begin_with_a_byte_order_mark(folder, indent, encoding):
+    (folder / "schön ☃.png").write_bytes((folder / "a.png").read_bytes())
+    content = {"note": {"by": ["me"]}, "dataset": [{"image_path": "schön ☃.png", **BLENDER}], "n": 12}
+    for ascii_only in (True, False):
+        text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
+        (folder / "data.json").write_text(text, encoding=encoding)
+        annotations = read_annotations(folder / "data.json", folder)
+        assert table(annotations) == [PIXELS]
+        assert annotations.name(0) == "schön ☃.png"
+
+
+COCO = {
+    "info": {"year": 2020},
+    "images": [
+        {"id": 7, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
+        {"id": 3, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
+    ],
+    "annotations": [
+        {"image_id": 3, "category_id": 1, "keypoints": [1, 2, 2, 3, 4, 1, 0, 0, 0]},
+        {"image_id": 3, "category_id": 2, "keypoints": [5, 6, 2]},
+        {"image_id": 3, "category_id": 1, "keypoints": [0, 0, 0, 7.5, 8.25, 2, 9, 10, 2]},
+        {"image_id": 3, "category_id": 3, "bbox": [1, 2, 3, 4]},
+    ],
+    "categories": [
+        {"id": 1, "name": "box", "keypoints": ["corner_0", "corner_1", "nose"]},
+        {"id": 2, "name": "lid", "keypoints": ["nose"]},
+        {"id": 3, "name": "no keypoints"},
+    ],
+}
+
+
+@pytest.mark.parametrize("order", [list(COCO), list(COCO)[::-1]])
+def test_coco_by_hand(folder, order):
+    path = save(folder, {key: COCO[key] for key in order})
+    annotations = read_annotations(path, folder)
+    assert recognise(path) == "coco"
+    # Objects add up, 0 0 0 is missing, a name of two categories is one channel, an image without objects is a negative.
+    assert table(annotations) == [
+        {"corner": [], "nose": []},
+        {"corner": [[1, 2], [3, 4], [7.5, 8.25]], "nose": [[5, 6], [9, 10]]},
+    ]
+    assert [annotations.name(i) for i in range(2)] == ["b.png", "a.png"]
+    assert table(read_annotations(path, folder, keypoint_channels="nose"))[1] == {"nose": [[5, 6], [9, 10]]}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a_0", "a_1", "b"], ["a", "a", "b"]),
+        (["a_1", "a_2"], ["a_1", "a_2"]),  # does not count from 0
+        (["a_0", "a_2"], ["a_0", "a_2"]),  # has a gap
+        (["a", "a_0"], ["a", "a_0"]),  # the channel has its own name already
+        (["a_0_0", "a_0_1"], ["a_0", "a_0"]),
+        (["a_00", "_0"], ["a_00", "_0"]),
+        (["b_1", "a_0", "b_0"], ["b", "a", "b"]),
+    ],
+)
+def test_numbered_names_are_one_channel(names, expected):
+    assert channels_of(names) == expected
+
+
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("how", ["blender", "normalized", "pixel"])
+def test_convert_there_and_back(folder, target, how):
+    labels = {**PIXELS, "left_0": [[3.25, 7.125]], "none": []}
+    dataset = [{"image_path": "a.png", **labels}, {"image_path": "b.png", **{key: [] for key in labels}}]
+    source = save(folder, {"coordinates": "pixel", "dataset": dataset})
+    written = folder / "out.json"
+    convert(source, folder, written, to=target, output_coordinates=how)
+    assert recognise(written) == target
+    back = read_annotations(written, folder)
+    assert table(back) == [labels, {key: [] for key in labels}]
+    assert not list(folder.glob("*.partial"))
+    if target == "native":
+        said = json.loads(written.read_text())
+        assert said.get("coordinates", "blender") == how
+
+
+def test_convert_keeps_depth_in_its_own_format_and_says_that_coco_loses_it(folder, caplog):
+    source = save(folder, {"dataset": [{"image_path": "a.png", "corner": [[0.5, 0.75, 2.5], [0.25, 0.5]]}]})
+    convert(source, folder, folder / "out.json", to="native")
+    assert json.loads((folder / "out.json").read_text())["dataset"][0]["corner"] == [[0.5, 0.75, 2.5], [0.25, 0.5]]
+    assert not caplog.records
+    convert(source, folder, folder / "out.json", to="coco")
+    assert "depths" in caplog.text
+
+
+def test_convert_refuses_what_cannot_work(folder):
+    source = save(folder, {"dataset": [{"image_path": "a.png", **BLENDER}]})
+    with pytest.raises(InputError, match='no format "yolo", expected one of: native, coco'):
+        convert(source, folder, folder / "out.json", to="yolo")
+    with pytest.raises(InputError, match="would overwrite"):
+        convert(source, folder, folder / "." / "data.json", to="coco")
+    with pytest.raises(InputError, match=r"missing/out\.json: cannot be written"):
+        convert(source, folder, folder / "missing" / "out.json", to="coco")
+    with pytest.raises(InputError, match="output_coordinates"):
+        convert(source, folder, folder / "out.json", to="native", output_coordinates="meters")
+
+
+def test_check_reports_counts_sizes_and_all_bad_images(folder):
+    Image.new("L", (8, 6)).save(folder / "gray.png")
+    (folder / "cut.png").write_bytes(_noise_png(folder)[:-200])
+    dataset = [
+        {"image_path": name, "corner": corner, "flap": [], "lid": [[0.5, 0.5]] * lids}
+        for name, corner, lids in [
+            ("a.png", [[0.5, 0.5], [0.5, 0.5]], 1),
+            ("b.png", [], 0),
+            ("gray.png", [[0.5, 1.5]], 1),
+            ("cut.png", [[0, 0]], 1),
+            ("missing.png", [[0, 0]], 1),
+        ]
+    ]
+    report = check_dataset(save(folder, {"dataset": dataset}), folder)
+    assert report.images == 5
+    assert report.counts.tolist() == [[2, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1]]
+    assert report.sizes == {(WIDTH, HEIGHT): 2, (8, 6): 1}
+    assert report.conversions == {"are grayscale, repeated as RGB": 1}
+    assert len(report.errors) == 2
+    assert 'entry 3 ("cut.png")' in report.errors[0]
+    assert 'entry 4 ("missing.png")' in report.errors[1]
+    for words in ("outside", '"flap"', "negatives", "repeat"):
+        assert sum(words in warning for warning in report.warnings) == 1
+    assert len(report.warnings) == 4
+    assert set(report.examples) == {0, 1, 2}
+    text = report.lines()
+    assert text[0].endswith("5 images, 3 channels, 8 keypoints")
+    assert text[2].split() == ["corner", "4", "3", "2"]
+    # Without decoding, only the missing image shows.
+    assert len(check_dataset(folder / "data.json", folder, decode=False).errors) == 1
+
+
+def _noise_png(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    return (folder / "noise.png").read_bytes()
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.dictionaries(st.text(max_size=4), json_values, max_size=3),
+    st.lists(json_values, max_size=8),
+    st.integers(1, 40),
+    st.sampled_from([None, 1]),
+)
+def test_the_stream_reads_what_the_standard_library_reads(tmp_path_factory, top, items, part, indent):
+    """Whatever the text, and wherever it is cut into parts."""
+    top["items"] = items
+    path = tmp_path_factory.getbasetemp() / "stream.json"
+    path.write_text(json.dumps(top, indent=indent))
+    found = {}
+    with JsonStream(path, part_characters=part) as stream:
+        for key in stream:
+            found[key] = [item for block in stream.items() for item in block] if key == "items" else stream.value()
+    assert found == top
+    assert list(found) == list(top)

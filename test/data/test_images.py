@@ -1,0 +1,301 @@
+"""Images of every kind against pixels that were worked out by hand."""
+
+import errno
+import itertools
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from keypoint_detection.data import images
+from keypoint_detection.data.annotations import Annotations, PackedStrings
+from keypoint_detection.data.images import ImageCache, image_size, load_image, load_reduced, read_header, scan_sizes
+from keypoint_detection.errors import InputError
+
+RED, HALF = (255, 0, 0), (200, 100, 50)
+
+
+def annotate(folder, names):
+    return Annotations(
+        source=folder / "labels.json",
+        image_root=folder,
+        channel_names=("corner",),
+        coordinates="pixel",
+        names=PackedStrings.pack(names),
+        entries=torch.arange(len(names)),
+        xy=torch.zeros(0, 2),
+        offsets=torch.zeros(len(names) + 1, dtype=torch.int64),
+    )
+
+
+def pixels(mode, value, size=(3, 2)):
+    return Image.new(mode, size, value)
+
+
+def palette():
+    image = pixels("P", 1)
+    image.putpalette([0, 0, 0, *HALF])
+    return image
+
+
+KINDS = {
+    "RGB": (pixels("RGB", HALF), "png", HALF),
+    "RGBA opaque": (pixels("RGBA", (*HALF, 255)), "png", HALF),
+    "RGBA half": (pixels("RGBA", (200, 100, 50, 51)), "png", (40, 20, 10)),  # 51 / 255 = 1 / 5 over black
+    "RGBA invisible": (pixels("RGBA", (*HALF, 0)), "png", (0, 0, 0)),
+    "L": (pixels("L", 77), "png", (77, 77, 77)),
+    "LA": (pixels("LA", (100, 51)), "png", (20, 20, 20)),
+    "1": (pixels("1", 1), "png", (255, 255, 255)),
+    "P": (palette(), "png", HALF),
+    "CMYK": (pixels("CMYK", (255, 0, 0, 0)), "tiff", (0, 255, 255)),
+    "16 bits": (Image.fromarray(np.full((2, 3), 257 * 100, np.uint16)), "png", (100, 100, 100)),
+    "16 bits full": (Image.fromarray(np.full((2, 3), 65535, np.uint16)), "tiff", (255, 255, 255)),
+    "16 bits big endian": (Image.fromarray(np.full((2, 3), 257 * 9, ">u2")), "tiff", (9, 9, 9)),
+    "32 bits": (Image.fromarray(np.full((2, 3), 257 * 5, np.int32)), "tiff", (5, 5, 5)),
+    "float": (Image.fromarray(np.full((2, 3), 0.2, np.float32)), "tiff", (51, 51, 51)),
+}
+
+
+@pytest.mark.parametrize(("image", "suffix", "expected"), KINDS.values(), ids=KINDS.keys())
+def test_every_kind_becomes_rgb(tmp_path, image, suffix, expected):
+    path = tmp_path / f"image.{suffix}"
+    image.save(path)
+    loaded = load_image(path)
+    assert loaded.dtype == np.uint8
+    assert loaded.flags.writeable
+    assert np.array_equal(loaded, np.full((2, 3, 3), expected, np.uint8))
+    assert image_size(path) == (3, 2)
+
+
+def test_transparent_colour_of_a_palette_is_black(tmp_path):
+    image = palette()
+    image.save(tmp_path / "image.png", transparency=1)
+    assert not load_image(tmp_path / "image.png").any()
+    assert read_header(tmp_path / "image.png").transparent
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, float("nan")])
+def test_float_pixels_outside_their_range_are_refused(tmp_path, value):
+    Image.fromarray(np.array([[0, value]], np.float32)).save(tmp_path / "image.tiff")
+    with pytest.raises(InputError, match=r"image\.tiff: pixels from .*, expected them within 0 and 1"):
+        load_image(tmp_path / "image.tiff")
+
+
+# Where the top left pixel (0, 0) of the stored image of 6 x 4 shows after each EXIF orientation, as column and row, by
+# the standard: 1 stays, 2 mirrors, 3 turns by 180 degrees, 4 flips, 5 transposes, 6 turns by 90 degrees clockwise,
+# 7 mirrors over the other diagonal, 8 turns by 90 degrees to the left.
+ORIENTATIONS = {1: (0, 0), 2: (5, 0), 3: (5, 3), 4: (0, 3), 5: (0, 0), 6: (3, 0), 7: (3, 5), 8: (0, 5)}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp", "jpg"])
+def test_exif_rotation(tmp_path, orientation, suffix):
+    scale = 16  # Blocks, so that JPEG keeps them apart.
+    stored = np.zeros((4, 6, 3), np.uint8)
+    stored[0, 0] = 255
+    stored[0, 1] = 128  # tells a turn from a mirror image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"image.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(stored.repeat(scale, 0).repeat(scale, 1)).save(path, exif=exif, **options)
+    loaded = load_image(path)
+    width, height = (6, 4) if orientation < 5 else (4, 6)
+    assert image_size(path) == (width * scale, height * scale) == loaded.shape[1::-1]
+    assert read_header(path).rotated == (orientation != 1)
+    small = loaded[scale // 2 :: scale, scale // 2 :: scale, 0].astype(int)
+    column, row = ORIENTATIONS[orientation]
+    assert np.argwhere(small > 200).tolist() == [[row, column]]
+    along = {1: (1, 0), 2: (-1, 0), 3: (-1, 0), 4: (1, 0), 5: (0, 1), 6: (0, 1), 7: (0, -1), 8: (0, -1)}[orientation]
+    assert np.argwhere((small > 100) & (small < 200)).tolist() == [[row + along[1], column + along[0]]]
+
+
+def test_a_damaged_exif_block_does_not_hide_the_pixels(tmp_path):
+    pixels("RGB", HALF).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0garbage")
+    assert np.array_equal(load_image(tmp_path / "image.png")[0, 0], HALF)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 60), st.integers(1, 60), st.sampled_from([1, 6]))
+def test_reduced_images_are_exact_fractions(tmp_path_factory, width, height, least_height, least_width, orientation):
+    path = tmp_path_factory.getbasetemp() / "reduced.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # A ramp: were a reduced image shifted by a pixel, the means of its blocks would differ.
+    y, x = np.mgrid[:height, :width]
+    ramp = np.stack([2 * x + 20, 2 * y + 20, x * 0 + 128], 2).astype(np.uint8)
+    Image.fromarray(ramp).save(path, quality=100, subsampling=0, exif=exif)
+    upright = ramp if orientation == 1 else np.rot90(ramp, -1)
+    loaded, full = load_reduced(path, (least_height, least_width))
+    assert full == upright.shape[:2]
+    scale = full[0] // loaded.shape[0]
+    assert scale in (1, 2, 4, 8)
+    assert (loaded.shape[0] * scale, loaded.shape[1] * scale) == full
+    assert scale == 1 or (loaded.shape[0] >= least_height and loaded.shape[1] >= least_width)
+    doubled = scale * 2
+    could_be_smaller = scale < 8 and full[0] % doubled == 0 and full[1] % doubled == 0
+    if could_be_smaller:
+        assert full[0] // doubled < least_height or full[1] // doubled < least_width
+    blocks = upright.reshape(loaded.shape[0], scale, loaded.shape[1], scale, 3).mean((1, 3))
+    # A shift by half a pixel of the reduced image would be an error of `scale`.
+    assert np.abs((blocks - loaded).mean((0, 1))).max() < (1.5 if scale == 1 else 0.5 * scale + 0.4)
+
+
+def test_reduction_is_for_jpeg_alone(tmp_path):
+    pixels("RGB", RED, (64, 64)).save(tmp_path / "image.png")
+    assert load_image(tmp_path / "image.png", at_least=(8, 8)).shape == (64, 64, 3)
+    pixels("RGB", RED, (64, 64)).save(tmp_path / "image.jpg")
+    assert load_image(tmp_path / "image.jpg", at_least=(8, 8)).shape == (8, 8, 3)
+
+
+def test_bad_images_are_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    for suffix in ("png", "jpg", "tiff", "webp", "bmp", "gif"):
+        path = tmp_path / f"cut.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:-300])
+    flipped = bytearray((tmp_path / "cut.png").read_bytes())
+    flipped[60] ^= 255
+    (tmp_path / "flipped.png").write_bytes(flipped)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(InputError) as caught:
+            load_image(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"none\.png: no such image file"):
+        load_image(tmp_path / "none.png")
+
+
+class FailingOpen:
+    """Opens images, after it has failed a number of times."""
+
+    def __init__(self, failures, number):
+        self.failures, self.number, self.open = failures, number, Image.open
+
+    def __call__(self, path):
+        if self.failures:
+            self.failures -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        return self.open(path)
+
+
+def test_transient_errors_are_tried_again_with_growing_waits(tmp_path, monkeypatch):
+    path = tmp_path / "image.png"
+    pixels("RGB", RED).save(path)
+    waits = []
+    monkeypatch.setattr(images.time, "sleep", waits.append)
+    monkeypatch.setattr(images.Image, "open", FailingOpen(3, errno.ESTALE))
+    assert load_image(path).shape == (2, 3, 3)
+    assert len(waits) == 3
+    assert all(later > earlier > 0 for earlier, later in itertools.pairwise(waits))
+    waits.clear()
+    monkeypatch.setattr(images.Image, "open", FailingOpen(100, errno.EIO))
+    with pytest.raises(InputError, match=rf"image\.png: cannot be read after {len(images.RETRY_WAITS) + 1} attempts"):
+        image_size(path)
+    assert tuple(waits) == images.RETRY_WAITS
+    waits.clear()
+    monkeypatch.setattr(images.Image, "open", FailingOpen(100, errno.EACCES))
+    with pytest.raises(InputError, match=r"image\.png: cannot be read \(Permission denied\)"):
+        load_image(path)
+    assert not waits
+
+
+def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels("RGB", RED, (5, 4)).save(tmp_path / "0.png")
+    pixels("L", 3, (6, 2)).save(tmp_path / "1.png")
+    pixels("RGBA", (1, 2, 3, 4), (3, 9)).save(tmp_path / "2.png", exif=exif)
+    pixels("L", 3, (1, 1)).save(tmp_path / "3.png")
+    annotations = annotate(tmp_path, [f"{number}.png" for number in range(4)])
+    assert scan_sizes(annotations).tolist() == [[5, 4], [6, 2], [9, 3], [1, 1]]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3
+    assert sum("2 of 4 images are grayscale" in message for message in messages) == 1
+    assert sum("1 of 4 images are transparent, laid over black" in message for message in messages) == 1
+    assert sum("1 of 4 images are turned upright" in message for message in messages) == 1
+
+
+def test_scan_of_a_sample_is_spread_evenly(tmp_path):
+    pixels("RGB", RED).save(tmp_path / "0.png")
+    for number in range(1, 11):
+        (tmp_path / f"{number}.png").symlink_to(tmp_path / "0.png")
+    sizes = scan_sizes(annotate(tmp_path, [f"{number}.png" for number in range(11)]), limit=3)
+    assert np.nonzero(sizes.any(1))[0].tolist() == [0, 5, 10]
+
+
+def test_scan_names_the_first_bad_entry(tmp_path):
+    pixels("RGB", RED).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r'labels\.json: entry 1 \("1\.png"\): .*1\.png: no such image file'):
+        scan_sizes(annotate(tmp_path, ["0.png", "1.png", "2.png"]))
+
+
+@pytest.fixture
+def cached(tmp_path):
+    for number in range(3):
+        pixels("RGB", (number + 1, 0, 0), (4 + number, 3)).save(tmp_path / f"{number}.png")
+    return annotate(tmp_path, [f"{number}.png" for number in range(3)])
+
+
+def test_cache_reads_each_file_once(cached, tmp_path):
+    cache = ImageCache(cached, np.array([[4, 3], [0, 0], [6, 3]]))
+    assert len(cache) == 3
+    first = [cache.load(index).copy() for index in range(3)]
+    for number in range(3):
+        assert np.array_equal(first[number], np.full((3, 4 + number, 3), (number + 1, 0, 0)))
+        (tmp_path / f"{number}.png").unlink()
+    assert all(np.array_equal(cache.load(index), first[index]) for index in range(3))
+
+
+def _load(cache, index, connection):
+    connection.send(cache.load(index).tolist())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_a_worker_decodes_all_processes_have(cached, tmp_path, method):
+    cache = ImageCache(cached, scan_sizes(cached))
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=_load, args=(cache, 1, sender))
+    worker.start()
+    assert receiver.recv() == [[[2, 0, 0]] * 5] * 3
+    worker.join()
+    (tmp_path / "1.png").unlink()
+    assert np.array_equal(cache.load(1), np.full((3, 5, 3), (2, 0, 0)))
+
+
+def test_cache_within_a_limit_holds_the_first_images(cached, tmp_path):
+    sizes = scan_sizes(cached)
+    cache = ImageCache(cached, sizes, memory_limit=4 * 3 * 3 + 5 * 3 * 3)
+    for index in range(3):
+        cache.load(index)
+    for number in range(3):
+        (tmp_path / f"{number}.png").unlink()
+    assert cache.load(0).shape == (3, 4, 3)
+    assert cache.load(1).shape == (3, 5, 3)
+    with pytest.raises(InputError, match=r"2\.png: no such image file"):
+        cache.load(2)
+
+
+def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monkeypatch):
+    monkeypatch.setattr(images, "free_memory", lambda: 100)
+    with pytest.raises(
+        InputError, match=r"labels\.json: caching 3 decoded images needs 1\.35e-07 GB, and 8e-08 GB are"
+    ):
+        ImageCache(cached, scan_sizes(cached))
+
+
+def test_cache_refuses_an_image_that_changed_its_size(cached, tmp_path):
+    cache = ImageCache(cached, scan_sizes(cached))
+    pixels("RGB", RED, (9, 9)).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"0\.png: 9 x 9 pixels, but it had 4 x 3"):
+        cache.load(0)
