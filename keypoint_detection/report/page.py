@@ -31,7 +31,7 @@ from keypoint_detection.report.statistics import (
 
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("matching.js", "charts.js", "page.js", "gallery.js", "controls.js")
-MAX_DETECTIONS = 300_000  # of larger sets only the images of the gallery are counted in the browser
+MAX_DETECTIONS = 100_000  # of larger sets the browser counts only the images of the gallery, to stay quick
 
 
 def write_report(data: ReportData, path: str | Path) -> None:

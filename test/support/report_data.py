@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
+import pytest
 
 from keypoint_detection.report import ReportData, ReportImage, encode_preview
 
@@ -52,3 +56,17 @@ def random_report(seed=0, names=("nose", "paws", "tail"), **options):
         f"validation/AP/{names[0]}/d=2": (steps, [0.1, 0.5, 0.7]),
     }
     return ReportData("Test report", names, (2.0, 4.0), images, curves=curves, run_info={"checkpoint": "best.ckpt"})
+
+
+def payload_of(page):
+    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def image_of(truths, detections, **fields):
+    """An image from `[(x, y)]` and `[(x, y, score)]` per channel."""
+    rows = [np.array(channel, np.float32).reshape(-1, 3) for channel in detections]
+    truths = [np.array(channel, np.float32).reshape(-1, 2) for channel in truths]
+    xy, scores = [row[:, :2] for row in rows], [row[:, 2] for row in rows]
+    fields = {"name": "a.png", "width": 100, "height": 80, "labelled": np.ones(len(rows), bool), **fields}
+    return ReportImage(truths=truths, xy=xy, scores=scores, **fields)

@@ -1,6 +1,3 @@
-import base64
-import io
-import json
 import math
 import re
 from pathlib import Path
@@ -10,38 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from report_data import random_images, random_report
+from report_data import image_of, payload_of, random_images, random_report
 
-from keypoint_detection.errors import InputError
 from keypoint_detection.metrics import AveragePrecision, Localization
 from keypoint_detection.report import (
     ReportData,
-    ReportImage,
     build_report,
-    encode_preview,
     images_from_batch,
     run_information,
     worst_images,
     write_report,
 )
 from keypoint_detection.report.measured import measure
-from keypoint_detection.report.pictures import heatmap_payload
 from keypoint_detection.report.statistics import calibration_bins, curve_points
-
-
-def payload_of(page):
-    found = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', page, re.DOTALL)
-    return json.loads(found[1], parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-
-
-def image_of(truths, detections, **fields):
-    """An image from `[(x, y)]` and `[(x, y, score)]` per channel."""
-    rows = [np.array(channel, np.float32).reshape(-1, 3) for channel in detections]
-    truths = [np.array(channel, np.float32).reshape(-1, 2) for channel in truths]
-    xy, scores = [row[:, :2] for row in rows], [row[:, 2] for row in rows]
-    fields = {"name": "a.png", "width": 100, "height": 80, "labelled": np.ones(len(rows), bool), **fields}
-    return ReportImage(truths=truths, xy=xy, scores=scores, **fields)
 
 
 def test_numbers_are_those_of_the_metrics():
@@ -190,54 +168,6 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_report(data, path)
     assert path.read_text(encoding="utf-8") == before
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-
-
-def test_pictures_are_read_from_files_and_missing_ones_are_named(tmp_path):
-    pixels = np.zeros((300, 900, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    image = image_of([[]], [[]], path=tmp_path / "wide.png", width=900, height=300)
-    payload = payload_of(build_report(ReportData("t", ["c"], [2], [image])))
-    assert payload["images"][0]["source"].startswith("data:image/jpeg;base64,")
-    image.path = tmp_path / "gone.png"
-    with pytest.raises(InputError, match=r"gone\.png"):
-        build_report(ReportData("t", ["c"], [2], [image]))
-
-
-def test_previews_keep_their_shape_and_fit_their_budget():
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 255, (600, 1200, 3), dtype=np.uint8)
-    with Image.open(io.BytesIO(encode_preview(noise))) as preview:
-        assert preview.size == (640, 320)
-    small = encode_preview(noise, max_bytes=40_000)
-    assert len(small) <= 40_000
-    with Image.open(io.BytesIO(small)) as preview:
-        assert preview.width == 2 * preview.height
-    with Image.open(io.BytesIO(encode_preview(noise[:40, :60]))) as preview:
-        assert preview.size == (60, 40)
-
-
-def test_two_hundred_images_stay_around_the_limit():
-    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
-    data = ReportData("t", ["c"], [2], [], max_bytes=1_000_000)
-    data.images = [image_of([[]], [[]], name=str(i), preview=None) for i in range(20)]
-    for entry in data.images:
-        entry.preview = encode_preview(image, max_bytes=data.max_bytes * 3 // 4 // 20)
-    assert len(build_report(data)) < 1_150_000
-
-
-def test_heatmaps_are_stacked_and_their_extent_holds_after_reduction():
-    heatmaps = np.zeros((2, 30, 401), np.float32)
-    heatmaps[0, 29, 400] = 1.0
-    heatmaps[1, 0, 0] = 0.5
-    payload = heatmap_payload(heatmaps, (0.0, 0.0, 802.0, 60.0))
-    # Blocks of 3 x 3 cells: 134 columns (402 cells) and 10 rows.
-    assert payload["extent"] == pytest.approx([0, 0, 804, 60])
-    with Image.open(io.BytesIO(base64.b64decode(payload["source"].split(",")[1]))) as picture:
-        gray = np.asarray(picture)
-    assert gray.shape == (20, 134)
-    assert gray[9, 133] == 255
-    assert gray[10, 0] == 128
-    assert (gray > 0).sum() == 2
 
 
 def test_images_from_a_padded_batch():

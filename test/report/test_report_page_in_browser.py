@@ -1,0 +1,171 @@
+"""What the page does when it is looked at, touched and typed to."""
+
+import pytest
+from report_data import random_report
+from report_pages import frame
+
+from keypoint_detection.report import ReportData, worst_images
+
+
+def test_heatmap_is_blended_over_the_image(open_report):
+    page = open_report(random_report(seed=7, pictures=True, heatmaps=True))
+    layer = page.locator("#heat-layer")
+    assert layer.get_attribute("href") is None
+    page.get_by_label("Heatmap", exact=True).check()
+    page.wait_for_function("document.querySelector('#heat-layer').getAttribute('href')")
+    all_channels = layer.get_attribute("href")
+    assert all_channels.startswith("data:image/png")
+    assert [layer.get_attribute(name) for name in ("x", "y", "width", "height")] == ["0", "0", "60", "40"]
+    page.locator("#opacity").fill("0.25")
+    frame(page)
+    assert layer.get_attribute("opacity") == "0.25"
+    page.locator("#count-table").get_by_label("paws").uncheck()
+    page.wait_for_function(
+        "old => ![null, old].includes(document.querySelector('#heat-layer').getAttribute('href'))", arg=all_channels
+    )
+
+
+def test_works_from_the_keyboard(open_report):
+    data = random_report(seed=8, pictures=True, heatmaps=True)
+    page = open_report(data)
+    order = [data.images[i].name for i in worst_images(data)]
+    name = page.locator("#image-name")
+    page.locator("#stage").focus()
+    for key, place in [
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("End", 5),
+        ("ArrowRight", 5),
+        ("Home", 0),
+    ]:
+        page.keyboard.press(key)
+        assert name.inner_text() == f"{order[place]} ({place + 1} of 6)"
+    page.locator("#stage").focus()
+    page.keyboard.press("h")
+    assert page.locator("#heat").is_checked()
+    page.keyboard.press("+")
+    frame(page)
+    assert page.locator("#picture").get_attribute("viewBox").split()[2:] == ["40", str(40 / 1.5)]
+    # In a slider, an arrow moves the slider and not the gallery.
+    page.locator("#score").focus()
+    before = float(page.locator("#score").input_value())
+    page.keyboard.press("ArrowRight")
+    assert float(page.locator("#score").input_value()) > before
+    assert name.inner_text() == f"{order[0]} (1 of 6)"
+    assert not page.locator("#own").is_checked()
+    # A channel's box keeps the focus when the table is drawn again.
+    page.locator("#count-table").get_by_label("nose").focus()
+    page.keyboard.press("Space")
+    frame(page)
+    assert page.evaluate("document.activeElement.dataset.channel") == "0"
+    assert not page.locator("#count-table").get_by_label("nose").is_checked()
+
+
+def test_tab_reaches_everything_and_focus_can_be_seen(open_report):
+    page = open_report(random_report(seed=8, heatmaps=True))
+    reached, previous = [], None
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        here = page.evaluate(
+            """() => {
+                const e = document.activeElement;
+                const style = getComputedStyle(e.type === 'radio' ? e.nextElementSibling : e);
+                const name = e.id || e.textContent || e.name || e.dataset.channel;
+                return e === document.body ? null : [name, style.outlineStyle, style.outlineWidth];
+            }"""
+        )
+        if here is None or here == previous:
+            break
+        previous = here
+        reached.append(here[0])
+        assert here[1:] == ["solid", "3px"], here
+    for control in (
+        "previous",
+        "next",
+        "stage",
+        "score",
+        "own",
+        "distance",
+        "heat",
+        "opacity",
+        "marks",
+        "colours",
+        "order",
+        "sort",
+    ):
+        assert control in reached
+
+
+def test_controls_and_pictures_have_names(open_report):
+    page = open_report(random_report(seed=8, pictures=True))
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, select, a')].filter((e) =>
+            !e.ariaLabel && !e.textContent.trim() && ![...(e.labels || [])].some((l) => l.textContent.trim())
+        ).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    assert page.locator(".chart svg:not([aria-label])").count() == 0
+    assert page.locator("#picture").get_attribute("aria-labelledby") == "image-name"
+
+
+@pytest.mark.parametrize("width", [375, 768])
+def test_fits_a_phone(open_report, width):
+    names = ("a channel with a rather long name", *(f"channel_{i}" for i in range(8)))
+    page = open_report(random_report(seed=9, names=names, pictures=True, heatmaps=True), width=width, height=800)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('input[type=range], .chart svg, #picture, h1, button')].filter((e) => {
+            const box = e.getBoundingClientRect();
+            return !e.closest('#strip, .scroll') && (box.left < 0 || box.right > innerWidth);
+        }).map((e) => e.outerHTML.slice(0, 80))"""
+    )
+    assert outside == []
+    assert page.locator("#picture").bounding_box()["width"] > 0.75 * min(width, 576 * 1.5)
+
+
+def test_names_stay_text(open_report):
+    evil = "</script><script>window.broken = 1</script><img src=x onerror='window.broken=1'>"
+    data = random_report(names=(evil, "b"))
+    data.title = evil
+    data.run_info = {evil: evil}
+    data.images[0].name = evil
+    page = open_report(data)
+    assert page.evaluate("window.broken") is None
+    assert page.locator("h1").inner_text() == evil
+    assert evil in page.locator("#chips").inner_text()
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_nothing_to_show_is_no_error(open_report):
+    page = open_report(ReportData("empty", ["a", "b"], [2], []))
+    assert page.locator("#gallery-note").inner_text() == "There are no images to show."
+    assert page.locator(".viewer").is_hidden()
+    assert page.locator("#training").is_hidden()
+    assert "nothing to show" in page.locator("#precision-recall").text_content()
+
+
+def test_charts_follow_distance_and_channels(open_report):
+    data = random_report(seed=10, images=20)
+    page = open_report(data)
+    lines = page.locator("#precision-recall path.line")
+    assert lines.count() == 3
+    before = lines.first.get_attribute("d")
+    page.locator("#distances").get_by_text("2 px").click()
+    assert lines.first.get_attribute("d") != before
+    page.locator("#chips").get_by_label("tail").uncheck()
+    assert lines.count() == 2
+    page.locator("#precision-recall svg").hover()
+    assert "recall" in page.locator("#precision-recall .tip").inner_text()
+    rows = page.locator("#taxonomy tbody tr")
+    assert [text.split("\n")[0] for text in rows.locator("th").all_inner_texts()] == [
+        *("miss", "duplicate", "imprecise", "wrong channel", "background")
+    ]
+
+
+def test_theme_can_be_switched(open_report):
+    page = open_report(random_report())
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    assert page.evaluate(paper) != light
