@@ -188,17 +188,17 @@ def surface(rng: np.random.Generator, size: int = 256) -> np.ndarray:
     if kind == "speckled":
         blend = np.clip(0.3 * fractal_noise(rng, shape, 0.5), 0, 1)
     elif kind == "clouds":
-        blend = np.clip(1 / 2 + 0.35 * fractal_noise(rng, shape, rng.uniform(1.2, 2)), 0, 1)
+        blend = np.clip(0.35 * fractal_noise(rng, shape, rng.uniform(1.2, 2)) + 0.48, 0, 1)
     elif kind == "planks":
         blend = _planks(rng, size)
     elif kind == "tiles":
         blend = _tiles(rng, size)
     elif kind == "stripes":
         phase = np.arange(size) / size * 2 * np.pi * rng.integers(2, 12)
-        blend = np.broadcast_to(np.clip(1 / 2 + rng.uniform(0.5, 4) * np.sin(phase), 0, 1), shape)
+        blend = np.broadcast_to(np.clip((1 + rng.uniform(1, 8) * np.sin(phase)) / 2, 0, 1), shape)
     elif kind == "woven":
         phase = np.arange(size) / size * 2 * np.pi * rng.integers(16, 40)
-        blend = 1 / 2 + 0.25 * (np.sin(phase)[:, None] + np.sin(phase)[None, :])
+        blend = (2 + np.sin(phase)[:, None] + np.sin(phase)[None, :]) / 4
     texture = base + blend[..., None] * (other - base)
     if kind == "polygons":
         texture = polygons(rng, size, base)

@@ -1,0 +1,1 @@
+"""Training: from flags to a folder with checkpoints, metrics and pictures."""
