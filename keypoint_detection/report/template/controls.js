@@ -83,7 +83,7 @@ function connectPointer() {
 
 function drawLegend() {
   const symbols = { found: [["circle", 7], ["circle", 1.6]], missed: [["diamond", 7]], wrong: [["cross", 5]] };
-  byId("legend").append(...LEGEND.map(([outcome, , text]) => element("li", {},
+  byId("legend").append(...LEGEND.map(([outcome, text]) => element("li", {},
     vector("svg", { viewBox: "-12 -12 24 24" }, ...symbols[outcome].map(([shape, r]) => mark(outline(shape, [0, 0], r), OUTCOMES[outcome], 2, null, r < 2))), text)));
 }
 

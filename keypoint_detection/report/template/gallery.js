@@ -5,7 +5,7 @@ let order = report.images.map((_, i) => i);
 const OUTCOMES = { found: "#00a37a", missed: "#f0b400", wrong: "#e8553a" };
 const current = () => report.images[view.image];
 const thresholdsNow = () => view.own ? report.thresholds : report.thresholds.map(() => view.score);
-const LEGEND = [["found", "circle and dot", "true keypoint and its detection"], ["missed", "diamond", "missed keypoint"], ["wrong", "cross", "false positive"]];
+const LEGEND = [["found", "true keypoint and its detection"], ["missed", "missed keypoint"], ["wrong", "false positive"]];
 
 // The outline of a mark of radius r at (x, y). Its shape says the outcome, so that it can be read without colour.
 function outline(shape, [x, y], r) {
