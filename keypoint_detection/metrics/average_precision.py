@@ -29,13 +29,17 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
         belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
     """
-    order = np.argsort(-scores.numpy())
-    ordered = scores.numpy()[order]
+    precision, recall, thresholds = _curve(scores.numpy(), true_positives.numpy().T, num_truths)
+    return torch.from_numpy(precision.T), torch.from_numpy(recall.T), torch.from_numpy(thresholds)
+
+
+def _curve(scores: np.ndarray, true_positives: np.ndarray, num_truths: int) -> tuple[np.ndarray, ...]:
+    """What `precision_recall_curve` does, with the detections along the last axis: `(D,)`, `(..., D)` -> `(..., n)`."""
+    order = np.argsort(-scores)
+    ordered = scores[order]
     last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
-    hits = true_positives.numpy()[order].cumsum(axis=0, dtype=np.float64)[last_of_score]
-    detected = (last_of_score + 1.0).reshape(-1, *[1] * (hits.ndim - 1))
-    curve = hits / detected, hits / (num_truths or math.nan), ordered[last_of_score]
-    return tuple(map(torch.from_numpy, curve))
+    hits = true_positives[..., order].cumsum(axis=-1)[..., last_of_score]
+    return hits / (last_of_score + 1), hits / (num_truths or math.nan), ordered[last_of_score]
 
 
 def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -> Tensor:
@@ -52,14 +56,11 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     Returns:
         `()` or `(T,)` float64 in [0, 1], NaN without any true keypoint.
     """
-    precision, recall, _ = precision_recall_curve(scores, true_positives, num_truths)
     if not num_truths:
-        return precision.new_full(true_positives.shape[1:], math.nan)
-    if not len(precision):
-        return precision.new_zeros(true_positives.shape[1:])
-    envelope = precision.flip(0).cummax(0).values.flip(0)
-    steps = recall.diff(dim=0, prepend=torch.zeros_like(recall[:1]))
-    return (envelope * steps).sum(0)
+        return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
+    precision, recall, _ = _curve(scores.numpy(), true_positives.numpy().T, num_truths)
+    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    return torch.as_tensor((envelope * np.diff(recall, axis=-1, prepend=0)).sum(axis=-1))
 
 
 def mean_of_defined(values: Sequence[float]) -> float:
@@ -126,21 +127,19 @@ class KeypointAveragePrecision(KeypointMetric):
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got predictions for {len(predictions)} images and targets for {len(targets)}")
-        xy = [_rows(positions, 2) for positions, _ in predictions]
-        scores = [_rows(values, 1) for _, values in predictions]
-        truths = [_rows(positions, 2) for positions in targets]
-        counts = torch.tensor([list(map(len, xy)), list(map(len, truths)), list(map(len, scores))])
-        differing = (counts[0] != counts[2]).nonzero()[:, 0].tolist()
+        if not len(targets):
+            return
+        xy, num_detections = _join([positions for positions, _ in predictions], 2)
+        scores, num_scores = _join([values for _, values in predictions], 1)
+        truths, num_truths = _join(targets, 2)
+        differing = (num_detections != num_scores).nonzero()[:, 0].tolist()
         if differing:
             image = differing[0]
-            raise ValueError(f"image {image} has {counts[0, image]} positions and {counts[2, image]} scores")
-        if not xy:
-            return
-        detections = torch.cat([torch.cat(xy), torch.cat(scores)[:, None]], dim=1).cpu().double()
-        detections, num_detections = _drop_missing(detections, counts[0])
-        positions, num_truths = _drop_missing(torch.cat(truths).cpu().double(), counts[1])
+            raise ValueError(f"image {image} has {num_detections[image]} positions and {num_scores[image]} scores")
+        detections, num_detections = _drop_missing(torch.cat([xy, scores], dim=1), num_detections)
+        truths, num_truths = _drop_missing(truths, num_truths)
         never_repeated = torch.full((len(targets),), -1)
-        self._append(never_repeated, torch.stack([num_detections, num_truths], dim=1)[:, None], detections, positions)
+        self._append(never_repeated, torch.stack([num_detections, num_truths], dim=1)[:, None], detections, truths)
 
     def compute(self) -> dict[float, float]:
         """Average precision in [0, 1] by threshold distance, NaN without any true keypoint."""
@@ -149,16 +148,18 @@ class KeypointAveragePrecision(KeypointMetric):
         return dict(zip(self.threshold_distances, values, strict=True))
 
 
-def _rows(values: Tensor | np.ndarray, ndim: int) -> Tensor:
-    """The values as a tensor; a flat one, such as an empty list gives, becomes rows of two."""
-    tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
-    return tensor if tensor.ndim == ndim else tensor.reshape(-1, 2)
+def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, Tensor]:
+    """The rows of all images below one another, float64 on the CPU, and the number of rows of each image `(B,)`."""
+    tensors = [image if isinstance(image, Tensor) else torch.as_tensor(image) for image in images]
+    counts = torch.tensor([image.size(0) for image in tensors])
+    return torch.cat(tensors).reshape(-1, columns).cpu().double(), counts
 
 
 def _drop_missing(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Drop rows with NaN: `(n, ...)` rows, `(B,)` number of each image's -> the same of those that remain."""
-    present = ~rows.isnan().any(1)
-    if present.all():
+    missing = rows.isnan()
+    if not missing.any():
         return rows, counts
+    present = ~missing.any(1)
     images = torch.arange(len(counts)).repeat_interleave(counts)
     return rows[present], torch.bincount(images[present], minlength=len(counts))

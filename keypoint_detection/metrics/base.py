@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from keypoint_detection.metrics.matching import match
+from keypoint_detection.metrics.matching import descending_order, match_groups
 
 # Groups that are matched at once, so that the memory in use does not grow with the data.
 _GROUPS_AT_ONCE = 8192
@@ -131,10 +131,10 @@ class KeypointMetric(Metric):
         distances = _match_groups(counts_of_kept, starts, detections, truths, np.array(self.threshold_distances))
         by_channel = np.arange(len(counts)).reshape(-1, channels).T.ravel()
         rows = _rows_of_groups(starts[by_channel, 0], counts_of_kept[by_channel, 0])
-        group = by_channel.repeat(counts_of_kept[by_channel, 0])
+        repeats = counts_of_kept[by_channel, 0]
         return Matches(
-            channels=torch.from_numpy(group % channels),
-            images=torch.from_numpy(indices[group // channels]),
+            channels=torch.from_numpy((by_channel % channels).repeat(repeats)),
+            images=torch.from_numpy(indices[by_channel // channels].repeat(repeats)),
             scores=torch.from_numpy(detections[rows, 2]),
             distances=torch.from_numpy(distances[rows]),
             num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
@@ -162,12 +162,12 @@ def _match_groups(
     groups = groups[counts[groups, 1].argsort(kind="stable")]
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
-        rows, detected = _padded_rows(starts[chunk, 0], counts[chunk, 0])
-        truth_rows, present = _padded_rows(starts[chunk, 1], counts[chunk, 1])
-        padded = np.where(detected[..., None], detections[rows], -np.inf)
-        padded_truths = np.where(present[..., None], truths[truth_rows], np.nan)
-        arrays = padded[..., :2], padded[..., 2], padded_truths, limits
-        distances[rows[detected]] = match(*map(torch.from_numpy, arrays)).numpy()[detected]
+        rows = _rows_of_groups(starts[chunk, 0], counts[chunk, 0])
+        padded, detected = _pad(detections[rows], counts[chunk, 0])
+        truth_rows = _rows_of_groups(starts[chunk, 1], counts[chunk, 1])
+        padded_truths, _ = _pad(truths[truth_rows], counts[chunk, 1])
+        order = descending_order(padded[..., 2].ravel())
+        distances[rows] = match_groups(padded[..., :2], order, padded_truths, limits)[detected]
     return distances
 
 
@@ -186,8 +186,9 @@ def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) + shift.repeat(counts)
 
 
-def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of groups as a rectangle: `(G,)` first row and number of rows -> `(G, n)` rows, True where one is real."""
-    steps = np.arange(counts.max())
-    real = steps < counts[:, None]
-    return np.where(real, starts[:, None] + steps, starts[:, None]), real
+def _pad(rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of groups in turn `(n, d)`, numbers of rows `(G,)` -> `(G, N, d)` filled with NaN, and True where real."""
+    real = np.arange(counts.max()) < counts[:, None]
+    padded = np.full((*real.shape, rows.shape[1]), np.nan)
+    padded[real] = rows
+    return padded, real
