@@ -198,17 +198,11 @@ def collate(samples: Sequence[Batch]) -> Batch:
     Returns:
         The batch. Its heatmaps are None.
     """
-    height, width = (max(sample.images.shape[axis] for sample in samples) for axis in (1, 2))
+    images, _ = collate_images([sample.images for sample in samples])
     count = max(sample.keypoints.shape[1] for sample in samples)
     keypoints = torch.full((len(samples), len(samples[0].keypoints), count, 2), torch.nan)
     for target, sample in zip(keypoints, samples, strict=True):
         target[:, : sample.keypoints.shape[1]] = sample.keypoints
-    if all(sample.images.shape[1:] == (height, width) for sample in samples):
-        images = torch.stack([sample.images for sample in samples])
-    else:
-        images = torch.zeros(len(samples), 3, height, width)
-        for target, sample in zip(images, samples, strict=True):
-            target[:, : sample.images.shape[1], : sample.images.shape[2]] = sample.images
     return Batch(
         images=images,
         keypoints=keypoints,
@@ -218,6 +212,25 @@ def collate(samples: Sequence[Batch]) -> Batch:
         transforms=torch.stack([sample.transforms for sample in samples]),
         indices=torch.stack([sample.indices for sample in samples]),
     )
+
+
+def collate_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Joins images to a batch, padded with 0 at the right and the bottom to the largest of them.
+
+    Args:
+        images: `(3, H, W)` each.
+
+    Returns:
+        `(B, 3, H, W)`, and `(B, 2)` int64 height and width of each image without its padding.
+    """
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    if (sizes == sizes[0]).all():
+        return torch.stack(list(images)), sizes
+    height, width = sizes.amax(0).tolist()
+    batch = torch.zeros(len(images), 3, height, width)
+    for target, image in zip(batch, images, strict=True):
+        target[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
 
 
 def _pack(keypoints: Sequence[np.ndarray]) -> Tensor:

@@ -50,9 +50,8 @@ def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], list[
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         return dict(checkpoint["state_dict"]), list(checkpoint["hyper_parameters"]["keypoint_channels"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise InputError(
-            f"checkpoint {path} is not the checkpoint of a keypoint detector: {error}".splitlines()[0]
-        ) from error
+        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {error or type(error).__name__}"
+        raise InputError(message.splitlines()[0]) from error
 
 
 def match_weights(

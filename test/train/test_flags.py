@@ -147,8 +147,7 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
         """
 
         def __init__(self, *, heatmap_stride: int, wideness: int = 3) -> None:
-            super().__init__(heatmap_stride=heatmap_stride, n_channels_in=3)
-            self.out_channels = wideness
+            super().__init__(heatmap_stride, n_channels_in=3, out_channels=wideness, size_divisor=1)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.repeat(1, self.out_channels // 3, 1, 1)

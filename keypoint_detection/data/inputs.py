@@ -1,0 +1,75 @@
+"""Images as users hand them over: paths, PIL images, arrays and tensors, as upright RGB.
+
+H W image.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from keypoint_detection.data.decoding import DECODING_ERRORS, decode_rgb
+from keypoint_detection.data.images import load_image
+from keypoint_detection.errors import InputError
+
+ImageInput = str | PathLike[str] | Image.Image | np.ndarray | torch.Tensor
+
+
+def to_rgb(image: ImageInput) -> np.ndarray:
+    """Turns an image of any common kind into `(H, W, 3)` uint8 RGB.
+
+    Args:
+        image: A path, a PIL image, a numpy array `(H, W)` or `(H, W, 1, 3 or 4)`, or a torch tensor `(H, W)` or
+            `(1, 3 or 4, H, W)`. Arrays and tensors are uint8, uint16 over its whole range, bool, or floating-point in
+            [0, 1]. An opacity is laid over black.
+
+    Returns:
+        `(H, W, 3)` uint8.
+
+    Raises:
+        InputError: If it is none of these; the text says what it is.
+    """
+    if isinstance(image, (str, PathLike)):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return decode_rgb(ImageOps.exif_transpose(image))
+        except (*DECODING_ERRORS, OSError) as error:
+            raise InputError(f"PIL image of mode {image.mode}: {error}") from error
+    if isinstance(image, torch.Tensor):
+        pixels = image.detach().cpu()
+        pixels = pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels
+        channels_last = pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels
+        return _array_to_rgb(channels_last.numpy(), f"tensor of shape {tuple(image.shape)}, expected (1, 3 or 4, H, W)")
+    if isinstance(image, np.ndarray):
+        return _array_to_rgb(image, f"array of shape {image.shape}, expected (H, W, 1, 3 or 4)")
+    raise InputError(f"image of type {type(image).__name__}: expected a path, a PIL image, an array or a tensor")
+
+
+def _array_to_rgb(pixels: np.ndarray, described: str) -> np.ndarray:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise InputError(described)
+    pixels = _to_8_bits(pixels)
+    if pixels.shape[2] == 4:
+        return np.rint(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return np.rint(pixels / 257).astype(np.uint8)
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"floating-point image with values from {low:g} to {high:g}: expected them in [0, 1]")
+        return np.rint(pixels * 255).astype(np.uint8)
+    raise InputError(f"image of {pixels.dtype}: expected uint8, uint16, bool or floating-point values in [0, 1]")

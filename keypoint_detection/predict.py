@@ -1,0 +1,227 @@
+"""A trained detector for use: images in, keypoints in pixels of those images out.
+
+B batch, C channels, N keypoints, H W image.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple, Protocol, overload
+
+import numpy as np
+import torch
+from PIL import Image
+
+from keypoint_detection.data.dataset import collate_images
+from keypoint_detection.data.geometry import letterbox
+from keypoint_detection.data.inputs import ImageInput, to_rgb
+from keypoint_detection.errors import InputError
+from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.fine_tuning import read_checkpoint
+from keypoint_detection.tiles import merge_tiles, split_into_tiles
+
+# Where no validation has found a channel's best score, nothing better is known.
+FALLBACK_THRESHOLD = 0.1
+
+ScoreThreshold = float | Mapping[str, float] | None
+
+
+class Keypoints(NamedTuple):
+    """The keypoints of one channel in one image.
+
+    Attributes:
+        xy: `(N, 2)` float32 in continuous pixels of the image, in descending order of score.
+        scores: `(N,)` float32 in [0, 1].
+    """
+
+    xy: np.ndarray
+    scores: np.ndarray
+
+
+Prediction = dict[str, Keypoints]
+
+
+class Network(Protocol):
+    """What finds the keypoints: a checkpoint in torch, or an exported file in another runtime."""
+
+    channel_names: list[str]
+    score_thresholds: list[float]
+
+    def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Finds all keypoints.
+
+        Args:
+            images: `(H, W, 3)` uint8 RGB each, of any sizes.
+
+        Returns:
+            For each image `(C, N, 2)` xy in its pixels, NaN for none, and `(C, N)` scores in descending order.
+        """
+
+
+class TorchNetwork:
+    """A checkpoint that a training wrote, run by torch.
+
+    Args:
+        checkpoint: The file. It is read without running code from it.
+        device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
+
+    Raises:
+        InputError: If the file is no checkpoint of a detector.
+    """
+
+    def __init__(self, checkpoint: str | PathLike[str], device: str = "auto") -> None:
+        if device == "auto":
+            device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+        self.device = torch.device(device)
+        read_checkpoint(checkpoint)  # says in one line what is wrong with the file
+        self.detector = KeypointDetector.load_from_checkpoint(checkpoint, map_location=self.device).eval()
+        self.channel_names = list(self.detector.hparams.keypoint_channels)
+        self.score_thresholds = self.detector.score_thresholds.tolist()
+
+    @torch.inference_mode()
+    def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `Network`."""
+        size = self.detector.hparams.image_size
+        inputs, transforms = zip(*(letterbox(image, tuple(size) if size else None) for image in images), strict=True)
+        batch, sizes = collate_images(inputs)
+        xy, scores = self.detector.detect(batch.to(self.device), sizes.to(self.device))
+        xy = transform_points(xy.cpu(), torch.from_numpy(np.stack(transforms)))
+        return list(zip(xy.numpy(), scores.cpu().numpy(), strict=True))
+
+
+def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
+    """Loads a checkpoint, or a file that `keypoint-detection export` wrote, by the ending of its name."""
+    if Path(path).suffix == ".onnx":
+        from keypoint_detection.onnx_network import OnnxNetwork  # needs the optional extra `export`
+
+        return OnnxNetwork(path)
+    return TorchNetwork(path, device)
+
+
+class KeypointPredictor:
+    """Finds keypoints in images of any kind and size.
+
+    `KeypointPredictor("best.ckpt")("image.png")["corner"].xy` are the corners in pixels of that image.
+
+    Args:
+        checkpoint: A checkpoint that a training wrote, or an ONNX file that `keypoint-detection export` wrote.
+        device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
+        score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
+            takes the thresholds that the checkpoint holds: those of the best F1 in its validation.
+        max_keypoints: Largest number of keypoints per channel and image. None for the training's.
+        batch_size: Images that go through the network at once.
+        tile: Side in pixels of overlapping tiles, for images much larger than those that the network was trained on.
+            None takes images whole.
+
+    Raises:
+        InputError: If the file is no checkpoint, or a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | PathLike[str],
+        device: str = "auto",
+        score_threshold: ScoreThreshold = None,
+        max_keypoints: int | None = None,
+        batch_size: int = 8,
+        tile: int | None = None,
+    ) -> None:
+        if batch_size < 1 or (max_keypoints is not None and max_keypoints < 1) or (tile is not None and tile < 32):
+            raise InputError("expected batch_size and max_keypoints of at least 1, and a tile of at least 32")
+        self.network = load_network(checkpoint, device)
+        self.score_threshold = score_threshold
+        self.max_keypoints = max_keypoints
+        self.batch_size = batch_size
+        self.tile = tile
+        self._thresholds = self._choose_thresholds(score_threshold)
+
+    @property
+    def channel_names(self) -> list[str]:
+        """Names of the C channels."""
+        return self.network.channel_names
+
+    @property
+    def score_thresholds(self) -> dict[str, float]:
+        """The score from which a detection counts, by channel."""
+        return dict(zip(self.channel_names, self._thresholds.tolist(), strict=True))
+
+    @overload
+    def __call__(self, images: ImageInput) -> Prediction: ...
+
+    @overload
+    def __call__(self, images: Iterable[ImageInput]) -> list[Prediction]: ...
+
+    def __call__(self, images: ImageInput | Iterable[ImageInput]) -> Prediction | list[Prediction]:
+        """Finds the keypoints of one image or of several.
+
+        Args:
+            images: An image (see `to_rgb` for all kinds), or a list or iterator of images of any sizes.
+
+        Returns:
+            The keypoints by channel, in pixels of the image; a list of these for several images.
+
+        Raises:
+            InputError: If an image is not usable; the text says what it is.
+        """
+        if isinstance(images, (str, PathLike, Image.Image, np.ndarray, torch.Tensor)):
+            return next(self.stream([images]))
+        if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping)):
+            raise InputError(
+                f"image of type {type(images).__name__}: expected a path, a PIL image, an array or a tensor"
+            )
+        return list(self.stream(images))
+
+    def stream(self, images: Iterable[ImageInput]) -> Iterator[Prediction]:
+        """Finds keypoints image by image, without holding more than one batch of them in memory.
+
+        Args:
+            images: Images of any kinds and sizes.
+
+        Yields:
+            The keypoints of each image, by channel, in the order of the images.
+        """
+        pictures = (to_rgb(image) for image in images)
+        while chunk := list(itertools.islice(pictures, self.batch_size)):
+            for xy, scores in self._detect(chunk):
+                yield self._select(xy, scores)
+
+    def _detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self.tile is None:
+            return self.network.detect(images)
+        return [self._detect_tiles(image) for image in images]
+
+    def _detect_tiles(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        tiles = split_into_tiles((image.shape[0], image.shape[1]), self.tile)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for start in range(0, len(tiles), self.batch_size):
+            chunk = tiles[start : start + self.batch_size]
+            found += self.network.detect([np.ascontiguousarray(image[tile.rows, tile.columns]) for tile in chunk])
+        return merge_tiles(tiles, found)
+
+    def _select(self, xy: np.ndarray, scores: np.ndarray) -> Prediction:
+        """Applies thresholds and the cap to the `(C, N, 2)` keypoints of one image."""
+        selected = {}
+        for name, threshold, points, heights in zip(self.channel_names, self._thresholds, xy, scores, strict=True):
+            counts = np.flatnonzero((heights >= threshold) & ~np.isnan(points[:, 0]))[: self.max_keypoints]
+            selected[name] = Keypoints(points[counts].astype(np.float32), heights[counts].astype(np.float32))
+        return selected
+
+    def _choose_thresholds(self, chosen: ScoreThreshold) -> np.ndarray:
+        own = np.array(self.network.score_thresholds, dtype=np.float32)
+        thresholds = np.where(np.isnan(own), FALLBACK_THRESHOLD, own).astype(np.float32)
+        if isinstance(chosen, Mapping):
+            unknown = set(chosen) - set(self.channel_names)
+            if unknown:
+                raise InputError(
+                    f"score_threshold: no channel {min(unknown)!r}, expected {', '.join(self.channel_names)}"
+                )
+            thresholds = np.array([chosen.get(n, t) for n, t in zip(self.channel_names, thresholds, strict=True)])
+        elif chosen is not None:
+            thresholds = np.full(len(self.channel_names), chosen, dtype=np.float32)
+        if not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise InputError(f"score_threshold {chosen}: expected numbers in [0, 1]")
+        return thresholds

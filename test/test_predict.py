@@ -1,0 +1,212 @@
+"""The predictor: images of every kind in, keypoints in their own pixels out."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import BACKBONES, Backbone
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import KeypointPredictor, Keypoints
+from keypoint_detection.tiles import merge_tiles, split_into_tiles
+
+
+class RedAndGreen(Backbone):
+    """Passes two colours on, so that the heatmaps of a test are its images.
+
+    Args:
+        heatmap_stride: 1.
+    """
+
+    def __init__(self, *, heatmap_stride: int) -> None:
+        super().__init__(heatmap_stride, n_channels_in=3, out_channels=2, size_divisor=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images[:, :2]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint whose heatmaps are exactly the red and the green of the image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "RedAndGreen", RedAndGreen)
+        detector = KeypointDetector(["red", "green"], backbone_type="RedAndGreen", heatmap_sigma=2.0, heatmap_stride=1)
+        with torch.no_grad():
+            detector.head.weight.copy_(20 * torch.eye(2)[..., None, None])
+            detector.head.bias.fill_(-10)
+        detector.set_score_thresholds([0.5, 0.6])
+        path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+        torch.save(
+            {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams),
+             "pytorch-lightning_version": "2.6.0"}, path
+        )  # fmt: skip
+        yield path
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return KeypointPredictor(checkpoint, device="cpu")
+
+
+def dots(size, points, channel=0):
+    """An image `(H, W, 3)` uint8 with smooth dots at points in continuous pixels."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    image = np.zeros((*size, 3), dtype=np.uint8)
+    for px, py in points:
+        dot = 255 * np.exp(-((x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2) / 18)
+        image[..., channel] = np.maximum(image[..., channel], dot.round().astype(np.uint8))
+    return image
+
+
+def found(keypoints: Keypoints) -> list[list[float]]:
+    return sorted(keypoints.xy.round(0).tolist())
+
+
+def test_keypoints_come_in_pixels_of_the_image_by_channel(predictor):
+    prediction = predictor(dots((40, 60), [(10.5, 20.5), (45.5, 8.5)]))
+    assert set(prediction) == {"red", "green"}
+    assert np.allclose(sorted(prediction["red"].xy.tolist()), [[10.5, 20.5], [45.5, 8.5]], atol=0.3)
+    assert prediction["green"].xy.shape == (0, 2)
+    assert (prediction["red"].scores > 0.5).all()
+
+
+def test_every_kind_of_image_gives_the_same_keypoints(predictor, tmp_path):
+    image = dots((32, 48), [(20.5, 12.5)])
+    Image.fromarray(image).save(tmp_path / "image.png")
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    kinds = [
+        str(tmp_path / "image.png"), tmp_path / "image.png", Image.fromarray(image), image, image / 255.0,
+        (image / 255.0).astype(np.float32), image.astype(np.uint16) * 257, chw, chw / 255, (chw / 255).double(),
+        np.dstack([image, np.full((32, 48), 255, np.uint8)]), Image.fromarray(image).convert("RGBA"), image[::-1][::-1],
+    ]  # fmt: skip
+    expected = predictor(image)["red"].xy
+    assert expected.shape == (1, 2)
+    for kind in kinds:
+        assert np.array_equal(predictor(kind)["red"].xy, expected)
+
+
+def test_gray_images_are_read_as_gray_rgb(predictor):
+    gray = dots((32, 32), [(12.5, 16.5)])[..., 0]
+    assert found(predictor(gray)["green"]) == found(predictor(gray[..., None])["red"]) == [[12.0, 16.0]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_batches_are_filled_across_images_of_any_size_and_change_nothing(predictor, checkpoint, batch_size):
+    places = [(10.5, 12.5), (30.5, 9.5), (16.5, 40.5)]
+    images = [dots((50 - 3 * i, 40 + 7 * i), [place]) for i, place in enumerate(places)]
+    predictor = KeypointPredictor(checkpoint, device="cpu", batch_size=batch_size)
+    together = predictor(iter(images))
+    assert len(together) == 3
+    for image, prediction in zip(images, together, strict=True):
+        assert np.array_equal(prediction["red"].xy, predictor(image)["red"].xy)
+        assert len(prediction["red"].xy) == 1
+
+
+def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):
+    assert predictor.score_thresholds == pytest.approx({"red": 0.5, "green": 0.6})
+    image = dots((40, 40), [(20.5, 20.5)])
+    image[..., 0] = image[..., 0] * 0.5  # a peak of about sigmoid(0) = 0.5
+    score = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.1)(image)["red"].scores[0]
+    assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold=float(score) + 0.01)(image)["red"].xy) == 0
+    assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold={"red": 0.01})(image)["red"].xy) == 1
+
+
+def test_the_cap_keeps_the_best(checkpoint):
+    image = dots((40, 60), [(10.5, 20.5), (45.5, 8.5)])
+    image[:30, 30:] = (image[:30, 30:] * 0.8).astype(np.uint8)
+    kept = KeypointPredictor(checkpoint, device="cpu", max_keypoints=1)(image)["red"]
+    assert found(kept) == [[10.0, 20.0]]
+
+
+def test_tiles_find_what_the_whole_image_shows_and_seams_do_not_double(checkpoint):
+    places = [(x + 0.5, y + 0.5) for x in range(8, 196, 17) for y in range(9, 145, 19)][:90]
+    image = dots((150, 200), places)
+    tiled = KeypointPredictor(checkpoint, device="cpu", tile=48, max_keypoints=200)(image)["red"].xy
+    assert len(tiled) == len(places)
+    assert np.allclose(sorted(map(tuple, tiled.round(1))), sorted(places), atol=0.5)
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300), side=st.integers(32, 200))
+def test_tiles_cover_the_image_and_their_cores_do_so_once(height, width, side):
+    covered, cored = np.zeros((height, width), int), np.zeros((height, width), int)
+    for tile in split_into_tiles((height, width), side):
+        covered[tile.rows, tile.columns] += 1
+        x0, y0, x1, y1 = tile.core
+        cored[int(np.ceil(y0 - 0.5)) : int(np.ceil(y1 - 0.5)), int(np.ceil(x0 - 0.5)) : int(np.ceil(x1 - 0.5))] += 1
+        assert tile.rows.stop - tile.rows.start == min(side, height)
+    assert covered.min() >= 1
+    assert (cored == 1).all()
+
+
+def test_close_keypoints_of_one_tile_are_not_merged():
+    tiles = split_into_tiles((40, 40), 64)
+    xy, scores = np.array([[[10.0, 10.0], [11.5, 10.0]]]), np.array([[0.9, 0.8]])
+    assert len(tiles) == 1
+    assert np.array_equal(merge_tiles(tiles, [(xy, scores)])[0], xy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    image=hnp.arrays(
+        dtype=st.sampled_from(
+            [np.uint8, np.int16, np.uint16, np.int64, np.float16, np.float32, np.float64, bool, complex]
+        ),
+        shape=hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=9),
+    ),
+    as_tensor=st.booleans(),
+)
+def test_any_array_is_a_result_or_one_clear_line(predictor, image, as_tensor):
+    if as_tensor:
+        image = torch.from_numpy(image)
+    try:
+        prediction, message = predictor(image), None
+    except ValueError as error:
+        prediction, message = None, str(error)
+    if prediction is None:
+        assert "expected" in message
+        assert "\n" not in message
+    else:
+        assert set(prediction) == {"red", "green"}
+
+
+@pytest.mark.parametrize("image", [None, 3, {"a": 1}, "missing.png", [3], b"bytes"])
+def test_what_is_no_image_is_a_value_error(predictor, image):
+    with pytest.raises(ValueError, match=r"expected|missing"):
+        predictor(image)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04broken"])
+def test_a_file_that_is_no_checkpoint_is_one_line_that_names_it(tmp_path, content):
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"other\.ckpt") as error:
+        KeypointPredictor(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"state_dict": Evil(), "hyper_parameters": {}}, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match=r"evil\.ckpt"):
+        KeypointPredictor(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"score_threshold": {"blue": 0.5}}, "blue"),
+        ({"score_threshold": 2}, "score_threshold"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(checkpoint, arguments, named):
+    with pytest.raises(InputError, match=named):
+        KeypointPredictor(checkpoint, **arguments)
