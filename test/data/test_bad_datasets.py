@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keypoint_detection.data import json_stream
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.validation import leave_out_outside
@@ -44,6 +45,13 @@ def coco(images=None, annotations=None, categories=None, **top):
 def read(path, **arguments):
     annotations = read_annotations(path, path.parent, **arguments)
     return leave_out_outside(annotations, scan_sizes(annotations))
+
+
+@pytest.fixture(params=["fast", "standard"])
+def parser(request, monkeypatch):
+    """The optional faster parser, where it is installed, and the standard library's: both have to refuse the same."""
+    if request.param == "standard":
+        monkeypatch.setattr(json_stream, "fast_loads", json.loads)
 
 
 @pytest.fixture
@@ -168,6 +176,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES.keys())
+@pytest.mark.usefixtures("parser")
 def test_bad_file_is_refused_in_one_line(folder, text, expected):
     (folder / "images" / "folder.png").mkdir()
     (folder / "images" / "empty.png").touch()
@@ -242,7 +251,8 @@ def test_an_unreadable_file_is_named(folder, monkeypatch):
 
 @pytest.mark.parametrize("position", [0, 1500, 2999])
 @pytest.mark.parametrize("indent", [None, 1])
-def test_the_culprit_is_named_wherever_it_stands_in_a_long_file(tmp_path, position, indent, monkeypatch):
+@pytest.mark.usefixtures("parser")
+def test_the_culprit_is_named_wherever_it_stands_in_a_long_file(tmp_path, position, indent):
     """Three thousand entries are read in several parts; line, column and number count over all of them."""
     entries = [{"image_path": f"{n}.png", "corner": [[n / 3000, 0.5]] * 8} for n in range(3000)]
     entries[position]["corner"][5] = [0.25, 0.5, 0.75, "here"]
