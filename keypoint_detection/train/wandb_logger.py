@@ -190,7 +190,8 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
     # `finish` may return before the service has written the last records of the run's file.
     wandb.teardown(exit_code)
     if failed:
-        _log.warning("wandb could not upload all of the run. To upload it later: wandb sync %s", settings.sync_dir)
+        hint = f"wandb sync --include-online {settings.sync_dir}"
+        _log.warning("wandb could not upload all of the run. To upload it later: %s", hint)
 
 
 def log_checkpoint_artifact(
