@@ -20,7 +20,7 @@ from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.detections import Detections, decode_detections
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_checkpoint
-from keypoint_detection.models.losses import LOSSES, channel_mean
+from keypoint_detection.models.losses import evaluate_loss
 from keypoint_detection.models.targets import loss_targets
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ class KeypointDetector(pl.LightningModule):
         backbone: dict[str, Any] | None = None,
         loss: str = "bce",
         loss_arguments: dict[str, Any] | None = None,
-        heatmap_sigma: float = 4.0,
-        heatmap_stride: int = 2,
+        heatmap_sigma: float = 6.0,
+        heatmap_stride: int = 4,
         image_size: list[int] | None = None,
         max_keypoints: int = 20,
         keypoint_channel_max_keypoints: list[int] | None = None,
@@ -216,8 +216,8 @@ class KeypointDetector(pl.LightningModule):
         """Compute the loss of a batch.
 
         Returns:
-            `loss`, the mean over channels; `losses` and `gt_losses`, `(C,)` per channel and the entropy of the true
-            heatmaps that BCE converges to; `weights` `(C,)`, the number of cells that each of these is a mean over.
+            `loss`, the mean over channels; `losses` `(C,)` per channel; `gt_losses` `(C,)`, the entropy of the true
+            heatmaps, to which BCE converges; `weights` `(C,)`, the number of cells that these are means over.
         """
         return self._losses(self(batch.images), batch)
 
@@ -244,12 +244,9 @@ class KeypointDetector(pl.LightningModule):
     def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         values = self.hparams
         targets = loss_targets(batch, values.heatmap_sigma, values.heatmap_stride)
-        with torch.autocast(logits.device.type, enabled=False):
-            losses = LOSSES[values.loss](logits.float(), targets, **(values.loss_arguments or {}))
-        with torch.no_grad():
-            gt_losses = channel_mean(heatmaps.entropy(targets.heatmaps), targets.mask)
-            weights = targets.mask.sum(dim=(0, 2, 3))
-            counted = (weights > 0).sum().clamp(min=1)
+        losses, gt_losses = evaluate_loss(values.loss, values.loss_arguments or {}, logits, targets)
+        weights = targets.mask.sum(dim=(0, 2, 3))
+        counted = (weights > 0).sum().clamp(min=1)
         return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
 
     def _probabilities(self, logits: Tensor, size: tuple[int, int], sizes: Tensor | None) -> Tensor:

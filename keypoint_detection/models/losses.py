@@ -8,8 +8,8 @@ masked out may be NaN. To use a loss of your own, write a function of the same f
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,20 +46,24 @@ def channel_mean(values: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(dim=(0, 2, 3)).clamp(min=1)
 
 
-def bce(logits: Tensor, targets: LossTargets) -> Tensor:
+def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = 0.0) -> Tensor:
     """Binary cross-entropy of each cell.
 
-    It is smallest where the predicted heatmaps equal the true ones, and then equals their entropy.
+    It is smallest where the predicted heatmaps equal the true ones, and then equals their entropy. Both hold for any
+    weight, with the entropy weighted alike.
 
     Args:
         logits: `(B, C, h, w)`.
         targets: True heatmaps.
+        bce_keypoint_weight: Additional weight of a cell at a keypoint; elsewhere it is multiplied by the true heatmap.
+            With 0 all cells count the same.
 
     Returns:
         `(C,)`.
     """
     logits, truth = _prepare(logits, targets)
-    return channel_mean(F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), targets.mask)
+    weight = 1 + bce_keypoint_weight * truth if bce_keypoint_weight else None
+    return channel_mean(F.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none"), targets.mask)
 
 
 def mse(logits: Tensor, targets: LossTargets) -> Tensor:
@@ -151,6 +155,29 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": focal,
     "awing": awing,
 }
+
+
+def evaluate_loss(
+    name: str, arguments: Mapping[str, Any], logits: Tensor, targets: LossTargets
+) -> tuple[Tensor, Tensor]:
+    """Compute a loss in float32, whatever the precision of the training, and the least that BCE can be.
+
+    Args:
+        name: Key of `LOSSES`.
+        arguments: The loss's own arguments by name.
+        logits: `(B, C, h, w)`.
+        targets: True heatmaps, positive cells and mask.
+
+    Returns:
+        The loss `(C,)`, and the entropy of the true heatmaps `(C,)`, weighted as BCE weights it.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        losses = LOSSES[name](logits.float(), targets, **arguments)
+        with torch.no_grad():
+            # Logits beyond 30 change nothing, and infinite ones would make the loss NaN.
+            perfect = targets.heatmaps.float().logit().clamp(-30, 30)
+            entropies = bce(perfect, targets, **(arguments if name == "bce" else {}))
+    return losses, entropies
 
 
 def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from keypoint_detection.batch import Batch
 
 # Arguments that keep each backbone small; a newcomer without an entry is tested with its defaults.
 SMALL = {
-    "Unet": {"n_channels": 4, "n_downsampling_layers": 3, "n_resnet_blocks": 1},
+    "Unet": {"n_channels": 8, "n_downsampling_layers": 3, "n_resnet_blocks": 1},
     "DilatedCnn": {"n_channels": 8, "dilations": [1, 2, 1]},
     "S3K": {"n_channels": 8, "n_resnet_blocks": 1},
     "Smp": {"encoder": "tu-convnext_atto", "decoder_channels": [16]},

@@ -38,6 +38,9 @@ def test_any_image_size_gives_the_ceiling_of_size_over_stride(name, stride, heig
 def test_gradient_reaches_every_parameter_and_a_batch_of_one_trains(name, stride):
     torch.manual_seed(1)
     backbone = build_backbone(name, stride, SMALL.get(name, {})).train()
+    with torch.no_grad():
+        for parameter in backbone.parameters():  # some scales start at 0, which hides what is beneath them
+            parameter.add_(0.1 * torch.randn_like(parameter))
     backbone(torch.rand(1, 3, 64, 64)).square().mean().backward()
     without = [n for n, p in backbone.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
@@ -129,7 +132,13 @@ def test_image_of_the_mean_colour_is_zero_inside():
 
 def test_unet_computes_no_level_finer_than_the_heatmaps():
     widths = {stride: build_backbone("Unet", stride, {"n_channels": 4}).out_channels for stride in STRIDES}
-    assert widths == {1: 4, 2: 8, 4: 16}
+    assert widths == {1: 2, 2: 2, 4: 4}
+
+
+def test_unet_doubles_its_channels_down_to_the_largest_number():
+    backbone = build_backbone("Unet", 4, {"n_channels": 16, "max_channels": 48, "n_downsampling_layers": 5})
+    strides = [layer.weight.shape[0] for layer in backbone.encoder.modules() if getattr(layer, "stride", 1) == (2, 2)]
+    assert strides == [8, 16, 32, 48, 48]
 
 
 def test_dilated_cnn_sees_as_far_as_its_dilations_say():
@@ -155,6 +164,7 @@ def test_dilated_cnn_sees_as_far_as_its_dilations_say():
         ("Unet", 2, {"n_channels": 1}, "n_channels is 1"),
         ("Unet", 4, {"n_downsampling_layers": 1}, "n_downsampling_layers is 1"),
         ("Unet", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),
+        ("Unet", 4, {"max_channels": 1}, "max_channels is 1"),
         ("DilatedCnn", 4, {"dilations": []}, "dilations"),
         ("DilatedCnn", 4, {"dilations": [2, 0]}, "dilations"),
         ("S3K", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),

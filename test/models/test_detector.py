@@ -19,7 +19,7 @@ CHANNELS = ["nose", "paws", "tail"]
 
 def make_detector(**arguments):
     torch.manual_seed(0)
-    arguments = {"backbone": SMALL["Unet"], **arguments}
+    arguments = {"backbone": SMALL["Unet"], "heatmap_stride": 2, "heatmap_sigma": 4.0, **arguments}
     return KeypointDetector(CHANNELS, **arguments)
 
 
@@ -113,6 +113,17 @@ def test_training_step_is_the_same_with_rendered_heatmaps_and_nothing_labelled_i
     assert all(p.grad is None or not p.grad.any() for p in detector.parameters())
 
 
+def test_gt_loss_is_the_entropy_weighted_as_the_loss():
+    batch = make_batch()
+    detector = make_detector(loss_arguments={"bce_keypoint_weight": 5.0})
+    values = detector.hparams
+    truth = heatmaps.render(batch.keypoints, (48, 40), values.heatmap_sigma, values.heatmap_stride)
+    expected = (heatmaps.entropy(truth) * (1 + 5 * truth)).mean((0, 2, 3))
+    torch.testing.assert_close(detector.training_step(batch)["gt_losses"], expected, atol=1e-6, rtol=1e-4)
+    draw_heatmaps(detector, batch.keypoints, (48, 40))
+    torch.testing.assert_close(detector.training_step(batch)["losses"], expected, atol=1e-5, rtol=1e-4)
+
+
 def test_loss_stays_in_float32_under_autocast():
     detector = make_detector()
     batch = make_batch()
@@ -195,7 +206,7 @@ def test_validation_step_maps_to_the_image_files_and_keeps_padding_at_zero():
 
 
 def test_training_overfits_one_batch():
-    detector = make_detector(heatmap_sigma=2.0, heatmap_stride=2, max_keypoints=2, backbone={"n_channels": 8})
+    detector = make_detector(heatmap_sigma=2.0, max_keypoints=2, backbone=None)
     batch = make_batch(images=1, keypoints=2)
     loader = torch.utils.data.DataLoader([batch] * 120, batch_size=None)
     trainer = pl.Trainer(

@@ -169,6 +169,17 @@ def test_bce_of_the_truth_is_its_entropy():
     assert found == pytest.approx(heatmaps.entropy(truth).mean().item(), rel=1e-9)
 
 
+def test_bce_weights_keypoints_and_keeps_its_minimum():
+    logits, truth, positives, mask = make_targets(10, shape=(1, 1, 4, 4), share_masked=0.0)
+    targets = as_targets(truth, positives, mask)
+    found = LOSSES["bce"](torch.tensor(logits), targets, bce_keypoint_weight=3.0).item()
+    cells = [bce_of_cell(x, y, None, None) * (1 + 3 * y) for x, y in zip(logits.flat, truth.flat, strict=True)]
+    assert found == pytest.approx(sum(cells) / 16, rel=1e-9)
+    best = torch.tensor(truth).clamp(1e-6, 1 - 1e-6).logit().requires_grad_()
+    LOSSES["bce"](best, as_targets(np.clip(truth, 1e-6, 1 - 1e-6), positives, mask), bce_keypoint_weight=3.0).backward()
+    assert best.grad.abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("arguments", [{"awing_alpha": 1.0}, {"awing_epsilon": 0.0}])
 def test_awing_checks_its_constants(arguments):
     logits, truth, positives, mask = make_targets(9)

@@ -57,28 +57,29 @@ class ConvBlock(nn.Sequential):
 
 
 class DownBlock(nn.Sequential):
-    """Strided convolution, normalisation and ReLU, `(B, in, H, W) -> (B, out, H / 2, W / 2)`.
-
-    The kernel is one larger than `kernel_size`: an even kernel is centred on its 2x2 cells, an odd one is half a pixel
-    off.
-    """
+    """Strided convolution, normalisation and ReLU, `(B, in, H, W) -> (B, out, H / 2, W / 2)` for even H and W."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size + 1, stride=2, padding=kernel_size // 2, bias=False),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=kernel_size // 2, bias=False),
             normalization(out_channels),
             nn.ReLU(inplace=True),
         )
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut, `(B, C, H, W) -> (B, C, H, W)` (He et al. 2016, Deep residual learning)."""
+    """Two convolutions and a shortcut, `(B, C, H, W) -> (B, C, H, W)`.
+
+    After He et al. 2016, Deep Residual Learning for Image Recognition. A new block passes its input on: the scale of
+    its last normalisation starts at 0 (Goyal et al. 2017).
+    """
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         self.block1 = ConvBlock(channels, channels, kernel_size)
         self.conv2 = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm2 = normalization(channels)
+        nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the block computes to its input."""
@@ -99,5 +100,5 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Upsample `x` and merge it with `skip`."""
-        x = F.interpolate(self.reduce(x), scale_factor=2.0, mode="nearest")
+        x = F.interpolate(self.reduce(x), scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.merge(torch.cat((x, skip), dim=1))

@@ -1,11 +1,9 @@
-"""U-Net whose deepest level is a stack of residual blocks.
+"""U-Net of residual blocks that computes nothing finer than its output.
 
 B batch, H W image, h w heatmap.
 """
 
 from __future__ import annotations
-
-import math
 
 from torch import Tensor, nn
 
@@ -22,18 +20,20 @@ from keypoint_detection.models.backbones.layers import (
 
 
 class Unet(Backbone):
-    """Encoder and decoder with skip connections, and residual blocks at the bottom.
+    """Encoder and decoder of residual blocks with skip connections between them.
 
     After Ronneberger et al. 2015, U-Net: Convolutional Networks for Biomedical Image Segmentation. Level `i` works at
-    a stride of `2 ** i` with `n_channels * 2 ** i` channels. The decoder stops at the stride of the heatmaps, and the
-    encoder computes no level that is finer, so that a coarse heatmap costs a fraction of a fine one.
+    a stride of `2 ** i` pixels. The decoder stops at the stride of the heatmaps, and above it the encoder is a single
+    convolution per level: at stride 4 most of the computation happens on a sixteenth of the pixels.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
-        n_channels: Channels at full resolution. Each level below has twice the channels of the one above it.
+        n_channels: Channels at stride 4. Finer levels have a half and a quarter of them, coarser ones twice as many
+            each time.
+        max_channels: Most channels of any level.
         n_downsampling_layers: How often the resolution is halved.
-        n_resnet_blocks: Residual blocks at the lowest resolution.
+        n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
         kernel_size: Side of the convolutions' kernels in cells, odd.
     """
 
@@ -42,50 +42,58 @@ class Unet(Backbone):
         *,
         heatmap_stride: int,
         n_channels_in: int = 3,
-        n_channels: int = 8,
-        n_downsampling_layers: int = 4,
-        n_resnet_blocks: int = 3,
+        n_channels: int = 32,
+        max_channels: int = 128,
+        n_downsampling_layers: int = 5,
+        n_resnet_blocks: int = 2,
         kernel_size: int = 3,
     ) -> None:
         check_channels(n_channels_in, n_channels)
         check_kernel_size(kernel_size)
-        finest = int(math.log2(heatmap_stride)) if heatmap_stride in (1, 2, 4) else 0
+        finest = heatmap_stride.bit_length() - 1
         if n_downsampling_layers < max(finest, 1):
             raise InputError(
                 f"n_downsampling_layers is {n_downsampling_layers}, expected at least {max(finest, 1)} "
                 f"for a heatmap_stride of {heatmap_stride}"
             )
-        if n_resnet_blocks < 0:
-            raise InputError(f"n_resnet_blocks is {n_resnet_blocks}, expected 0 or more")
-        widths = [n_channels * 2**level for level in range(n_downsampling_layers + 1)]
+        if max_channels < 2 or n_resnet_blocks < 0:
+            raise InputError(
+                f"max_channels is {max_channels} and n_resnet_blocks is {n_resnet_blocks}, expected at least 2 and 0"
+            )
+        levels = range(n_downsampling_layers + 1)
+        widths = [max(2, min(max_channels, n_channels * 2**level // 4)) for level in levels]
         super().__init__(heatmap_stride, n_channels_in, widths[finest], 2**n_downsampling_layers)
-        self.finest = finest
-        # Above the finest level the encoder only halves: nothing is computed at a resolution that the output lacks.
-        self.stem = nn.Sequential()
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
         channels = n_channels_in
-        for level in range(1, finest + 1):
-            self.stem.append(DownBlock(channels, widths[level], kernel_size))
-            channels = widths[level]
-        self.stem.append(ConvBlock(channels, widths[finest], kernel_size))
-        self.down = nn.ModuleList()
-        self.up = nn.ModuleList()
-        for above, below in zip(widths[finest:-1], widths[finest + 1 :], strict=True):
-            self.down.append(nn.Sequential(DownBlock(above, below, kernel_size), ConvBlock(below, below, kernel_size)))
-            self.up.append(UpBlock(below, above, above, kernel_size))
-        self.bottom = nn.Sequential(*(ResidualBlock(widths[-1], kernel_size) for _ in range(n_resnet_blocks)))
+        for level in levels:
+            down = DownBlock if level else ConvBlock
+            blocks = [] if level == 0 and finest else [down(channels, widths[level], kernel_size)]
+            if level == n_downsampling_layers:
+                blocks += [ResidualBlock(widths[level], kernel_size) for _ in range(n_resnet_blocks)]
+            elif level >= max(finest, 2):
+                blocks += [ResidualBlock(widths[level], kernel_size)]
+            self.encoder.append(nn.Sequential(*blocks))
+            channels = widths[level] if blocks else channels
+        for level in reversed(levels[finest:-1]):
+            up = UpBlock(widths[level + 1], widths[level], widths[level], kernel_size)
+            self.decoder.append(nn.Sequential(up, ResidualBlock(widths[level], kernel_size)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def features(self, images: Tensor) -> Tensor:
         """See `Backbone.features`."""
-        x = self.stem(images)
+        x = images
         skips = []
-        for down in self.down:
+        for level in self.encoder:
+            x = level(x)
             skips.append(x)
-            x = down(x)
-        x = self.bottom(x)
-        for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
-            x = up(x, skip)
+        skips.pop()
+        for up, block in self.decoder:
+            x = block(up(x, skips.pop()))
         return x
 
     def encoder_modules(self) -> list[nn.Module]:
         """See `Backbone.encoder_modules`."""
-        return [self.stem, self.down]
+        return [self.encoder]

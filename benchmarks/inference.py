@@ -1,0 +1,93 @@
+"""One image, from its file to keypoints: this library against PIL, plain PyTorch and scikit-image.
+
+The network is trained for a moment to find white dots, so that the peaks are those of a detector and not of noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import Row, compare, main
+from PIL import Image
+from skimage.feature import peak_local_max
+
+from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.images import load_image
+from keypoint_detection.models.detector import Detections, KeypointDetector
+from keypoint_detection.models.optimization import one_cycle
+
+WIDTH, HEIGHT, CHANNELS = 640, 480, 4
+
+
+def dots(images: int, height: int, width: int, seed: int) -> Batch:
+    """White dots on gray noise; every channel is to find them all."""
+    generator = torch.Generator().manual_seed(seed)
+    keypoints = torch.rand(images, 1, 6, 2, generator=generator) * torch.tensor([width, height])
+    drawn = heatmaps.render(keypoints, (height, width), 4.0)
+    noise = 0.4 * torch.rand(images, 3, height, width, generator=generator)
+    return Batch(
+        images=torch.maximum(noise, drawn),
+        keypoints=keypoints.expand(-1, CHANNELS, -1, -1),
+        heatmaps=None,
+        sizes=torch.tensor([[height, width]] * images),
+        labelled=torch.ones(images, CHANNELS, dtype=torch.bool),
+        transforms=torch.eye(3, dtype=torch.float64).expand(images, 3, 3),
+        indices=torch.arange(images),
+    )
+
+
+def trained_detector() -> KeypointDetector:
+    """A detector of white dots."""
+    torch.manual_seed(0)
+    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)])
+    rate, steps = detector.hparams.learning_rate, 100
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * one_cycle(step / steps, warmup=0.2)
+        optimizer.zero_grad()
+        detector.training_step(dots(2, 96, 128, seed=step))["loss"].backward()
+        optimizer.step()
+    return detector.eval()
+
+
+def run() -> list[Row]:
+    """Time reading, network and peaks."""
+    detector = trained_detector()
+    plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
+    stride, most = detector.hparams.heatmap_stride, detector.hparams.max_keypoints
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "image.jpg"
+        picture = dots(1, HEIGHT, WIDTH, seed=99).images[0].permute(1, 2, 0).mul(255).byte().numpy()
+        Image.fromarray(picture).save(path, quality=95)
+
+        @torch.inference_mode()
+        def ours() -> Detections:
+            image = torch.from_numpy(load_image(path)).permute(2, 0, 1)[None]
+            return detector.detect(image / 255)
+
+        @torch.no_grad()
+        def baseline() -> list[np.ndarray]:
+            array = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+            image = torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
+            maps = plain.head(plain.backbone(image)).sigmoid()[0].numpy()
+            peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
+            return [stride * channel[:, ::-1] for channel in peaks]
+
+        row = Row(
+            name="inference",
+            work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet defaults, {CHANNELS} channels",
+            milliseconds=0,
+            baseline="PIL, default memory format, skimage peaks",
+            target=1.5,
+        )
+        return [compare(row, ours, baseline, repeats=15)]
+
+
+if __name__ == "__main__":
+    main({"inference": run}, __doc__)
