@@ -18,9 +18,9 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
-from keypoint_detection.data.geometry import fit_size
-from keypoint_detection.data.images import ImageCache
-from keypoint_detection.data.loading import TrainingLoader, automatic_num_workers, resume_position
+from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.data.images import ImageCache, image_size
+from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, TrainingSampler
 from keypoint_detection.errors import InputError
@@ -66,14 +66,6 @@ class KeypointsDataModule(pl.LightningDataModule):
         image_size: height and width that images are resized to fit into; None keeps their own sizes.
         augmentation: the random changes; None is `Augmentation()` with its defaults.
         split: record of an earlier split (`datamodule.split`) to use again; None makes one.
-
-    Attributes:
-        channel_names: names of the channels, after `setup()`.
-        train_annotations: images to train on.
-        validation_annotations: images to validate on.
-        test_annotations: images to test on, or None.
-        train_sizes: `(N, 2)` int width and height of the training images; 0 where the header was not read.
-        split: the record of the split, to be written to `split.json`.
     """
 
     def __init__(
@@ -194,9 +186,10 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self.parts.split
 
     def diagonals(self, stage: Stage, indices: Tensor) -> Tensor:
-        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64; NaN where unknown."""
-        sizes = torch.from_numpy(self.parts.sizes[stage])[indices.cpu()].double()
-        return torch.where(sizes[:, 0] > 0, sizes.square().sum(1).sqrt(), torch.nan).to(indices.device)
+        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64."""
+        sizes, annotations = self.parts.sizes[stage], self.parts.annotations[stage]
+        known = [sizes[i] if sizes[i].all() else image_size(annotations.path(i)) for i in indices.tolist()]
+        return torch.from_numpy(np.hypot(*np.array(known, dtype=np.float64).T)).to(indices.device)
 
     def dataset(self, stage: Stage) -> KeypointsDataset:
         """The samples of a part, made once; only those for training are augmented.
@@ -208,38 +201,38 @@ class KeypointsDataModule(pl.LightningDataModule):
         if self.heatmap_sigma is None or self.heatmap_stride is None:
             raise InputError("heatmap_sigma and heatmap_stride: expected numbers before the data is loaded, got None")
         if stage not in self._datasets:
-            augmentation = (self.augmentation or Augmentation()) if stage == "train" and self.augment_train else None
+            augmented = stage == "train" and self.augment_train
             self._datasets[stage] = KeypointsDataset(
                 annotations,
                 heatmap_sigma=self.heatmap_sigma,
                 heatmap_stride=self.heatmap_stride,
                 image_size=self.image_size,
-                augmentation=augmentation,
+                augmentation=(self.augmentation or Augmentation()) if augmented else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
                 cache=ImageCache(annotations, self.parts.sizes[stage]) if self.cache_images else None,
-                render=self._renders_in_loader(),
                 corrupt_images=self.corrupt_images,
             )
         return self._datasets[stage]
 
+    def batches_per_epoch(self, processes: int = 1) -> int:
+        """How many batches each of several processes trains on in an epoch."""
+        return -(-len(self.train_annotations) // (processes * self._chosen_batch_size()))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training samples; continues where an attached, resumed trainer was interrupted."""
-        dataset, batch_size = self.dataset("train"), self._chosen_batch_size()
-        rank, world = self._process()
+        rank, world = process(self.trainer)
         epoch, batches_done = (0, 0) if self.trainer is None else resume_position(self.trainer)
         sampler = TrainingSampler(
-            len(dataset),
+            len(self.train_annotations),
             seed=self.seed,
-            batch_size=batch_size,
+            batch_size=self._chosen_batch_size(),
             rank=rank,
             world=world,
             epoch=epoch,
             batches_done=batches_done,
         )
-        return TrainingLoader(
-            dataset, batch_size=batch_size, sampler=sampler, collate_fn=dataset.collate, **self._loader_arguments()
-        )
+        return TrainingLoader(**self._arguments("train"), sampler=sampler, batch_size=sampler.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the validation samples of this process, each of one image size."""
@@ -257,14 +250,9 @@ class KeypointsDataModule(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of the test samples (of the validation samples if there are none) in their order."""
-        dataset = self.dataset("test" if "test" in self.files else "validation")
-        return DataLoader(
-            dataset,
-            batch_size=self._chosen_batch_size(),
-            sampler=SequentialKeys(len(dataset)),
-            collate_fn=dataset.collate,
-            **self._loader_arguments(),
-        )
+        stage: Stage = "test" if "test" in self.files else "validation"
+        sampler = SequentialKeys(len(self.parts.annotations[stage]))
+        return DataLoader(**self._arguments(stage), sampler=sampler, batch_size=self._chosen_batch_size())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch to the device; Lightning calls this."""
@@ -281,45 +269,24 @@ class KeypointsDataModule(pl.LightningDataModule):
         return batch._replace(heatmaps=rendered)
 
     def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
+        box = parse_image_size(self.image_size)
+        sizes = [fit_size((h, w), box) if w else (0, 0) for w, h in self.parts.sizes[stage].tolist()]
+        sampler = EvaluationSampler(np.array(sizes), self._chosen_batch_size(), *process(self.trainer))
+        return DataLoader(**self._arguments(stage), batch_sampler=sampler)
+
+    def _arguments(self, stage: Stage) -> dict[str, Any]:
+        """What all loaders have in common."""
         dataset = self.dataset(stage)
-        rank, world = self._process()
-        sizes = [
-            fit_size((height, width), dataset.image_size) if width else (0, 0)
-            for width, height in self.parts.sizes[stage].tolist()
-        ]
-        sampler = EvaluationSampler(np.array(sizes), self._chosen_batch_size(), rank, world)
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, **self._loader_arguments())
-
-    def _process(self) -> tuple[int, int]:
-        """Number of this process and of all processes."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _device_type(self) -> str:
-        return "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
-
-    def _renders_in_loader(self) -> bool:
-        if self.render_heatmaps_on == "auto":
-            # On a device other than the CPU rendering is nearly free, and the transfer is smaller without heatmaps.
-            return self._device_type() == "cpu"
-        return self.render_heatmaps_on == "loader"
+        # On a device other than the CPU rendering is nearly free, and the transfer is smaller without heatmaps.
+        on_cpu = device_type(self.trainer) == "cpu"
+        dataset.render = on_cpu if self.render_heatmaps_on == "auto" else self.render_heatmaps_on == "loader"
+        shared = loader_arguments(self.num_workers, self.trainer)
+        return {"dataset": dataset, "collate_fn": dataset.collate, **shared}
 
     def _chosen_batch_size(self) -> int:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size: expected a whole number of at least 1, got {self.batch_size!r}")
         return self.batch_size
-
-    def _loader_arguments(self) -> dict[str, Any]:
-        """Workers, pinned memory and what goes with them."""
-        if self.num_workers == "auto":
-            local = 1 if self.trainer is None else max(1, self.trainer.num_devices)
-            workers, reason = automatic_num_workers(self._device_type(), local)
-            logger.info("num_workers: %d (%s)", workers, reason)
-            self.num_workers = workers
-        return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": self._device_type() == "cuda",
-        }
 
 
 def _parse_numbers(numbers: str | Sequence[int] | None) -> list[int] | None:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.sampler import TrainingSampler
+from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,42 @@ def resume_position(trainer: pl.Trainer) -> tuple[int, int]:
     return epoch.processed, batch.current.processed
 
 
-def automatic_num_workers(device_type: str, processes_per_machine: int = 1) -> tuple[int, str]:
+def device_type(trainer: pl.Trainer | None) -> str:
+    """Torch's name of the device that trains; the CPU as long as there is no trainer."""
+    return "cpu" if trainer is None else trainer.strategy.root_device.type
+
+
+def process(trainer: pl.Trainer | None) -> tuple[int, int]:
+    """Number of this process, and of all processes."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+
+def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None) -> dict[str, Any]:
+    """Workers, and pinned memory where it speeds up the transfer.
+
+    Args:
+        num_workers: how many; "auto" chooses.
+        trainer: which knows the device, if there is one yet.
+
+    Raises:
+        InputError: if `num_workers` is neither "auto" nor a number of at least 0.
+    """
+    device = device_type(trainer)
+    if num_workers == "auto":
+        num_workers, reason = automatic_num_workers(device, 1 if trainer is None else max(1, trainer.num_devices))
+        if trainer is not None:
+            logger.info("num_workers: %d (%s)", num_workers, reason)
+    if not isinstance(num_workers, int) or num_workers < 0:
+        raise InputError(f"num_workers: expected auto or a whole number of at least 0, got {num_workers!r}")
+    # Workers that stay save their start at every epoch, and nothing where there are none.
+    return {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": device == "cuda"}
+
+
+def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[int, str]:
     """Chooses how many workers load data for one training process.
 
     Args:
-        device_type: torch's name of the device that trains.
+        device: torch's name of the device that trains.
         processes_per_machine: training processes that share the cores of the machine.
 
     Returns:
@@ -69,9 +101,9 @@ def automatic_num_workers(device_type: str, processes_per_machine: int = 1) -> t
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = cores // processes_per_machine
-    if device_type != "cpu":
+    if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
-        return workers, f"one of {share} cores is left to feed the {device_type} device"
+        return workers, f"one of {share} cores is left to feed the {device} device"
     if share <= 2:
         return 0, f"training itself keeps {share} cores busy"
     return min(2, share - 2), f"training keeps most of {share} cores busy"

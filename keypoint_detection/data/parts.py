@@ -14,6 +14,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.splits import check_same_images, describe_split, image_names, random_split, recorded_split
+from keypoint_detection.data.validation import leave_out_outside
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def read_parts(
             max_keypoints=max_keypoints,
         )
         sizes[name] = scan_sizes(whole[name])
+        whole[name] = leave_out_outside(whole[name], sizes[name])
     parts = dict(whole)
     if "validation" not in whole:
         if split is None:

@@ -1,7 +1,9 @@
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from data_sets import write_data_set
 
@@ -27,6 +29,13 @@ def ready(folder, **arguments):
     module = make(folder, **arguments)
     module.setup()
     return module
+
+
+def stand_in(rank=0, world=1, device="cpu"):
+    """What the data module asks of a trainer, for a device and processes that this machine does not have."""
+    loops = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False).fit_loop
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(strategy=strategy, num_devices=1, global_rank=rank, world_size=world, fit_loop=loops)
 
 
 def test_split_off_validation(folder):
@@ -55,7 +64,7 @@ def test_a_split_is_used_again(folder):
 
 
 def test_files_of_their_own(folder, caplog):
-    sizes, keypoints = [(8, 8)] * 2, [{"b": [], "a": [[1, 1]], "c": []}] * 2
+    sizes, keypoints = [(8, 8)] * 2, [{"b": [], "a": [[3, 4]], "c": []}] * 2
     (folder / "other").mkdir()
     write_data_set(folder / "other", sizes, keypoints, "validation.json")
     write_data_set(folder / "other", sizes, keypoints, "test.json")
@@ -137,18 +146,57 @@ def test_heatmaps_are_the_same_wherever_they_are_rendered(folder, where):
 
 def test_values_may_be_chosen_after_setup(folder):
     module = ready(folder, heatmap_sigma=None, heatmap_stride=None, batch_size="auto")
+    with pytest.raises(InputError, match=r"batch_size: .*'auto'"):
+        module.train_dataloader()
+    module.batch_size = 2
     with pytest.raises(InputError, match="heatmap_sigma"):
         module.train_dataloader()
     module.heatmap_sigma, module.heatmap_stride, module.image_size = 3.0, 4, [8, 8]
-    with pytest.raises(InputError, match="batch_size: .*'auto'"):
-        module.train_dataloader()
-    module.batch_size = 2
     assert max(next(iter(module.train_dataloader())).images.shape[2:]) == 8
 
 
 def test_diagonals(folder):
     module = ready(folder)
+    module.train_sizes[3] = 0  # as in a set so large that not all headers are read
     assert module.diagonals("train", torch.tensor([0, 3])).tolist() == pytest.approx([np.hypot(10, 20)] * 2)
+
+
+def test_each_process_reads_its_share(folder):
+    module = ready(folder, validation_split_ratio=0.5, batch_size=2)
+    assert module.batches_per_epoch() == len(module.train_dataloader()) == 3
+    assert module.batches_per_epoch(2) == 2
+    trained, validated = [], []
+    for rank in range(2):
+        part = ready(folder, validation_split_ratio=0.5, batch_size=2)
+        part.trainer = stand_in(rank=rank, world=2)
+        trained.append([int(index) for batch in part.train_dataloader() for index in batch.indices])
+        validated.append([int(index) for batch in part.val_dataloader() for index in batch.indices if index >= 0])
+    assert len(trained[0]) == len(trained[1]) == 3
+    assert set(trained[0]) | set(trained[1]) == set(range(5))
+    assert sorted(validated[0] + validated[1]) == list(range(5))
+    assert all(index % 2 == rank for rank in range(2) for index in validated[rank])
+
+
+def test_on_another_device_heatmaps_are_rendered_there(folder):
+    module = ready(folder)
+    assert next(iter(module.train_dataloader())).heatmaps is not None
+    module.trainer = stand_in(device="meta")
+    assert next(iter(module.train_dataloader())).heatmaps is None
+
+
+def test_keypoints_outside_their_image_are_left_out(folder, caplog):
+    keypoints = [{"a": [[1, 2], [5, 5], [25, 2] if index == 3 else [6, 6]]} for index in range(4)]
+    write_data_set(folder, [(20, 10)] * 4, keypoints)
+    with caplog.at_level(logging.WARNING):
+        module = ready(folder)
+    assert "003.png" in caplog.text
+    assert module.train_annotations.counts().sum() + module.validation_annotations.counts().sum() == 11
+
+
+@pytest.mark.parametrize("num_workers", [-1, "many", 1.5])
+def test_wrong_number_of_workers(folder, num_workers):
+    with pytest.raises(InputError, match="num_workers"):
+        ready(folder, num_workers=num_workers).train_dataloader()
 
 
 def test_cache(folder):

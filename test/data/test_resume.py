@@ -14,7 +14,7 @@ EPOCHS = 3
 STEPS_PER_EPOCH = 4  # 7 training images in batches of 2
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -45,7 +45,7 @@ class KillAt(pl.Callback):
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == self.step:
-            raise Killed
+            raise KilledError
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def train(folder, callbacks, workers=0, checkpoint=None, batch_size=2, **argumen
     )
     try:
         trainer.fit(reader, module, ckpt_path=checkpoint)
-    except Killed:
+    except KilledError:
         assert any(isinstance(callback, KillAt) for callback in callbacks)
     return reader
 

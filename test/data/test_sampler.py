@@ -45,7 +45,7 @@ def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
 def test_a_changed_order_is_refused_in_mid_epoch():
     sampler = TrainingSampler(11, seed=3, batch_size=2)
     sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, epoch=9).state_dict())
-    with pytest.raises(InputError, match="batch_size: .* with 4, .* got 2"):
+    with pytest.raises(InputError, match=r"batch_size: .* with 4, .* got 2"):
         sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=4).state_dict())
     with pytest.raises(InputError, match="processes"):
         sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, world=2).state_dict())

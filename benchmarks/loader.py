@@ -1,0 +1,103 @@
+"""Loading: this library's data set against Pillow, one image at a time, with a full grid per keypoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import Row, compare, main
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import ImageCache, scan_sizes
+
+IMAGES = 16
+FILE_SIZE = (640, 480)
+SIZE = (320, 240)
+CHANNELS = 4
+KEYPOINTS = 4
+SIGMA = 2.0
+BATCH_SIZE = 4
+
+
+def write_images(folder: Path) -> Path:
+    """Writes JPEG files with the detail of photographs and their labels; returns the JSON file."""
+    random = np.random.default_rng(0)
+    entries = []
+    for index in range(IMAGES):
+        picture = np.zeros((FILE_SIZE[1], FILE_SIZE[0], 3))
+        for octave in range(3, 9):  # detail whose amplitude falls with its frequency, as in photographs
+            noise = Image.fromarray(random.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8))
+            picture += np.asarray(noise.resize(FILE_SIZE, Image.Resampling.BICUBIC), dtype=float) / 2 ** (octave - 2)
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{index}.jpg", quality=90)
+        keypoints = random.uniform(0, 1, (CHANNELS, KEYPOINTS, 2)).tolist()
+        entries.append({"image_path": f"{index}.jpg"} | {f"channel{c}": points for c, points in enumerate(keypoints)})
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"coordinates": "normalized", "dataset": entries}), encoding="utf-8")
+    return path
+
+
+def full_grid(keypoints: Tensor) -> Tensor:
+    """The plain way to render: `(C, K, 2)` -> `(C, H, W)`, a Gaussian over the whole image for every keypoint."""
+    y, x = torch.meshgrid(torch.arange(SIZE[1]) + 0.5, torch.arange(SIZE[0]) + 0.5, indexing="ij")
+    heatmaps = torch.zeros(len(keypoints), SIZE[1], SIZE[0])
+    for heatmap, channel in zip(heatmaps, keypoints, strict=True):
+        for keypoint in channel:
+            squared = (x - keypoint[0]) ** 2 + (y - keypoint[1]) ** 2
+            torch.maximum(heatmap, torch.exp(-squared / (2 * SIGMA**2)), out=heatmap)
+    return heatmaps
+
+
+class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The plain way: open, resize, convert, and render every keypoint on the whole image."""
+
+    def __init__(self, json_path: Path) -> None:
+        self.folder = json_path.parent
+        self.entries = json.loads(json_path.read_text(encoding="utf-8"))["dataset"]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        entry = self.entries[index]
+        with Image.open(self.folder / entry["image_path"]) as file:
+            image = file.convert("RGB").resize(SIZE, Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        keypoints = torch.tensor([entry[f"channel{channel}"] for channel in range(CHANNELS)]) * torch.tensor(SIZE)
+        return pixels, full_grid(keypoints)
+
+
+def run() -> list[Row]:
+    """Load an epoch without workers, and what augmentation, cache and the place of rendering change."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        path = write_images(Path(name))
+        annotations = read_annotations(path, path.parent)
+        plain = DataLoader(PlainDataset(path), batch_size=BATCH_SIZE)
+        work = f"{IMAGES} JPEG 640x480 to 320x240, {CHANNELS} channels x {KEYPOINTS} keypoints, stride 1, no workers"
+        cache = ImageCache(annotations, scan_sizes(annotations))
+        for title, arguments, target in (
+            ("loader", {}, 2),
+            ("loader, heatmaps left to the device", {"render": False}, None),
+            ("loader, cached images", {"cache": cache}, None),
+            ("loader, augmented", {"augmentation": Augmentation()}, None),
+            ("loader, augmented and cached", {"augmentation": Augmentation(), "cache": cache}, None),
+        ):
+            dataset = KeypointsDataset(
+                annotations, heatmap_sigma=SIGMA, heatmap_stride=1, image_size=(SIZE[1], SIZE[0]), **arguments
+            )
+            ours = DataLoader(dataset, batch_size=BATCH_SIZE, collate_fn=dataset.collate)
+            row = Row(title, work, 0, "PIL, per image, full grid per keypoint", target=target)
+            rows.append(compare(row, lambda ours=ours: list(ours), lambda: list(plain), repeats=7))
+    return rows
+
+
+if __name__ == "__main__":
+    main({"loader": run}, __doc__)
