@@ -11,7 +11,7 @@ from PIL import Image
 
 from keypoint_detection.data import boxes
 from keypoint_detection.data.boxes.geometry import Box, Camera, Faces
-from keypoint_detection.data.boxes.render import find_visible, light_maps
+from keypoint_detection.data.boxes.renderer import find_visible, light_maps
 from keypoint_detection.data.boxes.scene import sample_scene
 from keypoint_detection.errors import InputError
 

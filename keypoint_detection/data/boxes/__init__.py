@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from keypoint_detection.data.boxes.render import render
+from keypoint_detection.data.boxes.renderer import render
 from keypoint_detection.data.boxes.scene import Scene, sample_scene
 from keypoint_detection.errors import InputError
 
