@@ -1,0 +1,126 @@
+"""Measures two ways to do the same work against one another, and prints the ratios as a table.
+
+The two are timed in turns, so that whatever else the machine does slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what was measured.
+        work: on how much.
+        milliseconds: median time of this library.
+        baseline: what it is compared with, empty for none.
+        baseline_milliseconds: median time of the baseline.
+        target: the ratio of the two (baseline to ours) that has to be reached; None for a line without a demand.
+        at_most: the demand is that ours takes at most `1 / target` of the baseline's time, shown as such.
+        note: anything else that belongs to it, such as memory.
+    """
+
+    name: str
+    work: str
+    milliseconds: float
+    baseline: str = ""
+    baseline_milliseconds: float | None = None
+    target: float | None = None
+    at_most: bool = False
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long the baseline takes."""
+        return None if self.baseline_milliseconds is None else self.baseline_milliseconds / self.milliseconds
+
+    def cells(self) -> list[str]:
+        """The texts of the line."""
+        ratio = shown = ""
+        if self.ratio is not None:
+            ratio = f"{1 / self.ratio:.2f}x its time" if self.at_most else f"{self.ratio:.1f}x"
+        if self.target is not None:
+            shown = f"at most {1 / self.target:.2f}x" if self.at_most else f"{self.target:g}x"
+            shown += "" if self.ratio is not None and self.ratio >= self.target else " MISSED"
+        slow = "" if self.baseline_milliseconds is None else f"{self.baseline_milliseconds:.1f}"
+        return [self.name, self.work, f"{self.milliseconds:.2f}", self.baseline, slow, ratio, shown, self.note]
+
+
+HEADER = ["what", "work", "ms", "baseline", "ms", "ratio", "at least", "note"]
+
+
+def compare(row: Row, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7) -> Row:
+    """Time two callables in turns, after one round that does not count, and fill the medians into the row."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for callable_, kept in zip((ours, baseline), times, strict=True):
+            elapsed = milliseconds(callable_)
+            if turn:
+                kept.append(elapsed)
+    return replace(row, milliseconds=statistics.median(times[0]), baseline_milliseconds=statistics.median(times[1]))
+
+
+def milliseconds(callable_: Callable[[], object]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    callable_()
+    return 1000 * (time.perf_counter() - start)
+
+
+def machine() -> str:
+    """One line about the machine and the versions that the numbers belong to."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
+        platform.processor(),
+    )
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [HEADER, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = (" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(f"| {line} |" for line in padded)
+
+
+def main(benchmarks: dict[str, Callable[[], list[Row]]], description: str) -> None:
+    """Command line of one or more benchmarks: run them, print one table, write it as JSON when asked to."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which to run; all if left out: {', '.join(benchmarks)}"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(benchmarks))
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(benchmarks)}")
+    torch.set_num_threads(THREADS)
+    rows = []
+    for name in arguments.names or benchmarks:
+        print(f"running {name} ...", flush=True)
+        rows += benchmarks[name]()
+    print(f"\n{machine()}\n\n{table(rows)}")
+    if arguments.json:
+        content = {"machine": machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
