@@ -1,0 +1,78 @@
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keypoint_detection.metrics import match
+from keypoint_detection.metrics import matching as matching_module
+
+NAN = float("nan")
+
+
+def one_by_one(xy, scores, truths, distance):
+    """Greedy matching of one image with plain loops: list of distances, NaN for a false positive."""
+    left = {position: truth for position, truth in enumerate(truths) if not any(map(math.isnan, truth))}
+    result = [NAN] * len(xy)
+    for index in sorted(range(len(xy)), key=lambda index: -scores[index]):
+        near = [(math.dist(xy[index], truth), position) for position, truth in left.items()]
+        near = [pair for pair in near if pair[0] <= distance]
+        if near:
+            result[index], position = min(near)
+            del left[position]
+    return result
+
+
+# A grid with few steps makes equal distances, equal scores and chains of detections that compete.
+steps = st.integers(0, 6).map(float)
+points = st.tuples(steps, steps) | st.just((NAN, NAN))
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data(), detections=st.integers(0, 7), keypoints=st.integers(0, 6))
+def test_matching_equals_plain_loops(data, detections, keypoints):
+    images = data.draw(st.integers(1, 3))
+    xy = [data.draw(st.lists(points, min_size=detections, max_size=detections)) for _ in range(images)]
+    truths = [data.draw(st.lists(points, min_size=keypoints, max_size=keypoints)) for _ in range(images)]
+    level = st.sampled_from([0.1, 0.5, 0.9])
+    scores = [data.draw(st.lists(level, min_size=detections, max_size=detections)) for _ in range(images)]
+    limits = [1.0, 2.5, 4.0]
+    found = match(
+        torch.tensor(xy, dtype=torch.float64).view(images, detections, 2),
+        torch.tensor(scores, dtype=torch.float64).view(images, detections),
+        torch.tensor(truths, dtype=torch.float64).view(images, keypoints, 2),
+        torch.tensor(limits),
+    )
+    assert found.shape == (images, detections, 3)
+    for image in range(images):
+        for position, limit in enumerate(limits):
+            expected = one_by_one(xy[image], scores[image], truths[image], limit)
+            np.testing.assert_allclose(found[image, :, position].numpy(), np.array(expected), atol=1e-12)
+
+
+def test_a_detection_takes_the_nearest_keypoint_that_is_left():
+    truths = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    xy = torch.tensor([[1.0, 0.0], [1.2, 0.0], [9.0, 9.0]])
+    found = match(xy, torch.tensor([0.5, 0.9, 0.7]), truths, torch.tensor([1.5, 2.0]))
+    expected = torch.tensor([[NAN, 2.0], [1.2, 1.2], [NAN, NAN]])
+    torch.testing.assert_close(found, expected.double(), equal_nan=True, atol=1e-6, rtol=0)
+
+
+def test_a_chain_of_detections_that_want_the_same_keypoints():
+    # Each detection is nearest to the keypoint that the one before it has taken.
+    truths = torch.tensor([[float(10 * i), 0.0] for i in range(6)])
+    xy = torch.tensor([[10.0 * i + 4.9, 0.0] for i in range(5)])
+    found = match(xy, torch.linspace(0.9, 0.1, 5), truths, torch.tensor([6.0]))
+    torch.testing.assert_close(found[:, 0], torch.full((5,), 4.9, dtype=torch.float64), atol=1e-5, rtol=0)
+    backwards = torch.tensor([[0.0, 0.0], *[[10.0 * i + 5.1, 0.0] for i in range(5)]])
+    found = match(backwards, torch.linspace(0.9, 0.1, 6), truths, torch.tensor([6.0]))
+    expected = torch.tensor([0.0, 4.9, 4.9, 4.9, 4.9, 4.9], dtype=torch.float64)
+    torch.testing.assert_close(found[:, 0], expected, atol=1e-5, rtol=0)
+
+
+def test_matching_in_small_portions_changes_nothing(monkeypatch):
+    xy, scores, truths = torch.rand(20, 3, 6, 2) * 20, torch.rand(20, 3, 6), torch.rand(20, 3, 5, 2) * 20
+    together = match(xy, scores, truths, torch.tensor([2.0, 5.0]))
+    monkeypatch.setattr(matching_module, "_DISTANCES_AT_ONCE", 100)
+    torch.testing.assert_close(match(xy, scores, truths, torch.tensor([2.0, 5.0])), together, equal_nan=True)
