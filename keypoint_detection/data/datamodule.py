@@ -22,6 +22,7 @@ from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.data.images import ImageCache, image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.parts import Parts, read_parts
+from keypoint_detection.data.resizing import shrink_batch
 from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, TrainingSampler
 from keypoint_detection.errors import InputError
 
@@ -120,6 +121,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.heatmap_stride = heatmap_stride
         self.image_size = image_size
         self.augmentation = augmentation
+        self.train_scale = 1.0
         self._given_split = split
         self._parts: Parts | None = None
         self._datasets: dict[str, KeypointsDataset] = {}
@@ -261,7 +263,9 @@ class KeypointsDataModule(pl.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Renders the heatmaps on the device, unless the loader has done so; Lightning calls this."""
+        """Shrinks training images by `train_scale`, and renders missing heatmaps; Lightning calls this."""
+        if self.train_scale < 1 and self.trainer is not None and self.trainer.training:
+            batch = shrink_batch(batch, self.train_scale)
         if batch.heatmaps is not None:
             return batch
         size = (batch.images.shape[2], batch.images.shape[3])

@@ -19,6 +19,7 @@ from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, Metr
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
@@ -90,6 +91,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     """
     metrics = flags.call(MetricsLogger, config, channel_names=channels)
     return [
+        flags.call(ProgressiveResizing, config),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
         # Before everything that saves or validates: those are to see the averaged weights.
         *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),

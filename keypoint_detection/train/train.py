@@ -66,7 +66,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         folder=folder,
         callbacks=callbacks,
         loggers=[csv_logger, wandb_logger] if wandb_logger else [csv_logger],
-        batches_per_epoch=len(datamodule.train_dataloader()),
+        batches_per_epoch=datamodule.batches_per_epoch(),
     )
     trainer.fit(detector, datamodule=datamodule)
     return finish(trainer, folder)
