@@ -1,4 +1,4 @@
-"""The folder of one run: its place, its provenance, and files that are whole or not there at all."""
+"""The folder of one run: its place and its provenance."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -96,29 +97,6 @@ class RunFolder:
         """Reads a JSON file of the run's folder, or returns None if there is none."""
         path = self.path / name
         return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Writes a file under a temporary name and renames it, so that a reader never finds half of it.
-
-    Args:
-        path: The file.
-        content: Text or bytes.
-
-    Returns:
-        The path.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""Flags derived from signatures and docstrings, never repeated: what all subcommands share."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn, TypeVar, get_type_hints
+
+import docstring_parser
+import jsonargparse
+from jsonargparse import ArgumentParser
+
+from keypoint_detection.errors import InputError
+
+T = TypeVar("T")
+
+
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises `InputError` with the message on one line.
+
+        Args:
+            message: What was wrong.
+            ex: The error behind it.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(_one_line(message)) from ex
+
+
+def _one_line(message: str) -> str:
+    """The parser's message, often several indented lines, as one."""
+    unrecognized = re.search(r"[Uu]nrecognized arguments?: (.*)|[Kk]ey '([^']*)' is not expected", message)
+    if unrecognized:
+        name = unrecognized.group(1) or unrecognized.group(2)
+        return f"unknown flag: {name.strip()} (-h lists the flags)"
+    return re.sub(r"\s*\n\s*[-|]*\s*", " ", message).strip()
+
+
+def parser_for(
+    function: Callable[..., Any],
+    command: str,
+    *,
+    positional: Collection[str] = (),
+    computed: Collection[str] = (),
+) -> OneLineParser:
+    """The parser of a subcommand that calls one function, which `call` then does.
+
+    Args:
+        function: What the subcommand calls. The first line of its docstring is the description.
+        command: What the user types, such as `keypoint-detection evaluate`.
+        positional: Arguments without a flag, in their order.
+        computed: Arguments that are no flags.
+
+    Returns:
+        A parser with one flag for each argument. Its `error` raises `InputError`.
+    """
+    chosen = [parameter for parameter in parameters(function) if parameter.name not in computed]
+    required = [p.name for p in chosen if p.default is p.empty and p.name not in positional]
+    usage = [command, *(f"--{name} {name.split('_')[0].upper()}" for name in required)]
+    parser = OneLineParser(
+        prog=command,
+        description=(inspect.getdoc(function) or "").split("\n")[0],
+        usage=" ".join([*usage, *(name.upper() for name in positional), "[--flag value ...]"]),
+        formatter_class=HelpFormatter,
+    )
+    for parameter in chosen:
+        if parameter.name in positional:
+            text, hint = documentation(function).get(parameter.name, ""), hints(function)[parameter.name]
+            parser.add_argument(parameter.name, type=hint, help=text)
+        else:
+            add_flag(parser, parser, parameter, function)
+    return parser
+
+
+def call(function: Callable[..., T], config: Mapping[str, Any], /, **given: Any) -> T:
+    """Calls a function or class with the hyperparameters that its signature names.
+
+    Args:
+        function: What to call.
+        config: All hyperparameters by name.
+        **given: Arguments that are no hyperparameters, or that replace them.
+
+    Returns:
+        What the function returns.
+    """
+    names = [parameter.name for parameter in parameters(function)]
+    return function(**{name: config[name] for name in names if name in config and name not in given}, **given)
+
+
+def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments that a function or class takes by name."""
+    return [
+        p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"
+    ]
+
+
+def documentation(source: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring says of each argument."""
+    texts = [source.__doc__ or "", (source.__init__.__doc__ or "") if inspect.isclass(source) else ""]
+    parsed = [param for text in texts for param in docstring_parser.parse(text).params]
+    described = {param.arg_name: " ".join((param.description or "").split()) for param in parsed}
+    return {name: text[:1].upper() + text[1:] for name, text in described.items()}
+
+
+def hints(source: Callable[..., Any]) -> dict[str, Any]:
+    """The types of its arguments."""
+    return get_type_hints(source.__init__ if inspect.isclass(source) else source)
+
+
+def add_flag(
+    parser: ArgumentParser,
+    group: Any,
+    parameter: inspect.Parameter,
+    source: Callable[..., Any],
+    first_sentence: bool = False,
+) -> None:
+    """Adds one flag. An argument that two signatures share is one flag, and only one of them may have a default.
+
+    Args:
+        parser: The parser.
+        group: The parser's group that shows the flag, or the parser itself.
+        parameter: The argument.
+        source: What has the argument in its signature.
+        first_sentence: Help with the first sentence only, where the paragraphs are for a manual.
+    """
+    required = parameter.default is inspect.Parameter.empty
+    if any(action.dest == parameter.name for action in parser._actions):
+        if not required:
+            raise TypeError(f"{parameter.name} has a second default, in {source.__qualname__}")
+        return
+    text = documentation(source).get(parameter.name, "")
+    if first_sentence:
+        text = re.split(r"(?<=\.)\s+|\s*Default: ", text, maxsplit=1)[0].replace("``", "`")
+    options = {"required": True} if required else {"default": parameter.default}
+    group.add_argument(f"--{parameter.name}", type=hints(source)[parameter.name], help=text, **options)
+
+
+class HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Help with the default behind each text, and without Python types, which say little to a reader."""
+
+    def _get_help_string(self, action: Any) -> str:
+        text = action.help or ""
+        if "(default:" in text or action.dest in ("help", "config", "print_config"):
+            return text
+        if action.required:
+            return f"{text} (required)"
+        return text if action.default is None else f"{text} (default: %(default)s)"
+
+    def _format_action_invocation(self, action: Any) -> str:
+        return ", ".join(action.option_strings[:1]) if action.option_strings else action.dest
