@@ -18,6 +18,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
 from keypoint_detection.models.detections import Detections, decode_detections
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_checkpoint
 from keypoint_detection.models.losses import evaluate_loss
@@ -171,6 +172,10 @@ class KeypointDetector(pl.LightningModule):
         values = torch.as_tensor(thresholds, dtype=self.score_thresholds.dtype, device=self.score_thresholds.device)
         self.score_thresholds.copy_(values)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the version of this library into a checkpoint."""
+        checkpoint[VERSION_KEY] = library_version()
+
     def compile_backbone(self) -> bool:
         """Compile the backbone with `torch.compile`, or go on without and log why that is not possible here.
 
@@ -259,13 +264,9 @@ class KeypointDetector(pl.LightningModule):
     def _decode(self, probabilities: Tensor, sizes: Tensor | None) -> Detections:
         values = self.hparams
         caps = values.keypoint_channel_max_keypoints or [-1] * len(values.keypoint_channels)
-        return decode_detections(
-            probabilities,
-            sizes,
-            [values.max_keypoints if cap == -1 else cap for cap in caps],
-            values.minimal_keypoint_extraction_pixel_distance,
-            values.heatmap_stride,
-        )
+        caps = [values.max_keypoints if cap == -1 else cap for cap in caps]
+        distance = values.minimal_keypoint_extraction_pixel_distance
+        return decode_detections(probabilities, sizes, caps, distance, values.heatmap_stride)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and the schedule, whose length is that of the trainer's run."""

@@ -5,15 +5,13 @@ C channels.
 
 from __future__ import annotations
 
-import pickle
 from os import PathLike
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from keypoint_detection.errors import InputError
+from keypoint_detection.models.checkpoint_file import load_checkpoint
 
 
 class MatchReport(NamedTuple):
@@ -42,16 +40,10 @@ def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], list[
         The state and the names of the C channels.
 
     Raises:
-        InputError: when the file is missing or no checkpoint of a detector.
+        InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
     """
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(checkpoint["state_dict"]), list(checkpoint["hyper_parameters"]["keypoint_channels"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {error or type(error).__name__}"
-        raise InputError(message.splitlines()[0]) from error
+    checkpoint = load_checkpoint(path)
+    return dict(checkpoint["state_dict"]), list(checkpoint["hyper_parameters"]["keypoint_channels"])
 
 
 def match_weights(

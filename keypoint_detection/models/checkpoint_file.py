@@ -1,0 +1,65 @@
+"""Reads checkpoint files without running code from them, and says who wrote them."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keypoint_detection.errors import InputError
+
+VERSION_KEY = "keypoint_detection_version"
+
+
+def library_version() -> str:
+    """Version of this library, `0.0.0` where it runs without being installed."""
+    try:
+        return version("keypoint_detection")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
+    """Loads all that a checkpoint holds to the CPU, without running code from the file.
+
+    Args:
+        path: A checkpoint that a trainer wrote.
+
+    Returns:
+        What Lightning saved; `state_dict` and `hyper_parameters` with `keypoint_channels` are there.
+
+    Raises:
+        InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    try:
+        checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
+        dict(checkpoint["state_dict"])
+        list(checkpoint["hyper_parameters"]["keypoint_channels"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {error or type(error).__name__}"
+        raise InputError(message.splitlines()[0]) from error
+    _check_version(path, str(checkpoint.get(VERSION_KEY, "0.0")))
+    return checkpoint
+
+
+def _check_version(path: str | PathLike[str], written_by: str) -> None:
+    """Only a higher major or minor version may have changed what a checkpoint means."""
+    own = library_version()
+    if own != "0.0.0" and _release(written_by) > _release(own):
+        raise InputError(
+            f"checkpoint {path} was written by version {written_by} of keypoint_detection, expected at most {own}: "
+            "upgrade the library"
+        )
+
+
+def _release(text: str) -> tuple[int, int]:
+    """`1.12.3rc1` -> (1, 12)."""
+    major, minor, *_ = *(int(number) for number in re.findall(r"\d+", text)[:2]), 0, 0
+    return major, minor
