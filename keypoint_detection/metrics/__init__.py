@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from keypoint_detection.metrics.average_precision import (
-    AveragePrecision,
-    KeypointAveragePrecision,
-    average_precision,
-    precision_recall_curve,
-)
+from keypoint_detection.metrics.average_precision import AveragePrecision, KeypointAveragePrecision
 from keypoint_detection.metrics.base import KeypointMetric, Matches
 from keypoint_detection.metrics.localization import Localization
 from keypoint_detection.metrics.matching import match
@@ -24,7 +19,5 @@ __all__ = [
     "KeypointMetric",
     "Localization",
     "Matches",
-    "average_precision",
     "match",
-    "precision_recall_curve",
 ]

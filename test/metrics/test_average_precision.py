@@ -8,7 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keypoint_detection.metrics import KeypointAveragePrecision, average_precision, precision_recall_curve
+from keypoint_detection.metrics.average_precision import (
+    KeypointAveragePrecision,
+    average_precision,
+    precision_recall_curve,
+)
 
 NAN = float("nan")
 
