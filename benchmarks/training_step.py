@@ -20,7 +20,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import build_optimizer, parameter_groups
 
-IMAGES, CHANNELS, KEYPOINTS, SIZE = 4, 4, 8, 256
+IMAGES, CHANNELS, KEYPOINTS, SIZE = 4, 4, 20, 256
 
 
 def make_batch() -> Batch:

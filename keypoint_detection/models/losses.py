@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
+
+_BCE_KEYPOINT_WEIGHT = 0.0
 
 
 class LossTargets(NamedTuple):
@@ -46,7 +49,7 @@ def channel_mean(values: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(dim=(0, 2, 3)).clamp(min=1)
 
 
-def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = 0.0) -> Tensor:
+def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _BCE_KEYPOINT_WEIGHT) -> Tensor:
     """Binary cross-entropy of each cell.
 
     It is smallest where the predicted heatmaps equal the true ones, and then equals their entropy. Both hold for any
@@ -173,11 +176,8 @@ def evaluate_loss(
     """
     with torch.autocast(logits.device.type, enabled=False):
         losses = LOSSES[name](logits.float(), targets, **arguments)
-        with torch.no_grad():
-            # Logits beyond 30 change nothing, and infinite ones would make the loss NaN.
-            perfect = targets.heatmaps.float().logit().clamp(-30, 30)
-            entropies = bce(perfect, targets, **(arguments if name == "bce" else {}))
-    return losses, entropies
+    weight = 1 + arguments.get("bce_keypoint_weight", _BCE_KEYPOINT_WEIGHT) * targets.heatmaps
+    return losses, channel_mean(heatmaps.entropy(targets.heatmaps) * weight, targets.mask)
 
 
 def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:

@@ -76,9 +76,13 @@ class Backbone(nn.Module):
         height, width = images.shape[-2:]
         if self.n_channels_in == 1 and images.shape[1] == 3:
             images = images.mean(dim=1, keepdim=True)
-        images = (images - self.image_mean) / self.image_std
-        # Padding on the right and at the bottom keeps cell (0, 0) at the image's origin; 0 is the mean colour here.
-        images = F.pad(images, (0, -width % self.size_divisor, 0, -height % self.size_divisor))
+        scale = self.image_std.reciprocal()
+        images = torch.addcmul(-self.image_mean * scale, images, scale)  # (images - mean) / std in one pass
+        right, bottom = -width % self.size_divisor, -height % self.size_divisor
+        # An exported graph pads always, because it has to work for all sizes.
+        if torch.compiler.is_compiling() or right or bottom:
+            # On these sides, cell (0, 0) stays at the image's origin; 0 is the mean colour here.
+            images = F.pad(images, (0, right, 0, bottom))
         features = self.features(images)
         return features[..., : -(-height // self.heatmap_stride), : -(-width // self.heatmap_stride)]
 
