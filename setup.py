@@ -25,9 +25,10 @@ CORE = [
 ENCODERS = ["segmentation-models-pytorch>=0.5"]
 FAST = ["orjson>=3.9"]
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"]
+SAFETENSORS = ["safetensors>=0.4"]
 SWEEP = ["optuna>=4.0"]
 VIDEO = ["imageio[ffmpeg]>=2.34"]
-TEST = ["pytest>=8.0", "hypothesis>=6.100", *FAST]
+TEST = ["pytest>=8.0", "hypothesis>=6.100", *FAST, *SAFETENSORS]
 DEV = [*TEST, "ruff>=0.9", "pre-commit>=3.7"]
 
 setup(
@@ -45,6 +46,7 @@ setup(
         "encoders": ENCODERS,
         "fast": FAST,
         "export": EXPORT,
+        "safetensors": SAFETENSORS,
         "sweep": SWEEP,
         "video": VIDEO,
         "test": TEST,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import docstring_parser
@@ -47,6 +47,7 @@ def parser_for(
     *,
     positional: Collection[str] = (),
     computed: Collection[str] = (),
+    also: Sequence[Callable[..., Any]] = (),
 ) -> OneLineParser:
     """The parser of a subcommand that calls one function, which `call` then does.
 
@@ -55,6 +56,7 @@ def parser_for(
         command: What the user types, such as `keypoint-detection evaluate`.
         positional: Arguments without a flag, in their order.
         computed: Arguments that are no flags.
+        also: More functions that the subcommand calls, whose arguments are flags too.
 
     Returns:
         A parser with one flag for each argument. Its `error` raises `InputError`.
@@ -74,6 +76,10 @@ def parser_for(
             parser.add_argument(parameter.name, type=hint, help=text)
         else:
             add_flag(parser, parser, parameter, function)
+    for other in also:
+        for parameter in parameters(other):
+            if parameter.name not in computed:
+                add_flag(parser, parser, parameter, other)
     return parser
 
 

@@ -53,7 +53,6 @@ def test_every_imported_package_is_declared(setup_arguments):
         "segmentation_models_pytorch": "segmentation-models-pytorch",
         "docstring_parser": "jsonargparse",
         "timm": "segmentation-models-pytorch",
-        "safetensors": "segmentation-models-pytorch",
     }
     extras = setup_arguments["extras_require"].values()
     requirements = [*setup_arguments["install_requires"], *(line for extra in extras for line in extra)]

@@ -6,7 +6,6 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
+from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
@@ -103,28 +103,6 @@ def log_prefix(trainer: pl.Trainer) -> str:
     return "validation" if trainer.state.fn == "fit" else "best"
 
 
-def parse_distances(distances: str | list[float]) -> list[float]:
-    """Reads threshold distances as a flag gives them.
-
-    Args:
-        distances: Numbers, or a text of numbers separated by spaces.
-
-    Returns:
-        The distances in ascending order.
-
-    Raises:
-        InputError: If one is no positive number.
-    """
-    parts = distances.split() if isinstance(distances, str) else distances
-    try:
-        values = sorted({float(part) for part in parts})
-    except ValueError:
-        values = []
-    if not values or not all(0 < value < math.inf for value in values):
-        raise InputError(f"--maximal_gt_keypoint_pixel_distances {distances!r}: expected positive numbers, as in '2 4'")
-    return values
-
-
 class MetricsLogger(pl.Callback):
     """Computes and logs all metrics of `METRICS`, per channel and threshold distance.
 
@@ -155,7 +133,9 @@ class MetricsLogger(pl.Callback):
             stage: {name: metric(channel_names, self.threshold_distances) for name, metric in METRICS.items()}
             for stage in ("validation", "test")
         }
+        self.channel_names = channel_names
         self.latest: dict[str, dict[str, float]] = {}
+        self.score_thresholds: torch.Tensor | None = None  # (C,) those of the best F1 in the latest validation
 
     def evaluates(self, trainer: pl.Trainer) -> bool:
         """Whether the validation that runs now is one after which the metrics are logged."""
@@ -182,13 +162,32 @@ class MetricsLogger(pl.Callback):
         self._update("test", trainer, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the metrics, and leaves each channel's best score threshold in the model."""
+        """Logs the metrics, and keeps each channel's best score threshold for the next checkpoint."""
         if self.evaluates(trainer):
             self._log("validation", pl_module, log_prefix(trainer))
+            values = self.latest["validation"]
+            self.score_thresholds = torch.tensor([values[f"best_threshold/{name}"] for name in self.channel_names])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""
         self._log("test", pl_module, "test")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the latest score thresholds and metrics, after the averaged weights have been put in their place."""
+        if self.score_thresholds is not None:
+            checkpoint["state_dict"]["score_thresholds"] = self.score_thresholds.clone()
+        if "validation" in self.latest:
+            checkpoint["validation_metrics"] = {name: float(v) for name, v in self.latest["validation"].items()}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Goes on with the thresholds of a checkpoint, until the next validation finds new ones."""
+        thresholds = checkpoint["state_dict"].get("score_thresholds")
+        if thresholds is not None and len(thresholds) == len(self.channel_names):
+            self.score_thresholds = thresholds.cpu().clone()
 
     def _update(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
         truths = transform_points(batch.keypoints.double(), batch.transforms)

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.train.callbacks import MetricsLogger, log_picture
+from keypoint_detection.train.final_report import ValidationImages, write_final_report
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares
@@ -57,7 +58,8 @@ class TrainingResult:
         return "\n".join(
             [
                 f"run folder: {self.run_dir}",
-                f"  look at   {self.run_dir / 'curves.png'} and the pictures in {self.run_dir / 'pictures'}",
+                f"  look at   {self.run_dir / 'report.html'} in a browser, {self.run_dir / 'curves.png'}",
+                f"            and the pictures in {self.run_dir / 'pictures'}",
                 f"  use       {self.best_checkpoint}",
             ]
         )
@@ -80,7 +82,7 @@ class TrainingResult:
 
 
 def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
-    """Evaluates the best checkpoint, on the test set too if there is one, and draws the curves.
+    """Evaluates the best checkpoint, on the test set too if there is one, draws the curves and writes the report.
 
     Args:
         trainer: The trainer, which has trained.
@@ -96,13 +98,17 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
+    found = ValidationImages(metrics)
+    trainer.callbacks.append(found)
     trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.datamodule.test_annotations is not None:
         trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        plot_curves(read_curves(folder.path / "metrics.csv"), folder.path / "curves.png")
+        curves = read_curves(folder.path / "metrics.csv")
+        plot_curves(curves, folder.path / "curves.png")
+        write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / "curves.png")
     for run_logger in trainer.loggers:
         if isinstance(run_logger, WandbLogger):

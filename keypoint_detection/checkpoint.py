@@ -1,0 +1,199 @@
+"""`keypoint-detection checkpoint`: what a checkpoint holds, and its weights in a file without anything else."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keypoint_detection.calibration import Calibration
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic
+from keypoint_detection.flags import OneLineParser, call, parser_for
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
+from keypoint_detection.report.page import finite
+
+CALIBRATION_KEY = "score_threshold_calibration"
+METRICS_KEY = "validation_metrics"
+SHOWN_METRICS = ("meanAP", "median_distance", "recall", "precision", "best_f1")
+
+
+def store_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Puts the thresholds that keep a promise into a checkpoint, and the record of it; all else stays.
+
+    Args:
+        path: The checkpoint, which is replaced whole or not at all.
+        calibration: The thresholds of its channels. Channels without a promise keep the threshold that they had.
+
+    Raises:
+        InputError: If the file is no checkpoint of a detector, or cannot be written.
+    """
+    checkpoint = load_checkpoint(path)
+    names = list(checkpoint["hyper_parameters"]["keypoint_channels"])
+    thresholds = checkpoint["state_dict"]["score_thresholds"].clone()
+    for position, name in enumerate(names):
+        promised = calibration.channels[name].threshold
+        if promised is not None:
+            thresholds[position] = promised
+    checkpoint["state_dict"]["score_thresholds"] = thresholds
+    checkpoint[CALIBRATION_KEY] = finite(calibration.record())
+    stream = io.BytesIO()
+    torch.save(checkpoint, stream)
+    try:
+        write_atomic(Path(path), stream.getvalue())
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be written: {error.strerror or error}") from error
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds, as plain values.
+
+    Args:
+        path: The checkpoint. No code from it is run.
+
+    Returns:
+        `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (their
+        number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `metrics` of the validation before it
+        was saved, and `calibration`. None where the file does not say.
+
+    Raises:
+        InputError: If the file is no checkpoint of a detector.
+    """
+    checkpoint = load_checkpoint(path)
+    values, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+    names = list(values["keypoint_channels"])
+    thresholds = state.get("score_thresholds", torch.full((len(names),), math.nan)).tolist()
+    return finite(
+        {
+            "file": str(path),
+            "version": checkpoint.get(VERSION_KEY),
+            "channels": names,
+            "score_thresholds": dict(zip(names, thresholds, strict=True)),
+            "backbone": {"type": values.get("backbone_type"), **(values.get("backbone") or {})},
+            "parameters": parameter_count(state),
+            "heatmap_stride": values.get("heatmap_stride"),
+            "heatmap_sigma": values.get("heatmap_sigma"),
+            "image_size": values.get("image_size"),
+            "epoch": checkpoint.get("epoch"),
+            "step": checkpoint.get("global_step"),
+            "metrics": checkpoint.get(METRICS_KEY),
+            "calibration": checkpoint.get(CALIBRATION_KEY),
+        }
+    )
+
+
+def parameter_count(state: dict[str, torch.Tensor]) -> int:
+    """Number of weights in a state; the running statistics of norms and the score thresholds are none."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "score_thresholds")
+    return sum(value.numel() for name, value in state.items() if name.rsplit(".", 1)[-1] not in buffers)
+
+
+def info(path: str, as_json: bool = False) -> None:
+    """Print what a checkpoint holds, without running code from it.
+
+    Args:
+        path: The checkpoint.
+        as_json: Print JSON instead of a table.
+    """
+    found = describe(path)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        return
+    lines = [f"{name.replace('_', ' '):17}{_text(name, value)}" for name, value in found.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _text(name: str, value: Any) -> str:
+    """A value on one line, or one line for each part of it."""
+    if value is None:
+        return "-"
+    if name == "metrics":
+        value = {key: value[key] for key in SHOWN_METRICS if key in value}
+    if name == "parameters":
+        return f"{value:,}"
+    if name == "calibration":
+        return _calibration_text(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(entry)}" for key, entry in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _calibration_text(record: dict[str, Any]) -> str:
+    lines = [f"recall {record['recall']:g} within {record['distance']:g} px, {record['method']}"]
+    for name, channel in record["channels"].items():
+        text = channel["problem"] or f"{channel['threshold']:.4g} ({channel['images']} images)"
+        lines.append(f"{'':17}  {name}: {text}")
+    return "\n".join(lines)
+
+
+def export_weights(path: str, output: str) -> None:
+    """Write the weights of a checkpoint as safetensors, with its hyperparameters as metadata.
+
+    Args:
+        path: The checkpoint.
+        output: The file to write, such as weights.safetensors.
+
+    Raises:
+        InputError: If the file is no checkpoint of a detector, or the extra `safetensors` is not installed.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise InputError(
+            "export-weights needs the extra safetensors: pip install 'keypoint_detection[safetensors]'"
+        ) from (error)
+    checkpoint = load_checkpoint(path)
+    state = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
+    metadata = {
+        VERSION_KEY: str(checkpoint.get(VERSION_KEY)),
+        "hyper_parameters": json.dumps(dict(checkpoint["hyper_parameters"])),
+    }
+    try:
+        write_atomic(Path(output), save(state, metadata))
+    except OSError as error:
+        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
+    sys.stdout.write(f"{len(state)} tensors, {parameter_count(state):,} parameters: {output}\n")
+
+
+ACTIONS = {"info": info, "export-weights": export_weights}
+POSITIONAL = ("path", "output")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what a command line asks of a checkpoint.
+
+    Args:
+        arguments: The action and its arguments; those of the process where none are given.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If an argument is not usable.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0 if arguments else 2
+    if arguments[0] not in ACTIONS:
+        raise InputError(f"checkpoint: unknown action {arguments[0]!r}, expected one of {', '.join(ACTIONS)}")
+    action = ACTIONS[arguments[0]]
+    parser: OneLineParser = parser_for(action, f"keypoint-detection checkpoint {arguments[0]}", positional=POSITIONAL)
+    call(action, parser.parse_args(arguments[1:]).as_dict())
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, ACTIONS))
+    lines = [f"  {name:{width}}  {(action.__doc__ or '').splitlines()[0]}" for name, action in ACTIONS.items()]
+    return "\n".join(["usage: keypoint-detection checkpoint ACTION PATH ...", "", *lines, ""])

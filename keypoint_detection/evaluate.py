@@ -1,0 +1,218 @@
+"""`keypoint-detection evaluate`: how good a checkpoint is on a labelled set, and score thresholds with a promise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keypoint_detection.calibration import Calibration, calibrate_channel
+from keypoint_detection.checkpoint import store_calibration
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.splits import recorded_split
+from keypoint_detection.data.validation import leave_out_outside
+from keypoint_detection.errors import InputError
+from keypoint_detection.evaluation import Evaluation, summarise
+from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
+from keypoint_detection.flags import call, parser_for
+from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.predict import KeypointPredictor, TorchNetwork
+from keypoint_detection.report import worst_images, write_report
+
+logger = logging.getLogger(__name__)
+
+COMMAND = "keypoint-detection evaluate"
+HEATMAPS_IN_REPORT = 50  # of the worst images; each takes the network once more
+
+
+def evaluate(
+    checkpoint: str | Path,
+    json_dataset_path: str | Path,
+    image_dataset_path: str | Path | None = None,
+    *,
+    keypoint_channels: str | list[str] | None = None,
+    keypoint_coordinates: str = "blender",
+    empty_channels: str = "absent",
+    split: str | Path | None = None,
+    maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",
+    distance: float | None = None,
+    score_threshold: float | dict[str, float] | None = None,
+    recall: float | None = None,
+    report: str | Path | None = None,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    device: str = "auto",
+) -> Evaluation:
+    """Measure a checkpoint on a labelled set: average precision, localisation, errors by kind, report.
+
+    Args:
+        checkpoint: A checkpoint that a training wrote, such as best.ckpt.
+        json_dataset_path: Labelled file, in the native or in COCO's format.
+        image_dataset_path: Folder that its image paths are relative to. None is the folder of the file.
+        keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None takes the
+            checkpoint's names.
+        keypoint_coordinates: Convention of a native file: blender, normalized or pixel.
+        empty_channels: What a channel without keypoints means: absent or ignore (it was not labelled).
+        split: The split.json of a training with this file; only its validation images are evaluated.
+        maximal_gt_keypoint_pixel_distances: Distances of the average precision, in pixels of the image file.
+        distance: The one of these at which errors, precision and recall are measured. None is the largest.
+        score_threshold: Score from which a detection counts. None takes those that the checkpoint holds.
+        recall: Find score thresholds that promise this recall within the distance on new images, and store them in the
+            checkpoint. The labelled images have to be held out from training.
+        report: HTML file for the report.
+        batch_size: Images per batch.
+        num_workers: Processes that load images; 0 loads in this one.
+        device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
+
+    Returns:
+        All numbers, and what was found in each image.
+
+    Raises:
+        InputError: If a file or a value is not usable.
+    """
+    distances = parse_distances(maximal_gt_keypoint_pixel_distances)
+    distance = max(distances) if distance is None else float(distance)
+    if distance not in distances:
+        expected = ", ".join(f"{value:g}" for value in distances)
+        raise InputError(f"--distance {distance:g}: expected one of the threshold distances: {expected}")
+    if batch_size < 1 or num_workers < 0:
+        raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
+    if recall is not None and not 0 < recall < 1:
+        raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
+    predictor = load_predictor(checkpoint, device, score_threshold)
+    detector = predictor.network.detector
+    folder = Path(image_dataset_path or Path(json_dataset_path).parent)
+    annotations, sizes = read_labels(
+        Path(json_dataset_path), folder, predictor.channel_names, keypoint_channels, keypoint_coordinates, split
+    )
+    dataset = make_dataset(detector, annotations, empty_channels)
+    evaluated = EvaluatedImages(annotations, distances)
+    run_detector(detector, make_loader(dataset, sizes, batch_size, num_workers), evaluated)
+    sources = {"checkpoint": str(checkpoint), "labels": str(json_dataset_path), "image folder": str(folder)}
+    thresholds = list(predictor.score_thresholds.values())
+    evaluation = summarise(evaluated, distance, thresholds, sources)
+    if recall is not None:
+        evaluation.calibration = calibrate(evaluation, annotations, recall)
+        store_calibration(checkpoint, evaluation.calibration)
+    if report is not None:
+        data = evaluation.report_data(f"{Path(checkpoint).name} on {Path(json_dataset_path).name}")
+        indices = list(evaluation.images)
+        worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
+        add_heatmaps(detector, dataset, {index: evaluation.images[index] for index in worst})
+        write_report(data, report)
+    return evaluation
+
+
+def load_predictor(
+    checkpoint: str | Path, device: str, score_threshold: float | dict[str, float] | None
+) -> KeypointPredictor:
+    """Loads a checkpoint with the score thresholds that prediction would use.
+
+    Raises:
+        InputError: If it is none, or the device or a threshold is not usable.
+    """
+    if Path(checkpoint).suffix == ".onnx":
+        raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
+    try:
+        predictor = KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
+    except (RuntimeError, AssertionError) as error:  # whatever torch says of a device that it does not have
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    if not isinstance(predictor.network, TorchNetwork):
+        raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
+    return predictor
+
+
+def read_labels(
+    json_path: Path,
+    folder: Path,
+    channel_names: Sequence[str],
+    keypoint_channels: str | list[str] | None,
+    keypoint_coordinates: str,
+    split: str | Path | None,
+) -> tuple[Annotations, np.ndarray]:
+    """Reads and checks a labelled file whose channels are those of a detector, in its order.
+
+    Args:
+        json_path: The file.
+        folder: Folder of its images.
+        channel_names: The detector's.
+        keypoint_channels: Channels of the file that are merged, as `a=b`; those that are not named are read as they
+            are.
+        keypoint_coordinates: Convention of a native file.
+        split: Record of a split whose validation images are to be taken, or None.
+
+    Returns:
+        The labels, and `(N, 2)` int width and height of the images, 0 where the header was not read.
+
+    Raises:
+        InputError: In one line, for whatever is wrong with the data.
+    """
+    given = keypoint_channels.split() if isinstance(keypoint_channels, str) else list(keypoint_channels or [])
+    named = {word if word in channel_names else word.split("=")[0] for word in given}
+    unknown = sorted(named - set(channel_names))
+    if unknown:
+        raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(channel_names)}")
+    wanted = [*given, *(name for name in channel_names if name not in named)]
+    annotations = read_annotations(
+        json_path, folder, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates, max_keypoints=None
+    ).select_channels(list(channel_names))
+    sizes = scan_sizes(annotations)
+    annotations = leave_out_outside(annotations, sizes)
+    if split is None:
+        return annotations, sizes
+    try:
+        record = json.loads(Path(split).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
+    validation = recorded_split(annotations, record)[1]
+    return annotations.subset(validation), sizes[validation]
+
+
+def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -> Calibration:
+    """Looks for the score thresholds that promise a recall within the evaluation's distance.
+
+    Args:
+        evaluation: Of images that were held out from training.
+        annotations: Their labels.
+        recall: The recall, in (0, 1).
+    """
+    position = evaluation.threshold_distances.index(evaluation.distance)
+    channels = {}
+    for channel, name in enumerate(evaluation.channel_names):
+        counts = {
+            index: len(image.truths[channel])
+            for index, image in evaluation.images.items()
+            if image.labelled[channel] and len(image.truths[channel])
+        }
+        channels[name] = calibrate_channel(evaluation.matches, channel, position, counts, recall)
+    data = {"labels": str(annotations.source), "fingerprint": annotations.fingerprint()}
+    return Calibration(recall, evaluation.distance, data, channels)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates with the flags of a command line.
+
+    Args:
+        arguments: The flags; those of the process where none are given.
+
+    Returns:
+        The exit code.
+    """
+    parser = parser_for(evaluate, COMMAND)
+    parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
+    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    evaluation = call(evaluate, config)
+    sys.stdout.write(f"{evaluation.table()}\n")
+    if config["output"]:
+        evaluation.save(config["output"])
+    for name in ("output", "report"):
+        if config[name]:
+            sys.stdout.write(f"\n{name}: {config[name]}")
+    sys.stdout.write("\n")
+    return 0

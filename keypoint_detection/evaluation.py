@@ -1,0 +1,210 @@
+"""How good a detector is on a labelled set: the numbers, as text, as JSON and as a report.
+
+C channels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keypoint_detection.calibration import Calibration
+from keypoint_detection.evaluation_pass import EvaluatedImages
+from keypoint_detection.files import write_atomic
+from keypoint_detection.metrics import Matches
+from keypoint_detection.metrics.average_precision import mean_of_defined
+from keypoint_detection.metrics.errors import ERROR_KINDS, ErrorTaxonomy, error_taxonomy
+from keypoint_detection.metrics.localization import best_f1
+from keypoint_detection.report import ReportData, ReportImage, run_information
+from keypoint_detection.report.measured import pad
+from keypoint_detection.report.page import finite
+from keypoint_detection.report.statistics import channel_numbers, mean_numbers
+
+
+@dataclass
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        sources: What was evaluated: the checkpoint, the labelled file and the folder of images.
+        channel_names: Names of the C channels.
+        threshold_distances: Distances in pixels of the average precision.
+        distance: The one of them at which errors, precision and recall are measured.
+        score_thresholds: `(C,)` scores from which a detection counts.
+        metrics: All metrics by the names that training logs them under, without `validation/`.
+        channels: For each channel by name `truths`; `average_precision`, one for each distance; `median`, `mean` and
+            `p90` of the localisation error in pixels; `threshold` with `recall`, `precision` and `f1` there;
+            `best_threshold` with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
+        mean: The same, averaged over the channels for which it is defined.
+        errors: Errors by kind.
+        images: What is true and what was found in each image, by its index in the labelled file.
+        matches: All detections, matched.
+        calibration: Thresholds with a promise, if they were asked for.
+    """
+
+    sources: dict[str, str]
+    channel_names: list[str]
+    threshold_distances: list[float]
+    distance: float
+    score_thresholds: list[float]
+    metrics: dict[str, float]
+    channels: dict[str, dict[str, Any]]
+    mean: dict[str, Any]
+    errors: ErrorTaxonomy
+    images: dict[int, ReportImage]
+    matches: Matches
+    calibration: Calibration | None = None
+
+    def table(self) -> str:
+        """All numbers, as text."""
+        parts = [self._precision_table(), self._threshold_table(), self._error_table()]
+        return "\n\n".join([*parts, *([self.calibration.table()] if self.calibration else [])])
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain values, None where undefined.
+
+        Returns:
+            `sources`, `images` (how many), `distances`, `distance`; `channels` and `mean` as described above, with
+            `average_precision` by distance; `errors`, for each kind `count` and `average_precision_won_back`, in all
+            and by channel; `metrics`; `calibration`, None unless thresholds with a promise were asked for.
+        """
+        gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
+        errors = {
+            kind: {
+                "count": sum(counts[row]),
+                "average_precision_won_back": mean_of_defined(gains[row]),
+                "channels": {
+                    name: {"count": counts[row][c], "average_precision_won_back": gains[row][c]}
+                    for c, name in enumerate(self.channel_names)
+                },
+            }
+            for row, kind in enumerate(ERROR_KINDS)
+        }
+        values = {
+            "sources": self.sources,
+            "images": len(self.images),
+            "distances": self.threshold_distances,
+            "distance": self.distance,
+            "mean": self._by_distance(self.mean),
+            "channels": {name: self._by_distance(numbers) for name, numbers in self.channels.items()},
+            "errors": errors,
+            "metrics": self.metrics,
+            "calibration": self.calibration.record() if self.calibration else None,
+        }
+        return finite(values)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_json` to a file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+    def report_data(self, title: str, **options: Any) -> ReportData:
+        """What the report shows; `options` are more attributes of `ReportData`."""
+        return ReportData(
+            title=title,
+            channel_names=self.channel_names,
+            threshold_distances=self.threshold_distances,
+            images=list(self.images.values()),
+            score_thresholds=self.score_thresholds,
+            distance=self.distance,
+            metrics=self.metrics,
+            run_info=run_information(**self.sources),
+            **options,
+        )
+
+    def _by_distance(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        columns = [f"{distance:g}" for distance in self.threshold_distances]
+        return {**numbers, "average_precision": dict(zip(columns, numbers["average_precision"], strict=True))}
+
+    def _rows(self) -> list[tuple[str, dict[str, Any]]]:
+        return [*self.channels.items(), ("mean", self.mean)]
+
+    def _precision_table(self) -> str:
+        header = ["channel", "true", *(f"AP@{d:g}" for d in self.threshold_distances), "median", "mean", "90 %"]
+        rows = [
+            [name, str(row["truths"]), *map(_number, row["average_precision"])]
+            + [_number(row[key], 2) for key in ("median", "mean", "p90")]
+            for name, row in self._rows()
+        ]
+        title = f"{len(self.images)} images: AP, and the localisation error in px within {self.distance:g} px"
+        return _table(title, header, rows)
+
+    def _threshold_table(self) -> str:
+        header = ["channel", "threshold", "recall", "precision", "F1", "best at", "recall", "precision", "F1"]
+        keys = ["threshold", "recall", "precision", "f1"]
+        keys += ["best_threshold", "best_recall", "best_precision", "best_f1"]
+        rows = [[name, *(_number(row[key]) for key in keys)] for name, row in self._rows()]
+        return _table(
+            f"At the score threshold, and at the one of the best F1, within {self.distance:g} px", header, rows
+        )
+
+    def _error_table(self) -> str:
+        gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
+        rows = [
+            [kind.replace("_", " "), str(sum(counts[row])), _number(mean_of_defined(gains[row]))]
+            for row, kind in enumerate(ERROR_KINDS)
+        ]
+        title = f"Errors within {self.distance:g} px at the score threshold, and the AP that mending them wins back"
+        return _table(title, ["error", "count", "AP won"], rows)
+
+
+def summarise(
+    evaluated: EvaluatedImages, distance: float, score_thresholds: Sequence[float], sources: dict[str, str]
+) -> Evaluation:
+    """Takes all numbers from what a detector found.
+
+    Args:
+        evaluated: All images of a labelled set.
+        distance: Threshold distance of errors, precision and recall, one of those of `evaluated`.
+        score_thresholds: `(C,)` scores from which a detection counts.
+        sources: See `Evaluation`.
+    """
+    matches, metrics = evaluated.matches(), evaluated.values()
+    names = list(evaluated.annotations.channel_names)
+    distances = [float(value) for value in next(iter(evaluated.metrics.values())).threshold_distances]
+    position = distances.index(distance)
+    rows = []
+    for channel, threshold in enumerate(score_thresholds):
+        scores, found, num_truths = matches.of_channel(channel)
+        best = best_f1(scores, ~found[:, position].isnan(), num_truths)
+        more = {"best_recall": best["recall"], "best_precision": best["precision"]}
+        rows.append(channel_numbers(matches, channel, position, float(threshold)) | more)
+    images = dict(sorted(evaluated.images.items()))
+    points = pad(list(images.values()), len(names))
+    return Evaluation(
+        sources=sources,
+        channel_names=names,
+        threshold_distances=distances,
+        distance=distance,
+        score_thresholds=[float(threshold) for threshold in score_thresholds],
+        metrics=metrics,
+        channels=dict(zip(names, rows, strict=True)),
+        mean=mean_numbers(rows),
+        errors=error_taxonomy(*points, distance, torch.tensor(score_thresholds, dtype=torch.float64)),
+        images=images,
+        matches=matches,
+    )
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """Columns to the right, but the first to the left; a line before the row of means."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(f"{cell:{'<' if column == 0 else '>'}{widths[column]}}" for column, cell in enumerate(row))
+        for row in [header, *rows]
+    ]
+    rule = "-" * len(lines[0])
+    if rows[-1][0] == "mean":
+        lines.insert(-1, rule)
+    return "\n".join([title, lines[0], rule, *lines[1:]])

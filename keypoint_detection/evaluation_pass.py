@@ -1,0 +1,169 @@
+"""Runs a detector over a labelled set, the way validation does, and keeps what it found in each image.
+
+B batch, C channels, N detections, K true keypoints, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.geometry import fit_size
+from keypoint_detection.data.sampler import EvaluationSampler
+from keypoint_detection.heatmaps import transform_points, valid_mask
+from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.report import ReportImage, images_from_batch
+
+
+class EvaluatedImages:
+    """Collects batches of detections and labels: the images, and every metric over them.
+
+    Args:
+        annotations: The evaluated images.
+        threshold_distances: Distances in pixels within which a detection may match a true keypoint.
+
+    Attributes:
+        images: What is true and what was found, by index in the annotations.
+    """
+
+    def __init__(self, annotations: Annotations, threshold_distances: Sequence[float]) -> None:
+        self.annotations = annotations
+        names = annotations.channel_names
+        self.metrics: dict[str, KeypointMetric] = {
+            name: metric(names, threshold_distances) for name, metric in METRICS.items()
+        }
+        self.images: dict[int, ReportImage] = {}
+
+    def add(self, batch: Batch, xy: Tensor, scores: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            batch: Images and labels.
+            xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
+            scores: `(B, C, N)`.
+        """
+        truths = transform_points(batch.keypoints.double(), batch.transforms)
+        for metric in self.metrics.values():
+            metric.update(xy.double(), scores, truths, batch.labelled, batch.indices)
+        self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
+
+    def values(self) -> dict[str, float]:
+        """All metrics by log name, as training logs them."""
+        return {name: value for metric in self.metrics.values() for name, value in metric.compute().items()}
+
+    def matches(self) -> Matches:
+        """All detections, matched to the labels."""
+        return next(iter(self.metrics.values())).matches()
+
+
+def images_of_batch(
+    annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor, truths: Tensor
+) -> dict[int, ReportImage]:
+    """The images of a batch by index, for a report, without those of which nothing counts.
+
+    Args:
+        annotations: The images and their labels.
+        batch: Some of them.
+        xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
+        scores: `(B, C, N)`.
+        truths: `(B, C, K, 2)` true keypoints likewise.
+    """
+    indices = batch.indices.tolist()
+    corners = transform_points(batch.sizes.flip(1).double(), batch.transforms).round()
+    images = images_from_batch(
+        names=[annotations.name(index) if index >= 0 else "" for index in indices],
+        sizes=corners.flip(1).cpu(),
+        xy=xy.float().cpu(),
+        scores=scores.float().cpu(),
+        truths=truths.float().cpu(),
+        labelled=batch.labelled.cpu(),
+        paths=[annotations.path(index) if index >= 0 else None for index in indices],
+    )
+    return {index: image for index, image in zip(indices, images, strict=True) if index >= 0 and image.labelled.any()}
+
+
+def make_dataset(detector: KeypointDetector, annotations: Annotations, empty_channels: str) -> KeypointsDataset:
+    """The samples of a labelled set as validation sees them, without heatmaps.
+
+    Args:
+        detector: Says how images are resized.
+        annotations: The images and their labels.
+        empty_channels: See `KeypointsDataset`.
+    """
+    values = detector.hparams
+    return KeypointsDataset(
+        annotations,
+        heatmap_sigma=values.heatmap_sigma,
+        heatmap_stride=values.heatmap_stride,
+        image_size=values.image_size,
+        empty_channels=empty_channels,
+        render=False,
+    )
+
+
+def make_loader(dataset: KeypointsDataset, sizes: np.ndarray, batch_size: int, num_workers: int) -> DataLoader[Batch]:
+    """Batches that hold images of one size, in the order of validation.
+
+    Args:
+        dataset: The samples.
+        sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
+        batch_size: Images per batch.
+        num_workers: Processes that load data; 0 loads in this one.
+    """
+    fitted = [fit_size((height, width), dataset.image_size) if width else (0, 0) for width, height in sizes.tolist()]
+    sampler = EvaluationSampler(np.array(fitted), batch_size)
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, num_workers=num_workers)
+
+
+@torch.inference_mode()
+def run_detector(
+    detector: KeypointDetector, loader: DataLoader[Batch], collected: EvaluatedImages, progress: bool = True
+) -> None:
+    """Runs a detector over all batches.
+
+    Args:
+        detector: The detector, on its device.
+        loader: The batches.
+        collected: Where the detections go.
+        progress: Show a progress bar.
+    """
+    device = detector.device
+    detector.eval()
+    bar = tqdm(total=len(collected.annotations), desc="evaluate", unit="image", disable=not progress)
+    with bar:
+        for batch in loader:
+            xy, scores = detector.detect(batch.images.to(device), batch.sizes.to(device))
+            xy, scores = xy.cpu(), scores.cpu()
+            collected.add(batch, transform_points(xy, batch.transforms), scores)
+            bar.update(len(batch.images))
+
+
+@torch.inference_mode()
+def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: Mapping[int, ReportImage]) -> None:
+    """Predicts the heatmaps of some images again, one at a time, and keeps them with the images.
+
+    Args:
+        detector: The detector, on its device.
+        dataset: The samples.
+        images: The images by their index in the data set.
+    """
+    detector.eval()
+    stride = detector.hparams.heatmap_stride
+    for index, image in images.items():
+        sample = dataset[index]
+        height, width = sample.images.shape[1:]
+        logits = detector(sample.images[None].to(detector.device)).float()
+        inside = valid_mask(sample.sizes[None].to(logits.device), (height, width), stride)
+        image.heatmaps = torch.where(inside, logits.sigmoid(), 0.0)[0].cpu().numpy()
+        cells = torch.tensor([image.heatmaps.shape[2], image.heatmaps.shape[1]]).double() * stride
+        right, bottom = transform_points(cells, sample.transforms).tolist()
+        image.heatmap_extent = (0.0, 0.0, right, bottom)

@@ -1,0 +1,108 @@
+"""`report.html` of a run: its validation set with the best checkpoint, and its curves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+
+from keypoint_detection.batch import Batch
+from keypoint_detection.errors import InputError
+from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import FALLBACK_THRESHOLD
+from keypoint_detection.report import ReportData, run_information, worst_images, write_report
+from keypoint_detection.train.callbacks import MetricsLogger
+
+logger = logging.getLogger(__name__)
+
+# What the report may cost at the end of a training.
+MAX_IMAGES = 100
+MAX_BYTES = 8_000_000
+MAX_HEATMAPS = 24  # each takes the network once more
+
+
+class ValidationImages(pl.Callback):
+    """Keeps what the validation at the end of a training finds in each image of this process.
+
+    Args:
+        metrics: Knows the threshold distances.
+    """
+
+    def __init__(self, metrics: MetricsLogger) -> None:
+        self.metrics = metrics
+        self.evaluated: EvaluatedImages | None = None
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts anew."""
+        annotations = trainer.datamodule.validation_annotations
+        self.evaluated = EvaluatedImages(annotations, self.metrics.threshold_distances)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
+        """Adds the detections of the batch, where the report is written."""
+        if trainer.is_global_zero:
+            self.evaluated.add(batch, outputs["xy"], outputs["scores"])
+
+
+def write_final_report(
+    trainer: pl.Trainer,
+    detector: KeypointDetector,
+    found: ValidationImages,
+    path: Path,
+    metrics: Mapping[str, float],
+    curves: Mapping[str, tuple[list[float], list[float]]],
+) -> Path | None:
+    """Writes the report. A picture that cannot be read, or a full disk, costs the report and not the training.
+
+    Args:
+        trainer: The trainer, which has validated the best checkpoint.
+        detector: That checkpoint.
+        found: What it found.
+        path: The file to write.
+        metrics: Values that were logged for it, as `best/<name>`.
+        curves: Epochs and values by log name.
+
+    Returns:
+        The file, or None if it could not be written.
+    """
+    distances = _pixel_distances(found.metrics, found.evaluated)
+    logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    thresholds = detector.score_thresholds.cpu().nan_to_num(FALLBACK_THRESHOLD)
+    data = ReportData(
+        title=f"{path.parent.name}: validation set, best checkpoint",
+        channel_names=list(detector.hparams.keypoint_channels),
+        threshold_distances=distances,
+        images=list(found.evaluated.images.values()),
+        score_thresholds=thresholds.tolist(),
+        metrics=logged if found.metrics.threshold_unit == "pixel" else {},
+        curves=curves,
+        run_info=run_information(run=str(path.parent), labels=str(found.evaluated.annotations.source)),
+        max_images=MAX_IMAGES,
+        max_bytes=MAX_BYTES,
+    )
+    try:
+        indices = list(found.evaluated.images)
+        worst = [indices[position] for position in worst_images(data)[:MAX_HEATMAPS]]
+        detector.to(trainer.strategy.root_device)
+        dataset = trainer.datamodule.dataset("validation")
+        add_heatmaps(detector, dataset, {index: found.evaluated.images[index] for index in worst})
+        write_report(data, path)
+    except (InputError, OSError) as error:
+        logger.warning("no report was written: %s", error)
+        return None
+    return path
+
+
+def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> list[float]:
+    """The threshold distances in pixels; those in fractions of the diagonal as they are for the median image."""
+    if metrics.threshold_unit == "pixel":
+        return metrics.threshold_distances
+    diagonals = [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
+    median = float(np.median(diagonals)) if diagonals else 1.0
+    return sorted({round(distance * median, 1) for distance in metrics.threshold_distances})
