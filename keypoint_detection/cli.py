@@ -14,6 +14,9 @@ COMMANDS = {
     "train": ("train a detector on a JSON file and a folder of images", "keypoint_detection.train.train"),
     "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluate"),
     "checkpoint": ("say what a checkpoint holds, or export its weights", "keypoint_detection.checkpoint"),
+    "predict": ("find keypoints in images, folders and videos", "keypoint_detection.predict_command"),
+    "check": ("check a data set and draw some of it", "keypoint_detection.check"),
+    "convert": ("write a data set in another format or convention", "keypoint_detection.convert"),
 }
 
 

@@ -3,63 +3,26 @@
 import numpy as np
 import pytest
 import torch
+from colour_detector import colour_checkpoint, dots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.backbones import BACKBONES, Backbone
-from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, Keypoints
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 
-class RedAndGreen(Backbone):
-    """Passes two colours on, so that the heatmaps of a test are its images.
-
-    Args:
-        heatmap_stride: 1.
-    """
-
-    def __init__(self, *, heatmap_stride: int) -> None:
-        super().__init__(heatmap_stride, n_channels_in=3, out_channels=2, size_divisor=1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images[:, :2]
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A checkpoint whose heatmaps are exactly the red and the green of the image."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "RedAndGreen", RedAndGreen)
-        detector = KeypointDetector(["red", "green"], backbone_type="RedAndGreen", heatmap_sigma=2.0, heatmap_stride=1)
-        with torch.no_grad():
-            detector.head.weight.copy_(20 * torch.eye(2)[..., None, None])
-            detector.head.bias.fill_(-10)
-        detector.set_score_thresholds([0.5, 0.6])
-        path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
-        torch.save(
-            {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams),
-             "pytorch-lightning_version": "2.6.0"}, path
-        )  # fmt: skip
+    with colour_checkpoint(tmp_path_factory.mktemp("checkpoint")) as path:
         yield path
 
 
 @pytest.fixture(scope="module")
 def predictor(checkpoint):
     return KeypointPredictor(checkpoint, device="cpu")
-
-
-def dots(size, points, channel=0):
-    """An image `(H, W, 3)` uint8 with smooth dots at points in continuous pixels."""
-    y, x = np.mgrid[: size[0], : size[1]]
-    image = np.zeros((*size, 3), dtype=np.uint8)
-    for px, py in points:
-        dot = 255 * np.exp(-((x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2) / 18)
-        image[..., channel] = np.maximum(image[..., channel], dot.round().astype(np.uint8))
-    return image
 
 
 def found(keypoints: Keypoints) -> list[list[float]]:

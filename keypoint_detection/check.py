@@ -1,0 +1,87 @@
+"""`keypoint-detection check`: is a data set fit to train on, and what does it look like?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keypoint_detection import flags
+from keypoint_detection.data.images import load_image
+from keypoint_detection.data.validation import CheckReport, check_dataset
+from keypoint_detection.errors import InputError
+from keypoint_detection.picture_layout import image_grid, resize
+from keypoint_detection.visualization import draw_keypoints
+
+PICTURE_WIDTH = 480
+COLUMNS = 3
+
+
+def check(
+    json_dataset_path: str,
+    image_dataset_path: str | None = None,
+    keypoint_channels: str | None = None,
+    keypoint_coordinates: str = "blender",
+    decode: bool = True,
+    picture: str | None = None,
+) -> CheckReport:
+    """Check a data set, every image included, and print what is in it and what is wrong.
+
+    Args:
+        json_dataset_path: JSON file with the images and keypoints, in this library's or in COCO's format.
+        image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
+        keypoint_channels: Channels to check, with spaces between them; a=b merges b into a. All when left out.
+        keypoint_coordinates: Convention of the native format: blender, normalized or pixel.
+        decode: Decode every image, which finds damage behind the header and takes longer.
+        picture: File for a picture of some images with their labels.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: If the labels themselves are wrong, or the picture cannot be written.
+    """
+    root = Path(image_dataset_path or Path(json_dataset_path).parent)
+    report = check_dataset(
+        json_dataset_path,
+        root,
+        keypoint_channels=keypoint_channels,
+        keypoint_coordinates=keypoint_coordinates,
+        decode=decode,
+    )
+    if picture is not None and report.annotations is not None:
+        try:
+            Image.fromarray(draw_examples(report)).save(picture)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--picture {picture}: {error}") from error
+    return report
+
+
+def draw_examples(report: CheckReport) -> np.ndarray:
+    """Draws the images that the report names as examples with their labels, `(H, W, 3)` uint8."""
+    annotations = report.annotations
+    pictures = []
+    for index in report.examples:
+        image = load_image(annotations.path(index))
+        labels = annotations.keypoints(index, width=image.shape[1], height=image.shape[0])
+        true = dict(zip(annotations.channel_names, labels, strict=True))
+        pictures.append(resize(draw_keypoints(image, true=true, width=PICTURE_WIDTH), PICTURE_WIDTH))
+    return image_grid([pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `keypoint-detection check`.
+
+    Args:
+        arguments: The flags.
+
+    Returns:
+        0, or 2 if the data set is not fit to train on.
+    """
+    parser = flags.parser_for(check, "keypoint-detection check")
+    report = flags.call(check, parser.parse_args(list(arguments) if arguments is not None else None).as_dict())
+    sys.stdout.write("\n".join(report.lines()) + "\n")
+    return 2 if report.errors else 0

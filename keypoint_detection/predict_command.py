@@ -1,0 +1,207 @@
+"""`keypoint-detection predict`: keypoints of files, folders, globs and videos, as a file and as pictures."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from keypoint_detection import flags
+from keypoint_detection.data.images import load_image
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic
+from keypoint_detection.predict import KeypointPredictor, Prediction
+from keypoint_detection.prediction_files import (
+    FILE_FORMATS,
+    Journal,
+    as_predicted,
+    common_folder,
+    find_inputs,
+    is_video,
+)
+from keypoint_detection.visualization import draw_keypoints
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    paths: list[str],
+    checkpoint: str,
+    output: str,
+    format: Literal["auto", "native", "csv", "coco"] = "auto",
+    overlays: str | None = None,
+    score_threshold: float | None = None,
+    max_keypoints: int | None = None,
+    batch_size: int = 8,
+    tile: int | None = None,
+    device: str = "auto",
+    keypoint_coordinates: Literal["pixel", "normalized", "blender"] = "pixel",
+    resume: bool = False,
+) -> int:
+    """Find keypoints in files, folders, globs and videos, and write them to a file.
+
+    Args:
+        paths: Images, videos, folders (with all below) and globs.
+        checkpoint: Checkpoint of a training, or an ONNX file of `keypoint-detection export`.
+        output: File to write.
+        format: native (this library's own, which can be corrected and trained on), csv or coco (results); auto goes by
+            the ending of the output.
+        overlays: Folder for pictures with the keypoints drawn in, and for a video of each video.
+        score_threshold: The score from which a detection counts; the checkpoint's own per channel when left out.
+        max_keypoints: Largest number of keypoints per channel and image; the training's when left out.
+        batch_size: Images that go through the network at once.
+        tile: Side in pixels of overlapping tiles, for images much larger than those trained on.
+        device: Such as cpu or cuda:0; auto takes an accelerator if there is one.
+        keypoint_coordinates: Convention to write: pixel, normalized (origin top left) or blender (origin bottom left).
+        resume: Go on where an interrupted run stopped.
+
+    Returns:
+        The number of files that could not be read; they were reported and skipped.
+
+    Raises:
+        InputError: If the checkpoint, a path or the output is not usable.
+    """
+    files = find_inputs(paths)
+    target = Path(output)
+    write = FILE_FORMATS[("csv" if target.suffix == ".csv" else "native") if format == "auto" else format]
+    write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
+    predictor = KeypointPredictor(checkpoint, device, score_threshold, max_keypoints, batch_size, tile)
+    journal = _open_journal(target, resume)
+    pictures = _Overlays(Path(overlays), common_folder(files)) if overlays else None
+    failed = 0
+    images = [file for file in files if not is_video(file)]
+    bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images)
+    for chunk in _chunks(images, batch_size):
+        failed += _predict_images(chunk, common_folder(files), predictor, journal, pictures)
+        bar.update(len(chunk))
+    bar.close()
+    for video in (file for file in files if is_video(file)):
+        failed += _predict_video(video, common_folder(files), predictor, journal, pictures)
+    write_atomic(target, write(journal, predictor.channel_names, keypoint_coordinates))
+    journal.remove()
+    logger.info("%s: image paths are relative to %s", target, common_folder(files))
+    return failed
+
+
+def _open_journal(target: Path, resume: bool) -> Journal:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return Journal(target.with_name(f"{target.name}.partial"), resume)
+    except OSError as error:
+        raise InputError(f"--output {target}: cannot write there: {error.strerror or error}") from error
+
+
+def _predict_images(
+    paths: Sequence[Path], root: Path, predictor: KeypointPredictor, journal: Journal, pictures: _Overlays | None
+) -> int:
+    """Predicts a batch of files; returns how many could not be read."""
+    loaded: list[tuple[str, np.ndarray]] = []
+    failed = 0
+    for path in paths:
+        name = path.absolute().relative_to(root).as_posix()
+        if (name, None) in journal.done:
+            continue
+        try:
+            loaded.append((name, load_image(path)))
+        except InputError as error:
+            logger.error("skipped: %s", error)
+            failed += 1
+    for (name, image), prediction in zip(loaded, predictor([image for _, image in loaded]), strict=True):
+        if pictures is not None:
+            pictures.picture(name, image, prediction)
+        journal.add(as_predicted(name, None, (image.shape[0], image.shape[1]), prediction))
+    return failed
+
+
+def _predict_video(
+    path: Path, root: Path, predictor: KeypointPredictor, journal: Journal, pictures: _Overlays | None
+) -> int:
+    """Predicts the frames of a video; returns 1 if it could not be read."""
+    name = path.absolute().relative_to(root).as_posix()
+    try:
+        import imageio.v3 as imageio
+    except ImportError as error:
+        raise InputError(f'{path}: videos need `pip install "keypoint_detection[video]"`') from error
+    try:
+        frames = enumerate(tqdm(imageio.imiter(path, plugin="FFMPEG"), unit="frame", desc=path.name))
+        if pictures is None:  # a video is drawn anew as a whole, its labels go on where they stopped
+            frames = ((number, frame) for number, frame in frames if (name, number) not in journal.done)
+        rate = imageio.immeta(path, plugin="FFMPEG").get("fps", 25)
+        predicted = _predict_frames(frames, predictor)
+        if pictures is not None:
+            predicted = pictures.video(name, rate, predicted)
+        for number, frame, prediction in predicted:
+            if (name, number) not in journal.done:
+                journal.add(as_predicted(name, number, (frame.shape[0], frame.shape[1]), prediction))
+    except (OSError, RuntimeError, StopIteration) as error:
+        logger.error("skipped: %s: %s", path, str(error).splitlines()[0] if str(error) else "no video")
+        return 1
+    return 0
+
+
+Frame = tuple[int, np.ndarray, Prediction]
+
+
+def _predict_frames(frames: Iterable[tuple[int, np.ndarray]], predictor: KeypointPredictor) -> Iterator[Frame]:
+    frames = iter(frames)
+    while chunk := list(itertools.islice(frames, predictor.batch_size)):
+        for (number, frame), prediction in zip(chunk, predictor([frame for _, frame in chunk]), strict=True):
+            yield number, frame, prediction
+
+
+def _chunks(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+class _Overlays:
+    """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder = folder
+        if folder.absolute() == root:
+            raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
+
+    def picture(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
+        """Writes the picture of an image."""
+        path = (self.folder / name).with_suffix(".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(_draw(image, prediction)).save(path, quality=92)
+
+    def video(self, name: str, rate: float, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Writes the video while its frames pass through."""
+        import imageio.v2 as imageio
+
+        path = (self.folder / name).with_suffix(".mp4")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with imageio.get_writer(path, fps=rate, macro_block_size=2) as writer:
+            for number, frame, prediction in frames:
+                writer.append_data(_draw(frame, prediction))
+                yield number, frame, prediction
+
+
+def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    xy = {name: keypoints.xy for name, keypoints in prediction.items()}
+    scores = {name: keypoints.scores for name, keypoints in prediction.items()}
+    return draw_keypoints(image, predicted=xy, scores=scores, width=image.shape[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `keypoint-detection predict`.
+
+    Args:
+        arguments: The flags and paths.
+
+    Returns:
+        0, or 1 if a file could not be read.
+    """
+    parser = flags.parser_for(predict, "keypoint-detection predict", computed={"paths"})
+    parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
+    parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
+    config: dict[str, Any] = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    return 1 if flags.call(predict, config) else 0

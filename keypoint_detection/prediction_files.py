@@ -1,0 +1,218 @@
+"""Where predictions come from and go to: images found by paths, and files in several formats.
+
+N keypoints.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic
+
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
+
+
+class PredictedImage(NamedTuple):
+    """The keypoints of one image, or of one frame of a video.
+
+    Attributes:
+        name: Path of the image, relative to the folder that all inputs share, with `/`.
+        frame: Number of the frame in a video, None for an image.
+        width: In pixels.
+        height: In pixels.
+        xy: For each channel `(N, 2)` in pixels of the image.
+        scores: For each channel `(N,)` in [0, 1].
+    """
+
+    name: str
+    frame: int | None
+    width: int
+    height: int
+    xy: dict[str, list[list[float]]]
+    scores: dict[str, list[float]]
+
+
+def find_inputs(paths: Sequence[str]) -> list[Path]:
+    """Expands files, folders (with all below) and globs to the images and videos among them.
+
+    Args:
+        paths: As the user typed them.
+
+    Returns:
+        Each file once, in the order of the paths and by name within a folder.
+
+    Raises:
+        InputError: If a path leads to nothing.
+    """
+    found: dict[Path, None] = {}
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            candidates = [file for file in sorted(path.rglob("*")) if _is_media(file)]
+        elif path.exists():
+            candidates = [path]
+        else:
+            matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
+            candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
+        if not candidates:
+            raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
+        found |= dict.fromkeys(candidates)
+    return list(found)
+
+
+def _is_media(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by the ending of its name."""
+    return path.suffix.lower() in VIDEO_ENDINGS
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The deepest folder that holds all files."""
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+
+
+def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
+    """The data set's own format, so that predictions can be corrected and trained on."""
+    entries = []
+    for image in images:
+        entry: dict[str, Any] = {"image_path": image.name}
+        if image.frame is not None:
+            entry["image_path"] = f"{image.name}#{image.frame}"
+        for name in channel_names:
+            entry[name] = convert_points(image.xy[name], image.width, image.height, coordinates)
+        entry["scores"] = image.scores
+        entries.append(json.dumps(entry))
+    return f'{{"coordinates": "{coordinates}", "dataset": [\n' + ",\n".join(entries) + "\n]}\n"
+
+
+def table(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
+    """CSV with a row per keypoint."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image_path", "frame", "channel", "x", "y", "score"])
+    for image in images:
+        for name in channel_names:
+            points = convert_points(image.xy[name], image.width, image.height, coordinates)
+            for (x, y), score in zip(points, image.scores[name], strict=True):
+                writer.writerow([image.name, "" if image.frame is None else image.frame, name, x, y, score])
+    return text.getvalue()
+
+
+def coco_results(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
+    """COCO keypoint results, one per keypoint: its category is the channel, counted from 1.
+
+    Raises:
+        InputError: For other coordinates than COCO's pixels.
+    """
+    if coordinates != "pixel":
+        raise InputError(f"--keypoint_coordinates {coordinates}: COCO results are always in pixel")
+    results = [
+        {
+            "image_id": number,
+            "file_name": image.name,
+            "category_id": channel + 1,
+            "category_name": name,
+            "keypoints": [*point, 2],
+            "score": score,
+        }
+        for number, image in enumerate(images, start=1)
+        for channel, name in enumerate(channel_names)
+        for point, score in zip(image.xy[name], image.scores[name], strict=True)
+    ]
+    return json.dumps(results, indent=0) + "\n"
+
+
+FILE_FORMATS: dict[str, Callable[[Iterable[PredictedImage], Sequence[str], str], str]] = {
+    "native": native,
+    "csv": table,
+    "coco": coco_results,
+}
+
+
+def convert_points(points: Sequence[Sequence[float]], width: int, height: int, coordinates: str) -> list[list[float]]:
+    """Keypoints in another convention.
+
+    Args:
+        points: `(N, 2)` in pixels.
+        width: Of the image in pixels.
+        height: Of the image in pixels.
+        coordinates: `pixel`, `normalized` or `blender`.
+
+    Returns:
+        `(N, 2)`, rounded to a thousandth of a pixel or less.
+    """
+    if coordinates == "pixel":
+        return [[round(x, 3), round(y, 3)] for x, y in points]
+    if coordinates == "normalized":
+        return [[round(x / width, 7), round(y / height, 7)] for x, y in points]
+    return [[round(x / width, 7), round(1 - y / height, 7)] for x, y in points]
+
+
+class Journal:
+    """What has been predicted so far, a line per image, so that an interrupted run loses nothing.
+
+    Args:
+        path: The file, beside the output.
+        resume: Go on after what it holds, instead of starting anew.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        if not resume:
+            path.unlink(missing_ok=True)
+        self.done = {(image.name, image.frame) for image in self}
+        if self.done:
+            write_atomic(path, "".join(json.dumps(image) + "\n" for image in self))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __iter__(self) -> Iterator[PredictedImage]:
+        """The images so far; a last line that was cut off in writing is left out."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield PredictedImage(*json.loads(line))
+
+    def add(self, image: PredictedImage) -> None:
+        """Adds an image."""
+        self._file.write(json.dumps(image) + "\n")
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Deletes the journal, once the output is written."""
+        self._file.close()
+        self.path.unlink()
+
+
+def as_predicted(
+    name: str, frame: int | None, size: tuple[int, int], prediction: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> PredictedImage:
+    """Turns what a predictor returns into plain values.
+
+    Args:
+        name: Path of the image, relative to the folder of all.
+        frame: Number of the frame, None for an image.
+        size: `(H, W)` in pixels.
+        prediction: Keypoints and scores by channel.
+
+    Returns:
+        The record to write.
+    """
+    xy = {channel: np.round(points.astype(float), 4).tolist() for channel, (points, _) in prediction.items()}
+    scores = {channel: np.round(heights.astype(float), 5).tolist() for channel, (_, heights) in prediction.items()}
+    return PredictedImage(name, frame, size[1], size[0], xy, scores)

@@ -1,0 +1,125 @@
+"""`keypoint-detection predict`: inputs of all kinds, outputs in all formats, and nothing lost when interrupted."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from colour_detector import colour_checkpoint, dots
+from PIL import Image
+
+from keypoint_detection import predict_command, prediction_files
+from keypoint_detection.cli import main
+from keypoint_detection.data.formats import read_annotations
+
+PLACES = {"a.png": [(10.5, 20.5), (45.5, 8.5)], "sub/b.jpg": [(30.5, 12.5)], "sub/c.png": []}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    with colour_checkpoint(tmp_path_factory.mktemp("checkpoint")) as path:
+        yield path
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    for name, points in PLACES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(dots((40, 60), points)).save(folder / name, quality=98)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def run(checkpoint, output, *arguments):
+    return main(
+        ["predict", "--checkpoint", str(checkpoint), "--output", str(output), "--device", "cpu", *map(str, arguments)]
+    )
+
+
+def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path):
+    assert run(checkpoint, tmp_path / "out.json", images) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["coordinates"] == "pixel"
+    assert [entry["image_path"] for entry in content["dataset"]] == list(PLACES)
+    assert len(content["dataset"][0]["scores"]["red"]) == 2
+    annotations = read_annotations(tmp_path / "out.json", images)
+    assert annotations.channel_names == ("red", "green")
+    for index, points in enumerate(PLACES.values()):
+        found = annotations.keypoints(index, 60, 40)[0]
+        assert np.allclose(np.reshape(sorted(found.tolist()), (-1, 2)), np.reshape(sorted(points), (-1, 2)), atol=0.4)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "expected"), [("normalized", (10.5 / 60, 20.5 / 40)), ("blender", (10.5 / 60, 1 - 20.5 / 40))]
+)
+def test_other_conventions(checkpoint, images, tmp_path, coordinates, expected):
+    assert run(checkpoint, tmp_path / "out.json", images / "a.png", "--keypoint_coordinates", coordinates) == 0
+    (entry,) = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert min(entry["red"]) == pytest.approx(expected, abs=0.01)
+
+
+def test_csv_and_coco(checkpoint, images, tmp_path):
+    assert run(checkpoint, tmp_path / "out.csv", images) == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_path"] for row in rows] == ["a.png", "a.png", "sub/b.jpg"]
+    assert float(rows[2]["x"]) == pytest.approx(30.5, abs=0.4)
+    assert run(checkpoint, tmp_path / "results.json", images, "--format", "coco") == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(result["image_id"], result["category_id"]) for result in results] == [(1, 1), (1, 1), (2, 1)]
+    assert results[0]["keypoints"][2] == 2
+    assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
+
+
+def test_overlays_are_pictures_with_marks(checkpoint, images, tmp_path):
+    assert run(checkpoint, tmp_path / "out.json", images, "--overlays", tmp_path / "drawn") == 0
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / "sub" / "b.jpg")).astype(int)
+    plain = np.asarray(Image.open(images / "sub" / "b.jpg")).astype(int)
+    assert drawn.shape == plain.shape
+    assert np.abs(drawn - plain)[5:20, 22:38].max() > 60
+    assert np.abs(drawn - plain)[30:, :20].max() < 40
+
+
+def test_an_unreadable_file_is_reported_and_skipped(checkpoint, images, tmp_path, caplog):
+    (images / "broken.png").write_bytes(b"\x89PNG broken")
+    assert run(checkpoint, tmp_path / "out.json", images) == 1
+    assert "broken.png" in caplog.text
+    assert len(json.loads((tmp_path / "out.json").read_text())["dataset"]) == 3
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_path, monkeypatch):
+    real, seen = predict_command.load_image, []
+
+    def interrupted(path):
+        seen.append(path.name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(predict_command, "load_image", interrupted)
+    output = tmp_path / "out.json"
+    assert run(checkpoint, output, images, "--batch_size", 1) == 130
+    assert not output.exists()
+    assert run(checkpoint, output, images, "--batch_size", 1, "--resume", "true") == 0
+    assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
+    assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
+
+
+def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
+    journal = prediction_files.Journal(tmp_path / "j", resume=False)
+    image = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
+    journal.add(image)
+    with (tmp_path / "j").open("a") as file:
+        file.write('["b.png", null')
+    again = prediction_files.Journal(tmp_path / "j", resume=True)
+    assert again.done == {("a.png", None)}
+    again.add(image._replace(name="b.png"))
+    assert [entry.name for entry in again] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("missing", ["nothing.png", "nowhere/*.png"])
+def test_a_path_that_leads_to_nothing_is_bad_input(checkpoint, tmp_path, missing, capsys):
+    assert run(checkpoint, tmp_path / "out.json", tmp_path / missing) == 2
+    assert missing in capsys.readouterr().err
