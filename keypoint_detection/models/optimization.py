@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # Where the learning rate of one cycle starts and ends, as fractions of its highest value.
 _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1e-4
+# Decay of AdamW's moments. The second is shorter than usual: a training may have few steps.
+_BETAS = (0.9, 0.99)
 
 
 def constant(progress: float, warmup: float) -> float:
@@ -147,7 +149,7 @@ def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> tor
     clips_scaled = str(trainer.precision).startswith("16") and trainer.gradient_clip_val is not None
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = not clips_scaled and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, fused=fused)
+    return torch.optim.AdamW(groups, betas=_BETAS, fused=fused)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, values: Any) -> dict[str, Any]:

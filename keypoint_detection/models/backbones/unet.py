@@ -42,7 +42,7 @@ class Unet(Backbone):
         *,
         heatmap_stride: int,
         n_channels_in: int = 3,
-        n_channels: int = 32,
+        n_channels: int = 16,
         max_channels: int = 128,
         n_downsampling_layers: int = 5,
         n_resnet_blocks: int = 2,
