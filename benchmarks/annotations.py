@@ -47,14 +47,13 @@ def write_file(path: Path, count: int) -> None:
 
 def proportional_memory() -> float:
     """Megabytes of this process, of shared pages its share."""
-    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return megabytes("smaps_rollup", "Pss")
 
 
-def peak_memory() -> float:
-    """The most megabytes that this process has held."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return sum(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+def megabytes(file: str, field: str) -> float:
+    """One field of what the system knows about this process."""
+    lines = Path("/proc/self", file).read_text(encoding="utf-8").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def use(annotations: Annotations, ready: Connection, measure: Connection) -> None:
@@ -91,12 +90,17 @@ def memory_of_workers(annotations: Annotations, method: str) -> float:
 def measure(how: str, path: Path) -> dict[str, float]:
     """Loads a file and measures it; runs in a process of its own."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Forgets the peak of the imports.
-    before = proportional_memory()
+    before, resident_before = proportional_memory(), megabytes("status", "VmRSS")
     start, start_of_work = time.perf_counter(), time.process_time()
     data = read_annotations(path, path.parent) if how == "library" else json.loads(path.read_text(encoding="utf-8"))
     seconds, busy = time.perf_counter() - start, time.process_time() - start_of_work
     gc.collect()
-    result = {"seconds": seconds, "busy": busy, "kept": proportional_memory() - before, "peak": peak_memory() - before}
+    result = {
+        "seconds": seconds,
+        "busy": busy,
+        "kept": proportional_memory() - before,
+        "peak": megabytes("status", "VmHWM") - resident_before,
+    }
     if how == "library":
         result |= {method: memory_of_workers(data, method) for method in ("fork", "spawn")}
     return result
@@ -106,6 +110,11 @@ def measured(how: str, path: Path) -> dict[str, float]:
     """`measure` in a new process."""
     command = [sys.executable, __file__, "--measure", how, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def described(result: dict[str, float]) -> str:
+    """Processor time and memory of a measurement."""
+    return f"{result['busy']:.2f} s busy, {result['kept']:.0f} MB kept, {result['peak']:.0f} MB at most"
 
 
 def run() -> list[Row]:
@@ -118,7 +127,7 @@ def run() -> list[Row]:
             result = measured("library", path)
             base = base or result
             added = ", ".join(f"{how} {result[how] - base[how]:.0f} MB" for how in ("fork", "spawn"))
-            note = f"{result['busy']:.2f} s of processor time, {result['kept']:.0f} MB kept, {result['peak']:.0f} MB at most"
+            note = described(result)
             note += f"; with {WORKERS} workers more than at {COUNTS[0]} images: {added}" if count > COUNTS[0] else ""
             row = Row("labels", f"{count} images", 1000 * result["seconds"], note=note)
             if count == BASELINE_COUNT:
@@ -129,7 +138,7 @@ def run() -> list[Row]:
                     row.milliseconds,
                     "json.loads into lists and dictionaries",
                     1000 * plain["seconds"],
-                    note=f"{note}; baseline {plain['busy']:.2f} s, {plain['kept']:.0f} MB kept, {plain['peak']:.0f} MB at most",
+                    note=f"{note}; baseline {described(plain)}",
                 )
             rows.append(row)
             path.unlink()
