@@ -6,7 +6,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic
 from keypoint_detection.flags import OneLineParser, call, parser_for
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
+from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report.page import finite
 
 CALIBRATION_KEY = "score_threshold_calibration"
@@ -76,7 +77,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "channels": names,
             "score_thresholds": dict(zip(names, thresholds, strict=True)),
             "backbone": {"type": values.get("backbone_type"), **(values.get("backbone") or {})},
-            "parameters": parameter_count(state),
+            "parameters": parameter_count(values),
             "heatmap_stride": values.get("heatmap_stride"),
             "heatmap_sigma": values.get("heatmap_sigma"),
             "image_size": values.get("image_size"),
@@ -88,10 +89,14 @@ def describe(path: str | Path) -> dict[str, Any]:
     )
 
 
-def parameter_count(state: dict[str, torch.Tensor]) -> int:
-    """Number of weights in a state; the running statistics of norms and the score thresholds are none."""
-    buffers = ("running_mean", "running_var", "num_batches_tracked", "score_thresholds")
-    return sum(value.numel() for name, value in state.items() if name.rsplit(".", 1)[-1] not in buffers)
+def parameter_count(values: Mapping[str, Any]) -> int | None:
+    """Number of weights that train in a detector with these hyperparameters, None if its backbone is not known here."""
+    try:
+        with torch.device("meta"):  # shapes only
+            detector = KeypointDetector(**values, load_pretrained=False)
+    except InputError:
+        return None
+    return sum(parameter.numel() for parameter in detector.parameters())
 
 
 def info(path: str, as_json: bool = False) -> None:
@@ -162,7 +167,7 @@ def export_weights(path: str, output: str) -> None:
         write_atomic(Path(output), save(state, metadata))
     except OSError as error:
         raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
-    sys.stdout.write(f"{len(state)} tensors, {parameter_count(state):,} parameters: {output}\n")
+    sys.stdout.write(f"{len(state)} tensors: {output}\n")
 
 
 ACTIONS = {"info": info, "export-weights": export_weights}

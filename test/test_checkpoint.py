@@ -1,0 +1,114 @@
+"""What a checkpoint says of itself, and its weights in a file without anything else."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from keypoint_detection.checkpoint import describe
+from keypoint_detection.cli import main
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version, load_checkpoint
+from keypoint_detection.models.detector import KeypointDetector
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint as Lightning writes it, of a small detector, and the detector."""
+    detector = KeypointDetector(["left", "right"], backbone_type="DilatedCnn", backbone={"n_channels": 4})
+    detector.set_score_thresholds([0.25, float("nan")])
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams), "epoch": 7}
+    detector.on_save_checkpoint(content)
+    torch.save(content | {"global_step": 120, "validation_metrics": {"meanAP": 0.5}}, tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt", detector
+
+
+def test_info_says_what_is_in_the_file(checkpoint, capsys):
+    path, detector = checkpoint
+    found = describe(path)
+    assert found["channels"] == ["left", "right"]
+    assert found["score_thresholds"] == {"left": 0.25, "right": None}
+    assert found["backbone"] == {"type": "DilatedCnn", "n_channels": 4}
+    assert found["parameters"] == sum(parameter.numel() for parameter in detector.parameters())
+    assert (found["epoch"], found["step"], found["metrics"]) == (7, 120, {"meanAP": 0.5})
+    assert found["version"] == library_version()
+    assert main(["checkpoint", "info", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "channels         left, right" in lines
+    assert "score thresholds left 0.25, right -" in lines
+    assert "calibration      -" in lines
+    assert main(["checkpoint", "info", str(path), "--as_json=true"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
+
+
+def test_exported_weights_are_those_of_the_checkpoint(checkpoint, tmp_path):
+    path, detector = checkpoint
+    output = tmp_path / "weights.safetensors"
+    assert main(["checkpoint", "export-weights", str(path), str(output)]) == 0
+    weights = load_file(output)
+    state = detector.state_dict()
+    assert weights.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(weights[name].nan_to_num(-1), value.nan_to_num(-1)), name
+    with safe_open(output, "pt") as file:
+        values = json.loads(file.metadata()["hyper_parameters"])
+    assert values["keypoint_channels"] == ["left", "right"]
+    rebuilt = KeypointDetector(**values)
+    rebuilt.load_state_dict(weights)
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(images), detector.eval()(images))
+
+
+def test_export_without_the_extra_names_it(checkpoint, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert main(["checkpoint", "export-weights", str(checkpoint[0]), "weights.safetensors"]) == 2
+    assert "keypoint_detection[safetensors]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "is_newer"), [("0.0.9", False), ("0.1.99", False), ("0.2.0", True), ("1.0", True), ("99.9rc1", True)]
+)
+def test_a_checkpoint_of_a_newer_version_is_refused(checkpoint, monkeypatch, version, is_newer):
+    path, _ = checkpoint
+    monkeypatch.setattr("keypoint_detection.models.checkpoint_file.library_version", lambda: "0.1.3")
+    torch.save(torch.load(path, weights_only=True) | {VERSION_KEY: version}, path)
+    if not is_newer:
+        assert load_checkpoint(path)[VERSION_KEY] == version
+        return
+    with pytest.raises(InputError, match=rf"best\.ckpt was written by version {version}.*at most 0\.1\.3"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_without_a_version_is_read(checkpoint):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    del content[VERSION_KEY]
+    torch.save(content, path)
+    assert describe(path)["version"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["info", "missing.ckpt"], "missing.ckpt"),
+        (["info"], "path"),
+        (["inform", "best.ckpt"], "inform"),
+        (["info", "best.ckpt", "--colour=1"], "colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, named, capsys):
+    assert main(["checkpoint", *arguments]) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert named in error
+
+
+def test_the_actions_are_listed(capsys):
+    assert main(["checkpoint", "-h"]) == 0
+    text = capsys.readouterr().out
+    assert "info " in text
+    assert "export-weights " in text

@@ -1,0 +1,211 @@
+"""Evaluating a checkpoint: numbers worked out by hand, files, flags, and thresholds with a promise."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from colour_detector import colour_checkpoint, dots
+from PIL import Image
+
+from keypoint_detection.cli import main
+from keypoint_detection.evaluate import evaluate
+from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.report.measured import worst_images
+
+# What the detector of these tests sees: (image, channel of the dot, place, brightness), best scores first.
+DOTS = [
+    (0, 0, (10.5, 20.5), 1.0),  # found
+    (1, 0, (23.5, 20.5), 0.9),  # 3 px off: true within 4 px, not within 2 px
+    (0, 0, (30.5, 30.5), 0.8),  # background
+    (1, 0, (10.5, 40.5), 0.7),  # in the wrong channel
+]
+SIZES = [(40, 60), (50, 40)]
+TRUTHS = [
+    {"red": [[10.5, 20.5], [45.5, 8.5]], "green": []},
+    {"red": [[20.5, 20.5]], "green": [[10.5, 40.5]]},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two images, their labels, and a checkpoint whose heatmaps are the red and the green of an image."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    for index, size in enumerate(SIZES):
+        image = np.zeros((*size, 3), dtype=np.uint8)
+        for where, channel, place, brightness in DOTS:
+            if where == index:
+                image = np.maximum(image, (dots(size, [place], channel) * brightness).astype(np.uint8))
+        Image.fromarray(image).save(folder / f"{index}.png")
+    entries = [{"image_path": f"{i}.png", **truths} for i, truths in enumerate(TRUTHS)]
+    (folder / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    with colour_checkpoint(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(folder):
+    return evaluate(folder / "best.ckpt", folder / "labels.json", device="cpu")
+
+
+def test_average_precision_is_that_worked_out_by_hand(evaluation):
+    assert evaluation.metrics["AP/red/d=4"] == pytest.approx(2 / 3)
+    assert evaluation.metrics["AP/red/d=2"] == pytest.approx(1 / 3)
+    assert evaluation.metrics["AP/green/d=4"] == 0
+    assert evaluation.metrics["meanAP"] == pytest.approx(1 / 4)
+    assert evaluation.channels["red"]["average_precision"] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_localisation_and_the_numbers_at_thresholds_are_those_worked_out_by_hand(evaluation):
+    red, green = evaluation.channels["red"], evaluation.channels["green"]
+    assert [red[key] for key in ("median", "mean", "p90")] == pytest.approx([1.5, 1.5, 2.7], abs=0.05)
+    assert (red["threshold"], green["threshold"]) == pytest.approx((0.5, 0.6))
+    assert [red[key] for key in ("recall", "precision", "f1")] == pytest.approx([2 / 3, 2 / 4, 4 / 7])
+    assert [red[key] for key in ("best_recall", "best_precision", "best_f1")] == pytest.approx([2 / 3, 1, 0.8])
+    assert red["best_threshold"] == pytest.approx(1 / (1 + np.exp(10 - 20 * 0.9)), abs=1e-3)
+    assert green["recall"] == 0
+    assert np.isnan(green["precision"])
+
+
+def test_errors_by_kind_are_those_worked_out_by_hand(evaluation):
+    errors = evaluation.to_json()["errors"]
+    assert {kind: row["count"] for kind, row in errors.items()} == {
+        "miss": 1, "duplicate": 0, "imprecise": 0, "wrong_channel": 1, "background": 1
+    }  # fmt: skip
+    # Without the missed keypoint all of red is found; with the one in the wrong channel all of green is.
+    assert errors["miss"]["channels"]["red"]["average_precision_won_back"] == pytest.approx(1 / 3)
+    assert errors["wrong_channel"]["average_precision_won_back"] == pytest.approx(1 / 2)
+    assert errors["background"]["average_precision_won_back"] == 0
+
+
+def test_a_given_threshold_and_distance_are_used(folder):
+    found = evaluate(folder / "best.ckpt", folder / "labels.json", distance=2, score_threshold=0.999, device="cpu")
+    red = found.channels["red"]
+    assert red["threshold"] == pytest.approx(0.999)
+    assert (red["recall"], red["precision"]) == pytest.approx((1 / 3, 1 / 2))
+    counts = {kind: row["count"] for kind, row in found.to_json()["errors"].items()}
+    # 3 px off is imprecise within 2 px; the dot in the wrong channel scores too low to count, so green is missed.
+    assert counts == {"miss": 2, "duplicate": 0, "imprecise": 1, "wrong_channel": 0, "background": 0}
+
+
+def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, capsys):
+    flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
+    flags += ["--output", tmp_path / "new" / "metrics.json", "--report", tmp_path / "report.html"]
+    assert main(["evaluate", *map(str, flags)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("red ")).split()[:4] == ["red", "3", "0.333", "0.667"]
+    assert ["wrong", "channel", "1", "0.500"] in [line.split() for line in lines]
+    assert ["mean", "4", "0.167", "0.333"] in [line.split()[:4] for line in lines]
+    content = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert content["channels"]["red"]["average_precision"] == pytest.approx({"2": 1 / 3, "4": 2 / 3})
+    assert content["channels"]["green"]["precision"] is None
+    assert (content["images"], content["distance"], content["calibration"]) == (2, 4, None)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/png;base64,") == 2  # heatmaps
+    assert "best.ckpt on labels.json" in page
+
+
+def test_images_of_the_report_have_the_files_size_and_the_errors_order(evaluation):
+    images = [evaluation.images[0], evaluation.images[1]]
+    assert [(image.height, image.width) for image in images] == SIZES
+    # A miss and a false positive each; where nothing else differs, the less precise image comes first.
+    assert worst_images(evaluation.report_data("title")) == [1, 0]
+
+
+def test_channels_of_the_file_are_merged_and_ordered_as_the_checkpoint_has_them(folder, evaluation, tmp_path):
+    entries = [
+        {"image_path": f"{i}.png", "other": [], "green": truths["green"], "red": truths["red"][:1],
+         "crimson": truths["red"][1:]}
+        for i, truths in enumerate(TRUTHS)
+    ]  # fmt: skip
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    found = evaluate(
+        folder / "best.ckpt", tmp_path / "labels.json", folder, keypoint_channels="red=crimson", device="cpu"
+    )
+    assert found.metrics == pytest.approx(evaluation.metrics, nan_ok=True)
+
+
+def test_the_validation_images_of_a_split_are_evaluated(folder, tmp_path):
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["0.png"], "validation": ["1.png"]}))
+    found = evaluate(folder / "best.ckpt", folder / "labels.json", split=tmp_path / "split.json", device="cpu")
+    assert [image.name for image in found.images.values()] == ["1.png"]
+    # In image 1 alone: red at 3 px is true and comes first, so the later one in the wrong channel costs nothing.
+    assert found.metrics["AP/red/d=4"] == 1
+    assert found.metrics["AP/red/d=2"] == 0
+
+
+def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, tmp_path):
+    path = tmp_path / "copy.ckpt"
+    shutil.copy(folder / "best.ckpt", path)
+    found = evaluate(path, folder / "labels.json", recall=0.3, device="cpu")
+    # Red is in two images. At the second score the losses are 1/2 and 0: (1/2 + 1) / 3 <= 0.7; at the first 5/6.
+    second = float(evaluation.images[1].scores[0].max())
+    assert found.calibration.channels["red"].threshold == pytest.approx(second)
+    assert "out of reach" in found.calibration.channels["green"].problem
+    before, after = (torch.load(file, weights_only=True) for file in (folder / "best.ckpt", path))
+    assert after["state_dict"]["score_thresholds"].tolist() == pytest.approx([second, 0.6])
+    assert before.keys() | {"score_threshold_calibration"} == after.keys()
+    for name, value in before["state_dict"].items():
+        assert name == "score_thresholds" or torch.equal(value, after["state_dict"][name])
+    record = after["score_threshold_calibration"]
+    assert (record["recall"], record["distance"]) == (0.3, 4.0)
+    assert len(record["data"]["fingerprint"]) == 64
+    assert record["channels"]["red"]["images"] == 2
+    assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": second, "green": 0.6})
+    assert [file.name for file in tmp_path.iterdir()] == ["copy.ckpt"]
+
+
+def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
+    path = tmp_path / "copy.ckpt"
+    shutil.copy(folder / "best.ckpt", path)
+    flags = ["--checkpoint", path, "--json_dataset_path", folder / "labels.json", "--recall", 0.95, "--distance", 4]
+    assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 0
+    assert "too little data: 2 images hold it, at least 19 are needed" in capsys.readouterr().out
+    assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"checkpoint": "missing.ckpt"}, "missing.ckpt"),
+        ({"checkpoint": "model.onnx"}, "model.onnx"),
+        ({"json_dataset_path": "missing.json"}, "missing.json"),
+        ({"distance": 3}, "--distance 3"),
+        ({"maximal_gt_keypoint_pixel_distances": "-1"}, "maximal_gt_keypoint_pixel_distances"),
+        ({"recall": 1.5}, "recall"),
+        ({"score_threshold": 7}, "score_threshold"),
+        ({"device": "warp9"}, "device"),
+        ({"keypoint_channels": "purple=red"}, "purple"),
+        ({"keypoint_channels": "red=crimson"}, "crimson"),
+        ({"split": "missing-split.json"}, "missing-split.json"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"empty_channels": "maybe"}, "empty_channels"),
+        ({"no_such_flag": 1}, "no_such_flag"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(folder, changes, named, capsys):
+    flags = {"checkpoint": folder / "best.ckpt", "json_dataset_path": folder / "labels.json", "device": "cpu"}
+    assert main(["evaluate", *(f"--{name}={value}" for name, value in (flags | changes).items())]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert named in error
+
+
+def test_a_file_without_a_channel_of_the_checkpoint_is_refused(folder, tmp_path, capsys):
+    content = {"coordinates": "pixel", "dataset": [{"image_path": "0.png", "red": []}]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", tmp_path / "labels.json"]
+    assert main(["evaluate", *map(str, flags), "--image_dataset_path", str(folder)]) == 2
+    assert "green" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_fits_a_screen_and_explains_every_flag(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "-h"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 60
+    for name in ("--checkpoint", "--output", "--report", "--recall", "--score_threshold"):
+        assert f"  {name} " in text

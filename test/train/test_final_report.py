@@ -1,0 +1,86 @@
+"""What a training leaves for evaluating: thresholds and metrics in its checkpoints, and its report."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
+from PIL import Image
+
+from keypoint_detection import fit
+from keypoint_detection.evaluate import evaluate
+from keypoint_detection.models.checkpoint_file import library_version
+
+CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
+# Far enough that a detector of a few steps finds something.
+DISTANCES = "8 30"
+
+
+def train(folder, **changes):
+    changes |= {"wandb_mode": "disabled", "max_pictures": 0, "validation_split_ratio": 0.5}
+    return fit(**DEFAULT_HYPERPARAMETERS | changes, run_dir=str(folder), enable_progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("run"), max_epochs=3, maximal_gt_keypoint_pixel_distances=DISTANCES)
+
+
+def logged(result, name):
+    with (result.run_dir / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_the_report_is_written_and_named(result):
+    page = (result.run_dir / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert page.count("data:image/png;base64,") == 2
+    assert all(name in page for name in [*CHANNELS, "Validation loss per channel"])
+    assert str(result.run_dir / "report.html") in result.where_to_look()
+
+
+def test_checkpoints_hold_the_thresholds_and_metrics_of_their_validation(result):
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(result.run_dir / "checkpoints" / name, weights_only=True)
+        metrics = checkpoint["validation_metrics"]
+        expected = [metrics[f"best_threshold/{channel}"] for channel in CHANNELS]
+        assert checkpoint["state_dict"]["score_thresholds"].tolist() == pytest.approx(expected, nan_ok=True)
+        assert not all(math.isnan(value) for value in expected)
+        assert any(metrics["meanAP"] == pytest.approx(value, abs=1e-6) for value in logged(result, "validation/meanAP"))
+        assert checkpoint["keypoint_detection_version"] == library_version()
+        # The weights are the averaged ones, next to which the current ones are kept.
+        assert checkpoint["current_model_state"].keys() == checkpoint["state_dict"].keys()
+    assert not result.detector.score_thresholds.isnan().all()
+    assert metrics["meanAP"] == pytest.approx(logged(result, "validation/meanAP")[-1], abs=1e-6)
+
+
+def test_evaluate_gives_what_training_logged_for_the_checkpoint(result):
+    found = evaluate(
+        result.best_checkpoint,
+        DEFAULT_HYPERPARAMETERS["json_dataset_path"],
+        split=result.run_dir / "split.json",
+        maximal_gt_keypoint_pixel_distances=DISTANCES,
+        batch_size=DEFAULT_HYPERPARAMETERS["batch_size"],
+        device="cpu",
+    )
+    trained = {name.removeprefix("best/"): value for name, value in result.metrics.items() if name.startswith("best/")}
+    expected = {name: value for name, value in trained.items() if "loss" not in name}
+    assert expected.keys() == found.metrics.keys()
+    assert found.metrics == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert 0 < found.metrics["meanAP"] < 1
+    assert max(logged(result, "validation/meanAP")) == pytest.approx(found.metrics["meanAP"], abs=1e-6)
+    # At the stored thresholds recall is that of the best F1, and the report shows the same numbers.
+    for channel, numbers in found.channels.items():
+        assert numbers["recall"] == pytest.approx(trained[f"recall/{channel}"], abs=1e-6, nan_ok=True)
+    assert json.dumps(found.to_json())
+
+
+def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_path):
+    distances = {"maximal_gt_keypoint_pixel_distances": "0.1 0.3", "threshold_unit": "image"}
+    result = train(tmp_path / "run", max_epochs=1, **distances)
+    page = (result.run_dir / "report.html").read_text()
+    (picture, *_) = sorted(TEST_DATASET.rglob("*.png"))
+    diagonal = math.hypot(*Image.open(picture).size)  # of all four images
+    assert f'"distances":[{0.1 * diagonal:.1f},{0.3 * diagonal:.1f}]' in page
