@@ -81,7 +81,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         keypoint_channels: str | list[str] | None = None,
         keypoint_channel_max_keypoints: str | list[int] | None = None,
         keypoint_coordinates: str = "blender",
-        validation_split_ratio: float = 0.2,
+        validation_split_ratio: float = 0.1,
         batch_size: int | Literal["auto"] = "auto",
         num_workers: int | Literal["auto"] = "auto",
         cache_images: bool = False,

@@ -37,7 +37,7 @@ def prepare_data(config: Mapping[str, Any]) -> tuple[KeypointsDataModule, Recipe
         The data module, ready to load, and the choices.
     """
     datamodule = flags.call(
-        KeypointsDataModule, config, augmentation=flags.call(Augmentation, config), heatmap_sigma=None,
+        KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
         heatmap_stride=None, image_size=None, batch_size="auto",
     )  # fmt: skip
     datamodule.setup()
@@ -49,6 +49,7 @@ def prepare_data(config: Mapping[str, Any]) -> tuple[KeypointsDataModule, Recipe
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
     )
+    datamodule.augmentation = flags.call(Augmentation, {**config, **recipe.values()})
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
     datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
     return datamodule, recipe

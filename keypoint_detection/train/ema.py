@@ -20,7 +20,7 @@ class ExponentialMovingAverage(WeightAveraging):
         ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without an average.
     """
 
-    def __init__(self, ema_decay: float = 0.995) -> None:
+    def __init__(self, ema_decay: float = 0.998) -> None:
         if not 0 <= ema_decay < 1:
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay

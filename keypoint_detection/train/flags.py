@@ -32,13 +32,17 @@ from keypoint_detection.train.watch import RelativeEarlyStopping
 
 # (title, what has the signature, arguments that are not flags because the training computes them)
 SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
-    ("Recipe (`auto` chooses from the data and the device)", choose_recipe, {"annotations", "sizes", "accelerator"}),
+    (
+        "Recipe (`auto` chooses from the data and the device)",
+        choose_recipe,
+        {"annotations", "sizes", "accelerator", "flip_pairs"},
+    ),
     (
         "Data",
         KeypointsDataModule,
         {"augmentation", "split", "batch_size", "image_size", "heatmap_sigma", "heatmap_stride"},
     ),
-    ("Augmentation of the training images", Augmentation, set()),
+    ("Augmentation of the training images", Augmentation, {"rotation", "horizontal_flip", "vertical_flip"}),
     (
         "Model and optimisation",
         KeypointDetector,

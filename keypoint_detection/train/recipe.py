@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.data.orientation import measure_orientation
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 Auto = Literal["auto"]
+Choose = Callable[[str, Any, Any, str], Any]
 
-# The largest side of an image that trains well in minutes, by device.
+# The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
 LARGEST_SIDE = {"cpu": 320, "gpu": 640}
+# A side that the backbones need not pad.
+SIDE_MULTIPLE = 32
+# Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
+SIGMA_FRACTION = 0.015
+SMALLEST_SIGMA_CELLS = 0.8
+# Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
+SAME_WAY = 0.6
+SAME_AXIS = 0.5
 
 
 @dataclass
@@ -31,6 +44,9 @@ class Recipe:
         batch_size: Images per step and process.
         learning_rate: Highest learning rate.
         precision: Lightning's name of the number format.
+        rotation: Largest rotation of training images in degrees.
+        horizontal_flip: Probability of mirroring left and right.
+        vertical_flip: Probability of mirroring top and bottom.
         reasons: Why `auto` chose what it chose, by name.
     """
 
@@ -40,6 +56,9 @@ class Recipe:
     batch_size: int
     learning_rate: float
     precision: str
+    rotation: float
+    horizontal_flip: float
+    vertical_flip: float
     reasons: dict[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
@@ -53,12 +72,16 @@ def choose_recipe(
     annotations: Annotations,
     sizes: np.ndarray,
     accelerator: str,
+    flip_pairs: str,
     image_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
     heatmap_sigma: float | Auto = "auto",
     batch_size: int | Auto = "auto",
     learning_rate: float | Auto = "auto",
     precision: str = "auto",
+    rotation: float | Auto = "auto",
+    horizontal_flip: float | Auto = "auto",
+    vertical_flip: float | Auto = "auto",
 ) -> Recipe:
     """Replaces `auto` by values that suit the data and the device, and logs each with its reason.
 
@@ -66,7 +89,8 @@ def choose_recipe(
         annotations: The training images.
         sizes: `(N, 2)` int width and height of their files; 0 where the header was not read.
         accelerator: Kind of device that trains: `cpu` or any other.
-        image_size: Size in pixels that images are resized into, keeping their aspect: `256`, or `"256 320"` (height
+        flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
+        image_size: Size in pixels that images are resized into, keeping their aspect: 256, or "256 320" (height
             width). none keeps every image as it is.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
@@ -74,6 +98,10 @@ def choose_recipe(
         learning_rate: Highest learning rate.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
             32 bits.
+        rotation: Largest rotation of training images in either direction, in degrees (0 to 180). auto goes by how
+            much directions in the labels vary.
+        horizontal_flip: Probability of mirroring training images left and right. auto as for the rotation.
+        vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
 
     Returns:
         The values.
@@ -86,34 +114,72 @@ def choose_recipe(
     def choose(name: str, value: Any, choice: Any, reason: str) -> Any:
         if value != "auto":
             return value
-        reasons[name] = f"{choice}: {reason}"
+        reasons[name] = reason
+        logger.info("--%s %s (auto: %s)", name, "none" if choice is None else choice, reason)
         return choice
 
-    known = sizes[sizes.min(axis=1) > 0]
-    largest = int(known.max()) if len(known) else 0
-    limit = LARGEST_SIDE["cpu" if accelerator == "cpu" else "gpu"]
-    fitted = [limit, limit] if largest > limit else None
-    reason = f"the largest side of an image is {largest} px" + (f", and {limit} px train faster" if fitted else "")
-    size = parse_image_size(choose("image_size", image_size, fitted, reason))
-    side = int(np.median([min(fit_size((height, width), size)) for width, height in known[:1000]])) if len(known) else 0
-    stride = choose("heatmap_stride", heatmap_stride, _stride(side), f"the images' short side is {side} px")
-    sigma = choose("heatmap_sigma", heatmap_sigma, 1.5 * stride, "1.5 cells of the heatmap")
+    size, longer, shorter = _choose_size(choose, image_size, sizes, accelerator)
+    stride = choose(
+        "heatmap_stride", heatmap_stride, _stride(shorter), f"the shorter side of the images is {shorter} px"
+    )
+    sigma = round(max(SIGMA_FRACTION * longer, SMALLEST_SIGMA_CELLS * stride), 2)
+    batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
+    rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
+    turns = _turns(annotations, sizes, flip_pairs)
     recipe = Recipe(
-        image_size=list(size) if size else None,
+        image_size=size,
         heatmap_stride=stride,
-        heatmap_sigma=sigma,
-        batch_size=choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}"),
-        learning_rate=choose("learning_rate", learning_rate, 2e-3, "AdamW on one cycle"),
-        precision=choose("precision", precision, "32-true", "the heatmaps' smallest values need it"),
+        heatmap_sigma=choose(
+            "heatmap_sigma", heatmap_sigma, sigma, f"for a side of {longer} px and cells of {stride} px"
+        ),
+        batch_size=batch,
+        learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
+        precision=choose("precision", precision, "32-true", "the format that works on every device"),
+        rotation=choose("rotation", rotation, turns[0], turns[3]),
+        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns[1], turns[3]),
+        vertical_flip=choose("vertical_flip", vertical_flip, turns[2], turns[3]),
         reasons=reasons,
     )
-    if recipe.heatmap_sigma <= 0 or recipe.batch_size < 1 or recipe.learning_rate <= 0:
-        raise InputError("--heatmap_sigma, --batch_size and --learning_rate: expected positive numbers")
-    for name, text in reasons.items():
-        logger.info("--%s %s", name, text)
+    for name in ("heatmap_sigma", "batch_size", "learning_rate"):
+        if not getattr(recipe, name) > 0:
+            raise InputError(f"--{name} {getattr(recipe, name)}: expected a positive number")
     return recipe
 
 
+def _choose_size(
+    choose: Choose, image_size: str | int | list[int] | None, sizes: np.ndarray, accelerator: str
+) -> tuple[list[int] | None, int, int]:
+    """The size to letterbox into, and the median longer and shorter side of what then enters the network."""
+    known = sizes[sizes.min(axis=1) > 0]
+    side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
+    limit = LARGEST_SIDE["cpu" if accelerator == "cpu" else "gpu"]
+    fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+    keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
+    reason = f"the longer side of the images is {side} px"
+    reason += f", and at most {limit} px train well on the {accelerator}" if side > limit else ""
+    chosen = choose("image_size", image_size, None if keep else fitted, reason)
+    size = parse_image_size(None if chosen == "none" else chosen)
+    fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
+    longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
+    return (list(size) if size else None), longer, shorter
+
+
 def _stride(side: int) -> int:
-    """The coarsest stride at which an image's short side still has 32 cells."""
+    """The coarsest stride at which an image's shorter side still has 32 cells."""
     return next((stride for stride in (4, 2) if side >= 32 * stride), 1)
+
+
+def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> tuple[float, float, float, str]:
+    """Rotation in degrees, probabilities of horizontal and vertical flips, and the reason."""
+    order = mirror_permutation(annotations.channel_names, flip_pairs)
+    found = measure_orientation(annotations, sizes, order)
+    flip = 0.0 if order is None else 0.5
+    if found is None:
+        return 30.0, flip, 0.0, "the labels tell no direction"
+    if found.direction >= SAME_WAY:
+        mirrors = found.mirrored > 0.8 * found.direction
+        text = f"the labels point the same way in most images (agreement {found.direction:.2f})"
+        return 30.0, flip if mirrors else 0.0, 0.0, text + ("" if mirrors else ", and mirrored ones would not")
+    if found.axis >= SAME_AXIS:
+        return 30.0, flip, flip, f"the labels point along one axis, both ways (agreement {found.axis:.2f})"
+    return 180.0, flip, 0.0, f"the labels point every way (agreement {found.direction:.2f})"

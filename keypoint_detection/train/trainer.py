@@ -27,7 +27,7 @@ PROFILERS: dict[str, type[Profiler]] = {
 # Arguments of Lightning's Trainer that this library sets, and `create_trainer`'s own.
 NOT_FLAGS = {
     "logger", "callbacks", "default_root_dir", "plugins", "use_distributed_sampler", "precision",
-    "enable_checkpointing",
+    "enable_checkpointing", "gradient_clip_val",
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
 }  # fmt: skip
@@ -48,6 +48,7 @@ def create_trainer(
     accelerator: str = "auto",
     strategy: str = "auto",
     profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+    gradient_clip_val: float | None = 1.0,
 ) -> pl.Trainer:
     """Makes the Trainer.
 
@@ -62,6 +63,7 @@ def create_trainer(
         accelerator: Kind of device: cpu, gpu, mps, tpu or auto.
         strategy: Lightning's strategy for several devices, such as ddp or fsdp.
         profiler: Lightning's profiler; its table is written to the run's folder.
+        gradient_clip_val: Norm that gradients are clipped to; none leaves them as they are.
 
     Returns:
         The Trainer.
@@ -83,6 +85,7 @@ def create_trainer(
         precision=config["precision"],
         accelerator=accelerator,
         strategy=strategy,
+        gradient_clip_val=gradient_clip_val,
         profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
         callbacks=[*timer, *callbacks],
         logger=list(loggers),

@@ -1,0 +1,84 @@
+"""Which way up things are in a data set, told from its labels: how far training images may be turned and mirrored.
+
+N images, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+
+# Numbers that one look at the labels may hold; the rest of a large set says the same.
+_MOST_VALUES = 2_000_000
+_FEWEST_IMAGES = 5
+# Centres of two channels that are nearer than this, as a fraction of the image's longer side, tell no direction.
+_NEAREST = 0.05
+
+
+class Orientation(NamedTuple):
+    """How well the directions from channel to channel agree over the images, each value in [0, 1].
+
+    Attributes:
+        direction: 1 where everything always points the same way, 0 where it points anywhere.
+        mirrored: The same when a mirrored copy of each image joins.
+        axis: The same when opposite directions count as one.
+    """
+
+    direction: float
+    mirrored: float
+    axis: float
+
+
+def measure_orientation(
+    annotations: Annotations, sizes: np.ndarray, mirrored_channels: Sequence[int] | None
+) -> Orientation | None:
+    """Measures the directions between the centres of channels, over the quarter of the pairs that agree best.
+
+    Args:
+        annotations: The labels.
+        sizes: `(N, 2)` width and height of the images in pixels; images of an unknown size (0) are passed over.
+        mirrored_channels: For each channel its place in a mirrored image, None if there are none to exchange.
+
+    Returns:
+        The agreement, or None where no two channels tell a direction.
+    """
+    channels = len(annotations.channel_names)
+    known = np.flatnonzero(sizes.min(axis=1) > 0)
+    chosen = known[:: max(1, -(-len(known) * channels**2 // _MOST_VALUES))]
+    centres = np.full((len(chosen), channels, 2), np.nan)
+    for row, index in enumerate(chosen.tolist()):
+        width, height = sizes[index].tolist()
+        for channel, points in enumerate(annotations.keypoints(index, width=width, height=height)):
+            if len(points):
+                centres[row, channel] = points.mean(axis=0) / max(width, height)
+    order = list(mirrored_channels) if mirrored_channels is not None else list(range(channels))
+    flipped = centres[:, order] * np.array([-1.0, 1.0])
+    first, second = np.triu_indices(channels, k=1)
+    vectors, flipped_vectors = (c[:, second] - c[:, first] for c in (centres, flipped))
+    lengths = np.hypot(*np.moveaxis(vectors, -1, 0))
+    usable = (~np.isnan(lengths)).sum(axis=0) >= _FEWEST_IMAGES
+    usable[usable] = np.nanmedian(lengths[:, usable], axis=0) >= _NEAREST
+    if not usable.any():
+        return None
+    units = _units(vectors[:, usable])
+    means, flipped_means = np.nanmean(units, axis=0), np.nanmean(_units(flipped_vectors[:, usable]), axis=0)
+    joined = np.abs(means + np.where(np.isnan(flipped_means), means, flipped_means)) / 2
+    directions, axes = np.abs(means), np.abs(np.nanmean(units**2, axis=0))
+    best, best_axes = _best_quarter(directions), _best_quarter(axes)
+    return Orientation(float(directions[best].mean()), float(joined[best].mean()), float(axes[best_axes].mean()))
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    """Directions of `(N, P, 2)` vectors as complex numbers of length 1."""
+    numbers = vectors[..., 0] + 1j * vectors[..., 1]
+    lengths = np.maximum(np.abs(numbers), 1e-9)
+    return numbers.real / lengths + 1j * (numbers.imag / lengths)
+
+
+def _best_quarter(values: np.ndarray) -> np.ndarray:
+    """Positions of the largest quarter of the values, at least one."""
+    return np.argsort(values)[-max(1, len(values) // 4) :]

@@ -1,0 +1,62 @@
+"""Data sets whose orientation is known, because the tests turn them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.orientation import measure_orientation
+
+ARROW = {"head": (0, -60), "left": (-30, 0), "right": (30, 0), "tail": (0, 60)}
+
+
+def data_set(folder, angles, shape=ARROW):
+    """Labels of one shape, turned by an angle in each image, in degrees."""
+    entries = []
+    for index, angle in enumerate(np.radians(angles)):
+        Image.new("L", (200, 200)).save(folder / f"{index}.png")
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        points = {name: [(turn @ xy + 100).tolist()] for name, xy in shape.items()}
+        entries.append({"image_path": f"{index}.png", **points})
+    (folder / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return read_annotations(folder / "labels.json", folder), np.full((len(entries), 2), 200)
+
+
+def test_things_that_stand_upright_agree(tmp_path):
+    found = measure_orientation(*data_set(tmp_path, [-8, -3, 0, 2, 5, 9]), mirrored_channels=[0, 2, 1, 3])
+    assert found.direction > 0.97
+    assert found.mirrored > 0.97
+
+
+def test_a_mirrored_copy_of_things_that_look_to_one_side_does_not_agree(tmp_path):
+    shape = {"nose": (70, 5), "tail": (-70, 0)}
+    found = measure_orientation(*data_set(tmp_path, [-8, -3, 0, 2, 5, 9], shape), mirrored_channels=None)
+    assert found.direction > 0.97
+    assert found.mirrored < 0.2
+
+
+def test_things_that_point_every_way_do_not_agree(tmp_path):
+    found = measure_orientation(*data_set(tmp_path, range(0, 360, 20)), mirrored_channels=[0, 2, 1, 3])
+    assert found.direction == pytest.approx(0, abs=1e-6)
+    assert found.axis == pytest.approx(0, abs=1e-6)
+
+
+def test_things_that_point_up_or_down_share_an_axis(tmp_path):
+    found = measure_orientation(*data_set(tmp_path, [0, 180] * 6), mirrored_channels=[0, 2, 1, 3])
+    assert found.direction == pytest.approx(0, abs=1e-6)
+    assert found.axis == pytest.approx(1)
+
+
+def test_nothing_is_told_by_one_channel_or_by_few_images(tmp_path):
+    annotations, sizes = data_set(tmp_path, [0] * 8, {"only": (3, 4)})
+    assert measure_orientation(annotations, sizes, None) is None
+    annotations, sizes = data_set(tmp_path, [0, 0])
+    assert measure_orientation(annotations, sizes, None) is None
+
+
+def test_images_of_unknown_size_are_passed_over(tmp_path):
+    annotations, sizes = data_set(tmp_path, [0] * 8 + [180] * 8)
+    sizes = np.where(np.arange(16)[:, None] < 8, sizes, 0)
+    assert measure_orientation(annotations, sizes, None).direction == pytest.approx(1)

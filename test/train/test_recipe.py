@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from configuration import TEST_DATASET
+
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.recipe import choose_recipe
+
+
+@pytest.fixture(scope="module")
+def annotations():
+    return read_annotations(TEST_DATASET / "annotations.json", TEST_DATASET)
+
+
+def choose(annotations, size=(640, 480), accelerator="cpu", **given):
+    return choose_recipe(annotations, np.array([size] * len(annotations)), accelerator, "auto", **given)
+
+
+@pytest.mark.parametrize(
+    ("size", "accelerator", "image_size", "stride"),
+    [
+        ((1920, 1080), "cpu", [320, 320], 4),
+        ((1920, 1080), "gpu", [640, 640], 4),
+        ((299, 299), "cpu", [288, 288], 4),
+        ((320, 240), "cpu", [320, 320], 4),
+        ((64, 64), "cpu", None, 2),
+        ((40, 48), "cpu", None, 1),
+    ],
+)
+def test_size_and_stride_go_by_the_images_and_the_device(annotations, size, accelerator, image_size, stride):
+    recipe = choose(annotations, size, accelerator)
+    assert (recipe.image_size, recipe.heatmap_stride) == (image_size, stride)
+    assert {"image_size", "heatmap_stride", "heatmap_sigma", "rotation"} <= recipe.reasons.keys()
+
+
+def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annotations):
+    assert choose(annotations, (320, 320)).heatmap_sigma == pytest.approx(0.015 * 320)
+    assert choose(annotations, (160, 160)).heatmap_sigma == pytest.approx(0.8 * 4)
+
+
+def test_what_is_given_is_kept_and_needs_no_reason(annotations):
+    given = {
+        "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
+        "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
+    }  # fmt: skip
+    recipe = choose(annotations, **given)
+    assert recipe.values() == given | {"image_size": [100, 200]}
+    assert recipe.reasons == {}
+
+
+def test_none_keeps_the_images_as_they_are(annotations):
+    assert choose(annotations, image_size="none").image_size is None
+
+
+def test_small_batches_take_smaller_steps(annotations):
+    rates = [choose(annotations, batch_size=size).learning_rate for size in (1, 4, 64)]
+    assert rates == [pytest.approx(3e-3), pytest.approx(6e-3), pytest.approx(6e-3)]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"heatmap_sigma": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"image_size": "x"}]
+)
+def test_values_out_of_range_are_refused(annotations, wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        choose(annotations, **wrong)
+
+
+def test_images_of_unknown_size_still_get_a_recipe(annotations):
+    assert choose(annotations, size=(0, 0)).heatmap_stride == 4
