@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import tracemalloc
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ClassifiedDetection(Detection):
 def with_objects(
     predictions: list[tuple[torch.Tensor, torch.Tensor]], targets: list[torch.Tensor]
 ) -> dict[float, float]:
-    """The plain way to compute average precision, as it is often written."""
+    """Average precision as it is often written: objects per image and distance, with a copy of the true keypoints."""
     truths = [[Keypoint(x, y) for x, y in image.tolist()] for image in targets]
     detections = [
         [Detection(x, y, score) for (x, y), score in zip(xy.tolist(), scores.tolist(), strict=True)]
@@ -64,7 +65,7 @@ def classify(
     detections: list[Detection], truths: list[Keypoint], threshold_distance: float
 ) -> list[ClassifiedDetection]:
     """Match the detections of one image."""
-    left = list(truths)
+    left = copy.deepcopy(truths)
     result = []
     for detection in sorted(detections, key=lambda detection: detection.score, reverse=True):
         nearest = min(left, key=detection.distance_to, default=None)

@@ -1,12 +1,14 @@
 """Runs every benchmark and prints one table: `python benchmarks/run.py [NAME ...] [--json FILE]`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
+import annotations
 import average_precision
 import decoding
+import inference
+import loader
 import rendering
+import training_step
 from harness import Row, main
 
 # A new benchmark is a file with a function `run() -> list[Row]` and a line here.
@@ -14,6 +16,10 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "rendering": rendering.run,
     "decoding": decoding.run,
     "average_precision": average_precision.run,
+    "annotations": annotations.run,
+    "loader": loader.run,
+    "training_step": training_step.run,
+    "inference": inference.run,
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.peaks import highest, highest_peaks, merge_ties, tied_maps, window_maximum
+from keypoint_detection.peaks import highest, highest_peaks, is_exporting, merge_ties, tied_maps, window_maximum
 
 # Below this height the Gaussian of a keypoint may be cut off.
 _SMALLEST_HEIGHT = 1e-6
@@ -175,7 +175,7 @@ def decode(
     count = min(max_keypoints, height * width)
     scores, cells = highest_peaks(maps, count, radius)
     xy = _refine(maps, cells)
-    if not torch.compiler.is_compiling():  # an exported graph cannot branch on values
+    if not is_exporting():
         _decode_tied(maps, scores, cells, xy, radius, threshold)
     missing = ~(scores >= threshold)
     xy = ((xy + 0.5) * stride).masked_fill(missing[..., None], math.nan)

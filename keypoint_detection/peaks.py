@@ -17,6 +17,11 @@ _CELLS_AT_ONCE = 2**19
 _SUPPRESSION = 1e30
 
 
+def is_exporting() -> bool:
+    """Whether a graph is being recorded, which cannot branch on values and takes any number of maps."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def highest_peaks(maps: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor]:
     """Find the highest cells that no cell in their window exceeds.
 
@@ -28,9 +33,9 @@ def highest_peaks(maps: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor
     Returns:
         Heights `(M, N)` in descending order, far below 0 where there are fewer, and flat cells `(M, N)`.
     """
-    exporting = torch.compiler.is_compiling()  # an exported graph takes all maps at once
-    at_once = max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1]))
-    groups = [maps] if exporting else maps.split(at_once)
+    if is_exporting():
+        return highest(_suppress(maps, radius), count)
+    groups = maps.split(max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1])))
     scores, cells = zip(*(highest(_suppress(group, radius), count) for group in groups), strict=True)
     return torch.cat(scores), torch.cat(cells)
 

@@ -100,6 +100,8 @@ class AveragePrecision(KeypointMetric):
 class KeypointAveragePrecision(KeypointMetric):
     """Average precision of one class of keypoints, for lists of detections per image.
 
+    Every image that is passed counts, on all processes together.
+
     Args:
         threshold_distances: distances in pixels within which a detection may match a true keypoint.
     """
