@@ -119,10 +119,7 @@ def load_predictor(
     """
     if Path(checkpoint).suffix == ".onnx":
         raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
-    try:
-        predictor = KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
-    except (RuntimeError, AssertionError) as error:  # whatever torch says of a device that it does not have
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    predictor = KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
     if not isinstance(predictor.network, TorchNetwork):
         raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
     return predictor

@@ -76,9 +76,16 @@ class TorchNetwork:
     def __init__(self, checkpoint: str | PathLike[str], device: str = "auto") -> None:
         if device == "auto":
             device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-        self.device = torch.device(device)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
         read_checkpoint(checkpoint)  # says in one line what is wrong with the file
-        self.detector = KeypointDetector.load_from_checkpoint(checkpoint, map_location=self.device).eval()
+        try:
+            self.detector = KeypointDetector.load_from_checkpoint(checkpoint, map_location=self.device).eval()
+        except RuntimeError as error:  # torch lists every weight that does not fit, over many lines
+            message = f"checkpoint {checkpoint}: its weights are not those of the network that it describes"
+            raise InputError(message) from error
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 

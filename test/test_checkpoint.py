@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from keypoint_detection.checkpoint import describe
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import KeypointPredictor
 
 
 @pytest.fixture
@@ -31,7 +33,11 @@ def test_info_says_what_is_in_the_file(checkpoint, capsys):
     found = describe(path)
     assert found["channels"] == ["left", "right"]
     assert found["score_thresholds"] == {"left": 0.25, "right": None}
-    assert found["backbone"] == {"type": "DilatedCnn", "n_channels": 4}
+    # With the defaults of that time: the file builds the same network after they have changed.
+    assert found["backbone"] == {
+        "type": "DilatedCnn", "n_channels_in": 3, "n_channels": 4, "kernel_size": 3,
+        "dilations": [1, 2, 4, 8, 16, 2, 1],
+    }  # fmt: skip
     assert found["parameters"] == sum(parameter.numel() for parameter in detector.parameters())
     assert (found["epoch"], found["step"], found["metrics"]) == (7, 120, {"meanAP": 0.5})
     assert found["version"] == library_version()
@@ -112,3 +118,26 @@ def test_the_actions_are_listed(capsys):
     text = capsys.readouterr().out
     assert "info " in text
     assert "export-weights " in text
+
+
+def test_a_checkpoint_still_loads_after_a_default_has_changed(tmp_path, monkeypatch):
+    detector = KeypointDetector(["left"], backbone_type="Unet", backbone={"n_channels": 4}, loss="focal")
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "best.ckpt")
+    constructor = BACKBONES["Unet"].__init__
+    changed = {"n_downsampling_layers": 2, "kernel_size": 5}
+    monkeypatch.setattr(constructor, "__kwdefaults__", constructor.__kwdefaults__ | changed)
+    assert len(KeypointDetector(["left"], backbone={"n_channels": 4}).state_dict()) < len(detector.state_dict())
+    loaded = KeypointDetector.load_from_checkpoint(tmp_path / "best.ckpt")
+    assert all(torch.equal(value.nan_to_num(), loaded.state_dict()[name].nan_to_num())
+               for name, value in detector.state_dict().items())  # fmt: skip
+
+
+def test_weights_that_do_not_fit_are_one_line(checkpoint):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True) | {"pytorch-lightning_version": "2.6.0"}
+    content["hyper_parameters"]["backbone"]["n_channels"] = 8
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"best\.ckpt: its weights") as error:
+        KeypointPredictor(path, device="cpu")
+    assert "\n" not in str(error.value)

@@ -91,10 +91,8 @@ class KeypointDetector(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["load_pretrained"], logger=False)  # the training logs all its flags
-        for name, value in list(self.hparams.items()):
-            self.hparams[name] = hyperparameters.plain(name, value)
-        hyperparameters.check(self.hparams)
-        self.backbone = build_backbone(backbone_type, heatmap_stride, backbone or {})
+        hyperparameters.complete(self.hparams)
+        self.backbone = build_backbone(backbone_type, heatmap_stride, self.hparams.backbone)
         hyperparameters.check_encoder(self.hparams, self.backbone)
         if load_pretrained:
             self.backbone.load_pretrained()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.backbones import Backbone
+from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import PLATEAU, SCHEDULES
-from keypoint_detection.models.registry import check_arguments, look_up
+from keypoint_detection.models.registry import check_arguments, defaults, look_up
 
 
 def plain(name: str, value: Any) -> Any:
@@ -34,6 +34,26 @@ def plain(name: str, value: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return plain(name, value.item())
     raise InputError(f"{name} is {value!r}, expected a number, a string, None, or a list or dictionary of these")
+
+
+def complete(values: MutableMapping[str, Any]) -> None:
+    """Bring all hyperparameters to plain values, check them, and write down the defaults behind them.
+
+    The arguments of backbone and loss that were left out are filled in: a checkpoint has to build the same network
+    after a default has changed.
+
+    Args:
+        values: Hyperparameters of the detector by name; changed in place.
+
+    Raises:
+        InputError: names the hyperparameter, its value and what was expected.
+    """
+    for name, value in list(values.items()):
+        values[name] = plain(name, value)
+    check(values)
+    backbone = look_up(BACKBONES, values["backbone_type"], "backbone_type")
+    for name, member in (("backbone", backbone), ("loss_arguments", LOSSES[values["loss"]])):
+        values[name] = plain(name, defaults(member) | (values[name] or {}))
 
 
 def check(values: Mapping[str, Any]) -> None:

@@ -46,6 +46,12 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
             raise InputError(f"{what} takes no argument {name!r}, {_choices(name, known)}")
 
 
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The keyword arguments of a function or class that have a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+
 def _choices(name: str, known: Iterable[str]) -> str:
     known = list(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
