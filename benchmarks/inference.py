@@ -45,7 +45,7 @@ def trained_detector() -> KeypointDetector:
     """A detector of white dots."""
     torch.manual_seed(0)
     detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)])
-    rate, steps = detector.hparams.learning_rate, 100
+    rate, steps = detector.hparams.learning_rate, 200
     optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate * one_cycle(step / steps, warmup=0.2)
@@ -75,7 +75,8 @@ def run() -> list[Row]:
         def baseline() -> list[np.ndarray]:
             array = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
             image = torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
-            maps = plain.head(plain.backbone(image)).sigmoid()[0].numpy()
+            image = (image - plain.backbone.image_mean) / plain.backbone.image_std
+            maps = plain.head(plain.backbone.features(image)).sigmoid()[0].numpy()
             peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
             return [stride * channel[:, ::-1] for channel in peaks]
 

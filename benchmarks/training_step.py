@@ -75,7 +75,8 @@ def run() -> list[Row]:
     def baseline() -> None:
         plain_optimizer.zero_grad()
         truth = draw(batch.keypoints, SIZE, values.heatmap_sigma, values.heatmap_stride)
-        logits = plain.head(plain.backbone(batch.images))
+        images = (batch.images - plain.backbone.image_mean) / plain.backbone.image_std
+        logits = plain.head(plain.backbone.features(images))
         F.binary_cross_entropy_with_logits(logits, truth).backward()
         plain_optimizer.step()
 

@@ -26,8 +26,9 @@ from keypoint_detection.models.targets import loss_targets
 
 logger = logging.getLogger(__name__)
 
-# Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection).
-_PRIOR = 0.01
+# Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection), and
+# what is below a peak's threshold detects nothing.
+_PRIOR = 0.005
 
 
 class KeypointDetector(pl.LightningModule):
@@ -199,7 +200,7 @@ class KeypointDetector(pl.LightningModule):
         Returns:
             `(B, C, ceil(H / stride), ceil(W / stride))`.
         """
-        return self.head(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+        return self.head(self.backbone(images))
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:

@@ -77,13 +77,14 @@ class Backbone(nn.Module):
         if self.n_channels_in == 1 and images.shape[1] == 3:
             images = images.mean(dim=1, keepdim=True)
         scale = self.image_std.reciprocal()
-        images = torch.addcmul(-self.image_mean * scale, images, scale)  # (images - mean) / std in one pass
+        images = (images * scale).add_(-self.image_mean * scale)
         right, bottom = -width % self.size_divisor, -height % self.size_divisor
         # An exported graph pads always, because it has to work for all sizes.
         if torch.compiler.is_compiling() or right or bottom:
             # On these sides, cell (0, 0) stays at the image's origin; 0 is the mean colour here.
             images = F.pad(images, (0, right, 0, bottom))
-        features = self.features(images)
+        # The layout in which convolutions are faster, on CPUs and GPUs. Colours are normalised faster in the other one.
+        features = self.features(images.contiguous(memory_format=torch.channels_last))
         return features[..., : -(-height // self.heatmap_stride), : -(-width // self.heatmap_stride)]
 
     def encoder_modules(self) -> list[nn.Module]:
