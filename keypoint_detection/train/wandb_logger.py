@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,25 @@ class RunLogger(WandbLogger):
             # The sweep decides these, and wandb warns about every one that is given.
             self._wandb_init.update(project=None, entity=None, id=None)
         self.log_checkpoints = log_checkpoints
+        self.checkpoints_left: list[Path] = []
+        self.lost = False
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log values, and pictures too: that is what Lightning's `log_image` calls.
+
+        Args:
+            metrics: what to log, by key.
+            step: number of the optimisation step.
+        """
+        if self.lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except OSError as error:
+            # wandb's own process was killed, for want of memory perhaps. The training has no need of it.
+            self.lost = True
+            _log.warning("wandb's process has ended (%s): the training goes on without it", first_line(error))
 
 
 def create_wandb_logger(
@@ -119,7 +139,8 @@ def create_wandb_logger(
         The logger with its run started (on rank zero only), or None if wandb is disabled.
 
     Raises:
-        InputError: `online` was asked for, by `wandb_mode` or by WANDB_MODE, and there is no login or no server.
+        InputError: `online` was asked for, by `wandb_mode` or by WANDB_MODE, and there is no login or no server; or
+            another run is open in this process.
     """
     mode = requested_mode(wandb_mode)
     if mode == "disabled":
@@ -130,9 +151,9 @@ def create_wandb_logger(
     # The id is chosen here, so that an attempt that failed and the offline run after it are the same run.
     run_id = resume_id or secrets.token_hex(4)
 
-    def start(mode: Literal["online", "offline", "disabled"]) -> RunLogger:
+    def create(mode: Literal["online", "offline", "disabled"]) -> RunLogger:
         folder.mkdir(parents=True, exist_ok=True)  # without it, wandb would write to the working directory
-        logger = RunLogger(
+        return RunLogger(
             log_checkpoints=wandb_log_model,
             mode=mode,
             run_dir=folder,
@@ -144,11 +165,16 @@ def create_wandb_logger(
             run_id=run_id,
             hyperparameters=dict(hyperparameters),
         )
+
+    def start(mode: Literal["online", "offline"]) -> RunLogger:
+        logger = create(mode)
         _ = logger.experiment  # this is what calls `wandb.init`
         return logger
 
     if not _is_rank_zero():
-        return start("disabled")
+        return create("disabled")
+    if wandb.run is not None:
+        raise InputError(f"the wandb run {wandb.run.id} is open here, expected none; `wandb.finish()` ends it")
     if mode == "offline":
         return _report(start("offline"), logging.INFO, "wandb logs offline, as asked")
     trouble = login_trouble()
@@ -187,11 +213,15 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         failed = settings.mode == "online" and _uploads_failed(Path(settings.log_internal))
     except TimeoutError:
         failed = True
-    # `finish` may return before the service has written the last records of the run's file.
-    wandb.teardown(exit_code)
-    if failed:
+    except OSError:
+        failed = False  # wandb's process has ended, and that was said
+    with suppress(OSError):
+        # `finish` may return before wandb's process has written the last records of the run's file.
+        wandb.teardown(exit_code)
+    if failed or logger.checkpoints_left:
+        left = "".join(f" without {path}, which stays here" for path in logger.checkpoints_left)
         hint = f"wandb sync --include-online {settings.sync_dir}"
-        _log.warning("wandb could not upload all of the run. To upload it later: %s", hint)
+        _log.warning("wandb could not upload all of the run. To upload it later%s: %s", left, hint)
 
 
 def log_checkpoint_artifact(
@@ -202,10 +232,12 @@ def log_checkpoint_artifact(
 ) -> None:
     """Log a checkpoint as the artifact `model-<run id>`, as `model.ckpt` in it: the names that Lightning uses too.
 
+    `wandb sync` uploads it with an offline run, but not with a run whose server was lost on the way: wandb does not
+    note the artifacts of online runs in their files.
+
     Args:
         logger: what `create_wandb_logger` returned; None logs nothing.
-        path: the checkpoint. It is not copied: it has to stay as it is until it is uploaded. An offline run uploads it
-            with `wandb sync`; one whose server was lost in mid-run does not, and has it in the run's folder only.
+        path: the checkpoint. It is not copied: it has to stay as it is until it is uploaded.
         aliases: names by which this version can be asked for.
         metadata: anything of interest, such as the epoch and the mean AP.
     """
@@ -215,7 +247,10 @@ def log_checkpoint_artifact(
     artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(metadata or {}))
     # Offline, wandb notes the path as it is given, and `wandb sync` may run from another folder.
     artifact.add_file(str(Path(path).absolute()), name="model.ckpt", policy="immutable", skip_cache=True)
-    run.log_artifact(artifact, aliases=list(aliases))
+    try:
+        run.log_artifact(artifact, aliases=list(aliases))
+    except (wandb.Error, OSError):  # it asks the server at once; `finish_wandb` says what is left to upload
+        logger.checkpoints_left.append(Path(path))
 
 
 def sweep_overrides() -> dict[str, Any]:

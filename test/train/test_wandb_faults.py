@@ -1,0 +1,112 @@
+"""The wandb server fails in every way that it can: the training goes on, and its own files have everything."""
+
+import pytest
+import wandb
+from wandb_offline import read_runs
+from wandb_session import LOSSES, PICTURE, log_all, log_losses, losses_of, own_messages, start, sync
+
+from keypoint_detection.train.wandb_logger import finish_wandb
+
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
+
+
+@pytest.mark.parametrize("fault", ["closed", "invalid key", "error", "drop", "malformed", "slow"])
+def test_server_that_fails_at_the_start_does_not_stop_the_training(tmp_path, wandb_server, monkeypatch, caplog, fault):
+    monkeypatch.setenv("WANDB_X_DISABLE_VIEWER", "true")
+    if fault == "closed":
+        wandb_server.stop()
+    elif fault == "invalid key":
+        monkeypatch.setenv("WANDB_API_KEY", "short")
+    else:
+        wandb_server.fault, wandb_server.fault_on, wandb_server.delay = fault, "RunResumeStatus", 5
+    logger = start(tmp_path, wandb_init_timeout=0.5, resume_id="mine")
+    log_all(logger, tmp_path)
+    finish_wandb(logger)
+
+    (run,) = read_runs(tmp_path)
+    assert (run.id, run.folder.name[:8], run.complete, losses_of(run.history)) == ("mine", "offline-", True, LOSSES)
+    (warning,) = own_messages(caplog)
+    assert warning.startswith("wandb logs offline: ")
+    assert warning.endswith(f"wandb sync {run.folder}")
+
+
+@pytest.mark.parametrize("fault", ["dead", "error", "drop", "malformed"])
+def test_server_that_fails_in_mid_run_loses_nothing(tmp_path, wandb_server, caplog, fault):
+    logger = start(tmp_path, wandb_finish_timeout=1)
+    (run_id,) = wandb_server.runs
+    log_losses(logger)
+    if fault == "dead":
+        wandb_server.stop()
+    else:
+        wandb_server.fault = fault
+    log_losses(logger, first_step=len(LOSSES))
+    logger.log_image("validation/corner", [PICTURE], step=6)
+    finish_wandb(logger)
+
+    (run,) = read_runs(tmp_path)
+    assert (run.complete, run.exit_code, losses_of(run.history)) == (True, 0, LOSSES * 2)
+    assert own_messages(caplog) == [
+        f"wandb could not upload all of the run. To upload it later: wandb sync --include-online {run.folder}"
+    ]
+    assert wandb_server.runs[run_id].state == "running"
+
+    wandb_server.fault = None
+    if fault == "dead":
+        wandb_server.start()
+    sync(run.folder)
+    assert losses_of(wandb_server.runs[run_id].history) == LOSSES * 2
+    assert wandb_server.runs[run_id].state == "finished"
+
+
+def test_checkpoint_that_meets_a_dead_server_is_named_at_the_end(tmp_path, wandb_server, caplog, monkeypatch):
+    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 1)  # instead of 19 s
+    logger = start(tmp_path, wandb_finish_timeout=1)
+    wandb_server.stop()
+    checkpoint = log_all(logger, tmp_path)
+    finish_wandb(logger)
+    (run,) = read_runs(tmp_path)
+    assert losses_of(run.history) == LOSSES
+    assert own_messages(caplog) == [
+        f"wandb could not upload all of the run. To upload it later without {checkpoint}, which stays here: "
+        f"wandb sync --include-online {run.folder}"
+    ]
+
+
+def test_slow_server_gets_everything(tmp_path, wandb_server, caplog):
+    logger = start(tmp_path)
+    wandb_server.fault, wandb_server.delay = "slow", 0.1
+    log_all(logger, tmp_path)
+    finish_wandb(logger)
+    (run,) = wandb_server.runs.values()
+    assert (losses_of(run.history), run.state, run.artifacts[0].committed) == (LOSSES, "finished", True)
+    assert own_messages(caplog) == []
+
+
+def test_server_that_comes_back_gets_everything(tmp_path, wandb_server, caplog):
+    logger = start(tmp_path)
+    wandb_server.stop()
+    log_losses(logger)
+    logger.log_image("validation/corner", [PICTURE], step=len(LOSSES))
+    wandb_server.start()
+    finish_wandb(logger)
+    (run,) = wandb_server.runs.values()
+    assert (losses_of(run.history), run.state) == (LOSSES, "finished")
+    assert sum(name.startswith("media/images/validation/corner") for name in run.files) == 1
+    assert own_messages(caplog) == []
+
+
+def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeypatch, caplog):
+    logger = start(tmp_path, "offline")
+    calls = []
+
+    def log(*_):
+        calls.append(1)
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(logger.experiment, "log", log)
+    log_all(logger, tmp_path)
+    finish_wandb(logger)
+    assert len(calls) == 1
+    assert own_messages(caplog) == [
+        "wandb's process has ended (Connection lost): the training goes on without it",
+    ]
