@@ -31,6 +31,9 @@ SMALLEST_SIGMA_CELLS = 0.8
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
+# Degrees of rotation where the labels tell nothing, and where they never turn.
+UNKNOWN_ROTATION = 30.0
+SMALLEST_ROTATION = 15.0
 
 
 @dataclass
@@ -175,11 +178,20 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> tupl
     found = measure_orientation(annotations, sizes, order)
     flip = 0.0 if order is None else 0.5
     if found is None:
-        return 30.0, flip, 0.0, "the labels tell no direction"
+        return UNKNOWN_ROTATION, flip, 0.0, "the labels tell no direction"
     if found.direction >= SAME_WAY:
         mirrors = found.mirrored > 0.8 * found.direction
-        text = f"the labels point the same way in most images (agreement {found.direction:.2f})"
-        return 30.0, flip if mirrors else 0.0, 0.0, text + ("" if mirrors else ", and mirrored ones would not")
+        spread = _spread(found.direction)
+        text = f"the directions in the labels vary by {spread:.0f} degrees"
+        text += "" if mirrors else ", and in mirrored images they would be others"
+        return max(SMALLEST_ROTATION, spread), flip if mirrors else 0.0, 0.0, text
     if found.axis >= SAME_AXIS:
-        return 30.0, flip, flip, f"the labels point along one axis, both ways (agreement {found.axis:.2f})"
-    return 180.0, flip, 0.0, f"the labels point every way (agreement {found.direction:.2f})"
+        spread = _spread(found.axis) / 2
+        text = f"the labels point along one axis, both ways, and vary by {spread:.0f} degrees"
+        return max(SMALLEST_ROTATION, spread), flip, flip, text
+    return 180.0, flip, 0.0, "the labels point every way"
+
+
+def _spread(agreement: float) -> float:
+    """Circular standard deviation, in degrees rounded to whole ones, of directions with a mean of this length."""
+    return float(round(math.degrees(math.sqrt(-2 * math.log(min(agreement, 1.0))))))
