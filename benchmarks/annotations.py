@@ -17,6 +17,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from harness import Row, main
 
 from keypoint_detection.data.annotations import Annotations
@@ -58,6 +59,7 @@ def megabytes(file: str, field: str) -> float:
 
 def use(annotations: Annotations, ready: Connection, measure: Connection) -> None:
     """A worker: reads the labels of every image as a loader does, then waits until all others did too."""
+    torch.set_num_threads(1)  # As the workers of torch's loader do; threads do not survive a fork.
     for index in range(0, len(annotations), max(1, len(annotations) // 20_000)):
         annotations.keypoints(index, 640, 480)
         annotations.path(index)
