@@ -67,7 +67,7 @@ def parser_for(
     parser = OneLineParser(
         prog=command,
         description=(inspect.getdoc(function) or "").split("\n")[0],
-        usage=" ".join([*usage, *(name.upper() for name in positional), "[--flag value ...]"]),
+        usage=" ".join([*usage, *(p.name.upper() for p in chosen if p.name in positional), "[--flag value ...]"]),
         formatter_class=HelpFormatter,
     )
     for parameter in chosen:

@@ -118,6 +118,9 @@ def test_the_actions_are_listed(capsys):
     text = capsys.readouterr().out
     assert "info " in text
     assert "export-weights " in text
+    with pytest.raises(SystemExit):
+        main(["checkpoint", "info", "-h"])
+    assert capsys.readouterr().out.startswith("usage: keypoint-detection checkpoint info PATH [--flag value ...]\n")
 
 
 def test_a_checkpoint_still_loads_after_a_default_has_changed(tmp_path, monkeypatch):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
@@ -97,6 +100,14 @@ def write_final_report(
         logger.warning("no report was written: %s", error)
         return None
     return path
+
+
+def log_report(run_logger: WandbLogger, path: Path) -> None:
+    """Lays a copy of the report, if it was written, among the files of a wandb run, which uploads it as it is."""
+    if rank_zero_only.rank == 0 and path.exists():
+        run = run_logger.experiment
+        copy = shutil.copy(path, run.dir)
+        run.save(copy, base_path=run.dir, policy="now")
 
 
 def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> list[float]:

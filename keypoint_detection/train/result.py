@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.train.callbacks import MetricsLogger, log_picture
-from keypoint_detection.train.final_report import ValidationImages, write_final_report
+from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares
@@ -113,6 +113,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     for run_logger in trainer.loggers:
         if isinstance(run_logger, WandbLogger):
             log_checkpoint_artifact(run_logger, best)
+            log_report(run_logger, folder.path / "report.html")
             finish_wandb(run_logger)
     return TrainingResult(detector.cpu(), folder.path, best, values, metrics.threshold_distances)
 

@@ -41,6 +41,7 @@ def test_the_run_folder_holds_what_is_promised(result):
         "hparams.yaml",
         "split.json",
         "curves.png",
+        "report.html",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     } <= names
@@ -88,6 +89,8 @@ def test_wandb_has_hyperparameters_pictures_and_the_checkpoint(logged, result):
     assert {"best"} <= set(artifact.aliases)
     assert logged.exit_code == 0
     assert logged.project == "test-project"
+    assert "report.html" in logged.files
+    assert (logged.folder / "files" / "report.html").read_bytes() == (result.run_dir / "report.html").read_bytes()
 
 
 def test_metrics_of_the_best_checkpoint_are_those_that_training_logged_for_it(result):
