@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keypoint_detection.data.boxes.geometry import Box, Faces
+from keypoint_detection.data.boxes.box import Box
+from keypoint_detection.data.boxes.geometry import Faces
 from keypoint_detection.data.boxes.textures import cardboard, cardboard_colour, random_colour, surface
 
 # Half the side, in metres, of the part of the floor on which shadows are drawn, and of the whole floor.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keypoint_detection.data.boxes.geometry import CORNERS, FLAP_CORNERS, Box, Camera, Faces
+from keypoint_detection.data.boxes.box import CORNERS, FLAP_CORNERS, Box
+from keypoint_detection.data.boxes.geometry import HIDING_MARGIN, Camera, Faces
 from keypoint_detection.data.boxes.objects import (
     Material,
     Part,
@@ -77,21 +78,31 @@ class Scene:
         height, width = self.camera.size
         found: dict[str, list[np.ndarray]] = {name: [] for name in (CORNERS, FLAP_CORNERS)}
         for box in self.boxes:
+            inwards = box.inwards()
             for name, points in box.keypoints().items():
                 xy, depth = self.camera.project(points)
-                seen = (depth > 0) & ~self.faces.hide(points, self.camera.position) & self._shows(points, depth)
+                seen = (depth > 0) & ~self.faces.hide(points, self.camera.position)
+                seen &= self._shows(points, inwards[name], depth)
                 seen &= (xy > 0).all(axis=1) & (xy < (width, height)).all(axis=1)
                 found[name].append(np.concatenate([xy, depth[:, None]], axis=1)[seen])
         return {name: np.concatenate([np.zeros((0, 3)), *parts]) for name, parts in found.items()}
 
-    def _shows(self, points: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Whether at least 3 of 8 places a pixel away from each point `(K, 3)` are free of what stands before it."""
+    def _shows(self, points: np.ndarray, inwards: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Whether there is more to see of corners `(K, 3)` than a sliver.
+
+        At least 3 of 8 places a pixel away have to be free of what stands before the corner, and one of the faces that
+        meet there, to which `inwards` `(K, D, 3)` leads, has to be visible.
+        """
+        pixel = (depth / self.camera.focal_length)[:, None, None]
         angles = np.arange(8) * np.pi / 4
         right, down, _ = self.camera.rotation
-        offsets = np.cos(angles)[:, None] * right + np.sin(angles)[:, None] * down
-        around = points[:, None] + (depth / self.camera.focal_length)[:, None, None] * offsets
-        hidden = self.faces.hide(around.reshape(-1, 3), self.camera.position, SLIVER_MARGIN).reshape(-1, 8)
-        return (~hidden).sum(axis=1) >= 3
+        around = points[:, None] + pixel * (np.cos(angles)[:, None] * right + np.sin(angles)[:, None] * down)
+        own = points[:, None] + 1.5 * pixel * inwards
+        covered, own_covered = (
+            self.faces.hide(places.reshape(-1, 3), self.camera.position, margin).reshape(places.shape[:2])
+            for places, margin in ((around, SLIVER_MARGIN), (own, HIDING_MARGIN))
+        )
+        return ((~covered).sum(axis=1) >= 3) & ~own_covered.all(axis=1)
 
 
 def sample_scene(rng: np.random.Generator, size: tuple[int, int], boxes: int, clutter: float) -> Scene:
