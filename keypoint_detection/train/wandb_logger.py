@@ -213,8 +213,9 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         failed = settings.mode == "online" and _uploads_failed(Path(settings.log_internal))
     except TimeoutError:
         failed = True
-    except OSError:
-        failed = False  # wandb's process has ended, and that was said
+    except OSError:  # wandb's process has ended, and that was said
+        failed = False
+        wandb.run = None  # or this process could start no other run
     with suppress(OSError):
         # `finish` may return before wandb's process has written the last records of the run's file.
         wandb.teardown(exit_code)
@@ -241,7 +242,7 @@ def log_checkpoint_artifact(
         aliases: names by which this version can be asked for.
         metadata: anything of interest, such as the epoch and the mean AP.
     """
-    if logger is None or not logger.log_checkpoints or not _is_rank_zero():
+    if logger is None or not logger.log_checkpoints or logger.lost or not _is_rank_zero():
         return
     run = logger.experiment
     artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(metadata or {}))

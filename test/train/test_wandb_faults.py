@@ -99,14 +99,18 @@ def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeyp
     logger = start(tmp_path, "offline")
     calls = []
 
-    def log(*_):
+    def fail(*_, **__):
         calls.append(1)
         raise ConnectionResetError("Connection lost")
 
-    monkeypatch.setattr(logger.experiment, "log", log)
+    monkeypatch.setattr(logger.experiment, "log", fail)
+    monkeypatch.setattr(logger.experiment, "finish", fail)
     log_all(logger, tmp_path)
     finish_wandb(logger)
-    assert len(calls) == 1
-    assert own_messages(caplog) == [
-        "wandb's process has ended (Connection lost): the training goes on without it",
-    ]
+    assert len(calls) == 2
+    assert own_messages(caplog) == ["wandb's process has ended (Connection lost): the training goes on without it"]
+
+    second = start(tmp_path, "offline")
+    log_losses(second)
+    finish_wandb(second)
+    assert losses_of(read_runs(tmp_path)[-1].history) == LOSSES
