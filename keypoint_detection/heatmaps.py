@@ -257,9 +257,10 @@ def sampling_grid(homography: Tensor, size: tuple[int, int], source_size: tuple[
     Returns:
         `(1, H, W, 2)` float32 grid for `torch.nn.functional.grid_sample(..., align_corners=False)`.
     """
-    rows = cell_centres(size[0], 1, device=homography.device)
-    columns = cell_centres(size[1], 1, device=homography.device)
-    centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    source = transform_points(centres.to(homography.dtype), homography)
-    extent = source.new_tensor([source_size[1], source_size[0]])
-    return (2 * source / extent - 1)[None].float()
+    extent = homography.new_tensor([[2 / source_size[1], 0, -1], [0, 2 / source_size[0], -1], [0, 0, 1]])
+    by_x, by_y, constant = (extent @ homography).to(torch.float64).unbind(-1)
+    x = cell_centres(size[1], 1, device=homography.device)
+    y = cell_centres(size[0], 1, device=homography.device)[:, None]
+    # A sum of a row and a column per coordinate is a fraction of the work of a matrix product per pixel.
+    planes = [x * by_x[i].item() + (y * by_y[i].item() + constant[i].item()) for i in range(3)]
+    return (torch.stack(planes[:2], dim=-1) / planes[2][..., None])[None].float()

@@ -28,6 +28,8 @@ from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+AUTOMATIC_CACHE_BYTES = 10**9
+
 Stage = Literal["train", "validation", "test"]
 
 
@@ -53,7 +55,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         batch_size: images per step and process.
         num_workers: processes that load data, for each training process; 0 loads in the training process, auto chooses
             by cores and device.
-        cache_images: keep decoded images in memory, once for all workers.
+        cache_images: keep decoded images in memory, once for all workers; auto does so for a set of up to a gigabyte.
         empty_channels: what a channel without keypoints means: absent (there is none in the image) or ignore (it was
             not labelled, so it counts neither in loss nor in metrics).
         corrupt_images: what happens when an image cannot be read in mid-training: raise stops, skip reports it once and
@@ -84,7 +86,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         validation_split_ratio: float = 0.1,
         batch_size: int | Literal["auto"] = "auto",
         num_workers: int | Literal["auto"] = "auto",
-        cache_images: bool = False,
+        cache_images: bool | Literal["auto"] = "auto",
         empty_channels: Literal["absent", "ignore"] = "absent",
         corrupt_images: Literal["raise", "skip"] = "raise",
         augment_train: bool = True,
@@ -212,10 +214,16 @@ class KeypointsDataModule(pl.LightningDataModule):
                 augmentation=(self.augmentation or Augmentation()) if augmented else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
-                cache=ImageCache(annotations, self.parts.sizes[stage]) if self.cache_images else None,
+                cache=ImageCache(annotations, self.parts.sizes[stage]) if self._caches(stage) else None,
                 corrupt_images=self.corrupt_images,
             )
         return self._datasets[stage]
+
+    def _caches(self, stage: Stage) -> bool:
+        if self.cache_images != "auto":
+            return self.cache_images
+        sizes = self.parts.sizes[stage].astype(np.int64)
+        return bool(sizes.all()) and 3 * int(sizes.prod(axis=1).sum()) <= AUTOMATIC_CACHE_BYTES
 
     def batches_per_epoch(self, processes: int = 1) -> int:
         """How many batches each of several processes trains on in an epoch."""

@@ -56,9 +56,9 @@ def blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def add_noise(image: Tensor, deviation: float, random: np.random.Generator) -> Tensor:
-    """Adds Gaussian noise of this standard deviation (1 is the full range), clipped to [0, 1]."""
+    """Adds Gaussian noise of this standard deviation (1 is the full range) to the brightness, clipped to [0, 1]."""
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-    return torch.randn(image.shape, generator=generator).mul_(deviation).add_(image).clamp_(0, 1)
+    return (torch.randn(1, *image.shape[1:], generator=generator).mul_(deviation) + image).clamp_(0, 1)
 
 
 def compress(image: Tensor, quality: int) -> Tensor:

@@ -122,7 +122,7 @@ def test_epochs_differ_and_runs_do_not(folder):
         assert torch.equal(a.indices, b.indices)
     indices = [torch.cat([batch.indices for batch in epoch(first, number)]).tolist() for number in (0, 1)]
     assert indices[0] != indices[1]
-    assert sorted(indices[0]) == sorted(indices[1]) == list(range(8))
+    assert sorted(indices[0]) == sorted(indices[1]) == list(range(9))
 
 
 def test_validation_batches_hold_one_size(folder):

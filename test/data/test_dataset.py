@@ -116,7 +116,7 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
 
     write_data_set(annotations.image_root, [(80, 60)], [{"left_eye": [[33.3, 21.7]], "right_eye": []}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
-    names = ("brightness", "contrast", "saturation", "hue", "noise")
+    names = ("brightness", "contrast", "saturation", "hue", "noise", "grayscale", "blur", "erasing")
     augmentation = Augmentation(rotation=180, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(names, 0.0))
     dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob())
     channels = set()
