@@ -5,6 +5,7 @@ from collections.abc import Callable
 import annotations
 import average_precision
 import decoding
+import export
 import inference
 import loader
 import rendering
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "loader": loader.run,
     "training_step": training_step.run,
     "inference": inference.run,
+    "export": export.run,
 }
 
 if __name__ == "__main__":

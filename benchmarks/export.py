@@ -1,0 +1,60 @@
+"""An exported ONNX file against the checkpoint in PyTorch: one image on the CPU, and where the time goes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from harness import THREADS, Row, compare, main, milliseconds
+from inference import HEIGHT, WIDTH, dots, trained_detector
+from PIL import Image
+
+from keypoint_detection.data.geometry import letterbox
+from keypoint_detection.data.images import load_image
+from keypoint_detection.export import export
+from keypoint_detection.onnx_network import OnnxNetwork
+from keypoint_detection.predict import KeypointPredictor
+
+REPEATS = 15
+
+
+def run() -> list[Row]:
+    """Compare the two predictors, then time the stages of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, picture = Path(folder) / "best.ckpt", Path(folder) / "image.jpg"
+        detector = trained_detector()
+        content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+        torch.save(content | {"pytorch-lightning_version": "2.6.0"}, checkpoint)
+        model = export(str(checkpoint), str(Path(folder) / "model.onnx"))
+        array = dots(1, HEIGHT, WIDTH, seed=99).images[0].permute(1, 2, 0).mul(255).byte().numpy()
+        Image.fromarray(array).save(picture, quality=95)
+
+        image = load_image(picture)
+        eager = KeypointPredictor(checkpoint, device="cpu")
+        exported = KeypointPredictor(model)
+        exported.network = OnnxNetwork(model, threads=THREADS)
+        work = f"one {WIDTH}x{HEIGHT} image, Unet defaults"
+        row = Row("ONNX file", work, 0, "eager PyTorch", target=1.5)
+        rows = [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS)]
+        tensor = letterbox(image, None)[0][None]
+        with torch.inference_mode():
+            heatmaps = detector(tensor).sigmoid()
+            sizes = torch.tensor([[HEIGHT, WIDTH]])
+            stages: dict[str, Callable[[], object]] = {
+                "decode the JPEG": lambda: load_image(picture),
+                "PyTorch: letterbox": lambda: letterbox(image, None),
+                "PyTorch: network": lambda: detector(tensor),
+                "PyTorch: peaks": lambda: detector._decode(heatmaps, sizes),
+                "ONNX: letterbox, network and peaks": lambda: exported.network.detect([image]),
+            }
+            rows += [
+                Row(name, work, median(milliseconds(stage) for _ in range(REPEATS))) for name, stage in stages.items()
+            ]
+        return rows
+
+
+if __name__ == "__main__":
+    main({"export": run}, __doc__)

@@ -1,0 +1,146 @@
+"""Compares an exported detector with the checkpoint it came from.
+
+C channels, N keypoints, H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.heatmaps import render
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import FALLBACK_THRESHOLD, Network
+
+# Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
+SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
+IMAGES_PER_SIZE = 2
+# Above this score, heatmaps are so flat at their tops that the last bit of a float32 moves a keypoint by hundredths of
+# a pixel, in PyTorch as well. Distances there may be this many times as large.
+SATURATED, SATURATED_FACTOR = 0.999, 10
+
+
+class Tolerance(NamedTuple):
+    """How far an exported detector may be off.
+
+    Attributes:
+        pixels: Largest distance of a keypoint from the checkpoint's, in pixels of the image.
+        score: Largest difference of its score. A keypoint whose score is this close to the threshold, or to that of
+            the last keypoint that fits, may be missing.
+    """
+
+    pixels: float
+    score: float
+
+
+FULL = Tolerance(pixels=0.01, score=1e-3)
+# Half precision rounds weights to 11 bits.
+HALF = Tolerance(pixels=0.25, score=0.02)
+
+
+class CheckReport(NamedTuple):
+    """How well two detectors agree.
+
+    Attributes:
+        images: Images that were compared.
+        keypoints: Keypoints that were compared.
+        pixels: Largest distance, in pixels of the image.
+        score: Largest difference of two scores.
+    """
+
+    images: int
+    keypoints: int
+    pixels: float
+    score: float
+
+    def __str__(self) -> str:
+        return (
+            f"checked against PyTorch on {self.images} images: {self.keypoints} keypoints, "
+            f"at most {self.pixels:.2g} px and {self.score:.2g} of score apart"
+        )
+
+
+def keypoint_caps(detector: KeypointDetector) -> list[int]:
+    """Most keypoints of each of the C channels."""
+    values = detector.hparams
+    caps = values.keypoint_channel_max_keypoints or [-1] * len(values.keypoint_channels)
+    return [values.max_keypoints if cap == -1 else cap for cap in caps]
+
+
+def check_images(seed: int = 0) -> list[np.ndarray]:
+    """Random images `(H, W, 3)` uint8 of several sizes: coloured dots on blurred noise."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    images = []
+    for height, width in [size for size in SIZES for _ in range(IMAGES_PER_SIZE)]:
+        coarse = random(1, 3, -(-height // 8), -(-width // 8))
+        image = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
+        for sigma in (1.5, 3.0, 6.0):
+            points = random(3, 4, 2) * torch.tensor([width, height])
+            dots = render(points, (height, width), sigma)
+            image = image * (1 - dots) + random(3, 1, 1) * dots
+        images.append((255 * image).byte().permute(1, 2, 0).contiguous().numpy())
+    return images
+
+
+def check_network(expected: Network, found: Network, caps: list[int], tolerance: Tolerance) -> CheckReport:
+    """Compares the keypoints of two detectors on random images.
+
+    Args:
+        expected: The checkpoint.
+        found: The exported detector.
+        caps: Most keypoints of each channel.
+        tolerance: How far they may be apart.
+
+    Returns:
+        How far they were apart.
+
+    Raises:
+        InputError: If they are farther apart; says where.
+    """
+    images = check_images()
+    thresholds = [FALLBACK_THRESHOLD if np.isnan(value) else value for value in expected.score_thresholds]
+    pairs: list[tuple[float, float]] = []
+    for image in images:
+        wanted, own = (
+            np.concatenate([xy, scores[..., None]], axis=-1)
+            for xy, scores in (network.detect([image])[0] for network in (expected, found))
+        )
+        for channel, name in enumerate(expected.channel_names):
+            where = f"image of {image.shape[1]}x{image.shape[0]}, channel {name!r}"
+            cap, threshold = caps[channel], thresholds[channel]
+            pairs += _pair_up(wanted[channel], own[channel], cap, threshold, tolerance, f"{where}, missing")
+            _pair_up(own[channel], wanted[channel], cap, threshold, tolerance, f"{where}, unexpected")
+    distances, differences = zip(*pairs, strict=True) if pairs else ([0.0], [0.0])
+    return CheckReport(len(images), len(pairs), max(distances), max(differences))
+
+
+def _pair_up(
+    rows: np.ndarray, others: np.ndarray, cap: int, threshold: float, tolerance: Tolerance, where: str
+) -> list[tuple[float, float]]:
+    """Finds each keypoint of `rows` in `others`, both `(N, 3)` of x, y, score; distances and differences of score.
+
+    Left out are those that are hardly above the threshold, or hardly higher than the last one of a full list.
+    """
+    least = max(threshold, rows[cap - 1, 2]) + tolerance.score
+    found = []
+    for x, y, score in rows[rows[:, 2] >= least]:
+        distances = np.nan_to_num(np.hypot(others[:, 0] - x, others[:, 1] - y), nan=math.inf)
+        nearest = int(distances.argmin())
+        distance, difference = float(distances[nearest]), float(abs(others[nearest, 2] - score))
+        allowed = tolerance.pixels * (SATURATED_FACTOR if score > SATURATED else 1)
+        if distance > allowed or difference > tolerance.score:
+            raise InputError(
+                f"{where}: the keypoint at ({x:.2f}, {y:.2f}) with a score of {score:.4f}; the nearest is "
+                f"{distance:.3g} px away and {difference:.2g} of score apart, expected at most "
+                f"{allowed:g} and {tolerance.score:g}"
+            )
+        found.append((distance, difference))
+    return found

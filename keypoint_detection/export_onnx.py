@@ -1,0 +1,163 @@
+"""Writes a detector as ONNX: the network by torch's exporter, what surrounds it node by node.
+
+C channels, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.export_check import FULL, HALF, check_network, keypoint_caps
+from keypoint_detection.files import write_atomic
+from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.onnx_decoding import DecodingOptions, decode
+from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
+from keypoint_detection.onnx_nodes import Nodes
+from keypoint_detection.onnx_preprocessing import preprocess
+from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
+
+logger = logging.getLogger(__name__)
+
+# The exporter's libraries tell every step they take.
+_TALKATIVE = ("onnxscript", "onnx_ir", "torch.onnx")
+# Smaller tensors, such as biases and shapes, keep all their bits.
+_LEAST_HALVED = 64
+_EXAMPLE_CELLS = (3, 5)  # height and width of the example in multiples of the backbone's divisor; not special
+
+
+class _CentredNetwork(nn.Module):
+    """From padded images, of which the mean colour was subtracted so that padding is 0, to heatmaps."""
+
+    def __init__(self, detector: KeypointDetector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.register_buffer("mean", detector.backbone.image_mean * 255)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(1, 3, H, W)` in [-255, 255] -> `(1, C, h, w)` in [0, 1]."""
+        return self.detector((images + self.mean) / 255).float().sigmoid()
+
+
+def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Path:
+    """Writes an ONNX file and compares it with the checkpoint.
+
+    Args:
+        network: The checkpoint.
+        path: The file.
+        half: Store weights as float16.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If torch cannot export the network, or the file's keypoints differ. The file is not there then.
+    """
+    model = build_model(network.detector, half, opset)
+    try:
+        write_atomic(path, model.SerializeToString())
+    except OSError as error:
+        raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
+    try:
+        report = check_network(network, OnnxNetwork(path), keypoint_caps(network.detector), HALF if half else FULL)
+    except InputError as error:
+        path.unlink()
+        raise InputError(f"{path} is not written: {error}") from error
+    logger.info("%s", report)
+    return path
+
+
+def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.ModelProto:
+    """Builds the whole graph, from the bytes of an image to keypoints, with its metadata."""
+    values, caps = detector.hparams, keypoint_caps(detector)
+    options = DecodingOptions(caps, values.minimal_keypoint_extraction_pixel_distance, values.heatmap_stride)
+    fill = detector.backbone.image_mean.numpy() * 255
+    before, after = Nodes("before/"), Nodes("after/")
+    size = list(values.image_size) if values.image_size else None
+    image = preprocess(before, "image", size, fill, detector.backbone.size_divisor, "images")
+    network = _export_network(detector, opset)
+    if half:
+        _halve(network.graph)
+    decode(after, "heatmaps", "score_thresholds", image, options, "keypoints")
+    thresholds = detector.score_thresholds.numpy()
+    known = np.where(np.isnan(thresholds), FALLBACK_THRESHOLD, thresholds).astype(np.float32)
+    graph = helper.make_graph(
+        [*before.nodes, *network.graph.node, *after.nodes],
+        "keypoint_detection",
+        [
+            helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3]),
+            helper.make_tensor_value_info("score_thresholds", TensorProto.FLOAT, [len(caps)]),
+        ],
+        [helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["keypoints", 4])],
+        # An input with an initializer has that as its default.
+        [*before.constants, *network.graph.initializer, *after.constants,
+         numpy_helper.from_array(known, "score_thresholds")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=network.opset_import, ir_version=network.ir_version)
+    model.producer_name, model.producer_version = "keypoint_detection", library_version()
+    model.functions.extend(network.functions)
+    metadata = {
+        "version": library_version(),
+        "channel_names": list(values.keypoint_channels),
+        "score_thresholds": [None if math.isnan(value) else value for value in thresholds.tolist()],
+        "max_keypoints": caps,
+        "image_size": size,
+        "heatmap_stride": values.heatmap_stride,
+        "weights": "float16" if half else "float32",
+    }
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    onnx.checker.check_model(model)
+    return model
+
+
+def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
+    """The network alone, `images` -> `heatmaps`, by torch's exporter."""
+    divisor = detector.backbone.size_divisor
+    module = _CentredNetwork(detector).eval()
+    height, width = (cells * divisor for cells in _EXAMPLE_CELLS)
+    # Multiples of the divisor, so that the graph neither pads nor crops: both happen outside.
+    axes = {axis: divisor * torch.export.Dim(name, min=1, max=2**12) for axis, name in ((2, "rows"), (3, "columns"))}
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (torch.rand(1, 3, height, width),),
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes={"images": axes},
+                input_names=["images"],
+                output_names=["heatmaps"],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever it runs into
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"torch cannot export the backbone {detector.hparams.backbone_type}: {reason}") from error
+    model = program.model_proto
+    for node in model.graph.node:  # the exporter's notes are longer than the graph
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return model
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Stores weights as float16; runtimes convert them once, when they load the file."""
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and math.prod(weight.dims) >= _LEAST_HALVED:
+            name, value = weight.name, numpy_helper.to_array(weight)
+            weight.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}/half"))
+            graph.node.insert(0, helper.make_node("Cast", [f"{name}/half"], [name], to=TensorProto.FLOAT))

@@ -1,0 +1,208 @@
+"""The last nodes of an exported ONNX graph: from heatmaps to keypoints.
+
+They compute what `heatmaps.decode` computes.
+C channels, G groups of connected cells, M cells that may be peaks, N keypoints, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from keypoint_detection import heatmaps
+from keypoint_detection.onnx_nodes import Nodes, integers, scalar
+from keypoint_detection.onnx_preprocessing import ImageSizes
+
+_TINY = float(np.finfo(np.float32).tiny)
+_CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first cell has its centre, in cells
+
+
+class DecodingOptions(NamedTuple):
+    """How heatmaps are decoded.
+
+    Attributes:
+        caps: Most keypoints of each of the C channels.
+        min_distance: See `heatmaps.decode`, in pixels.
+        stride: Pixels per cell.
+    """
+
+    caps: list[int]
+    min_distance: float
+    stride: int
+
+    @property
+    def radius(self) -> int:
+        """Cells on each side of the window in which a peak is the highest."""
+        return max(1, math.floor(self.min_distance / self.stride))
+
+
+def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options: DecodingOptions, output: str) -> None:
+    """Appends the way from heatmaps to keypoints.
+
+    Args:
+        nodes: The graph.
+        maps: `(1, C, h, w)` float32 in [0, 1], of the padded image.
+        thresholds: `(C,)` float32, the score from which a detection of each channel counts.
+        image: The sizes.
+        options: How heatmaps are decoded.
+        output: Name of the result, `(N, 4)` float32: channel, x, y in pixels of the image, score.
+    """
+    stride = integers(options.stride)
+    size = nodes("Div", nodes("Add", image.new_size, integers(options.stride - 1)), stride)
+    maps = nodes("Slice", maps, integers(0, 0), size, integers(2, 3))
+    height, width = (nodes("Gather", size, scalar(axis, np.int64)) for axis in (0, 1))
+    area = nodes("Mul", height, width)
+    cells, centres = _peaks(nodes, maps, width, area, options)
+    flat = nodes("Reshape", maps, integers(-1))
+    keys, scores, centre = _highest(nodes, flat, cells, centres, area, thresholds, options.caps)
+    channels, cell = nodes("Div", keys, area), nodes("Mod", keys, area)
+    row, column = nodes("Div", cell, width), nodes("Mod", cell, width)
+    vertices = [
+        _vertex(nodes, flat, keys, column, width, integers(1)),
+        _vertex(nodes, flat, keys, row, height, width),
+    ]
+    fitted = nodes("Concat", *(nodes("Unsqueeze", vertex, integers(1)) for vertex in vertices), axis=1)
+    fitted = nodes("Where", nodes("IsNaN", centre), fitted, centre)
+    pixels = nodes("Mul", nodes("Add", fitted, scalar(_CENTRE)), scalar(options.stride))
+    sizes = nodes.cast(nodes("Gather", image.size, integers(1, 0)), np.float64)  # x first
+    scale = nodes("Div", sizes, nodes.cast(nodes("Gather", image.new_size, integers(1, 0)), np.float64))
+    xy = nodes.cast(nodes("Mul", nodes.cast(pixels, np.float64), scale), np.float32)
+    channel_column = nodes("Unsqueeze", nodes.cast(channels, np.float32), integers(1))
+    nodes("Concat", channel_column, xy, nodes("Unsqueeze", scores, integers(1)), axis=1)
+    nodes.nodes[-1].output[0] = output
+
+
+def _pool(nodes: Nodes, maps: str, radius: int) -> str:
+    """Maximum over the square window around each cell, as if -inf lay outside of the map."""
+    side = 2 * radius + 1
+    if radius == 1:
+        return nodes("MaxPool", maps, kernel_shape=[side, side], pads=[radius] * 4)
+    rows = nodes("MaxPool", maps, kernel_shape=[1, side], pads=[0, radius, 0, radius])
+    return nodes("MaxPool", rows, kernel_shape=[side, 1], pads=[radius, 0, radius, 0])
+
+
+def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOptions) -> tuple[str, str]:
+    """Cells that are peaks, one of each plateau: `peaks.merge_ties`.
+
+    Returns:
+        `(G,)` int64, flat cells in all maps, and `(G, 2)` float32 column and row of the plateau's centre, NaN along an
+        axis in which it is less than three cells long.
+    """
+    lowest = inspect.signature(heatmaps.decode).parameters["threshold"].default
+    high = nodes("GreaterOrEqual", maps, scalar(lowest))
+    is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, options.radius)))
+    others = _pool(nodes, nodes("Where", is_peak, scalar(-math.inf), maps), 1)
+    shoulder = nodes("And", is_peak, nodes("Equal", others, maps))
+    order = nodes.cast(nodes("Range", scalar(0, np.int64), area, scalar(1, np.int64)), np.float32)
+    shape = nodes("Shape", maps)
+    size = nodes("Slice", shape, integers(2), integers(4))
+    order = nodes("Reshape", order, nodes("Concat", integers(1, 1), size, axis=0))
+
+    def spread(body: Nodes, states: list[str]) -> list[str]:
+        wider = body("Where", is_peak, _pool(body, states[0], 1), scalar(-1))
+        change = body("ReduceMax", body("Sub", wider, states[0]), integers(0, 1, 2, 3), keepdims=0)
+        return [body("Greater", change, scalar(0)), body("Identity", wider)]
+
+    (labels,) = nodes.repeat([nodes("Where", is_peak, order, scalar(-1))], [np.float32], spread)
+    members = nodes("Squeeze", nodes("NonZero", nodes("Reshape", is_peak, integers(-1))), integers(0))
+    label = nodes.cast(nodes("Gather", nodes("Reshape", labels, integers(-1)), members), np.int64)
+    label = nodes("Add", label, nodes("Mul", nodes("Div", members, area), area))
+    roots, _, group, counts = nodes.several("Unique", 4, label, sorted=1)
+
+    def reduce(values: str, how: str, start: float) -> str:
+        empty = nodes("Expand", scalar(start), nodes("Shape", roots))
+        return nodes("ScatterElements", empty, group, values, axis=0, reduction=how)
+
+    on_shoulder = nodes.cast(nodes("Gather", nodes("Reshape", shoulder, integers(-1)), members), np.float32)
+    stays = nodes("Less", reduce(on_shoulder, "max", 0), scalar(1))
+    cell = nodes("Mod", members, area)
+    centres = []
+    for position in (nodes.cast(nodes(operator, cell, width), np.float32) for operator in ("Mod", "Div")):
+        extent = nodes("Sub", reduce(position, "max", -1), reduce(position, "min", 2.0**31))
+        mean = nodes("Div", reduce(position, "add", 0), nodes.cast(counts, np.float32))
+        centre = nodes("Where", nodes("Less", extent, scalar(2)), scalar(math.nan), mean)
+        centres.append(nodes("Unsqueeze", centre, integers(1)))
+    centre = nodes("Compress", nodes("Concat", *centres, axis=1), stays, axis=0)
+    roots = nodes("Compress", roots, stays, axis=0)
+    if options.radius > 1:
+        stays = _spread_out(nodes, roots, order, shape, options.radius)
+        roots, centre = nodes("Compress", roots, stays, axis=0), nodes("Compress", centre, stays, axis=0)
+    return roots, centre
+
+
+def _spread_out(nodes: Nodes, roots: str, order: str, shape: str, radius: int) -> str:
+    """Which of the peaks `(G,)` stay when those in the window of a kept one of the same height go."""
+    none = nodes("Expand", scalar(0), shape)
+    ones = nodes("Expand", scalar(1), nodes("Shape", roots))
+    flat = nodes("ScatterElements", nodes("Reshape", none, integers(-1)), roots, ones, axis=0)
+
+    def drop(body: Nodes, states: list[str]) -> list[str]:
+        waiting, kept = states
+        places = body("Where", body("Greater", waiting, scalar(0)), order, scalar(-1))
+        highest = body("Equal", places, _pool(body, places, radius))
+        winners = body("Mul", waiting, body.cast(highest, np.float32))
+        left = body("Mul", waiting, body("Sub", scalar(1), _pool(body, winners, radius)))
+        going = body("Greater", body("ReduceMax", left, integers(0, 1, 2, 3), keepdims=0), scalar(0))
+        return [going, left, body("Add", kept, winners)]
+
+    _, kept = nodes.repeat([nodes("Reshape", flat, shape), none], [np.float32, np.float32], drop)
+    return nodes("Greater", nodes("Gather", nodes("Reshape", kept, integers(-1)), roots), scalar(0))
+
+
+def _highest(
+    nodes: Nodes, flat: str, cells: str, centres: str, area: str, thresholds: str, caps: list[int]
+) -> tuple[str, str, str]:
+    """The highest peaks of each channel, in order: flat cells `(N,)`, scores `(N,)` and centres `(N, 2)`."""
+    heights = nodes("Gather", flat, cells)
+    low = nodes("Expand", scalar(-1), nodes("Shape", flat))
+    sparse = nodes("ScatterElements", low, cells, heights, axis=0)
+    total = nodes("Squeeze", nodes("Shape", cells), integers(0))
+    numbers = nodes("Range", scalar(0, np.int64), total, scalar(1, np.int64))
+    indices = nodes("ScatterElements", nodes.cast(low, np.int64), cells, numbers, axis=0)
+    rows = nodes("Reshape", sparse, integers(len(caps), -1))
+    count = nodes("Min", nodes("Unsqueeze", area, integers(0)), integers(max(caps)))
+    scores, places = nodes.several("TopK", 2, rows, count, axis=1)
+    ranks = nodes("Range", scalar(0, np.int64), nodes("Squeeze", count, integers(0)), scalar(1, np.int64))
+    within = nodes("Less", ranks, np.array(caps, dtype=np.int64)[:, None])
+    counts = nodes("GreaterOrEqual", scores, nodes("Max", nodes("Unsqueeze", thresholds, integers(1)), scalar(0)))
+    first = nodes("Mul", area, np.arange(len(caps), dtype=np.int64)[:, None])
+    chosen = nodes("Reshape", nodes("And", within, counts), integers(-1))
+    keys, found = (
+        nodes("Compress", nodes("Reshape", value, integers(-1)), chosen, axis=0)
+        for value in (nodes("Add", places, first), scores)
+    )
+    return keys, found, nodes("Gather", centres, nodes("Gather", indices, keys))
+
+
+def _vertex(nodes: Nodes, flat: str, keys: str, index: str, length: str, step: str | np.ndarray) -> str:
+    """Vertex `(N,)` of the parabola through the logarithms of three cells along one axis, see `heatmaps.decode`.
+
+    Args:
+        nodes: The graph.
+        flat: Heights of all cells.
+        keys: `(N,)` flat cells of the peaks.
+        index: `(N,)` index of each along the axis.
+        length: Number of cells along the axis.
+        step: Distance in `flat` of two cells along the axis.
+    """
+    one = scalar(1, np.int64)
+    last = nodes("Max", nodes("Sub", length, scalar(2, np.int64)), one)
+    middle = nodes("Min", nodes("Max", index, one), last)
+    logarithms = []
+    for offset in (-1, 0, 1):
+        place = nodes("Add", middle, scalar(offset, np.int64))
+        place = nodes("Min", place, nodes("Sub", length, one))
+        moved = nodes("Add", keys, nodes("Mul", nodes("Sub", place, index), step))
+        logarithms.append(nodes("Log", nodes("Max", nodes("Gather", flat, moved), scalar(_TINY))))
+    before, centre, after = logarithms
+    curvature = nodes("Add", nodes("Sub", before, nodes("Mul", scalar(2), centre)), after)
+    offset = nodes("Div", nodes("Sub", before, after), nodes("Mul", scalar(2), curvature))
+    vertex = nodes("Add", nodes.cast(middle, np.float32), offset)
+    own = nodes.cast(index, np.float32)
+    is_peak = nodes("And", nodes("Less", curvature, scalar(0)), nodes("Greater", length, scalar(2, np.int64)))
+    vertex = nodes("Where", is_peak, vertex, own)
+    half = scalar(_CENTRE)  # half a cell on both sides
+    return nodes("Min", nodes("Max", vertex, nodes("Sub", own, half)), nodes("Add", own, half))

@@ -1,0 +1,69 @@
+"""A detector that `keypoint-detection export` wrote as ONNX, run by onnxruntime instead of torch.
+
+C channels, H W image, N keypoints.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from keypoint_detection.errors import InputError
+
+METADATA_KEY = "keypoint_detection"
+
+
+class OnnxNetwork:
+    """An exported detector; see `predict.Network`.
+
+    Args:
+        path: The file.
+        threads: Threads of onnxruntime, 0 for as many as there are cores.
+
+    Raises:
+        InputError: If the extra `export` is not installed, or the file is no exported detector.
+    """
+
+    def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(f'{path} needs onnxruntime: pip install "keypoint_detection[export]"') from error
+        if not Path(path).is_file():
+            raise InputError(f"model {path} does not exist")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+            self.channel_names: list[str] = list(self.metadata["channel_names"])
+            self._count = max(self.metadata["max_keypoints"])
+            thresholds = list(self.metadata["score_thresholds"])
+        except Exception as error:  # onnxruntime's errors have no common base
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"model {path} is no ONNX file that `keypoint-detection export` wrote: {reason}"
+            ) from error
+        self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
+        self._lowest = np.zeros(len(self.channel_names), dtype=np.float32)
+
+    def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `predict.Network`. Images go through one at a time: on a CPU, batches are no faster."""
+        return [self._detect(image) for image in images]
+
+    def _detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = {"image": np.ascontiguousarray(image)[None], "score_thresholds": self._lowest}
+        (rows,) = self.session.run(["keypoints"], inputs)
+        xy = np.full((len(self.channel_names), self._count, 2), np.nan, dtype=np.float32)
+        scores = np.zeros((len(self.channel_names), self._count), dtype=np.float32)
+        for channel in range(len(self.channel_names)):
+            own = rows[rows[:, 0] == channel]
+            xy[channel, : len(own)], scores[channel, : len(own)] = own[:, 1:3], own[:, 3]
+        return xy, scores

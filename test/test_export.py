@@ -1,0 +1,226 @@
+"""Exported detectors: the ONNX file finds what the checkpoint finds."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from colour_detector import colour_checkpoint, dots
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from keypoint_detection import heatmaps
+from keypoint_detection.cli import main
+from keypoint_detection.data.geometry import letterbox
+from keypoint_detection.errors import InputError
+from keypoint_detection.export import export
+from keypoint_detection.export_check import FULL, check_network
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.onnx_decoding import DecodingOptions, decode
+from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
+from keypoint_detection.onnx_nodes import Nodes, integers
+from keypoint_detection.onnx_preprocessing import ImageSizes, preprocess
+from keypoint_detection.predict import KeypointPredictor, TorchNetwork
+
+
+def value(name, kind, *shape):
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+
+def session(nodes, inputs, output):
+    graph = onnx.helper.make_graph(nodes.nodes, "stage", inputs, [output], nodes.constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    return onnxruntime.InferenceSession(model.SerializeToString())
+
+
+@pytest.fixture(scope="module", params=[None, (40, 56)])
+def preprocessing(request):
+    nodes = Nodes("before/")
+    fill = np.full((1, 3, 1, 1), 20.0)
+    preprocess(nodes, "image", request.param, fill, 8, "images")
+    image = value("image", onnx.TensorProto.UINT8, 1, None, None, 3)
+    return request.param, session(nodes, [image], value("images", onnx.TensorProto.FLOAT, 1, 3, None, None))
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(1, 120), width=st.integers(1, 120), seed=st.integers(0, 1000))
+def test_images_are_letterboxed_bit_for_bit_and_padded(preprocessing, height, width, seed):
+    image_size, graph = preprocessing
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    (found,) = graph.run(None, {"image": image[None]})
+    expected = (letterbox(image, image_size)[0] * 255).round().numpy()
+    h, w = expected.shape[1:]
+    assert found.shape == (1, 3, -(-h // 8) * 8, -(-w // 8) * 8)
+    assert np.array_equal(found[0, :, :h, :w] + 20, expected)
+    assert not found[0, :, h:].any()
+    assert not found[0, :, :, w:].any()
+
+
+CASES = [(1, 1.0, [7, 3]), (2, 9.0, [5, 20]), (4, 1.0, [20, 20])]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def decoding(request):
+    stride, distance, caps = request.param
+    nodes = Nodes("after/")
+    size = nodes("Mul", nodes("Slice", nodes("Shape", "maps"), integers(2), integers(4)), integers(stride))
+    sizes = ImageSizes(size, size)
+    decode(nodes, "maps", "thresholds", sizes, DecodingOptions(caps, distance, stride), "keypoints")
+    maps = value("maps", onnx.TensorProto.FLOAT, 1, 2, None, None)
+    thresholds = value("thresholds", onnx.TensorProto.FLOAT, 2)
+    output = value("keypoints", onnx.TensorProto.FLOAT, None, 4)
+    return *request.param, session(nodes, [maps, thresholds], output)
+
+
+# Few levels make plateaus, shoulders and peaks of equal height.
+@settings(max_examples=60, deadline=None)
+@given(
+    maps=hnp.arrays(
+        np.float32,
+        st.tuples(st.just(1), st.just(2), st.integers(1, 24), st.integers(1, 24)),
+        elements=st.sampled_from([0.0, 0.005, 0.2, 0.5, 0.9]) | st.floats(0, 1, width=32),
+    )
+)
+def test_heatmaps_are_decoded_as_the_library_does(decoding, maps):
+    stride, distance, caps, graph = decoding
+    (found,) = graph.run(None, {"maps": maps, "thresholds": np.zeros(2, np.float32)})
+    assert (np.diff(found[:, 0]) >= 0).all()
+    xy, scores = heatmaps.decode(torch.from_numpy(maps), max(caps), distance, stride=stride)
+    for channel, cap in enumerate(caps):
+        kept = scores[0, channel, :cap].numpy()
+        points = xy[0, channel, :cap].numpy()[kept > 0]
+        kept = kept[kept > 0]
+        own = found[found[:, 0] == channel]
+        assert np.allclose(own[:, 3], kept, atol=1e-6)
+        # Which of several equal ones fits into a full list is open.
+        last = kept[-1] if len(kept) == cap else -1
+        wanted = sorted(zip(kept[kept > last], *points[kept > last].T, strict=True))
+        shown = sorted(zip(own[own[:, 3] > last, 3], *own[own[:, 3] > last, 1:3].T, strict=True))
+        assert np.allclose(wanted, shown, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    with colour_checkpoint(tmp_path_factory.mktemp("checkpoint")) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    assert main(["export", "--checkpoint", str(checkpoint), "--output", str(path)]) == 0
+    return path
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"score_threshold": 0.95}, {"score_threshold": {"green": 0.02}}, {"max_keypoints": 1}, {"tile": 32}],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(40, 60), (33, 71), (1, 1)], ids=str)
+def test_the_predictor_gives_the_same_with_the_file(checkpoint, model, options, size):
+    # Different heights, so that the order is certain, and none where a sigmoid has hardly any bits left.
+    red = np.maximum(dots(size, [(10.3, 20.8)]) // 4 * 3, dots(size, [(45.5, 8.5)]) // 3 * 2)
+    image = np.maximum(red, dots(size, [(30.2, 20.4)], channel=1) // 4 * 3)
+    expected = KeypointPredictor(checkpoint, device="cpu", **options)
+    found = KeypointPredictor(model, **options)
+    assert found.channel_names == expected.channel_names
+    assert found.score_thresholds == pytest.approx(expected.score_thresholds)
+    for name, keypoints in expected(image).items():
+        own = found(image)[name]
+        assert np.allclose(own.xy, keypoints.xy, atol=0.01)
+        assert np.allclose(own.scores, keypoints.scores, atol=1e-4)
+
+
+def test_the_file_alone_turns_bytes_into_keypoints(model):
+    image = dots((40, 61), [(10.5, 20.5)]) | dots((40, 61), [(45.5, 8.5)], channel=1)
+    runtime = onnxruntime.InferenceSession(model)
+    (rows,) = runtime.run(None, {"image": image[None]})
+    assert rows.dtype == np.float32
+    assert np.allclose(rows[:, :3], [[0, 10.5, 20.5], [1, 45.5, 8.5]], atol=0.1)
+    assert (rows[:, 3] > 0.9).all()
+    (rows,) = runtime.run(None, {"image": image[None], "score_thresholds": np.float32([1.0, 0.5])})
+    assert rows[:, 0].tolist() == [1]
+    (rows,) = runtime.run(None, {"image": np.zeros_like(image)[None]})
+    assert rows.shape == (0, 4)
+
+
+def test_metadata(model):
+    metadata = json.loads(onnxruntime.InferenceSession(model).get_modelmeta().custom_metadata_map[METADATA_KEY])
+    assert metadata["channel_names"] == ["red", "green"]
+    assert metadata["score_thresholds"] == pytest.approx([0.5, 0.6])
+    assert metadata["image_size"] is None
+    assert metadata["heatmap_stride"] == 1
+    assert metadata["max_keypoints"] == [20, 20]
+    assert metadata["version"]
+
+
+def unet_checkpoint(folder, **arguments):
+    """A tiny U-Net with weights that let it find something in every image."""
+    torch.manual_seed(1)
+    backbone = {"n_channels": 32, "n_downsampling_layers": 2, "n_resnet_blocks": 1}
+    detector = KeypointDetector(["a", "b"], backbone=backbone, **arguments)
+    with torch.no_grad():
+        detector.head.weight.normal_(std=1.0)
+        detector.head.bias.fill_(-2)
+    detector.set_score_thresholds([0.3, float("nan")])
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content | {"pytorch-lightning_version": "2.6.0"}, folder / "unet.ckpt")
+    return folder / "unet.ckpt"
+
+
+def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
+    path = unet_checkpoint(tmp_path, image_size=[64, 80], keypoint_channel_max_keypoints=[3, -1])
+    network, sizes = TorchNetwork(path, device="cpu"), {}
+    for half in (False, True):
+        output = export(str(path), str(tmp_path / f"{half}.onnx"), half=half)
+        sizes[half] = output.stat().st_size
+    report = check_network(network, OnnxNetwork(tmp_path / "False.onnx"), [3, 20], FULL)
+    assert report.keypoints > 20
+    assert report.pixels <= 0.01
+    weights = sum(parameter.numel() for parameter in network.detector.parameters())
+    assert sizes[False] - sizes[True] > 1.8 * weights
+
+
+def test_a_file_that_finds_something_else_is_removed(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(OnnxNetwork, "_detect", moved(OnnxNetwork._detect))
+    with pytest.raises(InputError, match=r"not written: image of .* px away"):
+        export(str(checkpoint), str(tmp_path / "model.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+def moved(detect):
+    def wrong(self, image):
+        xy, scores = detect(self, image)
+        return xy + 0.2, scores
+
+    return wrong
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", None])
+def test_a_file_that_is_no_export_gets_one_line(content, tmp_path):
+    path = tmp_path / "model.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model.onnx") as error:
+        KeypointPredictor(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"format": "coreml"}, "onnx"),
+        ({"opset": 11}, "18"),
+        ({"output": "model.bin"}, r"\.onnx"),
+        ({"output": "missing/model.onnx"}, "folder"),
+    ],
+)
+def test_bad_arguments_are_named(checkpoint, arguments, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=text):
+        export(str(checkpoint), **{"output": "model.onnx", **arguments})
