@@ -27,18 +27,19 @@ from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStoppin
 logger = logging.getLogger(__name__)
 
 
-def prepare_data(config: Mapping[str, Any]) -> tuple[KeypointsDataModule, Recipe]:
+def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None) -> tuple[KeypointsDataModule, Recipe]:
     """Reads and checks the data, and makes the choices that depend on it.
 
     Args:
         config: A value for every flag.
+        split: The split of an interrupted run, to use it again.
 
     Returns:
         The data module, ready to load, and the choices.
     """
     datamodule = flags.call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
-        heatmap_stride=None, image_size=None, batch_size="auto",
+        heatmap_stride=None, image_size=None, batch_size="auto", split=split,
     )  # fmt: skip
     datamodule.setup()
     accelerator = "cpu" if config["accelerator"] == "cpu" or not torch.accelerator.is_available() else "gpu"

@@ -25,6 +25,7 @@ from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import choose_recipe
+from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.trainer import create_trainer, trainer_flags
 from keypoint_detection.train.wandb_logger import create_wandb_logger
@@ -64,6 +65,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("Stopping early", RelativeEarlyStopping, set()),
     ("Checkpoints", create_checkpoint_callbacks, {"folder"}),
     ("Run folder", RunFolder.choose, {"name"}),
+    ("Going on", find_interrupted, {"run_dir"}),
     ("Weights & Biases", create_wandb_logger, {"run_dir", "hyperparameters", "resume_id"}),
     ("Duration and devices", create_trainer, {"config", "folder", "callbacks", "loggers", "batches_per_epoch"}),
 ]

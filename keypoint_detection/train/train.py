@@ -16,9 +16,10 @@ from pytorch_lightning.loggers import CSVLogger
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
 from keypoint_detection.train.result import TrainingResult, finish
+from keypoint_detection.train.resume import find_interrupted, keep_logged_metrics
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import create_trainer, parse_duration
-from keypoint_detection.train.wandb_logger import create_wandb_logger, sweep_overrides
+from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
 
 def fit(**hyperparameters: Any) -> TrainingResult:
@@ -46,18 +47,27 @@ def train(config: dict[str, Any]) -> TrainingResult:
         See `fit`.
     """
     parse_duration(config["max_time"])  # reading a large data set first would be a long wait for this error
+    interrupted = flags.call(find_interrupted, config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    datamodule, recipe = prepare_data(config)
+    datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
     config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels)
-    folder = flags.call(RunFolder.choose, config, name=config["wandb_name"])
+    chosen = flags.call(RunFolder.choose, config, name=config["wandb_name"])
+    folder = interrupted.folder if interrupted else chosen
     callbacks = build_callbacks(config, folder, channels)
     folder.make()
     folder.write_json("split.json", datamodule.split)
-    folder.write_json("run.json", provenance(datamodule.split["fingerprints"]) | {"chosen": recipe.reasons})
-    wandb_logger = flags.call(create_wandb_logger, config, run_dir=folder.path, hyperparameters=config)
+    resume_id = interrupted.wandb_id if interrupted else None
+    wandb_logger = flags.call(
+        create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id
+    )
+    record = provenance(datamodule.split["fingerprints"])
+    wandb_id = wandb_logger.experiment.id if wandb_logger else None
+    folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
     csv_logger = CSVLogger(folder.path, name="", version="")
+    if interrupted:
+        keep_logged_metrics(csv_logger, interrupted.checkpoint)
     csv_logger.log_hyperparams(config)
     trainer = flags.call(
         create_trainer,
@@ -68,8 +78,13 @@ def train(config: dict[str, Any]) -> TrainingResult:
         loggers=[csv_logger, wandb_logger] if wandb_logger else [csv_logger],
         batches_per_epoch=datamodule.batches_per_epoch(),
     )
-    trainer.fit(detector, datamodule=datamodule)
-    return finish(trainer, folder)
+    checkpoint = str(interrupted.checkpoint) if interrupted else None
+    try:
+        trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        return finish(trainer, folder)
+    except BaseException:
+        finish_wandb(wandb_logger, exit_code=1)
+        raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

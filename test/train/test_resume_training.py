@@ -1,0 +1,59 @@
+"""An interrupted training that goes on ends as one that was never interrupted."""
+
+import csv
+
+import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection import fit
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.callbacks import LossLogger
+
+SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 4, "max_pictures": 0}
+
+
+def logged(folder):
+    """The losses and the mean AP by epoch."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = ("train/loss", "validation/loss", "validation/meanAP")
+    return {name: [row[name] for row in rows if row.get(name)] for name in names}
+
+
+@pytest.mark.parametrize("how", ["auto", "folder", "file"])
+def test_weights_and_metrics_are_those_of_an_uninterrupted_training(tmp_path, monkeypatch, how):
+    whole = fit(**SHORT, run_dir=str(tmp_path / "whole"))
+
+    real = LossLogger.on_train_batch_end
+
+    def killed(self, trainer, *arguments):
+        if trainer.current_epoch == 2:
+            raise RuntimeError("killed")
+        real(self, trainer, *arguments)
+
+    folder = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(LossLogger, "on_train_batch_end", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(**SHORT, run_dir=str(folder))
+    resume = {"auto": "auto", "folder": str(folder), "file": str(folder / "checkpoints" / "last.ckpt")}[how]
+    again = fit(**SHORT, run_dir=str(folder), resume=resume)
+    first, second = (torch.load(p / "checkpoints" / "last.ckpt", weights_only=True) for p in (whole.run_dir, folder))
+    assert first["global_step"] == second["global_step"]
+    for name, value in first["state_dict"].items():
+        if name != "score_thresholds":
+            assert torch.equal(value, second["state_dict"][name]), name
+    assert logged(whole.run_dir) == logged(folder)
+    assert again.metrics["best/meanAP"] == whole.metrics["best/meanAP"]
+
+
+def test_auto_without_anything_to_resume_starts_anew(tmp_path):
+    result = fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "new"), resume="auto")
+    assert result.best_checkpoint.exists()
+
+
+@pytest.mark.parametrize(("resume", "named"), [("auto", "run_dir"), ("nowhere", "nowhere")])
+def test_nothing_to_go_on_with_is_bad_input(resume, named, tmp_path):
+    with pytest.raises(InputError, match=named):
+        fit(**SHORT, resume=resume)
