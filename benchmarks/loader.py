@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import ImageCache, scan_sizes
+from keypoint_detection.data.image_cache import ImageCache
+from keypoint_detection.data.images import scan_sizes
 
 IMAGES = 16
 FILE_SIZE = (640, 480)

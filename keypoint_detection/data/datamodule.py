@@ -19,7 +19,8 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_size, parse_image_size
-from keypoint_detection.data.images import ImageCache, image_size
+from keypoint_detection.data.image_cache import create_cache
+from keypoint_detection.data.images import image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.resizing import shrink_batch
@@ -27,8 +28,6 @@ from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, T
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-AUTOMATIC_CACHE_BYTES = 10**9
 
 Stage = Literal["train", "validation", "test"]
 
@@ -47,22 +46,18 @@ class KeypointsDataModule(pl.LightningDataModule):
         json_test_dataset_path: file to test on at the end; None leaves the test out.
         image_test_dataset_path: folder of its images; None is the folder of the training images.
         keypoint_channels: channels to detect, with spaces between them; a=b merges b into a. None takes all.
-        keypoint_channel_max_keypoints: for each channel the largest number of keypoints in an image; -1 is any. None is
-            any for all of them.
+        keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None for any in all.
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
             (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation, above 0 and below 1.
         batch_size: images per step and process.
-        num_workers: processes that load data, for each training process; 0 loads in the training process, auto chooses
-            by cores and device.
+        num_workers: processes that load data, per training process; 0 loads in it, auto goes by cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for a set of up to a gigabyte.
         empty_channels: what a channel without keypoints means: absent (there is none in the image) or ignore (it was
             not labelled, so it counts neither in loss nor in metrics).
-        corrupt_images: what happens when an image cannot be read in mid-training: raise stops, skip reports it once and
-            goes on without it.
+        corrupt_images: what an image does that cannot be read in mid-training: raise stops, skip reports it once.
         augment_train: change training images at random.
-        render_heatmaps_on: where heatmaps are rendered: loader (in its workers), device (after the transfer) or auto
-            (on the device, unless that is the CPU).
+        render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (on the device, unless that is the CPU).
         seed: seed of split, order and augmentation.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
         heatmap_stride: pixels of the network's input per cell of the heatmaps.
@@ -214,16 +209,10 @@ class KeypointsDataModule(pl.LightningDataModule):
                 augmentation=(self.augmentation or Augmentation()) if augmented else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
-                cache=ImageCache(annotations, self.parts.sizes[stage]) if self._caches(stage) else None,
+                cache=create_cache(annotations, self.parts.sizes[stage], self.cache_images),
                 corrupt_images=self.corrupt_images,
             )
         return self._datasets[stage]
-
-    def _caches(self, stage: Stage) -> bool:
-        if self.cache_images != "auto":
-            return self.cache_images
-        sizes = self.parts.sizes[stage].astype(np.int64)
-        return bool(sizes.all()) and 3 * int(sizes.prod(axis=1).sum()) <= AUTOMATIC_CACHE_BYTES
 
     def batches_per_epoch(self, processes: int = 1) -> int:
         """How many batches each of several processes trains on in an epoch."""
@@ -265,7 +254,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         return DataLoader(**self._arguments(stage), sampler=sampler, batch_size=self._chosen_batch_size())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch to the device; Lightning calls this."""
+        """Moves a batch to the device."""
         if device.type == "mps":  # It has no float64.
             batch = batch._replace(transforms=batch.transforms.float())
         return super().transfer_batch_to_device(batch, device, dataloader_idx)

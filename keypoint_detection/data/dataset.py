@@ -19,7 +19,8 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import fit_size, letterbox, parse_image_size, scaling, warp
-from keypoint_detection.data.images import ImageCache, load_image
+from keypoint_detection.data.image_cache import ImageCache
+from keypoint_detection.data.images import load_image
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Image files: one loader that yields RGB, sizes from the headers alone, and a cache that all workers share.
+"""Image files: one loader that yields RGB, and sizes from the headers alone.
 
 A file with an EXIF rotation counts as rotated everywhere: its size, its pixels and its labels.
 H W image, N images.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -43,10 +41,6 @@ TRANSIENT_ERRORS = frozenset(
 _SCAN_THREADS = 8
 _SCAN_BLOCK = 512
 _PROGRESS_BAR_FROM = 2000
-
-# Shared memory is a file system on Linux, in containers often a small one.
-SHARED_MEMORY_FOLDER = Path("/dev/shm")
-_KEPT_FREE = 0.2
 
 
 def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.ndarray:
@@ -160,93 +154,6 @@ def scan_headers(
             for index, header in zip(block, pool.map(attempt, block), strict=True):
                 bar.update()
                 yield index, header
-
-
-class ImageCache:
-    """Decoded images in shared memory; whichever process decodes an image first, decodes it for all.
-
-    The places of all images are laid out ahead, from their sizes. Memory is taken when an image is filled in.
-
-    Args:
-        annotations: the data set.
-        sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, then its header is read.
-        memory_limit: bytes to use at most; images that no longer fit are decoded each time. None stands for
-            80 % of what the machine has free, and it is an error if the images need more.
-
-    Raises:
-        InputError: if the images need more memory than there is and `memory_limit` is None.
-    """
-
-    def __init__(self, annotations: Annotations, sizes: np.ndarray, memory_limit: int | None = None) -> None:
-        self.annotations = annotations
-        sizes = np.array(sizes, np.int64)
-        for index, header in scan_headers(annotations, np.nonzero((sizes == 0).any(1))[0]):
-            if isinstance(header, InputError):
-                raise header
-            sizes[index] = header[:2]
-        needed = sizes.prod(1) * 3
-        free = int(free_memory() * (1 - _KEPT_FREE))
-        if memory_limit is None and needed.sum() > free:
-            raise InputError(
-                f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
-                f"and {_gigabytes(free)} are free for it; train without the cache or limit its memory"
-            )
-        limit = free if memory_limit is None else min(memory_limit, free)
-        fits = np.cumsum(needed) <= limit
-        if not fits.all():
-            logger.info("%s: the cache holds %d of %d images", annotations.source, fits.sum(), len(fits))
-        total = int(needed[fits].sum())
-        self._sizes = torch.from_numpy(sizes)
-        self._starts = torch.from_numpy(np.where(fits, np.cumsum(needed) - needed, -1))
-        # Unlike `share_memory_()`, this neither copies nor touches the pages.
-        self._pixels = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(total, 1)))
-        self._filled = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self._filled)
-
-    def load(self, index: int) -> np.ndarray:
-        """Returns image `index` as `(H, W, 3)` uint8 RGB in full size: perhaps the cache itself, so do not write to it.
-
-        Raises:
-            InputError: naming the file, if it cannot be read or has another size than before.
-        """
-        start = int(self._starts[index])
-        if start < 0:
-            return load_image(self.annotations.path(index))
-        width, height = self._sizes[index].tolist()
-        place = self._pixels[start : start + width * height * 3].numpy().reshape(height, width, 3)
-        # Two processes may fill in the same image at once: they write the same bytes, and the flag comes last.
-        if not self._filled[index]:
-            pixels = load_image(self.annotations.path(index))
-            if pixels.shape != place.shape:
-                raise InputError(
-                    f"{self.annotations.path(index)}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but it had "
-                    f"{width} x {height} when the run began"
-                )
-            place[:] = pixels
-            self._filled[index] = True
-        return place
-
-
-def free_memory() -> int:
-    """Bytes that this process can still take: of the machine, of its control group and of shared memory."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        limits.append(int(limit) - int((group / "memory.current").read_text()))
-    if SHARED_MEMORY_FOLDER.exists():
-        statistics = os.statvfs(SHARED_MEMORY_FOLDER)
-        limits.append(statistics.f_bavail * statistics.f_frsize)
-    return max(min(limits), 0)
-
-
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.3g} GB"
 
 
 def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:

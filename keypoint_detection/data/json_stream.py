@@ -119,8 +119,8 @@ class JsonStream:
             except RecursionError as error:
                 raise self.error("brackets are nested too deep") from error
             else:
-                # A number at the end of what was read may go on.
-                if end < len(self.text) or self._ended:
+                # A number at the end of what was read may go on, as -0. does for -0.5.
+                if self._ended or self.text[end : end + _LONGEST_WORD].strip("0123456789+-.eE"):
                     self.position = end
                     return value
             self._read()

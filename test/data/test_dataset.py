@@ -16,7 +16,8 @@ from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset, collate
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.geometry import letterbox
-from keypoint_detection.data.images import ImageCache, scan_sizes
+from keypoint_detection.data.image_cache import ImageCache
+from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.sampler import BLANK
 from keypoint_detection.errors import InputError
 

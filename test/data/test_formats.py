@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -239,6 +239,8 @@ json_values = st.recursive(
 
 
 @settings(deadline=None, max_examples=50)
+@example({"": -0.0}, [], 2, None)
+@example({"a": 1.5e-7}, [], 1, None)
 @given(
     st.dictionaries(st.text(max_size=4), json_values, max_size=3),
     st.lists(json_values, max_size=8),

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from keypoint_detection.data import images
+from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.images import ImageCache, image_size, load_image, load_reduced, read_header, scan_sizes
+from keypoint_detection.data.image_cache import ImageCache
+from keypoint_detection.data.images import image_size, load_image, load_reduced, read_header, scan_sizes
 from keypoint_detection.errors import InputError
 
 RED, HALF = (255, 0, 0), (200, 100, 50)
@@ -287,7 +288,7 @@ def test_cache_within_a_limit_holds_the_first_images(cached, tmp_path):
 
 
 def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monkeypatch):
-    monkeypatch.setattr(images, "free_memory", lambda: 100)
+    monkeypatch.setattr(image_cache, "free_memory", lambda: 100)
     with pytest.raises(
         InputError, match=r"labels\.json: caching 3 decoded images needs 1\.35e-07 GB, and 8e-08 GB are"
     ):
