@@ -46,7 +46,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         json_test_dataset_path: file to test on at the end; None leaves the test out.
         image_test_dataset_path: folder of its images; None is the folder of the training images.
         keypoint_channels: channels to detect, with spaces between them; a=b merges b into a. None takes all.
-        keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None for any in all.
+        keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None is any.
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
             (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation, above 0 and below 1.
@@ -57,7 +57,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             not labelled, so it counts neither in loss nor in metrics).
         corrupt_images: what an image does that cannot be read in mid-training: raise stops, skip reports it once.
         augment_train: change training images at random.
-        render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (on the device, unless that is the CPU).
+        render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (the device, unless it is the CPU).
         seed: seed of split, order and augmentation.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
         heatmap_stride: pixels of the network's input per cell of the heatmaps.
