@@ -28,6 +28,11 @@ SIDE_MULTIPLE = 32
 # Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
 SIGMA_FRACTION = 0.015
 SMALLEST_SIGMA_CELLS = 0.8
+# Two Gaussians this many sigmas apart, with this many cells between them, still have two peaks.
+SIGMAS_PER_GAP = 3.0
+CELLS_PER_GAP = 2.5
+# Images of a large set that are looked at.
+MOST_IMAGES = 2000
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
@@ -122,19 +127,20 @@ def choose_recipe(
         return choice
 
     size, longer, shorter = _choose_size(choose, image_size, sizes, accelerator)
-    stride = choose(
-        "heatmap_stride", heatmap_stride, _stride(shorter), f"the shorter side of the images is {shorter} px"
-    )
-    sigma = round(max(SIGMA_FRACTION * longer, SMALLEST_SIGMA_CELLS * stride), 2)
+    gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
+    near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
+    reason = f"the shorter side of the images is then {shorter} px{near}"
+    stride = choose("heatmap_stride", heatmap_stride, _stride(shorter, gap), reason)
+    sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
+    reason = f"for a side of {longer} px and cells of {stride} px{near}"
+    sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
     recipe = Recipe(
         image_size=size,
         heatmap_stride=stride,
-        heatmap_sigma=choose(
-            "heatmap_sigma", heatmap_sigma, sigma, f"for a side of {longer} px and cells of {stride} px"
-        ),
+        heatmap_sigma=sigma,
         batch_size=batch,
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
         precision=choose("precision", precision, "32-true", "the format that works on every device"),
@@ -167,9 +173,34 @@ def _choose_size(
     return (list(size) if size else None), longer, shorter
 
 
-def _stride(side: int) -> int:
-    """The coarsest stride at which an image's shorter side still has 32 cells."""
-    return next((stride for stride in (4, 2) if side >= 32 * stride), 1)
+def _stride(side: int, gap: float) -> int:
+    """The coarsest stride at which a side has 32 cells and neighbouring keypoints have peaks of their own."""
+    return next((stride for stride in (4, 2) if side >= 32 * stride and gap >= CELLS_PER_GAP * stride), 1)
+
+
+def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None) -> float:
+    """How near the nearest keypoints of one channel come to one another.
+
+    Args:
+        annotations: The images.
+        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+        image_size: Height and width that the images are letterboxed into, or None.
+
+    Returns:
+        The tenth percentile, over keypoints, of the distance to the nearest one of the same channel, in pixels of the
+        network's input; infinity if no channel has two keypoints in an image.
+    """
+    known = np.flatnonzero(sizes.min(axis=1) > 0)
+    distances = []
+    for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
+        width, height = sizes[index].tolist()
+        scale = fit_size((height, width), image_size)[0] / height
+        for points in annotations.keypoints(index, width=width, height=height):
+            if len(points) > 1:
+                apart = np.hypot(*np.moveaxis(points[:, None] - points[None], -1, 0)) * scale
+                np.fill_diagonal(apart, np.inf)
+                distances.append(apart.min(axis=1))
+    return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
 
 
 def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> tuple[float, float, float, str]:

@@ -1,10 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 from configuration import TEST_DATASET
+from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.recipe import choose_recipe
+from keypoint_detection.train.recipe import choose_recipe, keypoint_gap
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,6 @@ def choose(annotations, size=(640, 480), accelerator="cpu", **given):
         ((1920, 1080), "gpu", [640, 640], 4),
         ((299, 299), "cpu", [288, 288], 4),
         ((320, 240), "cpu", [320, 320], 4),
-        ((64, 64), "cpu", None, 2),
         ((40, 48), "cpu", None, 1),
     ],
 )
@@ -31,6 +33,20 @@ def test_size_and_stride_go_by_the_images_and_the_device(annotations, size, acce
     recipe = choose(annotations, size, accelerator)
     assert (recipe.image_size, recipe.heatmap_stride) == (image_size, stride)
     assert {"image_size", "heatmap_stride", "heatmap_sigma", "rotation"} <= recipe.reasons.keys()
+
+
+def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
+    for index in range(3):
+        Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
+    entries = [{"image_path": f"{index}.png", "a": [[10, 10], [13, 14], [40, 40]], "b": [[1, 1]]} for index in range(3)]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    close, sizes = read_annotations(tmp_path / "labels.json", tmp_path), np.full((3, 2), 64)
+    assert keypoint_gap(close, sizes, None) == pytest.approx(5)
+    assert keypoint_gap(close, sizes, (128, 128)) == pytest.approx(10)
+    recipe = choose_recipe(close, sizes, "cpu", "auto")
+    assert recipe.heatmap_stride == 2
+    assert recipe.heatmap_sigma == pytest.approx(1.6)
+    assert choose_recipe(close, sizes, "cpu", "auto", heatmap_stride=1).heatmap_sigma == pytest.approx(0.015 * 64)
 
 
 def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annotations):
