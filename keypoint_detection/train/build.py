@@ -39,7 +39,8 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     """
     datamodule = flags.call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
-        heatmap_stride=None, image_size=None, batch_size="auto", split=split,
+        heatmap_stride=None, image_size=None, batch_size="auto", augment_train=True,
+        split=split,
     )  # fmt: skip
     datamodule.setup()
     accelerator = "cpu" if config["accelerator"] == "cpu" or not torch.accelerator.is_available() else "gpu"
@@ -52,6 +53,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     )
     datamodule.augmentation = flags.call(Augmentation, {**config, **recipe.values()})
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
+    datamodule.augment_train = recipe.augment_train
     datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
     return datamodule, recipe
 

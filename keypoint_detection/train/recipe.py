@@ -31,6 +31,7 @@ SMALLEST_SIGMA_CELLS = 0.8
 # Two Gaussians this many sigmas apart, with this many cells between them, still have two peaks.
 SIGMAS_PER_GAP = 3.0
 CELLS_PER_GAP = 2.5
+FEWEST_AUGMENTED = 10
 # Images of a large set that are looked at.
 MOST_IMAGES = 2000
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
@@ -55,6 +56,7 @@ class Recipe:
         rotation: Largest rotation of training images in degrees.
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
+        augment_train: Whether training images are changed at random.
         reasons: Why `auto` chose what it chose, by name.
     """
 
@@ -67,6 +69,7 @@ class Recipe:
     rotation: float
     horizontal_flip: float
     vertical_flip: float
+    augment_train: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def choose_recipe(
     rotation: float | Auto = "auto",
     horizontal_flip: float | Auto = "auto",
     vertical_flip: float | Auto = "auto",
+    augment_train: bool | Auto = "auto",
 ) -> Recipe:
     """Replaces `auto` by values that suit the data and the device, and logs each with its reason.
 
@@ -110,6 +114,8 @@ def choose_recipe(
             much directions in the labels vary.
         horizontal_flip: Probability of mirroring training images left and right. auto as for the rotation.
         vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
+        augment_train: Change training images at random. auto does so from 10 images upwards: a training on fewer is a
+            check that it can learn them by heart.
 
     Returns:
         The values.
@@ -137,6 +143,7 @@ def choose_recipe(
     batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
+    count = len(annotations)
     recipe = Recipe(
         image_size=size,
         heatmap_stride=stride,
@@ -147,6 +154,7 @@ def choose_recipe(
         rotation=choose("rotation", rotation, turns[0], turns[3]),
         horizontal_flip=choose("horizontal_flip", horizontal_flip, turns[1], turns[3]),
         vertical_flip=choose("vertical_flip", vertical_flip, turns[2], turns[3]),
+        augment_train=choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"there are {count} images"),
         reasons=reasons,
     )
     for name in ("heatmap_sigma", "batch_size", "learning_rate"):

@@ -58,6 +58,7 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
         "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
+        "augment_train": True,
     }  # fmt: skip
     recipe = choose(annotations, **given)
     assert recipe.values() == given | {"image_size": [100, 200]}
@@ -66,6 +67,12 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
 
 def test_none_keeps_the_images_as_they_are(annotations):
     assert choose(annotations, image_size="none").image_size is None
+
+
+def test_a_handful_of_images_is_learnt_as_it_is(annotations):
+    many = annotations.subset([0, 1, 2, 3] * 3)
+    assert not choose(annotations).augment_train
+    assert choose(many).augment_train
 
 
 def test_small_batches_take_smaller_steps(annotations):
