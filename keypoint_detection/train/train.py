@@ -12,6 +12,7 @@ if __name__ == "__main__":  # the script's own folder, which Python puts first, 
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
@@ -102,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides:
         config = parser.parse_object({**config, **overrides}).as_dict()
     result = train(config)
-    sys.stdout.write(f"\n{result.table()}\n\n{result.where_to_look()}\n")
+    if rank_zero_only.rank == 0:
+        sys.stdout.write(f"\n{result.table()}\n\n{result.where_to_look()}\n")
     return 0
 
 
