@@ -262,5 +262,9 @@ def sampling_grid(homography: Tensor, size: tuple[int, int], source_size: tuple[
     x = cell_centres(size[1], 1, device=homography.device)
     y = cell_centres(size[0], 1, device=homography.device)[:, None]
     # A sum of a row and a column per coordinate is a fraction of the work of a matrix product per pixel.
-    planes = [x * by_x[i].item() + (y * by_y[i].item() + constant[i].item()) for i in range(3)]
-    return (torch.stack(planes[:2], dim=-1) / planes[2][..., None])[None].float()
+    lines = [(x * by_x[i].item(), y * by_y[i].item() + constant[i].item()) for i in range(3)]
+    grid = torch.empty(1, *size, 2, device=homography.device)
+    inverse = torch.add(*lines[2]).reciprocal_()
+    for plane, (row, column) in zip(grid[0].unbind(-1), lines[:2], strict=True):
+        torch.mul(torch.add(row, column), inverse, out=plane)
+    return grid

@@ -53,7 +53,7 @@ class Augmentation:
         hue: largest rotation of the hue in either direction, as a fraction of the colour circle (0 to 0.5).
         grayscale: probability of removing the colour.
         blur: probability of a Gaussian blur of up to 2 pixels.
-        noise: largest standard deviation of Gaussian noise, as a fraction of white.
+        noise: largest standard deviation of noise in the brightness, as a fraction of white.
         jpeg: probability of compressing as JPEG of quality 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from keypoint_detection.data.image_cache import create_cache
 from keypoint_detection.data.images import image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.parts import Parts, read_parts
-from keypoint_detection.data.resizing import shrink_batch
 from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, TrainingSampler
 from keypoint_detection.errors import InputError
 
@@ -118,7 +117,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.heatmap_stride = heatmap_stride
         self.image_size = image_size
         self.augmentation = augmentation
-        self.train_scale = 1.0
+        self.train_scale: Callable[[int], float] | None = None  # see `TrainingSampler`
         self._given_split = split
         self._parts: Parts | None = None
         self._datasets: dict[str, KeypointsDataset] = {}
@@ -230,6 +229,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             world=world,
             epoch=epoch,
             batches_done=batches_done,
+            scale=self.train_scale,
         )
         return TrainingLoader(**self._arguments("train"), sampler=sampler, batch_size=sampler.batch_size)
 
@@ -260,9 +260,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Shrinks training images by `train_scale`, and renders missing heatmaps; Lightning calls this."""
-        if self.train_scale < 1 and self.trainer is not None and self.trainer.training:
-            batch = shrink_batch(batch, self.train_scale)
+        """Renders missing heatmaps; Lightning calls this."""
         if batch.heatmaps is not None:
             return batch
         size = (batch.images.shape[2], batch.images.shape[3])

@@ -18,7 +18,16 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.flips import mirror_permutation
-from keypoint_detection.data.geometry import fit_size, letterbox, parse_image_size, scaling, warp
+from keypoint_detection.data.geometry import (
+    fit_size,
+    letterbox,
+    parse_image_size,
+    resize,
+    scaling,
+    shrink_size,
+    to_float,
+    warp,
+)
 from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import load_image
 from keypoint_detection.data.sampler import BLANK, Key
@@ -33,8 +42,8 @@ CORRUPT_IMAGES = ("raise", "skip")
 class KeypointsDataset(Dataset[Batch]):
     """Images with their keypoints and heatmaps, one sample at a time.
 
-    `dataset[index]` and `dataset[index, epoch]` give a `Batch` without its first dimension. Every random choice is a
-    pure function of seed, epoch and index, so the bits of a sample depend neither on the number of workers nor on what
+    `dataset[index]` and `dataset[Key(index, ...)]` give a `Batch` without its first dimension. Every random choice is a
+    pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what
     was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
 
     Args:
@@ -115,7 +124,7 @@ class KeypointsDataset(Dataset[Batch]):
         return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
 
     def _sample(self, key: int | Key) -> Batch:
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        index, epoch, scale = Key(*key) if isinstance(key, tuple) else Key(key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         index %= len(self)
@@ -126,11 +135,12 @@ class KeypointsDataset(Dataset[Batch]):
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
         if self.augmentation is None:
-            pixels, to_file = letterbox(image, self.image_size)
+            pixels, to_file = letterbox(image, self.image_size, scale)
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
         else:
             random = np.random.default_rng((self.seed, epoch, index))
-            pixels, to_file, keypoints, labelled = self._augment(image, keypoints, labelled, random)
+            fitted = shrink_size(fit_size(size, self.image_size), scale)
+            pixels, to_file, keypoints, labelled = self._augment(image, fitted, keypoints, labelled, random)
         return Batch(
             images=pixels,
             keypoints=keypoints,
@@ -142,18 +152,20 @@ class KeypointsDataset(Dataset[Batch]):
         )
 
     def _augment(
-        self, image: np.ndarray, keypoints: Tensor, labelled: Tensor, random: np.random.Generator
+        self,
+        image: np.ndarray,
+        size: tuple[int, int],
+        keypoints: Tensor,
+        labelled: Tensor,
+        random: np.random.Generator,
     ) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
-        """The changed image, the homography to the image file, and the keypoints and labels that go with it."""
+        """The changed image of `size`, the homography to its file, and the keypoints and labels that go with it."""
         file_size = (image.shape[0], image.shape[1])
-        size = fit_size(file_size, self.image_size)
         geometry = self.augmentation.geometry(random, size, may_mirror=self.mirrored_channels is not None)
+        from_file = geometry.homography @ scaling(file_size, size)
         if np.array_equal(geometry.homography, np.eye(3)):
-            pixels, to_file = letterbox(image, self.image_size)
-            from_file = np.linalg.inv(to_file)
+            pixels = to_float(resize(image, size))
         else:
-            from_file = geometry.homography @ scaling(file_size, size)
-            to_file = np.linalg.inv(from_file)
             pixels = warp(image, from_file, size, self.augmentation.fill)
         keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(from_file))
         outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
@@ -161,7 +173,7 @@ class KeypointsDataset(Dataset[Batch]):
         if geometry.mirrored:
             order = torch.tensor(self.mirrored_channels)
             keypoints, labelled = keypoints[order], labelled[order]
-        return self.augmentation.photometric(pixels, random), to_file, keypoints, labelled
+        return self.augmentation.photometric(pixels, random), np.linalg.inv(from_file), keypoints, labelled
 
     def _load(self, index: int) -> np.ndarray | None:
         """The decoded image, or None if it cannot be read and is to be skipped."""

@@ -22,6 +22,8 @@ FILLS = ("mean", "zeros", "border", "reflection")
 # A warp that shrinks more than this first shrinks the image with an antialiasing filter to this many source pixels
 # per output pixel; the bilinear sampling that follows then neither skips source pixels nor blurs noticeably.
 _OVERSAMPLING = 1.25
+# `shrink_size` makes no side smaller than this, in pixels: small images have no detail to spare.
+SMALLEST_SIDE = 128
 
 
 def parse_image_size(image_size: int | str | Sequence[int] | None) -> tuple[int, int] | None:
@@ -58,6 +60,17 @@ def fit_size(size: tuple[int, int], image_size: tuple[int, int] | None) -> tuple
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
+def shrink_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """A smaller size of the same aspect, for the part of a training that need not see every pixel.
+
+    Args:
+        size: `(h, w)` in pixels.
+        scale: factor of the size, in (0, 1]. No side gets smaller than `SMALLEST_SIDE` by it.
+    """
+    factor = max(scale, min(1.0, SMALLEST_SIDE / min(size)))
+    return round(size[0] * factor), round(size[1] * factor)
+
+
 def scaling(size: tuple[int, int], new_size: tuple[int, int]) -> np.ndarray:
     """The homography from pixels of an image of `size` (h, w) to pixels of the same image at `new_size`."""
     return np.diag([new_size[1] / size[1], new_size[0] / size[0], 1.0])
@@ -91,7 +104,9 @@ def to_float(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.contiguous_format).float().div_(255)
 
 
-def letterbox(image: np.ndarray, image_size: tuple[int, int] | None = None) -> tuple[Tensor, np.ndarray]:
+def letterbox(
+    image: np.ndarray, image_size: tuple[int, int] | None = None, scale: float = 1.0
+) -> tuple[Tensor, np.ndarray]:
     """Resizes an image so that it fits into `image_size` and keeps its aspect; the one way into the network.
 
     Validation, test and prediction use this function, so they see the same bits. The result is not padded to
@@ -100,13 +115,14 @@ def letterbox(image: np.ndarray, image_size: tuple[int, int] | None = None) -> t
     Args:
         image: `(h, w, 3)` uint8 RGB.
         image_size: `(height, width)` to fit into; None keeps the size of the image.
+        scale: factor of that size, see `shrink_size`.
 
     Returns:
         The image, `(3, H, W)` float32 in [0, 1] with `H <= height` and `W <= width`, and the exact homography,
         `(3, 3)` float64, from its pixels back to pixels of `image` (as in `Batch.transforms`).
     """
     size = (image.shape[0], image.shape[1])
-    new_size = fit_size(size, image_size)
+    new_size = shrink_size(fit_size(size, image_size), scale)
     return to_float(resize(image, new_size)), scaling(new_size, size)
 
 

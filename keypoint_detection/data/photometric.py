@@ -52,13 +52,17 @@ def adjust_colour(image: Tensor, brightness: float, contrast: float, saturation:
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with `sigma` in pixels."""
     size = min(2 * math.ceil(2 * sigma) + 1, 2 * min(image.shape[1:]) - 1)
-    return functional.gaussian_blur(image, [size, size], [sigma, sigma])
+    # Rows, then columns: with both at once, torchvision convolves with the whole square.
+    rows = functional.gaussian_blur(image, [size, 1], [sigma, sigma])
+    return functional.gaussian_blur(rows, [1, size], [sigma, sigma])
 
 
 def add_noise(image: Tensor, deviation: float, random: np.random.Generator) -> Tensor:
-    """Adds Gaussian noise of this standard deviation (1 is the full range) to the brightness, clipped to [0, 1]."""
-    generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-    return (torch.randn(1, *image.shape[1:], generator=generator).mul_(deviation) + image).clamp_(0, 1)
+    """Adds uniform noise of this standard deviation (1 is the full range) to the brightness, clipped to [0, 1]."""
+    # Random bytes are made several times as fast as normal numbers.
+    count = math.prod(image.shape[1:])
+    noise = torch.frombuffer(bytearray(random.bytes(count)), dtype=torch.uint8).view(1, *image.shape[1:]).float()
+    return torch.add(image, noise.sub_(127.5), alpha=deviation * math.sqrt(12) / 256).clamp_(0, 1)
 
 
 def compress(image: Tensor, quality: int) -> Tensor:

@@ -1,19 +1,32 @@
 """In which order, and in which process, the images of a set are read.
 
-All samplers yield keys `(index, epoch)`: with the seed of the data set they determine every bit of a sample.
+All samplers yield keys: with the seed of the data set they determine every bit of a sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from keypoint_detection.errors import InputError
 
-Key = tuple[int, int]
+
+class Key(NamedTuple):
+    """What determines a sample of a data set.
+
+    Attributes:
+        index: number of the image.
+        epoch: number of the pass over the images, or `BLANK`.
+        scale: factor of the size of training images, in (0, 1].
+    """
+
+    index: int
+    epoch: int = 0
+    scale: float = 1.0
+
 
 # The epoch of keys whose sample is a blank that counts neither in loss nor in metrics.
 BLANK = -1
@@ -36,6 +49,7 @@ class TrainingSampler(Sampler[Key]):
         world: int = 1,
         epoch: int = 0,
         batches_done: int = 0,
+        scale: Callable[[int], float] | None = None,
     ) -> None:
         """Creates the sampler.
 
@@ -47,6 +61,7 @@ class TrainingSampler(Sampler[Key]):
             world: number of processes.
             epoch: the epoch that is read first.
             batches_done: how many batches of that epoch were read before, by each process.
+            scale: number of a batch, counted from the start of the training -> factor of its images' size; None is 1.
         """
         self.n = n
         self.seed = seed
@@ -55,6 +70,7 @@ class TrainingSampler(Sampler[Key]):
         self.world = world
         self.epoch = epoch
         self.batches_done = batches_done
+        self.scale = scale
 
     def __len__(self) -> int:
         """Samples of a whole epoch in this process, whether or not it begins in its middle."""
@@ -64,8 +80,11 @@ class TrainingSampler(Sampler[Key]):
         epoch = self.epoch
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
-        for index in order[self.batches_done * self.batch_size :].tolist():
-            yield index, epoch
+        first = epoch * -(-len(self) // self.batch_size)
+        for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
+            scale = 1.0 if self.scale is None else self.scale(first + batch)
+            for index in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
+                yield Key(index, epoch, scale)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""
@@ -109,8 +128,8 @@ class EvaluationSampler(Sampler[list[Key]]):
         """
         shares = [_batches_of_one_size(sizes, range(other, len(sizes), world), batch_size) for other in range(world)]
         missing = max(map(len, shares)) - len(shares[rank])
-        self.batches: list[list[Key]] = [[(index, 0) for index in batch] for batch in shares[rank]]
-        self.batches += [[(rank % len(sizes), BLANK)]] * missing
+        self.batches: list[list[Key]] = [[Key(index) for index in batch] for batch in shares[rank]]
+        self.batches += [[Key(rank % len(sizes), BLANK)]] * missing
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -130,7 +149,7 @@ class SequentialKeys(Sampler[Key]):
         return self.n
 
     def __iter__(self) -> Iterator[Key]:
-        return ((index, 0) for index in range(self.n))
+        return map(Key, range(self.n))
 
 
 def _batches_of_one_size(sizes: np.ndarray, indices: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -15,6 +15,7 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train import flags
+from keypoint_detection.train.augmentation_picture import AugmentationPicture
 from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.ema import ExponentialMovingAverage
@@ -102,6 +103,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
         LossLogger(channels),
         metrics,
         flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
+        AugmentationPicture(folder.path / "augmentations.jpg", channels),
         flags.call(RelativeEarlyStopping, config),
         CollapseWarning(),
         TimeShares(),

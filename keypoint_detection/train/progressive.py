@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import pytorch_lightning as pl
 
@@ -42,20 +42,12 @@ class ProgressiveResizing(pl.Callback):
         step = int(progress / self.progressive_resizing * STEPS)
         return SMALLEST_SCALE + (1 - SMALLEST_SCALE) * step / STEPS
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sets the size of the first batch."""
-        if self.progressive_resizing:
-            self._progress = self._progress or TrainingProgress(trainer)
-            self._set_scale(trainer)
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lets the loader ask for the size of each batch."""
+        if self.progressive_resizing and stage == "fit":
+            trainer.datamodule.train_scale = partial(self._batch_scale, trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Sets the size of the next batch."""
-        if self._progress is not None:
-            self._set_scale(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the data as it was."""
-        trainer.datamodule.train_scale = 1.0
-
-    def _set_scale(self, trainer: pl.Trainer) -> None:
-        trainer.datamodule.train_scale = self.scale(self._progress(trainer.global_step))
+    def _batch_scale(self, trainer: pl.Trainer, batch: int) -> float:
+        # The length of the training is known once its loader is made.
+        self._progress = self._progress or TrainingProgress(trainer)
+        return self.scale(self._progress(batch // trainer.accumulate_grad_batches))

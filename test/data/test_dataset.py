@@ -18,7 +18,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import scan_sizes
-from keypoint_detection.data.sampler import BLANK
+from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 
 STRONG = Augmentation(
@@ -109,6 +109,9 @@ def test_validation_and_prediction_see_the_same_bits(annotations, folder):
     assert torch.equal(sample.transforms, torch.from_numpy(homography))
 
 
+PHOTOMETRIC = ("brightness", "contrast", "saturation", "hue", "noise", "grayscale", "blur", "erasing")
+
+
 @pytest.mark.parametrize("image_size", [None, 48])
 def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_size):
     class OneBlob:
@@ -117,8 +120,9 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
 
     write_data_set(annotations.image_root, [(80, 60)], [{"left_eye": [[33.3, 21.7]], "right_eye": []}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
-    names = ("brightness", "contrast", "saturation", "hue", "noise", "grayscale", "blur", "erasing")
-    augmentation = Augmentation(rotation=180, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(names, 0.0))
+    augmentation = Augmentation(
+        rotation=180, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(PHOTOMETRIC, 0.0)
+    )
     dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob())
     channels = set()
     for epoch in range(40):
@@ -133,6 +137,26 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
             back = heatmaps.transform_points(point, sample.transforms)
             np.testing.assert_allclose(back, [33.3, 21.7], atol=1e-4)
     assert channels == {0, 1}, "a mirrored left eye is a right eye"
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(rotation=20, **dict.fromkeys(PHOTOMETRIC, 0.0))])
+def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations, augmentation):
+    class OneBlob:
+        def load(self, index):
+            return blob_image((150.3, 99.1), (260, 300), 8)
+
+    write_data_set(annotations.image_root, [(300, 260)], [{"spot": [[150.3, 99.1]]}], "blob.json")
+    blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
+    dataset = make(blob, augmentation=augmentation, cache=OneBlob())
+    for epoch in range(4):
+        sample = dataset[Key(0, epoch, 0.6)]
+        assert sample.images.shape == (3, 156, 180)
+        assert sample.sizes.tolist() == [156, 180]
+        point = sample.keypoints[0, 0].double()
+        np.testing.assert_allclose(peak(sample.images), point, atol=0.05)
+        back = heatmaps.transform_points(point, sample.transforms)
+        np.testing.assert_allclose(back, [150.3, 99.1], atol=1e-4)
+    assert dataset[Key(0, 0, 0.1)].images.shape == (3, 128, 148), "no side gets smaller than 128 pixels"
 
 
 def test_keypoints_that_leave_the_image_are_dropped(annotations):

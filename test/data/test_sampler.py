@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keypoint_detection.data.sampler import BLANK, EvaluationSampler, SequentialKeys, TrainingSampler
+from keypoint_detection.data.sampler import BLANK, EvaluationSampler, Key, SequentialKeys, TrainingSampler
 from keypoint_detection.errors import InputError
 
 
@@ -16,17 +16,31 @@ def test_training_covers_every_image_and_all_processes_have_equally_many(n, worl
     assert [len(share) for share in shares] == [len(sampler) for sampler in samplers]
     assert len({len(share) for share in shares}) == 1
     keys = [key for share in shares for key in share]
-    assert {index for index, _ in keys} == set(range(n))
-    assert {number for _, number in keys} == {epoch}
+    assert {key.index for key in keys} == set(range(n))
+    assert {key.epoch for key in keys} == {epoch}
+    assert {key.scale for key in keys} == {1.0}
     assert len(keys) - n < world
 
 
 def test_order_depends_on_seed_and_epoch_only():
     def order(seed, epoch):
-        return [index for index, _ in TrainingSampler(100, seed=seed, batch_size=4, epoch=epoch)]
+        return [key.index for key in TrainingSampler(100, seed=seed, batch_size=4, epoch=epoch)]
 
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
+
+
+def test_scale_is_asked_for_once_per_batch_since_the_start_of_the_training():
+    asked = []
+
+    def scale(batch):
+        asked.append(batch)
+        return 1 / (1 + batch)
+
+    keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, scale=scale))
+    # Two epochs of three batches and one batch came before.
+    assert asked == [7, 8]
+    assert [key.scale for key in keys] == [1 / 8, 1 / 8, 1 / 9]
 
 
 def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
@@ -63,7 +77,7 @@ def test_evaluation_takes_each_image_once_in_batches_of_one_size(sizes, batch_si
         batches = list(sampler)
         assert len(batches) == len(sampler) == len(samplers[0])
         for batch in batches:
-            real = [index for index, epoch in batch if epoch != BLANK]
+            real = [key.index for key in batch if key.epoch != BLANK]
             assert len(real) in (0, len(batch))
             assert len(batch) <= batch_size
             assert len({sizes[index] for index in real}) <= 1
@@ -74,14 +88,14 @@ def test_evaluation_takes_each_image_once_in_batches_of_one_size(sizes, batch_si
 
 def test_evaluation_of_equal_sizes_keeps_the_order():
     sampler = EvaluationSampler(np.full((7, 2), 64), batch_size=3)
-    assert list(sampler) == [[(0, 0), (1, 0), (2, 0)], [(3, 0), (4, 0), (5, 0)], [(6, 0)]]
+    assert list(sampler) == [[Key(0), Key(1), Key(2)], [Key(3), Key(4), Key(5)], [Key(6)]]
 
 
 def test_a_process_without_images_gets_blanks():
     sampler = EvaluationSampler(np.full((2, 2), 64), batch_size=1, rank=2, world=3)
-    assert [epoch for batch in sampler for _, epoch in batch] == [BLANK]
+    assert [key.epoch for batch in sampler for key in batch] == [BLANK]
 
 
 def test_prediction_is_in_order():
-    assert list(SequentialKeys(3)) == [(0, 0), (1, 0), (2, 0)]
+    assert list(SequentialKeys(3)) == [Key(0), Key(1), Key(2)]
     assert len(SequentialKeys(3)) == 3

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from keypoint_detection.errors import InputError
@@ -19,3 +21,15 @@ def test_zero_trains_at_full_size_throughout():
 def test_a_share_out_of_range_is_refused(value):
     with pytest.raises(InputError, match="progressive_resizing"):
         ProgressiveResizing(value)
+
+
+def test_the_loader_asks_for_the_scale_of_each_batch_of_the_training():
+    datamodule = SimpleNamespace(train_scale=None)
+    steps = SimpleNamespace(
+        datamodule=datamodule, estimated_stepping_batches=100, callbacks=[], world_size=1, accumulate_grad_batches=2
+    )
+    ProgressiveResizing(0.6).setup(steps, None, "test")
+    assert datamodule.train_scale is None
+    ProgressiveResizing(0.6).setup(steps, None, "fit")
+    # Two batches are one step; after 30 of 100 steps, half of the growth is done.
+    assert [datamodule.train_scale(batch) for batch in (0, 59, 60, 120)] == [0.5, 0.625, 0.75, 1.0]
