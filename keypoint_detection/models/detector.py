@@ -47,8 +47,10 @@ class KeypointDetector(pl.LightningModule):
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
         minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
             network's input, only the higher one is decoded.
-        learning_rate: Highest learning rate of AdamW.
-        weight_decay: Weight decay of AdamW, on all weights but those of norms and biases.
+        optimizer: muon (orthogonal steps for the kernels of convolutions that are not pretrained, AdamW for the rest)
+            or adamw.
+        learning_rate: Highest learning rate of AdamW; that of Muon's kernels is 10/3 of it.
+        weight_decay: Weight decay, on all weights but those of norms and biases.
         learning_rate_schedule: How the learning rate changes: one_cycle, cosine, constant or plateau (falls when the
             validation loss stops falling).
         learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
@@ -79,6 +81,7 @@ class KeypointDetector(pl.LightningModule):
         max_keypoints: int = 20,
         keypoint_channel_max_keypoints: list[int] | None = None,
         minimal_keypoint_extraction_pixel_distance: float = 1.0,
+        optimizer: str = "muon",
         learning_rate: float = 6e-3,
         weight_decay: float = 0.05,
         learning_rate_schedule: str = "cosine",
@@ -270,12 +273,10 @@ class KeypointDetector(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and the schedule, whose length is that of the trainer's run."""
         values = self.hparams
+        rates = {"learning_rate": values.learning_rate, "encoder_factor": values.encoder_learning_rate_factor}
+        hidden = self.backbone.untrained_modules() if values.optimizer == "muon" else None
         groups = optimization.parameter_groups(
-            self,
-            self.backbone.encoder_modules(),
-            learning_rate=values.learning_rate,
-            weight_decay=values.weight_decay,
-            encoder_factor=values.encoder_learning_rate_factor,
+            self, self.backbone.encoder_modules(), **rates, weight_decay=values.weight_decay, hidden=hidden
         )
         optimizer = optimization.build_optimizer(groups, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": optimization.build_schedule(optimizer, self.trainer, values)}

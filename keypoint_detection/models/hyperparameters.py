@@ -8,7 +8,7 @@ from typing import Any
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.losses import LOSSES
-from keypoint_detection.models.optimization import PLATEAU, SCHEDULES
+from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULES
 from keypoint_detection.models.registry import check_arguments, defaults, look_up
 
 
@@ -68,6 +68,7 @@ def check(values: Mapping[str, Any]) -> None:
     loss = look_up(LOSSES, values["loss"], "loss")
     check_arguments(loss, values["loss_arguments"] or {}, f"loss {values['loss']!r}")
     look_up({**SCHEDULES, PLATEAU: None}, values["learning_rate_schedule"], "learning_rate_schedule")
+    look_up(dict.fromkeys(OPTIMIZERS), values["optimizer"], "optimizer")
     caps = values["keypoint_channel_max_keypoints"]
     if caps is not None and (len(caps) != len(channels) or any(cap != -1 and cap < 1 for cap in caps)):
         raise InputError(

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Timer
 from torch import nn
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.muon import Muon
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1e-4
 # Decay of AdamW's moments. The second is shorter than usual: a training may have few steps.
 _BETAS = (0.9, 0.99)
+# Muon's learning rate of kernels, as a multiple of AdamW's for the other weights.
+_KERNEL_RATE = 10 / 3
+OPTIMIZERS = ("muon", "adamw")
 
 
 def constant(progress: float, warmup: float) -> float:
@@ -109,7 +113,13 @@ class TrainingProgress:
 
 
 def parameter_groups(
-    module: nn.Module, encoder: list[nn.Module], *, learning_rate: float, weight_decay: float, encoder_factor: float
+    module: nn.Module,
+    encoder: list[nn.Module],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    encoder_factor: float,
+    hidden: list[nn.Module] | None = None,
 ) -> list[dict[str, object]]:
     """Split parameters into groups for an optimiser.
 
@@ -121,35 +131,48 @@ def parameter_groups(
         learning_rate: Learning rate of everything else.
         weight_decay: Weight decay of weights of two or more dimensions.
         encoder_factor: Learning rate of the encoder as a multiple of `learning_rate`.
+        hidden: For `Muon`, the modules whose kernels get orthogonal steps where they join enough channels: no kernel
+            of an image's colours and no depthwise one. None for AdamW.
 
     Returns:
-        One dictionary with `name`, `params`, `lr` and `weight_decay` per group, empty ones left out.
+        One dictionary with `name`, `params`, `lr` and `weight_decay` per group, empty ones left out, and for `Muon`
+        with `orthogonal`.
     """
     in_encoder = {id(p) for part in encoder for p in part.parameters()} if encoder_factor != 1 else set()
+    kernels = {id(p) for part in hidden or [] for p in part.parameters() if p.ndim == 4 and min(p.shape[:2]) >= 8}
     groups: dict[str, dict[str, object]] = {}
     for parameter in module.parameters():
-        encoded, decayed = id(parameter) in in_encoder, parameter.ndim > 1
-        name = ("encoder" if encoded else "network") + ("" if decayed else "_norms_and_biases")
+        encoded, decayed, orthogonal = id(parameter) in in_encoder, parameter.ndim > 1, id(parameter) in kernels
+        name = "encoder" if encoded else "network"
+        name += "_kernels" if orthogonal else "" if decayed else "_norms_and_biases"
         group = groups.setdefault(
             name,
             {
                 "name": name,
                 "params": [],
-                "lr": learning_rate * (encoder_factor if encoded else 1.0),
+                "lr": learning_rate * (encoder_factor if encoded else 1.0) * (_KERNEL_RATE if orthogonal else 1.0),
                 "weight_decay": weight_decay if decayed else 0.0,
+                **({} if hidden is None else {"orthogonal": orthogonal}),
             },
         )
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> torch.optim.AdamW:
-    """Build AdamW (Loshchilov and Hutter 2019), as one fused kernel where that is possible."""
+def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> torch.optim.Optimizer:
+    """Build Muon or AdamW (Loshchilov and Hutter 2019), as one fused kernel where that is possible.
+
+    Args:
+        groups: Parameter groups; Muon for those that say which of them are `orthogonal`.
+        trainer: The trainer whose precision and clipping the optimiser has to suit.
+    """
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    if "orthogonal" in groups[0]:
+        return Muon(groups, _BETAS, fused)
     # The fused kernel undoes the scaling of float16 gradients itself, after they should have been clipped.
     clips_scaled = str(trainer.precision).startswith("16") and trainer.gradient_clip_val is not None
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    fused = not clips_scaled and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return torch.optim.AdamW(groups, betas=_BETAS, fused=fused)
+    return torch.optim.AdamW(groups, betas=_BETAS, fused=fused and not clips_scaled)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, values: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback, Timer
 from torch import nn
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.muon import Muon
 from keypoint_detection.models.optimization import (
     SCHEDULES,
     TrainingProgress,
@@ -196,6 +197,25 @@ def test_parameter_groups():
         "network": (1e-2, 0.1, [id(head.weight)]),
         "network_norms_and_biases": (1e-2, 0.0, [id(head.bias)]),
     }
+
+
+def test_kernels_that_join_enough_channels_get_orthogonal_steps():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 9, 3, bias=False)
+    )
+    groups = parameter_groups(
+        network,
+        [],
+        learning_rate=0.3,
+        weight_decay=0.1,
+        encoder_factor=1.0,
+        hidden=[network[0], network[1], network[2]],
+    )
+    (kernels,) = [group for group in groups if group["orthogonal"]]
+    assert kernels["params"] == [network[2].weight]
+    assert (kernels["lr"], kernels["weight_decay"]) == (pytest.approx(1.0), 0.1)
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+    assert isinstance(build_optimizer(groups, SimpleNamespace(precision="32-true", gradient_clip_val=1.0)), Muon)
 
 
 @pytest.mark.parametrize(

@@ -91,5 +91,9 @@ class Backbone(nn.Module):
         """Return the modules that `encoder_learning_rate_factor` and `freeze_encoder_epochs` act on, none if empty."""
         return []
 
+    def untrained_modules(self) -> list[nn.Module]:
+        """Return the modules whose weights start at random, which may learn faster than those of `load_pretrained`."""
+        return [self]
+
     def load_pretrained(self) -> None:
         """Load weights that were trained elsewhere. It is called once, when a detector is built from scratch."""

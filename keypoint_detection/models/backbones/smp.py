@@ -97,10 +97,18 @@ class Smp(Backbone):
         """See `Backbone.encoder_modules`."""
         return [self.encoder]
 
+    @property
+    def _has_pretrained_encoder(self) -> bool:
+        return self.pretrained or self.encoder_weights is not None
+
+    def untrained_modules(self) -> list[nn.Module]:
+        """See `Backbone.untrained_modules`."""
+        return [self.decoder] if self._has_pretrained_encoder else [self]
+
     def train(self, mode: bool = True) -> Smp:
         """Set the mode, in which batch normalisation of a pretrained encoder keeps its statistics."""
         super().train(mode)
-        if self.pretrained or self.encoder_weights is not None:
+        if self._has_pretrained_encoder:
             for module in self.encoder.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()

@@ -1,0 +1,94 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from keypoint_detection.models.muon import Muon, orthogonalize
+
+BETAS = (0.9, 0.99)
+
+
+@given(st.integers(1, 4), st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**31))
+def test_singular_vectors_stay_and_singular_values_come_near_1(count, rows, columns, seed):
+    generator = torch.Generator().manual_seed(seed)
+    smaller = min(rows, columns)
+    left = torch.linalg.qr(torch.randn(count, rows, smaller, generator=generator, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(count, columns, smaller, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(0, -1.5, smaller, dtype=torch.float64) * 7
+    found = orthogonalize(((left * values) @ right.mT).float()).double()
+    assert found.shape == (count, rows, columns)
+    inner = left.mT @ found @ right
+    diagonal = inner.diagonal(dim1=1, dim2=2)
+    assert torch.allclose(inner, torch.diag_embed(diagonal), atol=2e-3)
+    assert ((diagonal > 0.65) & (diagonal < 1.25)).all()
+
+
+def test_a_kernel_steps_along_every_direction_alike():
+    kernel = nn.Parameter(torch.zeros(4, 2, 3, 3))
+    optimizer = Muon([{"params": [kernel], "lr": 0.5, "orthogonal": True}], BETAS, fused=False)
+    kernel.grad = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 1e-3
+    optimizer.step()
+    values = torch.linalg.svdvals(kernel.detach().flatten(1))
+    assert ((values > 0.5 * 0.65) & (values < 0.5 * 1.25)).all()
+    assert float((kernel.detach() * kernel.grad).sum()) < 0, "a step goes down the gradient"
+
+
+def test_weight_decay_shrinks_a_kernel_apart_from_its_step():
+    kernel = nn.Parameter(torch.ones(3, 3, 1, 1))
+    plain = nn.Parameter(torch.zeros(3, 3, 1, 1))
+    groups = [
+        {"params": [p], "lr": 0.1, "weight_decay": decay, "orthogonal": True}
+        for p, decay in ((kernel, 0.5), (plain, 0.0))
+    ]
+    optimizer = Muon(groups, BETAS, fused=False)
+    kernel.grad = plain.grad = torch.eye(3)[..., None, None]
+    optimizer.step()
+    torch.testing.assert_close(kernel.detach() - 0.95, plain.detach())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_everything_else_is_turned_by_adamw(fused):
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), None
+    theirs = copy.deepcopy(ours)
+    groups = [{"params": list(ours.parameters()), "lr": 1e-2, "weight_decay": 0.1, "orthogonal": False}]
+    optimizers = (Muon(groups, BETAS, fused), torch.optim.AdamW(theirs.parameters(), 1e-2, BETAS, weight_decay=0.1))
+    for _ in range(5):
+        x = torch.randn(4, 5)
+        for network, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(x).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_it_goes_on_from_its_state_to_the_same_bits():
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(8, 1))
+
+    def optimizer_of(network):
+        groups = [{"params": [network[0].weight], "orthogonal": True, "lr": 0.02}]
+        return Muon([*groups, {"params": list(network[2].parameters()), "lr": 1e-3}], BETAS, fused=True)
+
+    def train(network, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            x = torch.randn(2, 8, 3, 3, generator=torch.Generator().manual_seed(step))
+            network(x).square().sum().backward()
+            optimizer.step()
+
+    whole = network()
+    train(whole, optimizer_of(whole), range(4))
+    first, second = network(), network()
+    optimizer = optimizer_of(first)
+    train(first, optimizer, range(2))
+    second.load_state_dict(first.state_dict())
+    resumed = optimizer_of(second)
+    resumed.load_state_dict(optimizer.state_dict())
+    train(second, resumed, range(2, 4))
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
