@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keypoint_detection.metrics.base import KeypointMetric
+from keypoint_detection.metrics.base import KeypointMetric, drop_missing
 
 
 def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,17 +29,12 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
         belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
     """
-    precision, recall, thresholds = _curve(scores.numpy(), true_positives.numpy().T, num_truths)
-    return torch.from_numpy(precision.T), torch.from_numpy(recall.T), torch.from_numpy(thresholds)
-
-
-def _curve(scores: np.ndarray, true_positives: np.ndarray, num_truths: int) -> tuple[np.ndarray, ...]:
-    """What `precision_recall_curve` does, with the detections along the last axis: `(D,)`, `(..., D)` -> `(..., n)`."""
-    order = np.argsort(-scores)
-    ordered = scores[order]
+    order = torch.argsort(scores, descending=True).numpy()
+    ordered = scores.numpy()[order]
     last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
-    hits = true_positives[..., order].cumsum(axis=-1)[..., last_of_score]
-    return hits / (last_of_score + 1), hits / (num_truths or math.nan), ordered[last_of_score]
+    hits = true_positives.numpy()[order].cumsum(axis=0)[last_of_score].T
+    precision, recall = hits / (last_of_score + 1), hits / (num_truths or math.nan)
+    return torch.from_numpy(precision.T), torch.from_numpy(recall.T), torch.from_numpy(ordered[last_of_score])
 
 
 def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -> Tensor:
@@ -58,9 +53,16 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     """
     if not num_truths:
         return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
-    precision, recall, _ = _curve(scores.numpy(), true_positives.numpy().T, num_truths)
-    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    return torch.as_tensor((envelope * np.diff(recall, axis=-1, prepend=0)).sum(axis=-1))
+    ordered = np.sort(scores.numpy())
+    values = []
+    for right in true_positives.reshape(len(ordered), math.prod(true_positives.shape[1:])).numpy().T:
+        # The curve climbs at right detections alone: from the lowest score to the highest, how many are at least as
+        # high, against how many of all. Of those of equal score the first is counted rightly, and the others are below
+        # it and vanish under the envelope.
+        climbs = np.sort(scores.numpy()[right])
+        precision = np.arange(len(climbs), 0, -1) / (len(ordered) - np.searchsorted(ordered, climbs))
+        values.append(np.maximum.accumulate(precision).sum() / num_truths)
+    return torch.tensor(values, dtype=torch.float64).reshape(true_positives.shape[1:])
 
 
 def mean_of_defined(values: Sequence[float]) -> float:
@@ -138,8 +140,8 @@ class KeypointAveragePrecision(KeypointMetric):
         if differing:
             image = differing[0]
             raise ValueError(f"image {image} has {num_detections[image]} positions and {num_scores[image]} scores")
-        detections, num_detections = _drop_missing(torch.cat([xy, scores], dim=1), num_detections)
-        truths, num_truths = _drop_missing(truths, num_truths)
+        detections, num_detections = drop_missing(torch.cat([xy, scores], dim=1), num_detections)
+        truths, num_truths = drop_missing(truths, num_truths)
         never_repeated = torch.full((len(targets),), -1)
         self._append(never_repeated, torch.stack([num_detections, num_truths], dim=1)[:, None], detections, truths)
 
@@ -152,16 +154,7 @@ class KeypointAveragePrecision(KeypointMetric):
 
 def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, Tensor]:
     """The rows of all images below one another, float64 on the CPU, and the number of rows of each image `(B,)`."""
-    tensors = [image if isinstance(image, Tensor) else torch.as_tensor(image) for image in images]
-    counts = torch.tensor([image.size(0) for image in tensors])
+    # Hundreds of small tensors: what is done to each of them has to be one call.
+    tensors = images if set(map(type, images)) == {Tensor} else [torch.as_tensor(image) for image in images]
+    counts = torch.from_numpy(np.array(list(map(Tensor.numel, tensors))) // columns)
     return torch.cat(tensors).reshape(-1, columns).cpu().double(), counts
-
-
-def _drop_missing(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop rows with NaN: `(n, ...)` rows, `(B,)` number of each image's -> the same of those that remain."""
-    missing = rows.isnan()
-    if not missing.any():
-        return rows, counts
-    present = ~missing.any(1)
-    images = torch.arange(len(counts)).repeat_interleave(counts)
-    return rows[present], torch.bincount(images[present], minlength=len(counts))

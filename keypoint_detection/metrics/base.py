@@ -19,6 +19,8 @@ from keypoint_detection.metrics.matching import descending_order, match_groups
 
 # Groups that are matched at once, so that the memory in use does not grow with the data.
 _GROUPS_AT_ONCE = 8192
+# Batches that wait at most until what is missing is dropped from them.
+_BATCHES_AT_ONCE = 256
 
 
 class Matches(NamedTuple):
@@ -67,6 +69,7 @@ class KeypointMetric(Metric):
         if not channel_names or not threshold_distances:
             raise ValueError("a keypoint metric needs at least one channel and one threshold distance")
         self.channel_names = tuple(channel_names)
+        self._waiting: list[tuple[Tensor, ...]] = []
         self.threshold_distances = tuple(float(distance) for distance in threshold_distances)
         for state in self._empty_states():
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -91,13 +94,34 @@ class KeypointMetric(Metric):
             labelled: `(B, C)` bool, False leaves this channel of this image out.
             indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
         """
-        detections = torch.cat([xy, scores[..., None]], dim=-1).cpu().double()
-        truths, labelled = truths.cpu().double(), labelled.cpu()[..., None]
-        detected = ~detections.isnan().any(-1) & labelled
-        present = ~truths.isnan().any(-1) & labelled
-        self._append(
-            indices, torch.stack([detected.sum(-1), present.sum(-1)], -1), detections[detected], truths[present]
-        )
+        # Batches may be small and many, so that little is done to each of them.
+        self._waiting.append(tuple(tensor.detach().cpu() for tensor in (xy, scores, truths, labelled, indices)))
+        if len(self._waiting) == _BATCHES_AT_ONCE:
+            self._pack()
+
+    def _pack(self) -> None:
+        """Move the batches that wait into the states, as rows."""
+        if not self._waiting:
+            return
+        xy, scores, truths, labelled, indices = zip(*self._waiting, strict=True)
+        self._waiting = []
+        groups = torch.cat([batch.reshape(-1) for batch in labelled])
+        rows, lengths = _rows_of_batches(scores, 1)
+        detections = torch.cat([_rows_of_batches(xy, 2)[0], rows], dim=1)
+        detections, num_detections = drop_missing(detections, lengths, groups)
+        true_rows, num_truths = drop_missing(*_rows_of_batches(truths, 2), groups)
+        counts = torch.stack([num_detections, num_truths], dim=1).view(-1, len(self.channel_names), 2)
+        self._append(torch.cat(indices), counts, detections, true_rows)
+
+    def reset(self) -> None:
+        """Forget everything that was seen."""
+        self._waiting = []
+        super().reset()
+
+    def sync(self, *args: Any, **arguments: Any) -> None:
+        """Gather the states of all processes; see the torchmetrics class."""
+        self._pack()
+        super().sync(*args, **arguments)
 
     def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
         """Add rows to the states."""
@@ -119,9 +143,10 @@ class KeypointMetric(Metric):
 
     def matches(self) -> Matches:
         """Match everything that was seen, images seen twice once. Inside of `compute` this covers all processes."""
+        self._pack()
         # numpy, because a process that shares its cores with data workers waits long for the threads of torch
         indices, counts, detections, truths = (
-            dim_zero_cat([empty, *getattr(self, name)]).numpy() for name, empty in self._empty_states().items()
+            _joined(getattr(self, name), empty).numpy() for name, empty in self._empty_states().items()
         )
         channels = len(self.channel_names)
         counts = counts.reshape(-1, 2)
@@ -136,9 +161,13 @@ class KeypointMetric(Metric):
             channels=torch.from_numpy((by_channel % channels).repeat(repeats)),
             images=torch.from_numpy(indices[by_channel // channels].repeat(repeats)),
             scores=torch.from_numpy(detections[rows, 2]),
-            distances=torch.from_numpy(distances[rows]),
+            distances=torch.from_numpy(distances.take(rows, axis=1)).T,
             num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
         )
+
+
+def _joined(state: list[Tensor], empty: Tensor) -> Tensor:
+    return state[0] if len(state) == 1 else torch.cat([empty, *state])
 
 
 def _match_groups(
@@ -154,21 +183,54 @@ def _match_groups(
         limits: `(T,)` threshold distances.
 
     Returns:
-        `(D, T)` distances to the true keypoints that were matched, NaN for none.
+        `(T, D)` distances to the true keypoints that were matched, NaN for none.
     """
-    distances = np.full((len(detections), len(limits)), np.nan)
+    # The last column stands for the places of groups that are smaller than others; it is missing, and is dropped.
+    missing = np.full(1, np.nan)
+    x, y, scores = (np.append(column, missing) for column in detections.T)
+    true_x, true_y = (np.append(column, missing) for column in truths.T)
+    distances = np.full((len(limits), len(x)), np.nan)
     groups = np.flatnonzero((counts > 0).all(axis=1))
     # Groups of similar size go together, so that little is padded.
     groups = groups[counts[groups, 1].argsort(kind="stable")]
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
-        rows = _rows_of_groups(starts[chunk, 0], counts[chunk, 0])
-        padded, detected = _pad(detections[rows], counts[chunk, 0])
-        truth_rows = _rows_of_groups(starts[chunk, 1], counts[chunk, 1])
-        padded_truths, _ = _pad(truths[truth_rows], counts[chunk, 1])
-        order = descending_order(padded[..., 2].ravel())
-        distances[rows] = match_groups(padded[..., :2], order, padded_truths, limits)[detected]
-    return distances
+        rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
+        rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=1).T.copy()
+        truth_rows = truth_rows.T.copy()
+        found = match_groups((x[rows], y[rows]), (true_x[truth_rows], true_y[truth_rows]), limits)
+        for column, values in zip(distances, found, strict=True):
+            column[rows] = values
+    return distances[:, :-1]
+
+
+def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> tuple[Tensor, Tensor]:
+    """The rows of batches `(B, C, N, ...)` below one another, `(n, columns)` float64, and N for each group."""
+    rows = torch.cat([batch.reshape(-1) for batch in batches]).double().view(-1, columns)
+    shapes = np.array([batch.shape[:3] for batch in batches])
+    return rows, torch.from_numpy(shapes[:, 2].repeat(shapes[:, 0] * shapes[:, 1]))
+
+
+def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Drop rows with NaN, and those of groups that are not labelled.
+
+    Args:
+        rows: `(n, d)` rows of all groups in turn.
+        lengths: `(G,)` number of rows of each group.
+        labelled: `(G,)` bool; None if all are.
+
+    Returns:
+        The rows that remain, and the number of each group's.
+    """
+    # numpy, whose calls on little data take a fraction of torch's
+    present = ~np.isnan(sum(rows.numpy().T))
+    if labelled is not None and not labelled.all():
+        present &= labelled.numpy().repeat(lengths.numpy())
+    if present.all():
+        return rows, lengths
+    groups = np.arange(len(lengths)).repeat(lengths.numpy())
+    counts = np.bincount(groups[present], minlength=len(lengths))
+    return torch.from_numpy(rows.numpy()[present]), torch.from_numpy(counts)
 
 
 def _first_visits(indices: np.ndarray) -> np.ndarray:
@@ -186,9 +248,7 @@ def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) + shift.repeat(counts)
 
 
-def _pad(rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of groups in turn `(n, d)`, numbers of rows `(G,)` -> `(G, N, d)` filled with NaN, and True where real."""
-    real = np.arange(counts.max()) < counts[:, None]
-    padded = np.full((*real.shape, rows.shape[1]), np.nan)
-    padded[real] = rows
-    return padded, real
+def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Rows of all groups: `(G,)` first row and number of rows -> `(G, N)`, -1 where a group has fewer."""
+    ranks = np.arange(counts.max())
+    return np.where(ranks < counts[:, None], starts[:, None] + ranks, -1)

@@ -15,6 +15,8 @@ from torch import Tensor
 # Distances that are computed at once, so that the memory in use does not grow with the data.
 _DISTANCES_AT_ONCE = 2**20
 
+Coordinates = tuple[np.ndarray, np.ndarray]
+
 
 def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tensor:
     """Match detections to true keypoints, separately for each leading index and each threshold distance.
@@ -34,13 +36,13 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     """
     lead, detections, keypoints = xy.shape[:-2], xy.shape[-2], truths.shape[-2]
     groups = math.prod(lead)
-    found = match_groups(
-        _float64(xy).reshape(groups, detections, 2),
-        descending_order(_float64(scores).ravel()),
-        _float64(truths).reshape(groups, keypoints, 2),
-        _float64(distances),
-    )
-    return torch.from_numpy(found).view(*lead, detections, len(distances))
+    order = descending_order(_float64(scores).reshape(groups, detections))[..., None]
+    x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
+    true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
+    found = match_groups((x, y), (true_x, true_y), _float64(distances)).T
+    result = np.empty_like(found)
+    np.put_along_axis(result, order, found, axis=1)
+    return torch.from_numpy(result).view(*lead, detections, len(distances))
 
 
 def _float64(tensor: Tensor) -> np.ndarray:
@@ -48,61 +50,58 @@ def _float64(tensor: Tensor) -> np.ndarray:
 
 
 def descending_order(scores: np.ndarray) -> np.ndarray:
-    """Order of `(n,)` scores from high to low, equal ones in the order given."""
-    # The default algorithm is several times as fast as a stable one, which only those of equal score need.
-    order = np.argsort(-scores)
-    ordered = scores[order]
-    same = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(same):
-        tied = np.unique(np.append(same, same + 1))
-        order[tied] = order[tied][np.lexsort((order[tied], -ordered[tied]))]
-    return order
+    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last."""
+    if (scores[:, 1:] > scores[:, :-1]).any() or np.isnan(scores[:, :-1]).any():
+        return np.argsort(-scores, axis=1, kind="stable")
+    return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)  # decoded keypoints come like this
 
 
-def match_groups(xy: np.ndarray, order: np.ndarray, truths: np.ndarray, limits: np.ndarray) -> np.ndarray:
+def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np.ndarray:
     """Match arrays; numpy, because a process that shares its cores waits long for the threads of small torch tensors.
 
     Args:
-        xy: `(G, N, 2)` detections, NaN for none.
-        order: `(G * N,)` flat detections of all groups in the order in which they choose.
-        truths: `(G, K, 2)` true keypoints, NaN for none.
+        xy: x `(N, G)` and y `(N, G)` of detections in the order in which those of a group choose, NaN for none.
+        truths: x `(K, G)` and y `(K, G)` of true keypoints, NaN for none.
         limits: `(T,)` threshold distances.
 
     Returns:
-        `(G, N, T)` distances, NaN where a detection is a false positive.
+        `(T, N, G)` distances, NaN where a detection is a false positive.
     """
-    (groups, detections), keypoints = xy.shape[:2], truths.shape[1]
-    result = np.full((len(limits), len(order)), np.nan)
-    if result.size and keypoints:
-        turns = np.empty(len(order), dtype=np.int64)
-        turns[order] = np.arange(len(order))
-        at_once = max(1, _DISTANCES_AT_ONCE // (detections * keypoints))
-        for first in range(0, groups, at_once):
-            chunk = slice(first, first + at_once)
-            detection, truth, distance = _near_pairs(xy[chunk], truths[chunk], limits.max())
-            turn = turns[detection + first * detections]
-            by_turn = turn.argsort(kind="stable")
-            turn, truth, distance = turn[by_turn], truth[by_turn], distance[by_turn]
-            for threshold, limit in enumerate(limits):
-                near = distance <= limit
-                winner, won = _take_turns(turn[near], truth[near], distance[near])
-                result[threshold, order[winner]] = won
-    return result.T.reshape(groups, detections, len(limits))
+    detections, groups = xy[0].shape
+    result = np.full((len(limits), detections, groups), np.nan)
+    at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * len(truths[0])))
+    for first in range(0, groups, at_once):
+        chunk = slice(first, first + at_once)
+        (x, y), (true_x, true_y) = ((xs[:, chunk], ys[:, chunk]) for xs, ys in (xy, truths))
+        turn, truth, distance = _near_pairs((x, y), (true_x, true_y), limits.max())
+        # All thresholds at once: every one has detections and true keypoints of its own.
+        threshold, pair = (distance <= limits[:, None]).nonzero()
+        winner, won = _take_turns(
+            turn[pair] + x.size * threshold, truth[pair] + true_x.size * threshold, distance[pair]
+        )
+        found = np.full((len(limits), *x.shape), np.nan)
+        found.ravel()[winner] = won
+        result[..., chunk] = found
+    return result
 
 
-def _near_pairs(xy: np.ndarray, truths: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of `(G, N, 2)` and `(G, K, 2)` within the limit: `(P,)` flat detections, flat true keypoints, distances."""
-    x, y = np.ascontiguousarray(xy.transpose(2, 1, 0))
-    true_x, true_y = np.ascontiguousarray(truths.transpose(2, 1, 0))
-    # A comparison with NaN is False, so that what is missing is near nothing.
-    near = np.abs(x[:, None] - true_x) <= limit
-    detection, truth, group = np.unravel_index(np.flatnonzero(near), near.shape)
-    squared = np.square(x[detection, group] - true_x[truth, group])
-    squared += np.square(y[detection, group] - true_y[truth, group])
-    distance = np.sqrt(squared)
-    within = distance <= limit
-    detection, truth, group = detection[within], truth[within], group[within]
-    return group * len(x) + detection, group * len(true_x) + truth, distance[within]
+def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of `(N, G)` detections and `(K, G)` true keypoints: `(P,)` turns, true keypoints and distances.
+
+    They are all that lie within the limit, and some that lie farther apart.
+
+    The turn of a detection is its flat index in `(N, G)`, a true keypoint is one in `(K, G)`; turns are ascending.
+    """
+    (x, y), (true_x, true_y) = xy, truths
+    near = np.empty((*x.shape, len(true_x)), dtype=bool)
+    for keypoint, column in enumerate(true_x):
+        # A comparison with NaN is False, so that what is missing is near nothing.
+        near[..., keypoint] = np.abs(x - column) <= limit
+    turn, keypoint = np.divmod(np.flatnonzero(near), max(1, len(true_x)))
+    truth = keypoint * x.shape[1] + turn % x.shape[1]
+    squared = np.square(x.ravel()[turn] - true_x.ravel()[truth])
+    squared += np.square(y.ravel()[turn] - true_y.ravel()[truth])
+    return turn, truth, np.sqrt(squared)
 
 
 def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
