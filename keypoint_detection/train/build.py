@@ -18,6 +18,7 @@ from keypoint_detection.train import flags
 from keypoint_detection.train.augmentation_picture import AugmentationPicture
 from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.progressive import ProgressiveResizing
@@ -106,6 +107,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
         AugmentationPicture(folder.path / "augmentations.jpg", channels),
         flags.call(RelativeEarlyStopping, config),
         CollapseWarning(),
+        flags.call(DeviceSpeed, config),
         TimeShares(),
         *flags.call(create_checkpoint_callbacks, config, folder=folder.checkpoints),
     ]

@@ -22,6 +22,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train.callbacks import HeatmapPictures, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import choose_recipe
@@ -58,6 +59,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
             "load_pretrained",
         },
     ),
+    ("Speed", DeviceSpeed, set()),
     ("Growing images", ProgressiveResizing, set()),
     ("Averaged weights", ExponentialMovingAverage, set()),
     ("Metrics", MetricsLogger, {"channel_names"}),
