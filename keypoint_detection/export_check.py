@@ -90,7 +90,9 @@ def check_images(seed: int = 0) -> list[np.ndarray]:
     return images
 
 
-def check_network(expected: Network, found: Network, caps: list[int], tolerance: Tolerance) -> CheckReport:
+def check_network(
+    expected: Network, found: Network, caps: list[int], tolerance: Tolerance, smallest: int = 1
+) -> CheckReport:
     """Compares the keypoints of two detectors on random images.
 
     Args:
@@ -98,6 +100,7 @@ def check_network(expected: Network, found: Network, caps: list[int], tolerance:
         found: The exported detector.
         caps: Most keypoints of each channel.
         tolerance: How far they may be apart.
+        smallest: Height and width in pixels that images need.
 
     Returns:
         How far they were apart.
@@ -105,7 +108,7 @@ def check_network(expected: Network, found: Network, caps: list[int], tolerance:
     Raises:
         InputError: If they are farther apart; says where.
     """
-    images = check_images()
+    images = [image for image in check_images() if min(image.shape[:2]) >= smallest]
     thresholds = [FALLBACK_THRESHOLD if np.isnan(value) else value for value in expected.score_thresholds]
     pairs: list[tuple[float, float]] = []
     for image in images:
