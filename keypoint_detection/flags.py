@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +33,7 @@ class OneLineParser(ArgumentParser):
         hints = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
         return [
             f"{word}=true" if _stands_alone(hints.get(word), after) else word
-            for word, after in zip(args, [*args[1:], "--"], strict=True)
+            for word, after in itertools.pairwise([*args, "--"])
         ]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
