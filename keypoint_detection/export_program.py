@@ -66,7 +66,7 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
     try:
         found = ProgramNetwork(path)
-        report = check_network(network, found, metadata["max_keypoints"], FULL, metadata["smallest_side"])
+        report = check_network(network, found, metadata["max_keypoints"], FULL, smallest=metadata["smallest_side"])
     except InputError as error:
         path.unlink()
         raise InputError(f"{path} is not written: {error}") from error

@@ -38,8 +38,8 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that wait by spinning would take the cores from torch and from reading images.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that go on spinning after a run would take the cores from torch and from reading images.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         try:
