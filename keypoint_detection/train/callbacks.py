@@ -91,7 +91,8 @@ class LossLogger(pl.Callback):
         )
 
     def _log(self, stage: str, pl_module: pl.LightningModule, prefix: str) -> None:
-        losses, gt_losses = self.means[stage].compute()
+        # The reshaping is for a single channel, whose values torchmetrics makes scalars.
+        losses, gt_losses = (value.reshape(len(self.channel_names)) for value in self.means[stage].compute())
         values = {f"{prefix}/loss": losses.nanmean(), f"{prefix}/gt_loss": gt_losses.nanmean()}
         values |= {f"{prefix}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
         pl_module.log_dict(values)
