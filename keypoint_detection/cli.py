@@ -12,6 +12,7 @@ from keypoint_detection.errors import InputError
 # name -> (what it does, module with a `main(argv) -> int`), imported only when it is asked for: torch takes seconds
 COMMANDS = {
     "train": ("train a detector on a JSON file and a folder of images", "keypoint_detection.train.train"),
+    "sweep": ("run the trainings of a wandb sweep file, without an account", "keypoint_detection.sweep.command"),
     "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluate"),
     "checkpoint": ("say what a checkpoint holds, or export its weights", "keypoint_detection.checkpoint"),
     "predict": ("find keypoints in images, folders and videos", "keypoint_detection.predict_command"),

@@ -53,6 +53,7 @@ def test_every_imported_package_is_declared(setup_arguments):
         "segmentation_models_pytorch": "segmentation-models-pytorch",
         "docstring_parser": "jsonargparse",
         "timm": "segmentation-models-pytorch",
+        "sqlalchemy": "optuna",
     }
     extras = setup_arguments["extras_require"].values()
     requirements = [*setup_arguments["install_requires"], *(line for extra in extras for line in extra)]

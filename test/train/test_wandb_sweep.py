@@ -1,11 +1,15 @@
 """Drives the real `wandb sweep` and `wandb agent` against the stand-in server."""
 
+import csv
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from configuration import DEFAULT_SWEEP, TEST_DATASET
 from wandb.cli.cli import cli
 from wandb_offline import read_runs
 from wandb_operations import suggestions
@@ -64,6 +68,37 @@ def test_agent_runs_the_program_once_for_every_suggestion(tmp_path, wandb_server
         assert (local.id, local.config["learning_rate"], local.exit_code) == (run.id, learning_rate, 0)
     assert wandb_server.unknown_operations == []
     assert "Ignoring" not in output
+
+
+def test_agent_runs_the_training_itself(tmp_path, wandb_server, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parameters = DEFAULT_SWEEP["parameters"] | {
+        "json_dataset_path": {"value": str(TEST_DATASET / "annotations.json")},
+        "image_dataset_path": {"value": str(TEST_DATASET)},
+        "batch_size": {"value": 2},
+        "n_channels": {"value": 4},
+        "max_pictures": {"value": 0},
+    }
+    program = TEST_DATASET.parents[1] / "keypoint_detection" / "train" / "train.py"
+    sweep = DEFAULT_SWEEP | {"program": str(program), "method": "grid", "parameters": parameters}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    cli.main(["sweep", "--project", "boxes", "sweep.yaml"], standalone_mode=False)
+    (sweep_id,) = wandb_server.sweeps
+    run_agent(tmp_path, f"tester/boxes/{sweep_id}")
+
+    runs, folders = list(wandb_server.runs.values()), sorted((tmp_path / "runs").iterdir())
+    assert [run.state for run in runs] == ["finished", "finished"]
+    assert [run.config["learning_rate"] for run in runs] == [0.001, 0.003]
+    for run, folder in zip(runs, folders, strict=True):
+        assert yaml.safe_load((folder / "hparams.yaml").read_text())["learning_rate"] == run.config["learning_rate"]
+        assert json.loads((folder / "run.json").read_text())["wandb_id"] == run.id
+        with (folder / "metrics.csv").open(newline="") as file:
+            losses = [float(row["validation/loss"]) for row in csv.DictReader(file) if row["validation/loss"]]
+        assert [row["validation/loss"] for row in run.history if "validation/loss" in row] == pytest.approx(losses)
+        assert len(losses) == 2
+        assert 0 <= run.summary["best/meanAP"] <= 1
+        assert [artifact.committed for artifact in run.artifacts] == [True]
+    assert wandb_server.unknown_operations == []
 
 
 def test_grid_suggests_every_combination_in_order():

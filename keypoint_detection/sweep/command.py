@@ -1,0 +1,100 @@
+"""`keypoint-detection sweep`: runs a wandb sweep file here, without an account."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.flags import call, parser_for
+from keypoint_detection.sweep.flag_check import check_flags
+from keypoint_detection.sweep.results import Run, ranked, table, write_results
+from keypoint_detection.sweep.sweep_file import SweepFile, read_sweep_file
+
+COMMAND = "keypoint-detection sweep"
+
+
+def sweep(
+    sweep_file: str,
+    count: int | None = None,
+    sweep_dir: str | None = None,
+    storage: str | None = None,
+    prune: bool = True,
+    prune_after: int = 5,
+    seed: int = 0,
+) -> tuple[list[Run], SweepFile, Path]:
+    """Run the trainings of a wandb sweep file here, without an account; the same command goes on where it stopped.
+
+    Args:
+        sweep_file: The YAML file that `wandb sweep` takes.
+        count: Runs in all, those of earlier and of other processes included. The run_cap of the file, or the whole
+            grid, when left out.
+        sweep_dir: Folder of the sweep, with one folder for each run; sweeps/<name of the sweep> when left out.
+        storage: URL of the database that the processes of a sweep share, such as postgresql://user@host/name; an SQLite
+            file in the sweep's folder, for processes on one machine, when left out.
+        prune: Stop runs that are worse than the median of the others at the same evaluation, or by the file's
+            early_terminate.
+        prune_after: Evaluations that every run is given before it may be stopped.
+        seed: Seed of the parameters that are drawn. A run draws the same ones in whichever process it is.
+
+    Returns:
+        All runs, the best first; what was read of the file; and the folder of the sweep.
+
+    Raises:
+        InputError: If the file, a parameter in it or the database is not usable.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError('a sweep needs the extra sweep: pip install "keypoint_detection[sweep]"')
+    from keypoint_detection.sweep.study import add_runs, create_pruner, list_runs, open_study
+    from keypoint_detection.sweep.worker import Worker
+
+    asked = read_sweep_file(sweep_file)
+    runs = asked.runs(count)
+    pruner = create_pruner(asked.content.get("early_terminate"), prune, prune_after)
+    check_flags(asked)
+    folder = Path(sweep_dir or Path("sweeps") / asked.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--sweep_dir {folder}: cannot write there: {error.strerror or error}") from error
+    study = open_study(asked, folder, storage, pruner)
+    add_runs(study, runs)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers send it; like Ctrl-C
+    try:
+        with logging_redirect_tqdm(), tqdm(total=runs, unit="run", desc=asked.name) as bar:
+            Worker(asked, folder, study, seed, bar).work()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        found = ranked(list_runs(study), asked.maximize)
+        write_results(found, asked, folder)
+    return found, asked, folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a sweep with the flags of a command line.
+
+    Args:
+        arguments: The flags; those of the process where none are given.
+
+    Returns:
+        The exit code: 1 if a run failed.
+    """
+    parser = parser_for(sweep, COMMAND, positional=("sweep_file",))
+    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    runs, asked, folder = call(sweep, config)
+    failed = sum(run.state == "failed" for run in runs)
+    sys.stdout.write(f"\n{table(runs, asked)}\n\n")
+    if runs and runs[0].value is not None:
+        best = folder / runs[0].name
+        elsewhere = "" if best.exists() else " (on the machine that trained it)"
+        sys.stdout.write(f"best run:   {best}{elsewhere}\n")
+    sys.stdout.write(f"  look at   {folder / 'parallel_coordinates.png'}, {folder / 'runs.csv'}\n")
+    if failed:
+        sys.stdout.write(f"{failed} of {len(runs)} runs failed; their output.log says more\n")
+    return 1 if failed else 0

@@ -1,0 +1,48 @@
+"""Checks the parameters of a sweep as the flags that they become, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.sweep.sweep_file import SweepFile, did_you_mean, flag_text, own_program
+
+# Flags that the sweep gives to every run.
+GIVEN = ("run_dir", "resume")
+
+
+def check_flags(sweep: SweepFile) -> None:
+    """Checks names and values; only the script of this library says what its flags are.
+
+    Args:
+        sweep: The sweep.
+
+    Raises:
+        InputError: If a parameter is no flag, a value is none of that flag's, or a required flag is missing.
+    """
+    for parameter in sweep.parameters:
+        if parameter.name in GIVEN:
+            raise InputError(f"{sweep.path}: parameters.{parameter.name}: the sweep chooses it for every run")
+    if sweep.program != own_program():
+        return
+    from keypoint_detection.train.flags import build_parser  # torch takes seconds, and other errors come first
+
+    parser = build_parser()
+    known = {action.dest for action in parser._actions}
+    for parameter in sweep.parameters:
+        if parameter.name not in known:
+            hint = did_you_mean(parameter.name, known)
+            raise InputError(f"{sweep.path}: parameters.{parameter.name}: no flag of the training{hint}")
+
+    def parse(values: Mapping[str, Any], where: str) -> None:
+        try:
+            parser.parse_args([f"--{name}={flag_text(value)}" for name, value in values.items()])
+        except InputError as error:
+            raise InputError(f"{sweep.path}: {where}: {error}") from error
+
+    required = {action.dest: "file.json" for action in parser._actions if action.required}
+    for parameter in sweep.parameters:
+        for value in parameter.extremes():
+            parse({**required, parameter.name: value}, f"parameters.{parameter.name}")
+    parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")

@@ -1,0 +1,274 @@
+"""The parameters of a sweep file and the distributions that their values are drawn from, by wandb's names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from keypoint_detection.errors import InputError
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Entry = Mapping[str, Any]
+# Quantiles that a distribution without bounds is drawn from: 4.75 standard deviations of a normal one.
+LOWEST_QUANTILE, HIGHEST_QUANTILE = 1e-6, 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: either a choice between values, or a number between bounds.
+
+    Attributes:
+        name: Its name, which is a flag of the training.
+        choices: The values to choose from; empty for a number between bounds.
+        low: Lower bound of what is drawn.
+        high: Upper bound of what is drawn.
+        log: The logarithm is drawn evenly, instead of the number.
+        whole: Whole numbers are drawn.
+        convert: From what is drawn to the value of the parameter.
+    """
+
+    name: str
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    whole: bool = False
+    convert: Callable[[Any], Any] | None = None
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has more than one value."""
+        return len(self.choices) > 1 or (not self.choices and self.low < self.high)
+
+    def draw(self, trial: Trial) -> Any:
+        """Draws a value.
+
+        Args:
+            trial: What Optuna chooses for and takes note of.
+
+        Returns:
+            The value.
+        """
+        if len(self.choices) == 1:
+            return self.choices[0]
+        if self.choices:  # Optuna's choices are plain values
+            plain = [c if isinstance(c, str | int | float | None) else json.dumps(c) for c in self.choices]
+            return self.choices[plain.index(trial.suggest_categorical(self.name, plain))]
+        suggest = trial.suggest_int if self.whole else trial.suggest_float
+        drawn = suggest(self.name, self.low, self.high, log=self.log)
+        return self.convert(drawn) if self.convert else drawn
+
+    def grid(self) -> list[Any]:
+        """All its values.
+
+        Raises:
+            InputError: If there is no end of them.
+        """
+        if self.choices:
+            return list(self.choices)
+        if not self.whole:
+            raise InputError("method grid: expected value, values, or whole numbers between min and max")
+        return list(range(int(self.low), int(self.high) + 1))
+
+    def extremes(self) -> list[Any]:
+        """All choices, or the values at both bounds."""
+        if self.choices:
+            return list(self.choices)
+        return [self.convert(bound) if self.convert else bound for bound in dict.fromkeys((self.low, self.high))]
+
+
+def grid_points(parameters: list[Parameter]) -> list[dict[str, Any]]:
+    """All combinations of the values of parameters, those of the last one changing fastest.
+
+    Raises:
+        InputError: If a parameter has no end of values.
+    """
+    names = [parameter.name for parameter in parameters]
+    return [
+        dict(zip(names, values, strict=True)) for values in itertools.product(*(_named_grid(p) for p in parameters))
+    ]
+
+
+def _named_grid(parameter: Parameter) -> list[Any]:
+    try:
+        return parameter.grid()
+    except InputError as error:
+        raise InputError(f"parameters.{parameter.name}: {error}") from error
+
+
+def read_parameter(name: str, entry: Any) -> Parameter:
+    """Reads one parameter of a sweep file.
+
+    Args:
+        name: Its name.
+        entry: What the file says of it: `value`, `values`, or `min` and `max`, and `distribution`.
+
+    Returns:
+        The parameter.
+
+    Raises:
+        InputError: If that is no distribution, or its numbers are out of order.
+    """
+    try:
+        if not isinstance(entry, Mapping) or "parameters" in entry:
+            raise InputError(f"expected value, values, or min and max, got {entry!r}")
+        distribution = entry.get("distribution") or _implied(entry)
+        base, quantised = (distribution[2:], True) if distribution[:2] == "q_" else (distribution, False)
+        if distribution not in DISTRIBUTIONS:
+            raise InputError(f"distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
+        required, build = _BUILDERS[base]
+        _check_keys(entry, distribution, required, ("q",) if quantised else ())
+        return _quantised(build(name, entry), _number(entry, "q", 1)) if quantised else build(name, entry)
+    except InputError as error:
+        raise InputError(f"parameters.{name}: {error}") from error
+
+
+def _implied(entry: Entry) -> str:
+    """The distribution where none is named: that which wandb takes."""
+    if "value" in entry:
+        return "constant"
+    if "values" in entry:
+        return "categorical_w_probabilities" if "probabilities" in entry else "categorical"
+    if {"min", "max"} <= entry.keys():
+        return "int_uniform" if all(type(entry[key]) is int for key in ("min", "max")) else "uniform"
+    if {"mu", "sigma"} <= entry.keys():
+        return "normal"
+    raise InputError(f"expected value, values, or min and max, got {dict(entry)}")
+
+
+def _check_keys(entry: Entry, distribution: str, required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    for key in required:
+        if key not in entry:
+            raise InputError(f"distribution {distribution} needs {' and '.join(required)}, got {dict(entry)}")
+    unknown = entry.keys() - {"distribution", *required, *optional}
+    if unknown:
+        raise InputError(f"{sorted(unknown)[0]}: distribution {distribution} takes {', '.join((*required, *optional))}")
+
+
+def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
+    """A number of the entry; YAML reads `1e-4`, which has no point, as text."""
+    value = plain_value(entry.get(key, otherwise))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{key} is {value!r}, expected a number")
+    return value
+
+
+def plain_value(value: Any) -> Any:
+    """The value, as a number if it is the text of one that YAML does not take for a number, such as `1e-4`."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
+
+
+def _bounds(entry: Entry, minimum: float = -math.inf) -> tuple[float, float]:
+    low, high = _number(entry, "min"), _number(entry, "max")
+    if low > high:
+        raise InputError(f"min is {low} and max is {high}, expected min below max")
+    if low <= minimum:
+        raise InputError(f"min is {low}, expected a number above {minimum:g}")
+    return low, high
+
+
+def _constant(name: str, entry: Entry) -> Parameter:
+    return Parameter(name, (plain_value(entry["value"]),))
+
+
+def _categorical(name: str, entry: Entry) -> Parameter:
+    values = entry["values"]
+    if not isinstance(values, list) or not values:
+        raise InputError(f"values is {values!r}, expected a list of at least one")
+    return Parameter(name, tuple(plain_value(value) for value in values))
+
+
+def _weighted(name: str, entry: Entry) -> Parameter:
+    values, weights = _categorical(name, entry).choices, entry["probabilities"]
+    if not isinstance(weights, list) or len(weights) != len(values) or abs(math.fsum(weights) - 1) > 1e-6:
+        raise InputError(f"probabilities is {weights!r}, expected a number for each of {len(values)} values, sum 1")
+    ends = list(itertools.accumulate(weights))
+    return Parameter(
+        name, convert=lambda drawn: next((v for v, end in zip(values, ends, strict=True) if drawn < end), values[-1])
+    )
+
+
+def _int_uniform(name: str, entry: Entry) -> Parameter:
+    low, high = _bounds(entry)
+    if low != int(low) or high != int(high):
+        raise InputError(f"min is {low} and max is {high}, expected whole numbers")
+    return Parameter(name, low=int(low), high=int(high), whole=True)
+
+
+def _uniform(name: str, entry: Entry) -> Parameter:
+    low, high = _bounds(entry)
+    return Parameter(name, low=float(low), high=float(high))
+
+
+def _log_uniform_values(name: str, entry: Entry) -> Parameter:
+    low, high = _bounds(entry, minimum=0.0)
+    return Parameter(name, low=float(low), high=float(high), log=True)
+
+
+def _log_uniform(name: str, entry: Entry) -> Parameter:
+    low, high = _bounds(entry)  # of the natural logarithm
+    return Parameter(name, low=math.exp(low), high=math.exp(high), log=True)
+
+
+def _inverse_log_uniform(name: str, entry: Entry) -> Parameter:
+    low, high = _bounds(entry)  # of the natural logarithm of 1 / value
+    return Parameter(name, low=math.exp(-high), high=math.exp(-low), log=True)
+
+
+def _normal(name: str, entry: Entry) -> Parameter:
+    mean, deviation = _number(entry, "mu"), _number(entry, "sigma")
+    if deviation <= 0:
+        raise InputError(f"sigma is {deviation}, expected a positive number")
+    quantile = NormalDist(mean, deviation).inv_cdf
+    return Parameter(name, low=LOWEST_QUANTILE, high=HIGHEST_QUANTILE, convert=quantile)
+
+
+def _log_normal(name: str, entry: Entry) -> Parameter:
+    normal = _normal(name, entry)
+    return Parameter(name, low=normal.low, high=normal.high, convert=lambda drawn: math.exp(normal.convert(drawn)))
+
+
+def _quantised(parameter: Parameter, step: float) -> Parameter:
+    """The parameter with values rounded to multiples of a step; whole numbers if the step is one."""
+    if step <= 0:
+        raise InputError(f"q is {step}, expected a positive number")
+    before = parameter.convert or float
+
+    def nearest(drawn: float) -> float:
+        value = round(before(drawn) / step) * step
+        return value if isinstance(step, int) else float(f"{value:.12g}")  # 3 * 0.1 is 0.3
+
+    return Parameter(
+        parameter.name,
+        low=parameter.low,
+        high=parameter.high,
+        log=parameter.log,
+        convert=nearest,
+    )
+
+
+# What each distribution needs, and how it is read.
+_BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[str, Entry], Parameter]]] = {
+    "constant": (("value",), _constant),
+    "categorical": (("values",), _categorical),
+    "categorical_w_probabilities": (("values", "probabilities"), _weighted),
+    "int_uniform": (("min", "max"), _int_uniform),
+    "uniform": (("min", "max"), _uniform),
+    "log_uniform": (("min", "max"), _log_uniform),
+    "log_uniform_values": (("min", "max"), _log_uniform_values),
+    "inv_log_uniform": (("min", "max"), _inverse_log_uniform),
+    "inv_log_uniform_values": (("min", "max"), _log_uniform_values),
+    "normal": (("mu", "sigma"), _normal),
+    "log_normal": (("mu", "sigma"), _log_normal),
+}
+DISTRIBUTIONS = (
+    *_BUILDERS, *(f"q_{name}" for name in ("uniform", "log_uniform", "log_uniform_values", "normal", "log_normal")),
+)  # fmt: skip

@@ -1,0 +1,145 @@
+"""The picture of a sweep: an axis for each parameter and one for the metric, and a line across them for each run.
+
+R runs, A axes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from keypoint_detection.files import write_atomic
+from keypoint_detection.sweep.parameters import Parameter
+from keypoint_detection.sweep.sweep_file import flag_text
+
+MOST_TICKS = 12
+TICKS_OF_NUMBERS = 5
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One vertical axis.
+
+    Attributes:
+        title: What stands above it.
+        positions: Where each run crosses it, `(R,)` in [0, 1].
+        ticks: Positions and texts of its ticks.
+    """
+
+    title: str
+    positions: np.ndarray
+    ticks: list[tuple[float, str]]
+
+
+def parameter_axis(parameter: Parameter, values: Sequence[Any]) -> Axis:
+    """The axis of a parameter: logarithmic if its logarithm was drawn, with equal steps for a choice of values.
+
+    Args:
+        parameter: The parameter.
+        values: Its value in each run.
+
+    Returns:
+        The axis.
+    """
+    if parameter.choices or not all(isinstance(value, int | float) for value in values):
+        names = list(dict.fromkeys(map(flag_text, parameter.choices or sorted(values, key=str))))
+        last = max(len(names) - 1, 1)
+        ticks = [(index / last, name) for index, name in enumerate(names)]
+        where = {name: position for position, name in ticks}
+        step = -(-len(ticks) // MOST_TICKS)
+        return Axis(parameter.name, np.array([where[flag_text(value)] for value in values]), ticks[::step])
+    return number_axis(parameter.name, values, parameter.log)
+
+
+def number_axis(title: str, values: Sequence[float], log: bool = False) -> Axis:
+    """The axis of numbers, from the smallest to the largest of them.
+
+    Args:
+        title: What stands above it.
+        values: The number of each run.
+        log: Whether equal steps are equal factors.
+
+    Returns:
+        The axis.
+    """
+    scaled = np.array(values, dtype=float)
+    scaled = np.log(scaled) if log else scaled
+    low, high = (scaled.min(), scaled.max()) if len(scaled) else (0.0, 1.0)
+    span = high - low or 1.0
+    shares = np.linspace(0, 1, TICKS_OF_NUMBERS) if high > low else np.zeros(1)
+    texts = [f"{np.exp(low + share * span) if log else low + share * span:.3g}" for share in shares]
+    return Axis(title, (scaled - low) / span, list(zip(shares.tolist(), texts, strict=True)))
+
+
+def draw_parallel_coordinates(
+    path: Path,
+    *,
+    values: Sequence[float],
+    parameters: Sequence[Mapping[str, Any]],
+    complete: Sequence[bool],
+    axes: Sequence[Parameter],
+    metric: str,
+    maximize: bool,
+) -> None:
+    """Draws the picture.
+
+    Args:
+        path: The PNG file to write.
+        values: The metric of each run, `(R,)`.
+        parameters: Its parameters.
+        complete: Whether it was trained to its end; the others are dotted.
+        axes: The parameters to draw an axis for.
+        metric: Name of the metric, whose axis is the last.
+        maximize: Whether high values are good.
+    """
+    drawn = [parameter_axis(axis, [given[axis.name] for given in parameters]) for axis in axes]
+    drawn.append(number_axis(metric, values))
+    figure = Figure(figsize=(max(6.0, 2.1 * len(drawn)), 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    plot = figure.add_subplot()
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    colours = ScalarMappable(Normalize(low, high if high > low else low + 1), matplotlib.colormaps["viridis"])
+    if not maximize:
+        colours.set_cmap("viridis_r")
+    # The best run is drawn last, on top of the others.
+    order = sorted(range(len(values)), key=lambda run: (complete[run], values[run] if maximize else -values[run]))
+    for run in order:
+        heights = [axis.positions[run] for axis in drawn]
+        style = {"linestyle": "-", "alpha": 0.9} if complete[run] else {"linestyle": ":", "alpha": 0.7}
+        width = 3.0 if run == order[-1] else 1.3
+        plot.plot(range(len(drawn)), heights, color=colours.to_rgba(values[run]), linewidth=width, **style)
+    _draw_axes(plot, drawn)
+    dotted = len(complete) - sum(complete)
+    title = f"{len(values)} runs, thick: the best" + (f", dotted: {dotted} not trained to their end" if dotted else "")
+    plot.set_title(title, fontsize=10, pad=28)
+    figure.colorbar(colours, ax=plot, label=metric, pad=0.02)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    write_atomic(path, stream.getvalue())
+
+
+def _draw_axes(plot: Axes, drawn: Sequence[Axis]) -> None:
+    for place, axis in enumerate(drawn):
+        plot.axvline(place, color="0.3", linewidth=1, zorder=3)
+        for position, text in axis.ticks:
+            plot.annotate(
+                text, (place, position), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", zorder=4,
+                bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+            )  # fmt: skip
+        plot.annotate(
+            axis.title, (place, 1), xytext=(0, 12), textcoords="offset points", fontsize=9, ha="center", va="bottom"
+        )
+    plot.set_xlim(-0.2, len(drawn) - 0.6)
+    plot.set_ylim(-0.04, 1.04)
+    plot.set_axis_off()

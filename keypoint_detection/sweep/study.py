@@ -1,0 +1,202 @@
+"""The sweep's memory: an Optuna study that several processes share, with one trial for each attempt at a run.
+
+Every run of a sweep is put into the study when the sweep begins, and processes take the next one that waits. A run that
+was interrupted, with its process or by a user, is put back and goes on in its folder; one that failed is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.sweep.results import Run
+from keypoint_detection.sweep.sweep_file import SweepFile
+
+# A process says this often that its run goes on, and after this long without a word it counts as gone.
+HEARTBEAT_SECONDS = 5
+GRACE_SECONDS = 30
+# Runs that have to be complete before others are compared with their median.
+RUNS_BEFORE_PRUNING = 5
+
+
+def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: BasePruner) -> optuna.Study:
+    """Opens the study of a sweep, or makes it.
+
+    Args:
+        sweep: The sweep.
+        folder: Folder of the sweep.
+        storage: URL of a database, None for an SQLite file in the folder.
+        pruner: What stops hopeless runs.
+
+    Returns:
+        The study.
+
+    Raises:
+        InputError: If the database cannot be opened, or holds a sweep of this name that is another one.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = storage or f"sqlite:///{folder.absolute() / 'study.db'}"
+    direction = "maximize" if sweep.maximize else "minimize"
+    try:
+        database = _open_database(url)
+        study = optuna.create_study(
+            storage=database, study_name=sweep.name, direction=direction, pruner=pruner, load_if_exists=True
+        )
+    except (SQLAlchemyError, StorageInternalError, ImportError, OSError) as error:
+        name = "--storage" if storage else "the sweep's database"
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{name} {hide_password(url)}: cannot be opened: {reason}") from error
+    begun = study.user_attrs.get("sweep")
+    if begun is None:
+        study.set_user_attr("sweep", sweep.identity)
+    elif begun != sweep.identity:
+        raise InputError(
+            f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} began with other parameters ({begun}); "
+            "expected the same, or another name or --sweep_dir"
+        )
+    return study
+
+
+def _open_database(url: str, attempts: int = 5) -> RDBStorage:
+    """Opens the database, again if another process made its tables at the same moment."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+            return RDBStorage(
+                url.replace("postgresql://", "postgresql+pg8000://", 1),
+                # Processes that share an SQLite file wait for one another.
+                engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=put_back,
+            )
+    except DBAPIError as error:
+        if attempts == 1 or not any(text in str(error) for text in ("already exists", "UNIQUE", "unique")):
+            raise
+        time.sleep(0.2)
+        return _open_database(url, attempts - 1)
+
+
+def hide_password(url: str) -> str:
+    """The URL of a database as it may be shown."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+
+
+def create_pruner(early_terminate: dict[str, Any] | None, prune: bool, prune_after: int) -> BasePruner:
+    """What stops hopeless runs: hyperband if the sweep file asks for it, else the median of the runs so far.
+
+    Args:
+        early_terminate: That entry of the sweep file.
+        prune: Whether to stop any.
+        prune_after: Evaluations that every run is given.
+
+    Returns:
+        The pruner.
+
+    Raises:
+        InputError: If the entry is not one of wandb's, or a number is out of its range.
+    """
+    if prune_after < 0:
+        raise InputError(f"--prune_after {prune_after}: expected at least 0")
+    if not prune:
+        return NopPruner()
+    if early_terminate is None:
+        return MedianPruner(n_startup_trials=RUNS_BEFORE_PRUNING, n_warmup_steps=prune_after)
+    values = {"type": "hyperband", "eta": 3, "s": 2, **early_terminate}
+    numbers = [values[key] for key in ("eta", "s", "min_iter", "max_iter") if key in values]
+    is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1
+    if not is_right or not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise InputError(
+            f"early_terminate is {early_terminate}, expected type hyperband, and min_iter or max_iter of at least 1"
+        )
+    most = values.get("max_iter", "auto")
+    least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])
+    return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=values["eta"])
+
+
+def create_sampler(method: str, seed: int, run: int) -> BaseSampler:
+    """What draws the parameters of one run: with a seed of its own, whichever process draws them and whenever.
+
+    Args:
+        method: random or bayes.
+        seed: Seed of the sweep.
+        run: Number of the run.
+
+    Returns:
+        The sampler.
+    """
+    own = (seed * 1_000_003 + run) % 2**32
+    if method == "bayes":
+        # Runs that are under way count as bad, so that processes look in different places.
+        return TPESampler(seed=own, constant_liar=True)
+    return RandomSampler(seed=own)
+
+
+def add_runs(study: optuna.Study, count: int) -> None:
+    """Puts runs into the study until there are enough."""
+    known = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
+    for number in range(count):
+        if number not in known:
+            study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"run": number}))
+
+
+def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Lets a run that was interrupted wait again, with its parameters."""
+    study.add_trial(
+        optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={**trial.user_attrs, "first_attempt": _first_attempt(trial)},
+        )
+    )
+
+
+def is_repeated(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial is none of the sweep's, as when two processes put the same run into the study at once."""
+    if "run" not in trial.user_attrs:
+        return True
+    same = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("run") == trial.user_attrs["run"]]
+    return _first_attempt(trial) > min(map(_first_attempt, same))
+
+
+def _first_attempt(trial: FrozenTrial) -> int:
+    """Number of the first trial of the same run."""
+    return trial.user_attrs.get("first_attempt", trial.number)
+
+
+def list_runs(study: optuna.Study) -> list[Run]:
+    """The latest attempt at each run of a study, by the numbers of the runs."""
+    latest: dict[int, FrozenTrial] = {}
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.user_attrs.get("run")
+        if number is not None and (number not in latest or _first_attempt(trial) <= _first_attempt(latest[number])):
+            latest[number] = trial
+    return [_describe(study, number, latest[number]) for number in sorted(latest)]
+
+
+def _describe(study: optuna.Study, number: int, trial: FrozenTrial) -> Run:
+    choose = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
+    values = [value for value in trial.intermediate_values.values() if value == value]
+    return Run(
+        number=number,
+        state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+        value=trial.value if trial.state is TrialState.COMPLETE else choose(values, default=None),
+        parameters=json.loads(trial.user_attrs.get("parameters", "{}")),
+        evaluations=len(trial.intermediate_values),
+        seconds=trial.duration.total_seconds() if trial.duration else None,
+        problem=trial.user_attrs.get("problem", ""),
+    )

@@ -1,0 +1,183 @@
+"""Reads and checks a wandb sweep file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.sweep.parameters import Parameter, grid_points, read_parameter
+
+METHODS = ("grid", "random", "bayes")
+KEYS = (
+    "program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "description",
+    "project", "entity",
+)  # fmt: skip
+DEFAULT_COMMAND = ["${interpreter}", "${program}", "${args}"]
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A sweep.
+
+    Attributes:
+        path: The file.
+        content: What the file says.
+        method: grid, random or bayes.
+        metric: Name of the metric as the training logs it.
+        maximize: Whether the metric is to be high, not low.
+        parameters: The parameters.
+        points: All combinations, for the method grid.
+        program: The script that trains.
+        folder: Where runs start, which relative paths in the file are relative to.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    method: str
+    metric: str
+    maximize: bool
+    parameters: list[Parameter]
+    points: list[dict[str, Any]]
+    program: Path
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep: that in the file, or the file's own."""
+        return re.sub(r"[^\w.-]+", "-", str(self.content.get("name") or self.path.stem))
+
+    @property
+    def identity(self) -> str:
+        """What has to stay the same for a sweep to go on, as text."""
+        kept = {key: self.content[key] for key in ("method", "metric", "parameters", "program") if key in self.content}
+        return json.dumps(kept, sort_keys=True, default=str)
+
+    def runs(self, count: int | None) -> int:
+        """How many runs the sweep has.
+
+        Args:
+            count: How many were asked for, None for as many as the file says.
+
+        Raises:
+            InputError: If nothing says it.
+        """
+        if count is not None and count < 1:
+            raise InputError(f"--count {count}: expected at least 1")
+        limits = [limit for limit in (count, self.content.get("run_cap"), len(self.points)) if limit]
+        if not limits:
+            raise InputError(f"--count: expected a number, since {self.path} has no run_cap and no grid")
+        return min(limits)
+
+    def command(self, flags: Mapping[str, Any]) -> list[str]:
+        """The command line of one run.
+
+        Args:
+            flags: Values by flag name.
+
+        Returns:
+            Program and arguments, with wandb's macros filled in.
+        """
+        expanded = {
+            "${env}": ["/usr/bin/env"] if os.name == "posix" else [],
+            "${interpreter}": [sys.executable],
+            "${program}": [str(self.program)],
+            "${args}": [f"--{name}={flag_text(value)}" for name, value in flags.items()],
+            "${args_no_hyphens}": [f"{name}={flag_text(value)}" for name, value in flags.items()],
+            "${args_json}": [json.dumps(dict(flags))],
+        }
+        parts = [str(part) for part in self.content.get("command") or DEFAULT_COMMAND]
+        parts = [re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m.group(1), m.group(1)), p) for p in parts]
+        return [word for part in parts for word in expanded.get(part, [part])]
+
+
+def flag_text(value: Any) -> str:
+    """A value as the text of a flag, with booleans as wandb's agent writes them."""
+    return str(value) if isinstance(value, str | bool) else json.dumps(value)
+
+
+def own_program() -> Path:
+    """The script of this library that trains."""
+    return Path(importlib.util.find_spec("keypoint_detection.train.train").origin)
+
+
+def read_sweep_file(path: str | Path) -> SweepFile:
+    """Reads a sweep file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        InputError: In one line, for whatever is wrong with it.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _check(path, content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _check(path: Path, content: Any) -> SweepFile:
+    if not isinstance(content, Mapping):
+        raise InputError("expected method, metric and parameters")
+    unknown = next((key for key in content if key not in KEYS), None)
+    if unknown is not None:
+        raise InputError(f"{unknown}: unknown entry{did_you_mean(unknown, KEYS)}, expected some of {', '.join(KEYS)}")
+    if content.get("method") not in METHODS:
+        raise InputError(f"method is {content.get('method')!r}, expected one of {', '.join(METHODS)}")
+    metric = content.get("metric")
+    if not isinstance(metric, Mapping) or not metric.get("name"):
+        raise InputError("metric is missing, expected for example `metric: {name: validation/meanAP, goal: maximize}`")
+    if metric.get("goal", "minimize") not in ("minimize", "maximize"):
+        raise InputError(f"metric.goal is {metric['goal']!r}, expected minimize or maximize")
+    entries = content.get("parameters")
+    if not isinstance(entries, Mapping) or not entries:
+        raise InputError("parameters is missing, expected an entry for each flag of the training")
+    run_cap = content.get("run_cap", 1)
+    if not isinstance(run_cap, int) or run_cap < 1:
+        raise InputError(f"run_cap is {run_cap!r}, expected a whole number of at least 1")
+    if not isinstance(content.get("command", []), list):
+        raise InputError(f"command is {content['command']!r}, expected a list of words")
+    parameters = [read_parameter(str(name), entry) for name, entry in entries.items()]
+    points = grid_points(parameters) if content["method"] == "grid" else []
+    program, folder = _find_program(path, content.get("program"))
+    maximize = metric.get("goal") == "maximize"
+    return SweepFile(
+        path, content, content["method"], str(metric["name"]), maximize, parameters, points, program, folder
+    )
+
+
+def _find_program(path: Path, name: str | None) -> tuple[Path, Path]:
+    """The script that trains, and the folder that its flags are relative to."""
+    if name is None:
+        return own_program(), Path.cwd()
+    for folder in (Path.cwd(), path.resolve().parent):
+        if (folder / name).is_file():
+            return (folder / name).resolve(), folder
+    raise InputError(f"program {name}: no such file in {Path.cwd()} and beside the sweep file")
+
+
+def did_you_mean(name: str, names: Any) -> str:
+    """A hint at the nearest of the right names, or nothing."""
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

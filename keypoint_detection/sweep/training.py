@@ -1,0 +1,144 @@
+"""One run of a sweep: a process that trains, watched through the metrics that it writes."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+SECONDS_BETWEEN_LOOKS = 0.25
+# What a training that is told to end may take for it, such as for its last checkpoint.
+SECONDS_TO_END = 30.0
+PR_SET_PDEATHSIG = 1
+
+
+class RunError(Exception):
+    """A run ended without a value. The text says why, in one line."""
+
+
+class Outcome(NamedTuple):
+    """How a training ended.
+
+    Attributes:
+        values: The metric at each evaluation.
+        stopped: Whether it was stopped before its end.
+    """
+
+    values: list[float]
+    stopped: bool
+
+
+def run_training(
+    command: Sequence[str],
+    folder: Path,
+    run_dir: Path,
+    metric: str,
+    report: Callable[[int, float], None],
+    is_hopeless: Callable[[], bool],
+) -> Outcome:
+    """Starts a training and waits for its end.
+
+    Args:
+        command: Program and arguments.
+        folder: Where it starts.
+        run_dir: Folder of the run, which gets its output as `output.log`, and where it writes `metrics.csv`.
+        metric: Name of the metric in that file.
+        report: Called with the number (from 0) and the value of each evaluation.
+        is_hopeless: Asked after evaluations whether to stop the training.
+
+    Returns:
+        The values of the metric, and whether it was stopped.
+
+    Raises:
+        RunError: If the training ends with an error.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log, metrics = run_dir / "output.log", run_dir / "metrics.csv"
+    seen = 0
+    with log.open("ab") as output:
+        try:
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )  # fmt: skip
+        except OSError as error:
+            raise RunError(f"{command[0]} cannot be started: {error.strerror or error}") from error
+    try:
+        while True:
+            ended = process.poll() is not None
+            values = read_metric(metrics, metric) or []
+            for number in range(seen, len(values)):
+                report(number, values[number])
+            is_new, seen = len(values) > seen, max(seen, len(values))
+            if ended:
+                break
+            if is_new and is_hopeless():
+                end(process)
+                return Outcome(values, stopped=True)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except BaseException:
+        end(process)
+        raise
+    if process.returncode != 0:
+        raise RunError(f"{last_line(log).removeprefix('error: ')} (exit code {process.returncode}, {log})")
+    return Outcome(values, stopped=False)
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end this process when the one that started it is killed: nobody would watch it any more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Tells a training and its processes to end, and kills them if they take too long."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(SECONDS_TO_END)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    except ProcessLookupError:
+        process.wait()
+
+
+def read_metric(path: Path, name: str) -> list[float] | None:
+    """Reads one column of a `metrics.csv`, which may be written to at this moment.
+
+    Args:
+        path: The file.
+        name: The column.
+
+    Returns:
+        Its values in their order, None if there is no such file or column.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    whole = text[: text.rfind("\n") + 1].splitlines()
+    reader = csv.DictReader(whole)
+    if name not in (reader.fieldnames or []):
+        return None
+    return [float(row[name]) for row in reader if row.get(name)]
+
+
+def column_names(path: Path) -> list[str]:
+    """What a `metrics.csv` has values of; nothing if there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
+    except FileNotFoundError:
+        return []
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log that says something."""
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

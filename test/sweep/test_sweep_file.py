@@ -1,0 +1,128 @@
+"""What is right and wrong in a sweep file, and the command lines of its runs."""
+
+import json
+import sys
+
+import pytest
+import yaml
+from configuration import DEFAULT_SWEEP, TEST_DATASET
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.sweep.flag_check import check_flags
+from keypoint_detection.sweep.sweep_file import own_program, read_sweep_file
+
+OWN = TEST_DATASET.parents[1] / "keypoint_detection" / "train"
+
+
+def read(folder, changes, **parameters):
+    content = {**DEFAULT_SWEEP, "parameters": DEFAULT_SWEEP["parameters"] | parameters, **changes}
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not ...}))
+    return read_sweep_file(path)
+
+
+def test_the_programs_folder_is_where_runs_start(tmp_path, monkeypatch):
+    sweep = read_sweep_file(OWN / "sweep.yaml")
+    assert (sweep.program, sweep.folder) == (OWN / "train.py", OWN)
+    assert own_program() == OWN / "train.py"
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    sweep = read_sweep_file(OWN / "sweep.yaml")
+    assert (sweep.program, sweep.folder) == (tmp_path / "train.py", tmp_path)
+    assert read(tmp_path, {"program": ...}).program == own_program()
+
+
+def test_the_command_of_a_run_is_wandbs(tmp_path, monkeypatch):
+    flags = {"rate": 0.001, "augment": True, "name": "a b", "size": [1, 2], "none": None}
+    program = {"program": str(OWN / "train.py")}
+    words = ["--rate=0.001", "--augment=True", "--name=a b", "--size=[1, 2]", "--none=null"]
+    assert read(tmp_path, program).command(flags) == [sys.executable, str(OWN / "train.py"), *words]
+    monkeypatch.setenv("CARD", "3")
+    command = ["${env}", "CUDA=${envvar:CARD}", "${interpreter}", "-u", "${program}", "--fast=1", "${args_no_hyphens}"]
+    assert read(tmp_path, {**program, "command": command}).command(flags) == [
+        "/usr/bin/env", "CUDA=3", sys.executable, "-u", str(OWN / "train.py"), "--fast=1",
+        *(word.removeprefix("--") for word in words),
+    ]  # fmt: skip
+    command = read(tmp_path, {**program, "command": ["${program}", "${args_json}"]}).command(flags)
+    assert json.loads(command[1]) == flags
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "expected"),
+    [
+        (5, {}, 5),
+        (5, {"run_cap": 3}, 3),
+        (None, {"run_cap": 3}, 3),
+        (None, {"method": "grid"}, 8),
+        (5, {"method": "grid"}, 5),
+        (50, {"method": "grid"}, 8),
+    ],
+)
+def test_how_many_runs_there_are(tmp_path, count, changes, expected):
+    assert read(tmp_path, {"program": ..., **changes}).runs(count) == expected
+
+
+@pytest.mark.parametrize("count", [None, 0, -1])
+def test_a_sweep_without_an_end_is_bad_input(tmp_path, count):
+    with pytest.raises(InputError, match="--count"):
+        read(tmp_path, {"program": ...}).runs(count)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"method": "randm"}, "method is 'randm', expected one of grid, random, bayes"),
+        ({"method": ...}, "method is None"),
+        ({"metric": ...}, "metric is missing"),
+        ({"metric": {"goal": "maximize"}}, "metric is missing"),
+        ({"metric": {"name": "a", "goal": "up"}}, "metric.goal is 'up'"),
+        ({"parameters": ...}, "parameters is missing"),
+        ({"parametres": {}}, "parametres: unknown entry (did you mean parameters?)"),
+        ({"program": "no_such.py"}, "program no_such.py: no such file"),
+        ({"run_cap": 0}, "run_cap is 0"),
+        ({"command": "python train.py"}, "expected a list"),
+        ({"method": "grid", "parameters": {"a": {"min": 0.0, "max": 1.0}}}, "parameters.a: method grid"),
+        ({"parameters": {"a": {"min": 2, "max": 1}}}, "parameters.a: min is 2"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_file_and_entry(tmp_path, changes, named):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, {"program": ..., **changes})
+    assert str(error.value).startswith(f"{tmp_path / 'sweep.yaml'}: ")
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "a: b: c", "- 1", "", None, b"\xff\xfe\x00"])
+def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
+    path = tmp_path / "sweep.yaml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"sweep\.yaml") as error:
+        read_sweep_file(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"learnin_rate": {"values": [1, 2]}}, r"parameters\.learnin_rate: no flag .*did you mean learning_rate"),
+        ({"learning_rate": {"values": [0.1, "fast"]}}, r"parameters\.learning_rate: .*fast"),
+        ({"max_epochs": {"min": 1.0, "max": 2.5}}, r"parameters\.max_epochs: .*1\.0"),
+        ({"run_dir": {"value": "runs"}}, r"parameters\.run_dir: the sweep chooses it"),
+    ],
+)
+def test_parameters_are_checked_as_flags(tmp_path, parameters, named):
+    with pytest.raises(InputError, match=named) as error:
+        check_flags(read(tmp_path, {"program": ...}, **parameters))
+    assert "\n" not in str(error.value)
+
+
+def test_the_smallest_sweep_has_nothing_wrong(tmp_path):
+    check_flags(read(tmp_path, {"program": ...}))
+
+
+def test_a_missing_required_flag_is_named(tmp_path):
+    sweep = read(tmp_path, {"program": ..., "parameters": {"max_epochs": {"value": 1}}})
+    with pytest.raises(InputError, match="json_dataset_path"):
+        check_flags(sweep)
