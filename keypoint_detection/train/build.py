@@ -16,6 +16,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train import flags
 from keypoint_detection.train.augmentation_picture import AugmentationPicture
+from keypoint_detection.train.bad_loss import StopAtBadLoss
 from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
@@ -101,6 +102,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
         # Before everything that saves or validates: those are to see the averaged weights.
         *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
+        StopAtBadLoss(folder.path),
         LossLogger(channels),
         metrics,
         flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
