@@ -20,8 +20,8 @@ from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.fine_tuning import read_checkpoint
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 # Where no validation has found a channel's best score, nothing better is known.
@@ -80,12 +80,14 @@ class TorchNetwork:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
-        read_checkpoint(checkpoint)  # says in one line what is wrong with the file
+        content = load_checkpoint(checkpoint)
+        self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
         try:
-            self.detector = KeypointDetector.load_from_checkpoint(checkpoint, map_location=self.device).eval()
+            self.detector.load_state_dict(content["state_dict"])
         except RuntimeError as error:  # torch lists every weight that does not fit, over many lines
             message = f"checkpoint {checkpoint}: its weights are not those of the network that it describes"
             raise InputError(message) from error
+        self.detector.to(self.device).eval()
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 

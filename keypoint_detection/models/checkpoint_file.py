@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ import torch
 from keypoint_detection.errors import InputError
 
 VERSION_KEY = "keypoint_detection_version"
+SAFETENSORS = ".safetensors"
 
 
 def library_version() -> str:
@@ -28,10 +30,11 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """Loads all that a checkpoint holds to the CPU, without running code from the file.
 
     Args:
-        path: A checkpoint that a trainer wrote.
+        path: A checkpoint that a trainer wrote, or weights that `checkpoint export-weights` wrote (`.safetensors`).
 
     Returns:
-        What Lightning saved; `state_dict` and `hyper_parameters` with `keypoint_channels` are there.
+        What Lightning saved, or as much of it as there is; `state_dict` and `hyper_parameters` with `keypoint_channels`
+        are there.
 
     Raises:
         InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
@@ -39,7 +42,8 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
-        checkpoint = dict(torch.load(path, map_location="cpu", weights_only=True))
+        is_safetensors = Path(path).suffix == SAFETENSORS
+        checkpoint = read_safetensors(path) if is_safetensors else dict(torch.load(path, "cpu", weights_only=True))
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
@@ -47,6 +51,32 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         raise InputError(message.splitlines()[0]) from error
     _check_version(path, str(checkpoint.get(VERSION_KEY, "0.0")))
     return checkpoint
+
+
+def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
+    """Reads weights that `checkpoint export-weights` wrote.
+
+    Raises:
+        InputError: when the extra `safetensors` is not installed.
+        ValueError: when the file is another one.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs the extra safetensors: pip install 'keypoint_detection[safetensors]'"
+        ) from error
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return {
+        "state_dict": weights,
+        "hyper_parameters": json.loads(about["hyper_parameters"]),
+        VERSION_KEY: about[VERSION_KEY],
+    }
 
 
 def _check_version(path: str | PathLike[str], written_by: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from os import PathLike
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
 from keypoint_detection.models.detections import Detections, decode_detections
-from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_checkpoint
+from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_trained
 from keypoint_detection.models.losses import evaluate_loss
 from keypoint_detection.models.targets import loss_targets
 
@@ -140,14 +141,14 @@ class KeypointDetector(pl.LightningModule):
             **overrides,
         )
 
-    def load_matching_weights(self, checkpoint_path: str | PathLike[str]) -> MatchReport:
+    def load_matching_weights(self, checkpoint: str | PathLike[str] | Mapping[str, Any]) -> MatchReport:
         """Start from the weights of a trained detector, which may have other channels.
 
         The backbone's weights are taken over where name and shape agree, and those of the head for every channel that
         both know by name.
 
         Args:
-            checkpoint_path: A checkpoint that a trainer wrote.
+            checkpoint: A file that `load_checkpoint` reads, or what it read.
 
         Returns:
             What was taken over and what was not.
@@ -155,9 +156,7 @@ class KeypointDetector(pl.LightningModule):
         Raises:
             InputError: when the file is no checkpoint of a detector.
         """
-        trained, trained_channels = read_checkpoint(checkpoint_path)
-        # How sure the detector has to be depends on the data: thresholds are not taken over.
-        trained.pop("score_thresholds", None)
+        trained, trained_channels = read_trained(checkpoint)
         own = {name: value for name, value in self.state_dict().items() if name != "score_thresholds"}
         channels = list(self.hparams.keypoint_channels)
         rows = ("head.weight", "head.bias")

@@ -5,8 +5,9 @@ C channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,20 +31,22 @@ class MatchReport(NamedTuple):
     unused: list[str]
 
 
-def read_checkpoint(path: str | PathLike[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Read the weights and channel names of a trained detector, without running code from the file.
+def read_trained(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Reads what can be taken over from a trained detector.
 
     Args:
-        path: A checkpoint that a trainer wrote.
+        checkpoint: A file that `load_checkpoint` reads, or what it read.
 
     Returns:
-        The state and the names of the C channels.
+        Its weights, and the names of its channels. The score thresholds are left out: how sure a detector has to be
+        depends on the data.
 
     Raises:
-        InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
+        InputError: when the file is no checkpoint of a detector.
     """
-    checkpoint = load_checkpoint(path)
-    return dict(checkpoint["state_dict"]), list(checkpoint["hyper_parameters"]["keypoint_channels"])
+    content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
+    weights = {name: value for name, value in content["state_dict"].items() if name != "score_thresholds"}
+    return weights, list(content["hyper_parameters"]["keypoint_channels"])
 
 
 def match_weights(

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.fine_tuning import read_checkpoint
+from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     checkpoint = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
     if resume == "auto" and not checkpoint.exists():
         return None
-    read_checkpoint(checkpoint)
+    load_checkpoint(checkpoint)
     folder = RunFolder(checkpoint.parents[1])
     split = folder.read_json("split.json")
     if split is None:

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
+from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import find_interrupted, keep_logged_metrics
 from keypoint_detection.train.run_folder import RunFolder, provenance
@@ -49,11 +50,16 @@ def train(config: dict[str, Any]) -> TrainingResult:
     """
     parse_duration(config["max_time"])  # reading a large data set first would be a long wait for this error
     interrupted = flags.call(find_interrupted, config)
+    trained = flags.call(find_trained_weights, config)
+    if trained:
+        config = trained.inherit(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
     config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels)
+    if trained and not interrupted:
+        trained.load(detector)
     chosen = flags.call(RunFolder.choose, config, name=config["wandb_name"])
     folder = interrupted.folder if interrupted else chosen
     callbacks = build_callbacks(config, folder, channels)

@@ -1,0 +1,118 @@
+"""Starting a training from the weights of another one, which may have had other channels and other data."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.models.checkpoint_file import load_checkpoint
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.train.wandb_connection import first_line, login_trouble
+
+logger = logging.getLogger(__name__)
+
+ARTIFACT = re.compile(r"(?:[\w. -]+/){0,2}[\w.-]+:[\w.-]+")
+NAMES_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The weights that a training starts from.
+
+    Attributes:
+        name: The file or artifact that they are from.
+        content: What is in it.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+
+    def inherit(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes over what the weights fit to: arguments of the backbone that are not given, and an automatic stride.
+
+        Args:
+            config: A value for every flag.
+
+        Returns:
+            A value for every flag.
+
+        Raises:
+            InputError: If the backbone is another one.
+        """
+        values = self.content["hyper_parameters"]
+        if config["backbone_type"] != values["backbone_type"]:
+            raise InputError(
+                f"--checkpoint {self.name} has a backbone_type {values['backbone_type']}, "
+                f"expected {config['backbone_type']}; give --backbone_type {values['backbone_type']}"
+            )
+        inherited = {name: value for name, value in values["backbone"].items() if config.get(name, 0) is None}
+        if config["heatmap_stride"] == "auto":
+            inherited["heatmap_stride"] = values["heatmap_stride"]
+        logger.info("--checkpoint: %s as there", ", ".join(f"{name} {value}" for name, value in inherited.items()))
+        return {**config, **inherited}
+
+    def load(self, detector: KeypointDetector) -> None:
+        """Puts the weights into a detector, and says what was taken over and what was not.
+
+        Raises:
+            InputError: If none of them fits.
+        """
+        report = detector.load_matching_weights(self.content)
+        count = len(set(self.content["state_dict"]) - set(report.unused) - {"score_thresholds"})
+        if all(f"backbone.{name}" in report.missing for name, _ in detector.backbone.named_parameters()):
+            raise InputError(f"--checkpoint {self.name}: none of its weights fits the backbone that the flags describe")
+        logger.info("--checkpoint %s: %d of %d weights taken over", self.name, count, count + len(report.unused))
+        for text, names in (
+            ("channels that go on", report.kept_channels),
+            ("channels that start anew", report.new_channels),
+            ("weights that start anew", report.missing),
+            ("weights that are left out", report.unused),
+        ):
+            if names:
+                more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+                logger.info("  %s: %s%s", text, ", ".join(names[:NAMES_SHOWN]), more)
+
+
+def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None:
+    """Finds the weights to start from.
+
+    Args:
+        checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
+            entity/project/name:alias. Channels that both know go on; arguments of the backbone are those of the file.
+
+    Returns:
+        The weights, or None to start anew.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if checkpoint is None:
+        return None
+    if not Path(checkpoint).exists() and ARTIFACT.fullmatch(checkpoint):
+        return TrainedWeights(checkpoint, _load_artifact(checkpoint))
+    return TrainedWeights(checkpoint, load_checkpoint(checkpoint))
+
+
+def _load_artifact(name: str) -> dict[str, Any]:
+    """Downloads a wandb artifact and loads the checkpoint in it."""
+    trouble = login_trouble()
+    if trouble is not None:
+        raise InputError(f"--checkpoint {name}: no such file, and as a wandb artifact it needs a login: {trouble}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            wandb.Api().artifact(name, type="model").download(root=folder)
+        except (wandb.Error, OSError, ValueError) as error:
+            raise InputError(f"--checkpoint {name}: cannot be downloaded: {first_line(error)}") from error
+        found = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in (".ckpt", ".safetensors")]
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "none"
+            raise InputError(f"--checkpoint {name}: expected one .ckpt or .safetensors file in it, found {names}")
+        return load_checkpoint(found[0])

@@ -1,0 +1,94 @@
+"""A training that starts from the weights of another one."""
+
+import logging
+
+import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection import KeypointDetector, fit
+from keypoint_detection.cli import main
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.fine_tune import find_trained_weights
+
+SHORT = DEFAULT_HYPERPARAMETERS | {
+    "wandb_mode": "disabled",
+    "max_epochs": 1,
+    "max_pictures": 0,
+    "keypoint_channels": "corner_keypoints",
+    "keypoint_channel_max_keypoints": None,
+}
+BACKBONE = {"n_channels": 6, "n_downsampling_layers": 2, "n_resnet_blocks": 0}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A detector with another stride and backbone than the flags have, in a file."""
+    torch.manual_seed(7)
+    detector = KeypointDetector(["corner_keypoints", "nose"], backbone=BACKBONE, heatmap_stride=2)
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content, tmp_path / "trained.ckpt")
+    return detector, tmp_path / "trained.ckpt"
+
+
+def without(names):
+    return {name: value for name, value in SHORT.items() if name not in names}
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix):
+    detector, path = trained
+    if suffix == ".safetensors":
+        assert main(["checkpoint", "export-weights", str(path), str(path.with_suffix(suffix))]) == 0
+        path = path.with_suffix(suffix)
+    caplog.set_level(logging.INFO, "keypoint_detection")
+    flags = without(BACKBONE) | {"checkpoint": str(path), "freeze_encoder_epochs": -1, "ema_decay": 0}
+    found = fit(
+        **flags | {"keypoint_channels": "flap_corner_keypoints corner_keypoints"}, run_dir=str(tmp_path / "run")
+    )
+    own = found.detector
+    assert {name: own.hparams.backbone[name] for name in BACKBONE} == BACKBONE
+    assert own.hparams.heatmap_stride == 2
+    for name, value in detector.backbone.encoder.named_parameters():
+        assert torch.equal(value, own.backbone.encoder.get_parameter(name)), name
+    changed = [
+        not torch.equal(value, own.backbone.decoder.get_parameter(name))
+        for name, value in detector.backbone.decoder.named_parameters()
+    ]
+    assert sum(changed) > len(changed) / 2
+    # The row of the channel that both know has moved a little, the other one is nowhere near.
+    new, known = ((own.head.weight[row] - detector.head.weight[0]).abs().max() for row in (0, 1))
+    assert 0 < known < 0.006 < new
+    text = caplog.text
+    assert f"--checkpoint {path}: {len(detector.state_dict()) - 1} of {len(detector.state_dict()) - 1} weights" in text
+    assert "channels that go on: corner_keypoints" in text
+    assert "channels that start anew: flap_corner_keypoints" in text
+
+
+def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
+    flags = without(BACKBONE) | {"checkpoint": str(trained[1]), "run_dir": str(tmp_path / "run"), "resume": "auto"}
+    fit(**flags)
+    longer = fit(**flags | {"max_epochs": 2})
+    assert torch.load(longer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"checkpoint": "nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
+        ({"checkpoint": "us/boxes/model-x:best"}, "us/boxes/model-x:best: no such file, and as a wandb artifact"),
+        ({"backbone_type": "S3K"}, "has a backbone_type Unet, expected S3K; give --backbone_type Unet"),
+        ({"n_channels": 5}, "none of its weights fits"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_leaves_nothing_behind(tmp_path, trained, changes, named):
+    flags = without(BACKBONE) | {"checkpoint": str(trained[1])} | changes
+    with pytest.raises(InputError) as error:
+        fit(**flags, run_dir=str(tmp_path / "run"))
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_checkpoint_everything_starts_anew():
+    assert find_trained_weights(None) is None
