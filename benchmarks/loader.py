@@ -28,11 +28,11 @@ SIGMA = 2.0
 BATCH_SIZE = 4
 
 
-def write_images(folder: Path) -> Path:
+def write_images(folder: Path, count: int = IMAGES) -> Path:
     """Writes JPEG files with the detail of photographs and their labels; returns the JSON file."""
     random = np.random.default_rng(0)
     entries = []
-    for index in range(IMAGES):
+    for index in range(count):
         picture = np.zeros((FILE_SIZE[1], FILE_SIZE[0], 3))
         for octave in range(3, 9):  # detail whose amplitude falls with its frequency, as in photographs
             noise = Image.fromarray(random.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8))

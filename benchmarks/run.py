@@ -8,7 +8,9 @@ import decoding
 import export
 import inference
 import loader
+import options
 import rendering
+import training
 import training_step
 from harness import Row, main
 
@@ -20,6 +22,8 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "annotations": annotations.run,
     "loader": loader.run,
     "training_step": training_step.run,
+    "options": options.run,
+    "training": training.run,
     "inference": inference.run,
     "export": export.run,
 }

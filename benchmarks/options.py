@@ -1,0 +1,140 @@
+"""What PyTorch offers, each against the default of the training, and how the cost of a step grows with the image."""
+
+from __future__ import annotations
+
+import copy
+import resource
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+from harness import Row, compare, main
+from training_step import make_batch
+
+from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.optimization import build_optimizer, parameter_groups
+
+REPEATS = 5
+# Peak of everything this process did, in the unit of Linux.
+GIBIBYTE = 2**20
+
+
+def step_of(
+    detector: KeypointDetector, batch: Batch, fused: bool | None = None, precision: torch.dtype | None = None
+) -> Callable[[], None]:
+    """One step of a training; `fused` None and `precision` None are what a training does."""
+    values = detector.hparams
+    groups = parameter_groups(
+        detector, [], learning_rate=values.learning_rate, weight_decay=values.weight_decay, encoder_factor=1.0
+    )
+    if fused is None:
+        optimizer = build_optimizer(groups, SimpleNamespace(precision="32-true", gradient_clip_val=None))
+    else:
+        optimizer = torch.optim.AdamW(groups, fused=fused)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", precision, enabled=precision is not None):
+            loss = detector.training_step(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def new_detector(channels: int = 4) -> KeypointDetector:
+    """An untrained detector with the defaults."""
+    torch.manual_seed(0)
+    return KeypointDetector([f"channel{i}" for i in range(channels)])
+
+
+def batch_of(images: int, channels: int, keypoints: int, height: int, width: int) -> Batch:
+    """Noise with keypoints at random."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        images=torch.rand(images, 3, height, width, generator=generator),
+        keypoints=torch.rand(images, channels, keypoints, 2, generator=generator) * torch.tensor([width, height]),
+        heatmaps=None,
+        sizes=torch.tensor([[height, width]] * images),
+        labelled=torch.ones(images, channels, dtype=torch.bool),
+        transforms=torch.eye(3, dtype=torch.float64).expand(images, 3, 3),
+        indices=torch.arange(images),
+    )
+
+
+def offered() -> list[Row]:
+    """Options that are on are measured against a step without them; those that are off are measured themselves."""
+    batch = make_batch()
+    contiguous = new_detector().to(memory_format=torch.contiguous_format)
+    work = "a training step, Unet defaults, batch 4, 256x256"
+    pairs = (
+        ("fused optimiser (on)", step_of(new_detector(), batch), "optimiser in a loop", {"fused": False}),
+        ("weights in channels_last (on)", step_of(new_detector(), batch), "default memory format", {}),
+        ("bf16 (off)", step_of(new_detector(), batch, precision=torch.bfloat16), "float32", {}),
+    )
+    rows = []
+    for name, ours, baseline, arguments in pairs:
+        plain = step_of(contiguous if "channels_last" in name else new_detector(), batch, **arguments)
+        rows.append(compare(Row(name, work, 0, baseline), ours, plain, REPEATS))
+    compiled = new_detector()
+    if compiled.compile_backbone():
+        row = Row("--compile (off)", work, 0, "without", note="the first step, which compiles, does not count")
+        rows.append(compare(row, step_of(compiled, batch), step_of(new_detector(), batch), REPEATS))
+        image = torch.rand(1, 3, 480, 640)
+        eager = new_detector().eval()
+        compiled = copy.deepcopy(eager)
+        compiled.compile_backbone()
+        with torch.inference_mode():
+            row = Row("--compile (off)", "inference, one 640x480 image, network alone", 0, "without")
+            rows.append(compare(row, lambda: compiled(image), lambda: eager(image), REPEATS))
+    return rows
+
+
+def place_of_rendering() -> list[Row]:
+    """Heatmaps per image, as the loader's workers render them, against once for the batch on the device."""
+    rows = []
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        keypoints = make_batch().keypoints
+        on_device = keypoints.to(device)
+
+        def loader(keypoints: torch.Tensor = keypoints, device: str = device) -> torch.Tensor:
+            return torch.stack([heatmaps.render(image, (256, 256), 6.0, 4) for image in keypoints]).to(device)
+
+        def after_transfer(keypoints: torch.Tensor = on_device) -> torch.Tensor:
+            return heatmaps.render(keypoints, (256, 256), 6.0, 4)
+
+        row = Row(f"rendering after the transfer, {device}", "batch of 4, 256x256, stride 4", 0, "in the loader")
+        rows.append(compare(row, after_transfer, loader, 21))
+    return rows
+
+
+def large() -> list[Row]:
+    """Many channels and large images, against the same number of cells in pieces of the usual size."""
+    rows = []
+    for name, batch, pieces, count in (
+        ("50 channels", batch_of(1, 50, 4, 256, 256), batch_of(1, 4, 4, 256, 256), 1),
+        ("1920x1080", batch_of(1, 4, 4, 1080, 1920), batch_of(1, 4, 4, 270, 480), 16),
+    ):
+        ours = step_of(new_detector(batch.keypoints.shape[1]), batch)
+        small = step_of(new_detector(), pieces)
+
+        def baseline(small: Callable[[], None] = small, count: int = count) -> None:
+            for _ in range(count):
+                small()
+
+        baseline_name = "16 steps at 480x270" if count > 1 else "4 channels"
+        row = compare(Row(f"a training step, {name}", "batch 1", 0, baseline_name), ours, baseline, REPEATS)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
+        rows.append(Row(**{**row.__dict__, "note": f"this process never used more than {peak:.1f} GiB"}))
+    return rows
+
+
+def run() -> list[Row]:
+    """All of them."""
+    return [*place_of_rendering(), *large(), *offered()]
+
+
+if __name__ == "__main__":
+    main({"options": run}, __doc__)

@@ -1,0 +1,77 @@
+"""What evaluating after every epoch adds to a training: `python benchmarks/training.py [TRAIN.json]`.
+
+The same training runs with and without validation, average precision, pictures and checkpoints of the best epoch.
+Without a file it trains on images of noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytorch_lightning as pl
+import torch
+from harness import THREADS, Row, table
+from loader import write_images
+
+from keypoint_detection import fit
+
+EPOCHS = 3
+IMAGES = 64
+
+
+def seconds_of_training(json_path: Path, **flags: Any) -> float:
+    """Trains, and returns how long the training alone took, without reading the labels and the final report."""
+    seconds = []
+    fit_of_lightning = pl.Trainer.fit
+
+    def timed(*args: Any, **arguments: Any) -> None:
+        start = time.perf_counter()
+        fit_of_lightning(*args, **arguments)
+        seconds.append(time.perf_counter() - start)
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(pl.Trainer, "fit", timed):
+        fit(
+            json_dataset_path=str(json_path),
+            max_epochs=EPOCHS,
+            wandb_mode="disabled",
+            run_dir=folder,
+            enable_progress_bar=False,
+            **flags,
+        )
+    return seconds[0]
+
+
+def compare_on(json_path: Path, name: str, **flags: Any) -> list[Row]:
+    """Trains with and without evaluation."""
+    with_evaluation = seconds_of_training(json_path, ap_epoch_freq=1, **flags)
+    without = seconds_of_training(json_path, limit_val_batches=0, num_sanity_val_steps=0, **flags)
+    row = Row(
+        name="evaluation within training",
+        work=f"{name}, {EPOCHS} epochs, evaluating after every one",
+        milliseconds=1000 * with_evaluation,
+        baseline="the same run without evaluation",
+        baseline_milliseconds=1000 * without,
+        target=1 / 1.05,
+        at_most=True,
+    )
+    return [row]
+
+
+def run() -> list[Row]:
+    """Compare on images of noise."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_images(Path(folder), IMAGES)
+        return compare_on(path, f"{IMAGES} images of noise, 320x240", image_size=320)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json_path", nargs="?", type=Path, metavar="TRAIN.json")
+    path = parser.parse_args().json_path
+    torch.set_num_threads(THREADS)
+    print(table(run() if path is None else compare_on(path, f"{path.parent.name}/{path.stem}")))
