@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 from harness import THREADS, Row, compare, main, milliseconds
-from inference import HEIGHT, WIDTH, dots, trained_detector
+from inference import HEIGHT, WIDTH, dots, save_checkpoint, trained_detector
 from PIL import Image
 
 from keypoint_detection.data.geometry import letterbox
@@ -26,8 +26,7 @@ def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, picture = Path(folder) / "best.ckpt", Path(folder) / "image.jpg"
         detector = trained_detector()
-        content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
-        torch.save(content | {"pytorch-lightning_version": "2.6.0"}, checkpoint)
+        save_checkpoint(detector, checkpoint)
         model = export(str(checkpoint), str(Path(folder) / "model.onnx"))
         array = dots(1, HEIGHT, WIDTH, seed=99).images[0].permute(1, 2, 0).mul(255).byte().numpy()
         Image.fromarray(array).save(picture, quality=95)
