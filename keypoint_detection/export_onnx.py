@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, HALF, check_network, keypoint_caps
+from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network, keypoint_caps
 from keypoint_detection.files import write_atomic
+from keypoint_detection.models.backbones import Backbone
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_decoding import DecodingOptions, decode
@@ -44,10 +45,17 @@ class _CentredNetwork(nn.Module):
         super().__init__()
         self.detector = detector
         self.register_buffer("mean", detector.backbone.image_mean * 255)
+        self.register_buffer("factor", detector.backbone.image_std.reciprocal() / 255)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(1, 3, H, W)` in [-255, 255] -> `(1, C, h, w)` in [0, 1]."""
-        return self.detector((images + self.mean) / 255).float().sigmoid()
+        backbone = self.detector.backbone
+        if type(backbone).forward is not Backbone.forward:  # one of the user's own, which may not normalise
+            return self.detector((images + self.mean) / 255).float().sigmoid()
+        # What `Backbone.forward` does to whole images, in one pass instead of four.
+        if backbone.n_channels_in == 1:
+            images = images.mean(dim=1, keepdim=True)
+        return self.detector.head(backbone.features(images * self.factor)).float().sigmoid()
 
 
 def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Path:
@@ -71,7 +79,8 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
     except OSError as error:
         raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
     try:
-        report = check_network(network, OnnxNetwork(path), keypoint_caps(network.detector), HALF if half else FULL)
+        tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
+        report = check_network(network, OnnxNetwork(path), keypoint_caps(network.detector), tolerance, lowest)
     except InputError as error:
         path.unlink()
         raise InputError(f"{path} is not written: {error}") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -17,7 +19,22 @@ T = TypeVar("T")
 
 
 class OneLineParser(ArgumentParser):
-    """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text."""
+    """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text.
+
+    A flag that is true or false may stand alone, which means true.
+    """
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Parses a command line, that of the process where none is given."""
+        return super().parse_args(self._complete(sys.argv[1:] if args is None else args), *others, **options)
+
+    def _complete(self, args: Sequence[str]) -> list[str]:
+        """Writes `--flag` as `--flag=true` where it is true or false and no value follows."""
+        hints = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
+        return [
+            f"{word}=true" if _stands_alone(hints.get(word), after) else word
+            for word, after in itertools.pairwise([*args, "--"])
+        ]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises `InputError` with the message on one line.
@@ -30,6 +47,16 @@ class OneLineParser(ArgumentParser):
             InputError: Always.
         """
         raise InputError(_one_line(message)) from ex
+
+
+def _stands_alone(hint: Any, following: str) -> bool:
+    """Whether a flag of a type is given without a value, when that word follows."""
+    kinds = set(get_args(hint) or [hint])
+    if bool not in kinds:
+        return False
+    # Behind a flag that can only be true or false, any other word is something else, such as a path.
+    only_bool = kinds <= {bool, type(None)} and following.lower() not in ("true", "false", "yes", "no")
+    return following.startswith("--") or only_bool
 
 
 def _one_line(message: str) -> str:
@@ -151,7 +178,7 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
     def _get_help_string(self, action: Any) -> str:
         text = action.help or ""
-        if "(default:" in text or action.dest in ("help", "config", "print_config"):
+        if "(default:" in text or action.dest in ("help", "help_all", "config", "print_config"):
             return text
         if action.required:
             return f"{text} (required)"

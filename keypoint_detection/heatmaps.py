@@ -22,6 +22,8 @@ from keypoint_detection.peaks import highest, highest_peaks, is_exporting, merge
 _SMALLEST_HEIGHT = 1e-6
 # Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
 _SMALLEST_RADIUS = 2.5
+# The height that a peak has to reach.
+PEAK_THRESHOLD = 0.01
 
 
 def heatmap_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -148,7 +150,7 @@ def _patch_side(positions: Tensor, cells: int, sigma: float, stride: int) -> tup
 
 @torch.no_grad()
 def decode(
-    heatmaps: Tensor, max_keypoints: int, min_distance: float = 1, threshold: float = 0.01, stride: int = 1
+    heatmaps: Tensor, max_keypoints: int, min_distance: float = 1, threshold: float = PEAK_THRESHOLD, stride: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Find the peaks of heatmaps, with sub-pixel positions.
 
@@ -174,11 +176,11 @@ def decode(
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
     scores, cells = highest_peaks(maps, count, radius)
-    xy = _refine(maps, cells)
+    xy = refine(maps, cells)
     if not is_exporting():
         _decode_tied(maps, scores, cells, xy, radius, threshold)
     missing = ~(scores >= threshold)
-    xy = ((xy + 0.5) * stride).masked_fill(missing[..., None], math.nan)
+    xy = to_pixels(xy, stride).masked_fill(missing[..., None], math.nan)
     scores = scores.masked_fill(missing, 0)
     absent = max_keypoints - count
     xy, scores = F.pad(xy, (0, 0, 0, absent), value=math.nan), F.pad(scores, (0, absent))
@@ -193,10 +195,15 @@ def _decode_tied(maps: Tensor, scores: Tensor, cells: Tensor, xy: Tensor, radius
         is_peak, centres = merge_ties(maps, (maps == window_maximum(maps, radius)) & (maps >= threshold), radius)
         scores[tied], cells = highest(maps.where(is_peak, -math.inf), scores.shape[1])
         centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
-        xy[tied] = torch.where(centres.isnan(), _refine(maps, cells), centres)
+        xy[tied] = torch.where(centres.isnan(), refine(maps, cells), centres)
 
 
-def _refine(maps: Tensor, cells: Tensor) -> Tensor:
+def to_pixels(cells: Tensor, stride: int) -> Tensor:
+    """Pixels of the image, of columns and rows of cells as real numbers (the centre of cell `i` is `i`)."""
+    return (cells + 0.5) * stride
+
+
+def refine(maps: Tensor, cells: Tensor) -> Tensor:
     """Sub-pixel positions of peaks: `(M, h, w)`, flat cells `(M, N)` -> `(M, N, 2)` column and row as real numbers."""
     height, width = maps.shape[-2:]
     rows, columns = cells // width, cells % width

@@ -38,8 +38,8 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that wait by spinning would take the cores from torch and from reading images.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that go on spinning after a run would take the cores from torch and from reading images.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
         try:
@@ -63,9 +63,23 @@ class OnnxNetwork:
     def _detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"image": np.ascontiguousarray(image)[None], "score_thresholds": self._lowest}
         (rows,) = self.session.run(["keypoints"], inputs)
-        xy = np.full((len(self.channel_names), self._count, 2), np.nan, dtype=np.float32)
-        scores = np.zeros((len(self.channel_names), self._count), dtype=np.float32)
-        for channel in range(len(self.channel_names)):
-            own = rows[rows[:, 0] == channel]
-            xy[channel, : len(own)], scores[channel, : len(own)] = own[:, 1:3], own[:, 3]
-        return xy, scores
+        return split_channels(rows, len(self.channel_names), self._count)
+
+
+def split_channels(rows: np.ndarray, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts what an exported detector returns by channel.
+
+    Args:
+        rows: `(N, 4)` channel, x, y and score.
+        channels: C.
+        count: M, the most keypoints of a channel.
+
+    Returns:
+        `(C, M, 2)` xy, NaN for none, and `(C, M)` scores.
+    """
+    xy = np.full((channels, count, 2), np.nan, dtype=np.float32)
+    scores = np.zeros((channels, count), dtype=np.float32)
+    for channel in range(channels):
+        own = rows[rows[:, 0] == channel]
+        xy[channel, : len(own)], scores[channel, : len(own)] = own[:, 1:3], own[:, 3]
+    return xy, scores

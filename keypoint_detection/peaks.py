@@ -6,10 +6,12 @@ Everything here is in cells; `heatmaps.decode` turns it into positions. M or T m
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._higher_order_ops import while_loop
 
 # Cells of all maps that are worked on at once: what stays in the cache of a CPU, and little memory.
 _CELLS_AT_ONCE = 2**19
@@ -73,8 +75,11 @@ def window_maximum(maps: Tensor, radius: int) -> Tensor:
         length = 1  # every cell holds the maximum of this many cells that begin with it
         while length < 2 * radius + 1:
             step = min(length, 2 * radius + 1 - length)
-            kept = result.shape[axis] - step
-            result = torch.maximum(result.narrow(axis, 0, kept), result.narrow(axis, step, kept))
+            # Without arithmetic on sizes, which programs of torch.export cannot keep in a loop.
+            if axis == -1:
+                result = torch.maximum(result[..., :-step], result[..., step:])
+            else:
+                result = torch.maximum(result[..., :-step, :], result[..., step:, :])
             length += step
     return result
 
@@ -122,12 +127,12 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
     shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
     members = is_peak.flatten().nonzero()[:, 0]
     roots, group = torch.unique(_connect(is_peak).flatten()[members], return_inverse=True)
-    on_shoulder = _reduce(shoulder.flatten()[members].long(), group, len(roots), "amax").bool()
+    on_shoulder = _reduce(shoulder.flatten()[members].long(), group, roots.shape[0], "amax").bool()
 
     positions = torch.stack([members % width, members // width % height], dim=1)
     groups = group[:, None].expand(-1, 2)
-    lowest, highest = (_reduce(positions, groups, len(roots), how) for how in ("amin", "amax"))
-    means = _reduce(positions.to(maps.dtype), groups, len(roots), "mean")
+    lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
+    means = _reduce(positions.to(maps.dtype), groups, roots.shape[0], "mean")
     centres = maps.new_full((maps.numel(), 2), math.nan)
     centres[roots] = means.masked_fill(highest - lowest < 2, math.nan)
 
@@ -139,26 +144,48 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
 
 def _connect(mask: Tensor) -> Tensor:
     """Label each True cell of `(T, h, w)` with the largest flat index in its 8-connected region; -1 elsewhere."""
-    labels = torch.arange(mask.numel(), device=mask.device).view_as(mask).where(mask, -1)
-    while True:
-        spread = window_maximum(labels, 1).where(mask, -1)
+    cells = torch.arange(mask.numel(), device=mask.device).where(mask.flatten(), -1)
+
+    def spread(labels: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+        inside = mask.flatten()
+        wider = window_maximum(labels.view(mask.shape), 1).flatten().where(inside, -1)
         # A cell also takes over what its label's cell has learnt, so that labels travel twice as far every round.
-        spread = torch.maximum(spread, spread.flatten()[spread.clamp_min(0)].where(mask, -1))
-        if torch.equal(spread, labels):
-            return labels
-        labels = spread
+        wider = torch.maximum(wider, wider[wider.clamp_min(0)].where(inside, -1))
+        return wider, (wider != labels).any()
+
+    labels, _ = _repeat(lambda labels, changed: changed.clone(), spread, (cells, mask.new_ones(())))
+    return labels.view(mask.shape)
 
 
 def _spread_out(mask: Tensor, radius: int) -> Tensor:
     """Go through the True cells of `(T, h, w)` from the last to the first; drop those in the window of a kept one."""
-    order = torch.arange(mask.numel(), device=mask.device).view_as(mask)
-    kept, waiting = torch.zeros_like(mask), mask
-    while waiting.any():
+    order = torch.arange(mask.numel(), device=mask.device)
+
+    def highest_in_window(values: Tensor) -> Tensor:
+        return window_maximum(values.view(mask.shape), radius).flatten()
+
+    def drop(kept: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
         waiting_order = order.where(waiting, -1)
-        winners = waiting & (window_maximum(waiting_order, radius) == waiting_order)
-        kept = kept | winners
-        waiting = waiting & (window_maximum(winners.int(), radius) == 0)
-    return kept
+        winners = waiting & (highest_in_window(waiting_order) == waiting_order)
+        return kept | winners, waiting & (highest_in_window(winners.int()) == 0)
+
+    states = (torch.zeros_like(mask).flatten(), mask.flatten().clone())
+    kept, _ = _repeat(lambda kept, waiting: waiting.any(), drop, states)
+    return kept.view(mask.shape)
+
+
+def _repeat(
+    goes_on: Callable[..., Tensor], step: Callable[..., tuple[Tensor, ...]], states: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Repeat a step on tensors while a condition on them holds; a loop of the graph where one is recorded.
+
+    A recorded loop takes tensors in one row, whose memory layout it knows, and none that share memory.
+    """
+    if is_exporting():
+        return while_loop(goes_on, step, states)
+    while goes_on(*states):
+        states = step(*states)
+    return states
 
 
 def _reduce(values: Tensor, groups: Tensor, count: int, how: str) -> Tensor:

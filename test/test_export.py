@@ -17,7 +17,8 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.errors import InputError
 from keypoint_detection.export import export
-from keypoint_detection.export_check import FULL, check_network
+from keypoint_detection.export_check import FULL, check_images, check_network
+from keypoint_detection.export_program import ImageToKeypoints
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
@@ -186,6 +187,30 @@ def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
     assert sizes[False] - sizes[True] > 1.8 * weights
 
 
+def test_what_a_program_records_gives_what_the_checkpoint_gives(tmp_path):
+    path = unet_checkpoint(tmp_path, image_size=[64, 80], keypoint_channel_max_keypoints=[3, -1])
+    predictor = KeypointPredictor(path, device="cpu")
+    module = ImageToKeypoints(predictor.network.detector).eval()
+    for image in check_images()[:4]:
+        rows = module(torch.from_numpy(image)[None]).numpy()
+        for channel, keypoints in enumerate(predictor(image).values()):
+            own = rows[rows[:, 0] == channel]
+            assert len(own) == len(keypoints.scores) > 0
+            assert np.allclose(own[:, 1:3], keypoints.xy, atol=0.01)
+            assert np.allclose(own[:, 3], keypoints.scores, atol=1e-5)
+
+
+def test_a_program_needs_torch_alone_and_merges_plateaus(checkpoint, tmp_path):
+    path = tmp_path / "model.pt2"
+    assert main(["export", "--checkpoint", str(checkpoint), "--output", str(path)]) == 0
+    image = dots((40, 61), [(10.5, 20.5), (45.5, 8.5)])
+    image[25:30, 40:47, 0] = 255  # 35 equal cells
+    expected = KeypointPredictor(checkpoint, device="cpu")(image)["red"]
+    rows = torch.export.load(path).module()(torch.from_numpy(image)[None]).numpy()
+    assert np.allclose(sorted(rows[:, 1:3].tolist()), sorted(expected.xy.tolist()), atol=0.01)
+    assert [43.5, 27.5] in rows[:, 1:3].round(2).tolist()
+
+
 def test_a_file_that_finds_something_else_is_removed(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(OnnxNetwork, "_detect", moved(OnnxNetwork._detect))
     with pytest.raises(InputError, match=r"not written: image of .* px away"):
@@ -214,9 +239,9 @@ def test_a_file_that_is_no_export_gets_one_line(content, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"format": "coreml"}, "onnx"),
+        ({"half": True, "output": "model.pt2"}, "half"),
         ({"opset": 11}, "18"),
-        ({"output": "model.bin"}, r"\.onnx"),
+        ({"output": "model.bin"}, r"\.onnx or \.pt2"),
         ({"output": "missing/model.onnx"}, "folder"),
     ],
 )

@@ -3,9 +3,11 @@
 import csv
 import json
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 from colour_detector import colour_checkpoint, dots
+from imageio.v3 import imiter
 from PIL import Image
 
 from keypoint_detection import predict_command, prediction_files
@@ -102,7 +104,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     output = tmp_path / "out.json"
     assert run(checkpoint, output, images, "--batch_size", 1) == 130
     assert not output.exists()
-    assert run(checkpoint, output, images, "--batch_size", 1, "--resume", "true") == 0
+    assert run(checkpoint, output, "--batch_size", 1, "--resume", images) == 0
     assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
     assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
 
@@ -117,6 +119,26 @@ def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
     assert again.done == {("a.png", None)}
     again.add(image._replace(name="b.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png"]
+
+
+def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path):
+    places = [(12.5 + 4 * frame, 20.5) for frame in range(5)]
+    video = tmp_path / "clips" / "moving.mp4"
+    video.parent.mkdir()
+    with imageio.get_writer(video, fps=10, macro_block_size=2, quality=10) as writer:
+        for place in places:
+            writer.append_data(dots((48, 64), [place]))
+    (tmp_path / "clips" / "broken.avi").write_bytes(b"no video")
+    arguments = [tmp_path / "clips", "--overlays", tmp_path / "drawn", "--batch_size", 2, "--score_threshold", 0.3]
+    assert run(checkpoint, tmp_path / "out.json", *arguments) == 1  # for the broken one
+    dataset = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert [entry["image_path"] for entry in dataset] == [f"moving.mp4#{frame}" for frame in range(5)]
+    assert np.allclose([entry["red"][0] for entry in dataset], places, atol=1)
+    drawn = list(imiter(tmp_path / "drawn" / "moving.mp4", plugin="FFMPEG"))
+    assert len(drawn) == 5
+    assert drawn[0].shape == (48, 64, 3)
+    plain = list(imiter(video, plugin="FFMPEG"))
+    assert all(np.abs(a.astype(int) - b).max() > 60 for a, b in zip(drawn, plain, strict=True))
 
 
 @pytest.mark.parametrize("missing", ["nothing.png", "nowhere/*.png"])

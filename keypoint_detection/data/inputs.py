@@ -35,18 +35,29 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     if isinstance(image, (str, PathLike)):
         return load_image(image)
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise InputError(f"PIL image of {image.width}x{image.height} pixels: expected at least one")
         try:
             return decode_rgb(ImageOps.exif_transpose(image))
         except (*DECODING_ERRORS, OSError) as error:
-            raise InputError(f"PIL image of mode {image.mode}: {error}") from error
+            raise InputError(f"PIL image of mode {image.mode} cannot be turned into RGB: {error}") from error
     if isinstance(image, torch.Tensor):
-        pixels = image.detach().cpu()
-        pixels = pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels
-        channels_last = pixels.permute(1, 2, 0) if pixels.ndim == 3 else pixels
-        return _array_to_rgb(channels_last.numpy(), f"tensor of shape {tuple(image.shape)}, expected (1, 3 or 4, H, W)")
+        pixels = _tensor_to_array(image)
+        channels_last = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+        return _array_to_rgb(channels_last, f"tensor of shape {tuple(image.shape)}, expected (1, 3 or 4, H, W)")
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image, f"array of shape {image.shape}, expected (H, W, 1, 3 or 4)")
     raise InputError(f"image of type {type(image).__name__}: expected a path, a PIL image, an array or a tensor")
+
+
+def _tensor_to_array(image: torch.Tensor) -> np.ndarray:
+    try:
+        pixels = image.detach().cpu()
+        is_short = pixels.is_floating_point() and pixels.dtype not in (torch.float32, torch.float64)
+        return (pixels.float() if is_short else pixels).numpy()
+    except (RuntimeError, TypeError) as error:  # sparse ones, those without data and the like
+        kind = f"{str(image.dtype).removeprefix('torch.')} in layout {image.layout} on device {image.device}"
+        raise InputError(f"tensor of {kind}: expected dense pixels that numpy can read") from error
 
 
 def _array_to_rgb(pixels: np.ndarray, described: str) -> np.ndarray:

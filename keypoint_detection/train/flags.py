@@ -6,7 +6,11 @@ and docstrings of `SOURCES` and of everything in the registries; `call` hands th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
+import copy
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -75,6 +79,14 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
 ]
 
 
+# What `-h` explains; `--help_all` explains all flags.
+USUAL = (
+    "json_dataset_path", "image_dataset_path", "json_validation_dataset_path", "json_test_dataset_path",
+    "keypoint_channels", "keypoint_coordinates", "image_size", "heatmap_sigma", "backbone_type", "loss", "batch_size",
+    "learning_rate", "augment_train", "maximal_gt_keypoint_pixel_distances", "max_epochs", "max_time", "devices",
+    "run_dir", "resume", "wandb_project", "wandb_mode", "config",
+)  # fmt: skip
+
 # Arguments of backbones and losses that are not theirs to choose.
 GIVEN_TO_MEMBERS = {"heatmap_stride", "logits", "targets"}
 
@@ -90,7 +102,10 @@ def build_parser() -> OneLineParser:
         description="Train a keypoint detector from a JSON file and a folder of images.",
         usage="%(prog)s --json_dataset_path FILE --image_dataset_path FOLDER [--flag value ...]",
         formatter_class=HelpFormatter,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action=_UsualHelp, help="Explain the usual flags.")
+    parser.add_argument("--help_all", action="help", help="Explain all flags.")
     parser.add_argument("--config", action="config", help="YAML file with flags; later flags override it.")
     for title, source, computed in SOURCES:
         group = parser.add_argument_group(title)
@@ -104,6 +119,33 @@ def build_parser() -> OneLineParser:
         if parameter.name in trainer_flags():
             add_flag(parser, group, parameter, pl.Trainer, first_sentence=True)
     return parser
+
+
+class _UsualHelp(argparse.Action):
+    """Prints a help that fits a screen."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        sys.stdout.write(usual_help(parser))
+        parser.exit()
+
+
+def usual_help(parser: argparse.ArgumentParser) -> str:
+    """The help of the usual flags, a sentence each, and what other flags there are."""
+    actions = {action.dest: copy.copy(action) for action in parser._actions}
+    for action in actions.values():
+        action.help = re.split(r"(?<=[.;:])\s", action.help or "", maxsplit=1)[0].rstrip(".;:")
+    formatter = parser._get_formatter()
+    formatter.add_usage(parser.usage, [], [])
+    formatter.add_text(parser.description)
+    formatter.start_section("The usual flags")
+    formatter.add_arguments([actions[name] for name in USUAL])
+    formatter.end_section()
+    groups = [group.title for group in parser._action_groups if group._group_actions and "(" not in group.title]
+    formatter.add_text(f"--help_all explains all {len(actions) - 2} flags: {', '.join(groups[1:])}, Trainer, ...")
+    return formatter.format_help()
 
 
 def registry_arguments(

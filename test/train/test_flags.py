@@ -87,6 +87,33 @@ def test_help_groups_the_flags_and_shows_defaults(parser):
     assert "Unet: " in text
 
 
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_the_first_help_fits_a_screen_and_explains_the_usual_flags(parser, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    text = flags.usual_help(parser)
+    assert len(text.splitlines()) <= 48
+    for name in flags.USUAL:
+        assert f"  --{name}" in text
+    assert "--help_all explains all" in text
+    assert "  --brightness" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--augment_train", "--max_epochs", "3"], True),
+        (["--augment_train"], True),
+        (["--augment_train", "auto"], "auto"),
+        (["--augment_train", "false"], False),
+        (["--fast_dev_run", "3"], 3),
+        (["--fast_dev_run"], True),
+        (["--wandb_log_model", "--max_epochs", "3"], True),
+    ],
+)
+def test_a_switch_may_stand_alone(parser, arguments, expected):
+    assert parse(parser, *arguments)[arguments[0][2:]] == expected
+
+
 def test_defaults_come_from_the_signatures(parser):
     config = parse(parser)
     assert config.max_keypoints == inspect.signature(KeypointDetector).parameters["max_keypoints"].default

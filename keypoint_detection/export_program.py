@@ -1,0 +1,205 @@
+"""Writes a detector as a program of `torch.export`, which runs in torch without this library.
+
+C channels, H W image, h w heatmap or resized image, N keypoints.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from keypoint_detection import heatmaps
+from keypoint_detection.errors import InputError
+from keypoint_detection.export_check import FULL, check_network, keypoint_caps
+from keypoint_detection.files import write_atomic
+from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.onnx_network import split_channels
+from keypoint_detection.peaks import merge_ties, window_maximum
+from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
+
+logger = logging.getLogger(__name__)
+
+METADATA_NAME = "keypoint_detection.json"
+LARGEST_SIDE = 8192  # of an image in pixels; the exporter wants to know
+_FEWEST_CELLS = 3  # of a heatmap along an axis, since a peak is told by three
+_EXAMPLE_SIZE = (75, 107)  # not special
+
+
+def write_program(network: TorchNetwork, path: Path) -> Path:
+    """Writes a program and compares it with the checkpoint.
+
+    Args:
+        network: The checkpoint.
+        path: The file.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. The file is
+            not there then.
+    """
+    program, stream = export_program(network.detector), io.BytesIO()
+    metadata = {
+        "version": library_version(),
+        "channel_names": network.channel_names,
+        "score_thresholds": [None if math.isnan(value) else value for value in network.score_thresholds],
+        "max_keypoints": keypoint_caps(network.detector),
+        "smallest_side": smallest_side(network.detector),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, stream, extra_files={METADATA_NAME: json.dumps(metadata)})
+    try:
+        write_atomic(path, stream.getvalue())
+    except OSError as error:
+        raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
+    try:
+        found = ProgramNetwork(path)
+        report = check_network(network, found, metadata["max_keypoints"], FULL, smallest=metadata["smallest_side"])
+    except InputError as error:
+        path.unlink()
+        raise InputError(f"{path} is not written: {error}") from error
+    logger.info("%s", report)
+    return path
+
+
+def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:
+    """Records the whole way from an image to keypoints.
+
+    Raises:
+        InputError: If torch cannot follow it.
+    """
+    example = torch.randint(0, 256, (1, *_EXAMPLE_SIZE, 3), dtype=torch.uint8)
+    least = smallest_side(detector)
+    sides = {axis: torch.export.Dim(name, min=least, max=LARGEST_SIDE) for axis, name in ((1, "height"), (2, "width"))}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = ImageToKeypoints(detector).eval().requires_grad_(False)
+            return torch.export.export(module, (example,), dynamic_shapes={"image": sides})
+    except Exception as error:  # the exporter raises whatever it runs into
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"torch cannot export the backbone {detector.hparams.backbone_type}: {reason}") from error
+
+
+def smallest_side(detector: KeypointDetector) -> int:
+    """Height and width in pixels that images of a program need at least, where it does not resize them."""
+    return (_FEWEST_CELLS - 1) * detector.hparams.heatmap_stride + 1
+
+
+class ProgramNetwork:
+    """An exported program; see `predict.Network`. It finds nothing below its own thresholds.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        extra = {METADATA_NAME: ""}
+        self.program = torch.export.load(path, extra_files=extra).module()
+        metadata = json.loads(extra[METADATA_NAME])
+        self.channel_names: list[str] = metadata["channel_names"]
+        self.score_thresholds = [math.nan if value is None else value for value in metadata["score_thresholds"]]
+        self._count = max(metadata["max_keypoints"])
+
+    @torch.inference_mode()
+    def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `predict.Network`."""
+        rows = [self.program(torch.from_numpy(np.ascontiguousarray(image))[None]).numpy() for image in images]
+        return [split_channels(found, len(self.channel_names), self._count) for found in rows]
+
+
+class ImageToKeypoints(nn.Module):
+    """From the bytes of an image to its keypoints, without a branch on a value, so that the exporter can follow.
+
+    Args:
+        detector: The detector.
+    """
+
+    def __init__(self, detector: KeypointDetector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.caps = keypoint_caps(detector)
+        self.register_buffer("score_thresholds", detector.score_thresholds.nan_to_num(FALLBACK_THRESHOLD))
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """`(1, H, W, 3)` uint8 -> `(N, 4)` float32: channel, x, y in pixels of the image, score."""
+        planes = image.permute(0, 3, 1, 2)
+        size = (image.shape[1], image.shape[2])
+        new_size = self._fit(size)
+        if self.detector.hparams.image_size:
+            planes = F.interpolate(planes, new_size, mode="bilinear", antialias=True, align_corners=False)
+        maps = self._heatmaps(planes.float() / 255, new_size)
+        xy, scores = self._decode(maps)
+        factors = [_number(old) / _number(new) for old, new in zip(size, new_size, strict=True)]
+        xy = (xy.double() * torch.stack(factors[::-1])).float()
+        places = torch.arange(scores.shape[1])
+        counts = (scores >= self.score_thresholds[:, None]) & (scores > 0)
+        counts = counts & (places < torch.tensor(self.caps)[:, None])
+        channels = torch.arange(len(self.caps), dtype=torch.float32)[:, None].expand_as(scores)
+        return torch.cat([channels[..., None], xy, scores[..., None]], dim=-1)[counts]
+
+    def _fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """`data.geometry.fit_size`, in tensors."""
+        image_size = self.detector.hparams.image_size
+        if not image_size:
+            return size
+        real = torch.stack([_number(side) for side in size])
+        factor = (torch.tensor(image_size, dtype=torch.float64) / real).amin()
+        fitted = (real * factor).round().clamp_min(1).long()
+        return tuple(_bounded(fitted[axis], side) for axis, side in enumerate(image_size))
+
+    def _heatmaps(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """`(1, 3, H, W)` in [0, 1] -> `(C, h, w)` in [0, 1]; the network pads nothing, since it gets whole cells."""
+        divisor, stride = self.detector.backbone.size_divisor, self.detector.hparams.heatmap_stride
+        mean = self.detector.backbone.image_mean
+        padded = images - mean
+        for axis, side in enumerate(size, start=2):
+            blocks = _bounded((torch.full((), side) + (divisor - 1)) // divisor, -(-LARGEST_SIDE // divisor))
+            place = torch.arange(blocks * divisor)
+            shape = [-1 if axis == own else 1 for own in range(4)]
+            padded = padded.index_select(axis, place.clamp(max=side - 1))
+            padded = torch.where((place < side).view(shape), padded, 0.0)
+        maps = self.detector(padded + mean).float().sigmoid()[0]
+        for axis, cells in enumerate(heatmaps.heatmap_size(size, stride), start=1):
+            torch._check(cells >= _FEWEST_CELLS)
+            maps = maps.index_select(axis, torch.arange(cells))
+        return maps
+
+    def _decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """`heatmaps.decode` of `(C, h, w)`: `(C, N, 2)` and `(C, N)`, with scores below 0 for none."""
+        values, count = self.detector.hparams, max(self.caps)
+        radius = max(1, int(values.minimal_keypoint_extraction_pixel_distance // values.heatmap_stride))
+        is_peak = (maps == window_maximum(maps, radius)) & (maps >= heatmaps.PEAK_THRESHOLD)
+        is_peak, centres = merge_ties(maps, is_peak, radius)
+        flat = F.pad(torch.where(is_peak, maps, -1.0).flatten(1), (0, count), value=-1.0)
+        scores, cells = flat.topk(count)
+        cells = cells.clamp(max=maps.shape[1] * maps.shape[2] - 1)
+        centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
+        refined = torch.where(centres.isnan(), heatmaps.refine(maps, cells), centres)
+        return heatmaps.to_pixels(refined, values.heatmap_stride), scores
+
+
+def _number(value: int) -> Tensor:
+    """A size, known or not yet, as a tensor."""
+    return torch.full((), value, dtype=torch.float64)
+
+
+def _bounded(value: Tensor, most: int) -> int:
+    """A number of pixels or blocks that the exporter learns when the program runs."""
+    number = value.item()
+    torch._check(number >= 1)
+    torch._check(number <= most)
+    return number

@@ -1,0 +1,30 @@
+"""The console script: its subcommands and their help."""
+
+import pytest
+
+from keypoint_detection.cli import COMMANDS, main, usage
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+@pytest.mark.parametrize("command", [*COMMANDS, "checkpoint info", "checkpoint export-weights"])
+def test_the_help_of_every_command_fits_a_screen_and_explains_its_flags(command, columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    try:
+        code = main([*command.split(), "-h"])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 < len(lines) <= 50
+    flags = [index for index, line in enumerate(lines) if line.startswith("  --")]
+    for index in flags:  # an explanation beside each, or below it
+        assert len(lines[index].split()) > 1 or lines[index + 1].startswith("     ")
+
+
+def test_the_help_of_the_program_lists_all_commands():
+    assert all(f"  {command} " in usage() for command in COMMANDS)
+
+
+def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'" in capsys.readouterr().err
