@@ -46,7 +46,7 @@ class StopAtBadLoss(pl.Callback):
         if trainer.world_size > 1:  # or the others would wait for this process for ever
             some_is_bad = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
         if is_bad:
-            raise InputError(self._save(trainer, float(loss)))
+            raise InputError(self._save(trainer, float(loss.detach())))
         if some_is_bad:
             raise InputError(f"the loss of another process is no number at step {trainer.global_step}")
 
