@@ -52,13 +52,13 @@ def run() -> list[Row]:
         rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS)]
         tensor = letterbox(image, None)[0][None]
         with torch.inference_mode():
-            heatmaps = detector(tensor).sigmoid()
+            maps = detector(tensor).sigmoid()
             sizes = torch.tensor([[HEIGHT, WIDTH]])
             stages: dict[str, Callable[[], object]] = {
                 "decode the JPEG": lambda: load_image(picture),
                 "PyTorch: letterbox": lambda: letterbox(image, None),
                 "PyTorch: network": lambda: detector(tensor),
-                "PyTorch: peaks": lambda: detector._decode(heatmaps, sizes),
+                "PyTorch: peaks": lambda: detector._decode(maps, sizes),
                 "ONNX: letterbox, network and peaks": lambda: exported.network.detect([image]),
             }
             rows += [
