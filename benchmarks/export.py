@@ -13,6 +13,7 @@ from harness import THREADS, Row, compare, main, milliseconds
 from inference import HEIGHT, WIDTH, dots, save_checkpoint, trained_detector
 from PIL import Image
 
+from keypoint_detection import heatmaps
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.images import load_image
 from keypoint_detection.export import export
