@@ -15,6 +15,9 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
@@ -24,6 +27,9 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not set where the disk is full
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
@@ -85,8 +87,24 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None) -> dict
             logger.info("num_workers: %d (%s)", num_workers, reason)
     if not isinstance(num_workers, int) or num_workers < 0:
         raise InputError(f"num_workers: expected auto or a whole number of at least 0, got {num_workers!r}")
-    # Workers that stay save their start at every epoch, and nothing where there are none.
-    return {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": device == "cuda"}
+    return {
+        "num_workers": num_workers,
+        # Workers that stay save their start at every epoch, and nothing where there are none.
+        "persistent_workers": num_workers > 0,
+        "pin_memory": device == "cuda",
+        # Its own, so that making an iterator does not change what the model draws from torch's.
+        "generator": torch.Generator(),
+        "worker_init_fn": leave_sigterm_to_the_training,
+    }
+
+
+def leave_sigterm_to_the_training(worker: int) -> None:
+    """Ignores SIGTERM in a worker: schedulers send it to all processes, and the training still has to save.
+
+    Args:
+        worker: Number of the worker.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[int, str]:

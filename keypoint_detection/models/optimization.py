@@ -87,20 +87,32 @@ class TrainingProgress:
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
-        steps = trainer.estimated_stepping_batches
-        self._total_steps = steps if steps > 0 else math.inf
+        self._total_steps: float | None = None
         self._timer = next(
             (c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None
         )
-        if math.isinf(self._total_steps) and self._timer is None:
+        if self._timer is None and trainer.max_epochs == -1 and trainer.max_steps == -1:
             raise InputError(
                 "the learning rate's schedule needs to know how long the training is: give max_epochs, max_steps or "
                 "max_time, or choose learning_rate_schedule constant with a learning_rate_warmup of 0"
             )
 
+    def _count_steps(self) -> float:
+        """Return the number of optimiser steps of the whole training, which may be infinite."""
+        if self._total_steps is not None:
+            return self._total_steps
+        trainer = self._trainer
+        steps = trainer.estimated_stepping_batches
+        if steps <= 0 and trainer.max_epochs > 0 and trainer.train_dataloader is not None:
+            # Workers ask for the first batches while Lightning is still about to count them.
+            return math.ceil(len(trainer.train_dataloader) / trainer.accumulate_grad_batches) * trainer.max_epochs
+        self._total_steps = steps if steps > 0 else math.inf
+        return self._total_steps
+
     def __call__(self, step: int) -> float:
         """Return the share of the training that is done after `step` optimiser steps, in [0, 1]."""
-        progress = step / self._total_steps
+        # Not before the training starts: counting makes the loader, which has to know where the training goes on.
+        progress = step / self._count_steps() if step > 0 else 0.0
         if self._timer is not None:
             elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
             remaining = self._timer.time_remaining()

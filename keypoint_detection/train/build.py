@@ -24,6 +24,7 @@ from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import Recipe, choose_recipe
+from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
 
@@ -99,6 +100,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     metrics = flags.call(MetricsLogger, config, channel_names=channels)
     return [
         flags.call(ProgressiveResizing, config),
+        ResumeState(),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
         # Before everything that saves or validates: those are to see the averaged weights.
         *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),

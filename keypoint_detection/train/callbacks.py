@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -52,13 +53,21 @@ class LossLogger(pl.Callback):
     def __init__(self, channel_names: list[str]) -> None:
         self.channel_names = channel_names
         self.means = {stage: ChannelMeans(len(channel_names)) for stage in ("train", "validation", "test")}
+        self.logged_step = 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Adds the batch and logs its loss."""
         self._update("train", outputs)
-        pl_module.log("train/loss_step", outputs["loss"].detach(), prog_bar=True, batch_size=len(batch.images))
+        loss = outputs["loss"].detach()
+        pl_module.log("train/loss_step", loss, prog_bar=True, logger=False, batch_size=len(batch.images))
+        step = trainer.global_step
+        if step > self.logged_step and step % trainer.log_every_n_steps == 0:
+            # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.
+            self.logged_step = step
+            for run_logger in trainer.loggers:
+                run_logger.log_metrics({"train/loss_step": float(loss), "epoch": trainer.current_epoch}, step=step - 1)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
@@ -84,6 +93,19 @@ class LossLogger(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the set."""
         self._log("test", pl_module, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the epoch so far, over all processes."""
+        with self.means["train"].sync_context():
+            sums = {name: value.clone() for name, value in self.means["train"].metric_state.items()}
+        return {"sums": sums, "logged_step": self.logged_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the sums of an epoch; the other processes begin with none."""
+        self.logged_step = state_dict["logged_step"]
+        if rank_zero_only.rank == 0:
+            for name, value in state_dict["sums"].items():
+                setattr(self.means["train"], name, value)
 
     def _update(self, stage: str, outputs: dict[str, Tensor]) -> None:
         self.means[stage].to(outputs["losses"].device).update(
@@ -185,7 +207,9 @@ class MetricsLogger(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Goes on with the thresholds of a checkpoint, until the next validation finds new ones."""
+        """Goes on with the thresholds and metrics of a checkpoint, until the next validation finds new ones."""
+        if "validation_metrics" in checkpoint:
+            self.latest["validation"] = dict(checkpoint["validation_metrics"])
         thresholds = checkpoint["state_dict"].get("score_thresholds")
         if thresholds is not None and len(thresholds) == len(self.channel_names):
             self.score_thresholds = thresholds.cpu().clone()

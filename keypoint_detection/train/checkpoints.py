@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
-from keypoint_detection.train.evaluation_schedule import is_last_epoch
+from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
-SECONDS_BETWEEN_SAVES = 5.0
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -25,42 +22,29 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps the latest checkpoint, written at the ends of epochs but no more often than every few seconds.
-
-    Epochs of a few images would otherwise spend more time on the disk than on training.
-    """
-
-    _saved_at = -math.inf
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves, unless the last time was a moment ago and another epoch follows."""
-        now = time.monotonic()
-        if now - self._saved_at >= SECONDS_BETWEEN_SAVES or is_last_epoch(trainer):
-            super().on_train_epoch_end(trainer, pl_module)
-            self._saved_at = time.monotonic()
-
-
 def create_checkpoint_callbacks(
-    folder: Path, save_top_k: int = 1, checkpoint_every_n_epochs: int = 1
-) -> list[ModelCheckpoint]:
+    folder: Path,
+    save_top_k: int = 1,
+    checkpoint_every_n_epochs: int | Literal["auto"] = "auto",
+    checkpoint_every_n_steps: int | None = None,
+) -> list[Checkpoint]:
     """Callbacks that write `best.ckpt` and `last.ckpt`.
 
     Args:
         folder: Where the checkpoints go.
         save_top_k: How many of the best checkpoints by mean AP to keep. The first is `best.ckpt`.
-        checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next, which are more where epochs take less than
-            five seconds.
+        checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
+            most every five seconds.
+        checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none
+            writes it between epochs only. SIGTERM always writes it.
 
     Returns:
         The callbacks.
     """
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
     best = BestCheckpoint(filename="best", monitor=MONITOR, mode="max", save_top_k=1, **common)
-    last = LastCheckpoint(
-        filename="last", every_n_epochs=checkpoint_every_n_epochs, save_on_train_epoch_end=True, **common
-    )
-    callbacks: list[ModelCheckpoint] = [best, last]
+    last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_n_epochs, checkpoint_every_n_steps)
+    callbacks: list[Checkpoint] = [best, last]
     if save_top_k > 1:
         name = "epoch{epoch:04d}-AP{validation/meanAP:.4f}"
         callbacks.append(BestCheckpoint(filename=name, monitor=MONITOR, mode="max", save_top_k=save_top_k, **common))

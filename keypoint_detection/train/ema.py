@@ -36,6 +36,9 @@ class ExponentialMovingAverage(WeightAveraging):
         if trainer.state.fn == "fit":
             super().on_validation_epoch_end(trainer, pl_module)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leaves the current weights as they are: the checkpoints have both."""
+
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         count = int(num_averaged)

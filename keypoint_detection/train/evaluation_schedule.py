@@ -42,6 +42,7 @@ class EvaluationSchedule(pl.Callback):
         """Chooses the interval where the number of epochs is known."""
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
         self._duration = None if timer is None else timer.time_remaining()
+        self._epoch_started = time.perf_counter()  # an epoch that goes on after an interruption does not start again
         if not self.automatic:
             return
         epochs = float(trainer.max_epochs) if trainer.max_epochs not in (None, -1) else math.inf

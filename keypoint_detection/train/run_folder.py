@@ -47,9 +47,14 @@ class RunFolder:
 
         Returns:
             The folder.
+
+        Raises:
+            InputError: If several processes that were started at once would have to choose.
         """
         started_by_rank_zero = int(os.environ.get("LOCAL_RANK", "0")) > 0
         given = run_dir or (os.environ.get(RUN_DIR_VARIABLE) if started_by_rank_zero else None)
+        if given is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("--run_dir: expected a folder, because each process would choose another one")
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
             given = str(_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))

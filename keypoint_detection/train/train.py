@@ -11,14 +11,15 @@ if __name__ == "__main__":  # the script's own folder, which Python puts first, 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
+from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
-from keypoint_detection.train.resume import find_interrupted, keep_logged_metrics
+from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import create_trainer, parse_duration
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
@@ -64,17 +65,18 @@ def train(config: dict[str, Any]) -> TrainingResult:
     folder = interrupted.folder if interrupted else chosen
     callbacks = build_callbacks(config, folder, channels)
     folder.make()
-    folder.write_json("split.json", datamodule.split)
+    check_space(folder, detector, config["save_top_k"])
+    if rank_zero_only.rank == 0:
+        folder.write_json("split.json", datamodule.split)
     resume_id = interrupted.wandb_id if interrupted else None
     wandb_logger = flags.call(
         create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id
     )
     record = provenance(datamodule.split["fingerprints"])
     wandb_id = wandb_logger.experiment.id if wandb_logger else None
-    folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
-    csv_logger = CSVLogger(folder.path, name="", version="")
-    if interrupted:
-        keep_logged_metrics(csv_logger, interrupted.checkpoint)
+    if rank_zero_only.rank == 0:
+        folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
+    csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
     trainer = flags.call(
         create_trainer,
@@ -89,8 +91,11 @@ def train(config: dict[str, Any]) -> TrainingResult:
     try:
         trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         return finish(trainer, folder)
-    except BaseException:
+    except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)
+        explained = explain_write_error(error, folder) if isinstance(error, OSError) else None
+        if explained:
+            raise explained from error
         raise
 
 

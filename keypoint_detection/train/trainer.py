@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def create_trainer(
         profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
         callbacks=[*timer, *callbacks],
         logger=list(loggers),
+        plugins=[AtomicCheckpointIO()],
         default_root_dir=folder.path,
         use_distributed_sampler=False,  # the data module's own sampler repeats no sample
     )

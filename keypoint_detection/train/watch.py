@@ -27,6 +27,11 @@ class RelativeEarlyStopping(pl.Callback):
         self.best = math.inf
         self.without_progress = 0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops a training that had stopped before, and was interrupted at its very end."""
+        if self.early_stopping_relative_threshold >= 0 and self.without_progress >= self.early_stopping_patience:
+            trainer.should_stop = True
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares the validation loss with the best so far."""
         loss = trainer.callback_metrics.get("validation/loss")
@@ -93,6 +98,10 @@ class TimeShares(pl.Callback):
         now = time.perf_counter()
         self.seconds[part] += now - self._mark
         self._mark = now
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of an epoch that goes on after an interruption."""
+        self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""

@@ -1,0 +1,76 @@
+"""Checkpoints on the disk: whole or not there at all, and an error before the training where they cannot fit."""
+
+from __future__ import annotations
+
+import errno
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
+
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic
+from keypoint_detection.train.run_folder import RunFolder
+
+# What the system answers where a file cannot be written.
+WRITE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
+# A checkpoint holds float32 weights, their average, and two moments of AdamW.
+BYTES_PER_PARAMETER = 4 * 4
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the former one and then takes its place.
+
+    Lightning's own way leads through the folder for temporary files, which is often on another disk: then the file is
+    copied, and half a checkpoint is left where that is interrupted.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint.
+
+        Args:
+            checkpoint: What Lightning saves.
+            path: The file.
+            storage_options: Not used.
+        """
+        stream = io.BytesIO()
+        torch.save(checkpoint, stream)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(path), stream.getvalue())
+
+
+def check_space(folder: RunFolder, detector: nn.Module, save_top_k: int) -> None:
+    """Checks that the disk has room for the checkpoints of a training.
+
+    Args:
+        folder: Folder of the run, which exists.
+        detector: What is trained.
+        save_top_k: Number of best checkpoints that are kept.
+
+    Raises:
+        InputError: If there is less free space than they take.
+    """
+    size = BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in detector.parameters())
+    files = max(1, save_top_k) + 2  # the best ones, the last one, and the next one while it is written
+    there = sum(path.stat().st_size for path in folder.checkpoints.glob("*.ckpt"))
+    free = shutil.disk_usage(folder.checkpoints).free
+    if free + there < files * size:
+        raise InputError(
+            f"--run_dir {folder.path}: {free / 1e6:.1f} MB are free there, expected at least "
+            f"{(files * size - there) / 1e6:.1f} MB for {files} checkpoints"
+        )
+
+
+def explain_write_error(error: OSError, folder: RunFolder) -> InputError | None:
+    """Says in one line what could not be written, and what there is to go on with; None for errors of another kind."""
+    if error.errno not in WRITE_ERRORS:
+        return None
+    last = folder.checkpoints / "last.ckpt"
+    kept = f"{last} is whole: --resume {folder.path} goes on from it" if last.exists() else "no checkpoint was written"
+    return InputError(f"{error.filename or folder.path} cannot be written: {error.strerror}. {kept}")

@@ -1,0 +1,142 @@
+"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_SAVES = 5.0
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes the latest checkpoint after epochs and steps, and when SIGTERM asks the training to stop.
+
+    The end of an epoch is the moment before the next one: its validation is done by then, its schedule has made its
+    step, and its values are logged. In mid-epoch a checkpoint is written after a step that no validation follows;
+    where one does, the next step or epoch writes it.
+
+    Args:
+        path: The file.
+        every_n_epochs: Epochs from one writing to the next; auto writes after every epoch that does not end within a
+            few seconds of the last writing, because epochs of a few images would spend their time on the disk.
+        every_n_steps: Optimiser steps from one writing to the next; None writes at the ends of epochs only.
+
+    Raises:
+        InputError: For an interval below 1.
+    """
+
+    def __init__(self, path: Path, every_n_epochs: int | Literal["auto"], every_n_steps: int | None) -> None:
+        for name, value in (("epochs", every_n_epochs), ("steps", every_n_steps)):
+            if value not in (None, "auto") and value < 1:
+                raise InputError(f"--checkpoint_every_n_{name} {value}: expected at least 1")
+        self.path = path
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self._saved_step = 0
+        self._saved_at = -math.inf
+        self._due = False
+        self._terminated = False
+        self._between_epochs = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes where the training begins, and takes SIGTERM from Lightning, which would stop without a checkpoint."""
+        self._saved_step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)  # Lightning puts the former handler back after the training
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves in mid-epoch."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # half of the gradients of a step are not in a checkpoint
+        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            self._due = True
+        stops = self._stops(trainer)
+        if (self._due or stops) and not _validates_after(trainer, batch_idx):
+            self._save(trainer, between_epochs=False, stops=stops)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves what the epoch before has come to."""
+        if trainer.global_step == self._saved_step:
+            return
+        stops = self._stops(trainer)
+        if self._due or stops or self._epoch_is_due(trainer):
+            self._save(trainer, between_epochs=True, stops=stops)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves the end of the training."""
+        self._save(trainer, between_epochs=True)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Lets Lightning go on with the next epoch where one has ended."""
+        if self._between_epochs:
+            _set_to_last_batch(checkpoint["loops"]["fit_loop"])
+
+    def _terminate(self, signal_number: int, frame: FrameType | None) -> None:
+        self._terminated = True
+
+    def _stops(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was asked to stop: all of them have to save together."""
+        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+
+    def _epoch_is_due(self, trainer: pl.Trainer) -> bool:
+        if self.every_n_epochs != "auto":
+            return trainer.current_epoch % self.every_n_epochs == 0
+        # Clocks differ between processes.
+        return trainer.strategy.broadcast(time.monotonic() - self._saved_at >= SECONDS_BETWEEN_SAVES)
+
+    def _save(self, trainer: pl.Trainer, *, between_epochs: bool, stops: bool = False) -> None:
+        self._between_epochs = between_epochs
+        trainer.save_checkpoint(self.path)
+        self._between_epochs = False
+        self._due = False
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        if stops:
+            if trainer.is_global_zero:
+                logger.warning(
+                    "stopped by SIGTERM after step %d: --resume %s goes on from there",
+                    trainer.global_step, self.path.parents[1],
+                )  # fmt: skip
+            # Lightning kills its first process when another one ends with an error.
+            raise SIGTERMException(EXIT_CODE if trainer.is_global_zero else 0)
+
+
+def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a validation, or the end of the epoch, follows this batch: it would be left out after an interruption."""
+    if batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop:
+        return True
+    batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return trainer.val_check_batch is not None and (batches + 1) % trainer.val_check_batch == 0
+
+
+def _set_to_last_batch(fit_loop: dict[str, Any]) -> None:
+    """Winds Lightning's counters back to the end of the last batch of the epoch that is complete.
+
+    It is the one state between two epochs from which Lightning goes on correctly however the training is sized: from
+    there it begins the next epoch, and neither validates nor logs once more. (With `max_steps`, it takes every other
+    one for an interrupted epoch.)
+    """
+    for part in ("total", "current"):
+        epochs, batches = fit_loop["epoch_progress"][part], fit_loop["epoch_loop.batch_progress"][part]
+        epochs["ready"] = epochs["started"] = epochs["completed"]
+        epochs["processed"] = epochs["completed"] = epochs["completed"] - 1
+        batches["completed"] -= 1
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

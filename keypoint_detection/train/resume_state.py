@@ -1,0 +1,59 @@
+"""What Lightning leaves out of its checkpoints: random states, and the values that others go by."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+
+class ResumeState(pl.Callback):
+    """Saves the states of all random generators and the latest logged values, and restores them when training starts.
+
+    All processes draw the same numbers (data is drawn by seed, image and epoch), so that one state serves them all.
+    """
+
+    def __init__(self) -> None:
+        self._trainer: pl.Trainer | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the trainer, whose values are saved."""
+        self._trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states, as plain values and tensors."""
+        name, keys, *rest = np.random.get_state()
+        return {
+            "python": random.getstate(),
+            "numpy": (name, keys.tolist(), *rest),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "metrics": {name: float(value) for name, value in self._trainer.callback_metrics.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the states until everything else is set up, which draws numbers too."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restores the states."""
+        if self._loaded is None:
+            return
+        pl_module.on_train_epoch_start()  # freezes the encoder; Lightning leaves it out where an epoch goes on
+        state, self._loaded = self._loaded, None
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count() > 0:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        device = trainer.strategy.root_device
+        values = {name: torch.tensor(value, device=device) for name, value in state["metrics"].items()}
+        trainer.callback_metrics.update(values)  # what a plateau schedule looks at in epochs without a validation
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Lets a plateau schedule make its step after the first epoch, which Lightning leaves out."""
+        trainer.fit_loop._restarting = False

@@ -1,0 +1,93 @@
+"""Trainings that are really killed, and disks that are really full."""
+
+import errno
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection import fit
+from keypoint_detection.errors import InputError
+from keypoint_detection.train import checkpoint_io
+from keypoint_detection.train.metrics_file import MetricsFile
+
+ROOT = Path(__file__).parents[2]
+SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "checkpoint_every_n_steps": 1}
+
+
+def test_killed_and_terminated_in_mid_epoch_a_training_ends_with_the_same_bits():
+    """The trial of the documentation, with one SIGKILL and one SIGTERM."""
+    command = [sys.executable, "trials/kill_and_resume.py", "--kills", "2", "--variants", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGKILL after row" in done.stdout
+    assert ": exit 143" in done.stdout
+    assert "2 interruptions, 0 of 1 trainings ended differently" in done.stdout
+
+
+def test_the_trial_notices_a_single_bit():
+    spec = importlib.util.spec_from_file_location("trial", ROOT / "trials" / "kill_and_resume.py")
+    trial = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trial)
+    whole = {"a": torch.tensor([1.0, float("nan")]), "b": [1, {"c": None}]}
+    assert trial.differences(whole, {"a": whole["a"].clone(), "b": [1, {"c": None}]}) == []
+    other = torch.tensor([1.0000001, float("nan")])
+    assert trial.differences(whole, {"a": other, "b": [2, {"c": None}]}) == ["/a", "/b/0: 1 2"]
+
+
+def test_full_disk_stops_the_training_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keypoint_detection.files.os.fsync", full)
+        patch.setattr("keypoint_detection.train.run_folder.RunFolder.write_json", lambda *_: None)
+        patch.setattr(MetricsFile, "log_metrics", lambda *_, **__: None)
+        with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space left on device\. .* --resume"):
+            fit(**SHORT, run_dir=str(tmp_path), resume="auto")
+    assert last.read_bytes() == before
+    assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", "best.ckpt"}
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    fit(**SHORT, run_dir=str(tmp_path), resume="auto")
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+
+
+def test_too_small_a_disk_is_an_error_before_training(tmp_path, monkeypatch):
+    usage = checkpoint_io.shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"0\.0 MB are free there, expected at least .* MB for 3 checkpoints"):
+        fit(**SHORT, run_dir=str(tmp_path))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["checkpoint_every_n_epochs", "checkpoint_every_n_steps"])
+def test_interval_below_one_is_bad_input(name):
+    with pytest.raises(InputError, match=f"--{name} 0: expected at least 1"):
+        fit(**SHORT | {name: 0})
+
+
+def test_metrics_file_grows_columns_and_forgets_rows_behind_the_checkpoint(tmp_path):
+    first = MetricsFile(tmp_path)
+    for step in range(3):
+        first.log_metrics({"b": step / 4, "epoch": 0}, step)
+    first.log_metrics({"a": 1.0, "epoch": 1}, 3)
+    path = tmp_path / "metrics.csv"
+    assert path.read_text().split() == ["a,b,epoch,step", ",0.0,0,0", ",0.25,0,1", ",0.5,0,2", "1.0,,1,3"]
+    with path.open("a") as file:
+        file.write("2.0,,1,")  # cut off in writing
+    again = MetricsFile(tmp_path, first_step=2)
+    again.log_metrics({"b": 7.0, "epoch": 1}, 2)
+    assert path.read_text().split() == ["b,epoch,step", "0.0,0,0", "0.25,0,1", "7.0,1,2"]
+    new = MetricsFile(tmp_path)
+    new.log_metrics({"c": 0.5}, 0)
+    assert path.read_text().split() == ["c,step", "0.5,0"]
