@@ -23,6 +23,7 @@ from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, ma
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
+from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def evaluate(
     batch_size: int = 4,
     num_workers: int = 0,
     device: str = "auto",
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Measure a checkpoint on a labelled set: average precision, localisation, errors by kind, report.
 
@@ -69,6 +71,8 @@ def evaluate(
         batch_size: Images per batch.
         num_workers: Processes that load images; 0 loads in this one.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
+        processes: Those that share the images, each of which returns all; only the first one writes files. None is this
+            one alone.
 
     Returns:
         All numbers, and what was found in each image.
@@ -85,7 +89,8 @@ def evaluate(
         raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
     if recall is not None and not 0 < recall < 1:
         raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
-    predictor = load_predictor(checkpoint, device, score_threshold)
+    processes = processes or Processes(device)
+    predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     annotations, sizes = read_labels(
@@ -93,14 +98,17 @@ def evaluate(
     )
     dataset = make_dataset(detector, annotations, empty_channels)
     evaluated = EvaluatedImages(annotations, distances)
-    run_detector(detector, make_loader(dataset, sizes, batch_size, num_workers), evaluated)
+    loader = make_loader(dataset, sizes, batch_size, num_workers, processes.rank, processes.world)
+    run_detector(detector, loader, evaluated, progress=processes.rank == 0)
+    evaluated.gather(processes)
     sources = {"checkpoint": str(checkpoint), "labels": str(json_dataset_path), "image folder": str(folder)}
     thresholds = list(predictor.score_thresholds.values())
     evaluation = summarise(evaluated, distance, thresholds, sources)
     if recall is not None:
         evaluation.calibration = calibrate(evaluation, annotations, recall)
-        store_calibration(checkpoint, evaluation.calibration)
-    if report is not None:
+        if processes.rank == 0:
+            store_calibration(checkpoint, evaluation.calibration)
+    if report is not None and processes.rank == 0:
         data = evaluation.report_data(f"{Path(checkpoint).name} on {Path(json_dataset_path).name}")
         indices = list(evaluation.images)
         worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
@@ -201,10 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = parser_for(evaluate, COMMAND)
+    parser = parser_for(evaluate, COMMAND, computed={"processes"}, also=[start_processes])
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
-    evaluation = call(evaluate, config)
+    processes = call(start_processes, config)
+    evaluation = call(evaluate, config, processes=processes)
+    if processes.rank != 0:
+        return 0
     sys.stdout.write(f"{evaluation.table()}\n")
     if config["output"]:
         evaluation.save(config["output"])

@@ -21,6 +21,7 @@ from keypoint_detection.data.sampler import EvaluationSampler
 from keypoint_detection.heatmaps import transform_points, valid_mask
 from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportImage, images_from_batch
 
 
@@ -56,13 +57,28 @@ class EvaluatedImages:
             metric.update(xy.double(), scores, truths, batch.labelled, batch.indices)
         self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
 
+    def gather(self, processes: Processes) -> None:
+        """Adds the images of all other processes; metrics and matches are over all of them in any case.
+
+        Args:
+            processes: Those that share the images, which do this together.
+        """
+        if processes.world == 1:
+            return
+        for metric in self.metrics.values():
+            metric.to(processes.device)  # where the processes can exchange its states
+        shares = processes.gather(self.images)
+        self.images = dict(sorted(entry for images in shares for entry in images.items()))
+
     def values(self) -> dict[str, float]:
         """All metrics by log name, as training logs them."""
         return {name: value for metric in self.metrics.values() for name, value in metric.compute().items()}
 
     def matches(self) -> Matches:
         """All detections, matched to the labels."""
-        return next(iter(self.metrics.values())).matches()
+        metric = next(iter(self.metrics.values()))
+        with metric.sync_context():
+            return metric.matches()
 
 
 def images_of_batch(
@@ -110,7 +126,9 @@ def make_dataset(detector: KeypointDetector, annotations: Annotations, empty_cha
     )
 
 
-def make_loader(dataset: KeypointsDataset, sizes: np.ndarray, batch_size: int, num_workers: int) -> DataLoader[Batch]:
+def make_loader(
+    dataset: KeypointsDataset, sizes: np.ndarray, batch_size: int, num_workers: int, rank: int = 0, world: int = 1
+) -> DataLoader[Batch]:
     """Batches that hold images of one size, in the order of validation.
 
     Args:
@@ -118,9 +136,11 @@ def make_loader(dataset: KeypointsDataset, sizes: np.ndarray, batch_size: int, n
         sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
         batch_size: Images per batch.
         num_workers: Processes that load data; 0 loads in this one.
+        rank: Number of this process.
+        world: Number of processes that share the images.
     """
     fitted = [fit_size((height, width), dataset.image_size) if width else (0, 0) for width, height in sizes.tolist()]
-    sampler = EvaluationSampler(np.array(fitted), batch_size)
+    sampler = EvaluationSampler(np.array(fitted), batch_size, rank, world)
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, num_workers=num_workers)
 
 
@@ -138,7 +158,7 @@ def run_detector(
     """
     device = detector.device
     detector.eval()
-    bar = tqdm(total=len(collected.annotations), desc="evaluate", unit="image", disable=not progress)
+    bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=not progress)
     with bar:
         for batch in loader:
             xy, scores = detector.detect(batch.images.to(device), batch.sizes.to(device))

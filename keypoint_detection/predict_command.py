@@ -25,6 +25,7 @@ from keypoint_detection.prediction_files import (
     find_inputs,
     is_video,
 )
+from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.visualization import draw_keypoints
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def predict(
     device: str = "auto",
     keypoint_coordinates: Literal["pixel", "normalized", "blender"] = "pixel",
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> int:
     """Find keypoints in files, folders, globs and videos, and write them to a file.
 
@@ -60,6 +62,7 @@ def predict(
         device: Such as cpu or cuda:0; auto takes an accelerator if there is one.
         keypoint_coordinates: Convention to write: pixel, normalized (origin top left) or blender (origin bottom left).
         resume: Go on where an interrupted run stopped.
+        processes: Those that share the images, of which the first one writes the output. None is this one alone.
 
     Returns:
         The number of files that could not be read; they were reported and skipped.
@@ -71,28 +74,40 @@ def predict(
     target = Path(output)
     write = FILE_FORMATS[("csv" if target.suffix == ".csv" else "native") if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
-    predictor = KeypointPredictor(checkpoint, device, score_threshold, max_keypoints, batch_size, tile)
-    journal = _open_journal(target, resume)
+    processes = processes or Processes(device)
+    predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
+    journal = _open_journal(target, resume, processes)
     pictures = _Overlays(Path(overlays), common_folder(files)) if overlays else None
     failed = 0
-    images = [file for file in files if not is_video(file)]
-    bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images)
+    ordered = sorted(files, key=is_video)
+    images = processes.share([file for file in files if not is_video(file)])
+    bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0)
     for chunk in _chunks(images, batch_size):
         failed += _predict_images(chunk, common_folder(files), predictor, journal, pictures)
         bar.update(len(chunk))
     bar.close()
-    for video in (file for file in files if is_video(file)):
+    for video in processes.share([file for file in files if is_video(file)]):
         failed += _predict_video(video, common_folder(files), predictor, journal, pictures)
-    write_atomic(target, write(journal, predictor.channel_names, keypoint_coordinates))
-    journal.remove()
-    logger.info("%s: image paths are relative to %s", target, common_folder(files))
+    failed = sum(processes.gather(failed))
+    if processes.rank == 0:
+        root = common_folder(files)
+        position = {file.absolute().relative_to(root).as_posix(): number for number, file in enumerate(ordered)}
+        found = [image for image in journal if image.name in position]
+        found.sort(key=lambda image: (position[image.name], image.frame or 0))
+        write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
+        journal.remove()
+        logger.info("%s: image paths are relative to %s", target, root)
     return failed
 
 
-def _open_journal(target: Path, resume: bool) -> Journal:
+def _open_journal(target: Path, resume: bool, processes: Processes) -> Journal:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        return Journal(target.with_name(f"{target.name}.partial"), resume)
+        if not resume and processes.rank == 0:
+            for path in Journal.paths(target):
+                path.unlink()
+        processes.gather(None)  # wait for that
+        return Journal(target, processes.rank)
     except OSError as error:
         raise InputError(f"--output {target}: cannot write there: {error.strerror or error}") from error
 
@@ -200,8 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if a file could not be read.
     """
-    parser = flags.parser_for(predict, "keypoint-detection predict", computed={"paths"})
+    parser = flags.parser_for(
+        predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
+    )
     parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
     parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
     config: dict[str, Any] = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
-    return 1 if flags.call(predict, config) else 0
+    processes = flags.call(start_processes, config)
+    return 1 if flags.call(predict, config, processes=processes) else 0

@@ -165,28 +165,31 @@ def convert_points(points: Sequence[Sequence[float]], width: int, height: int, c
 class Journal:
     """What has been predicted so far, a line per image, so that an interrupted run loses nothing.
 
+    Each process writes a file of its own, and reads those of all.
+
     Args:
-        path: The file, beside the output.
-        resume: Go on after what it holds, instead of starting anew.
+        output: The output, beside which the files lie.
+        rank: Number of this process.
     """
 
-    def __init__(self, path: Path, resume: bool) -> None:
-        self.path = path
-        if not resume:
-            path.unlink(missing_ok=True)
+    def __init__(self, output: Path, rank: int = 0) -> None:
+        self.output = output
+        self.path = output.with_name(f"{output.name}.partial{rank}")
         self.done = {(image.name, image.frame) for image in self}
-        if self.done:
-            write_atomic(path, "".join(json.dumps(image) + "\n" for image in self))
-        self._file = path.open("a", encoding="utf-8")
+        own = list(_read_journal(self.path))
+        if own:  # without a last line that was cut off in writing
+            write_atomic(self.path, "".join(json.dumps(image) + "\n" for image in own))
+        self._file = self.path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def paths(output: Path) -> list[Path]:
+        """The files of all processes."""
+        return sorted(output.parent.glob(f"{glob.escape(output.name)}.partial*"))
 
     def __iter__(self) -> Iterator[PredictedImage]:
-        """The images so far; a last line that was cut off in writing is left out."""
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield PredictedImage(*json.loads(line))
+        """The images of all processes so far."""
+        for path in self.paths(self.output):
+            yield from _read_journal(path)
 
     def add(self, image: PredictedImage) -> None:
         """Adds an image."""
@@ -194,9 +197,19 @@ class Journal:
         self._file.flush()
 
     def remove(self) -> None:
-        """Deletes the journal, once the output is written."""
+        """Deletes the files of all processes, once the output is written."""
         self._file.close()
-        self.path.unlink()
+        for path in self.paths(self.output):
+            path.unlink()
+
+
+def _read_journal(path: Path) -> Iterator[PredictedImage]:
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield PredictedImage(*json.loads(line))
 
 
 def as_predicted(

@@ -50,7 +50,7 @@ def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path)
     for index, points in enumerate(PLACES.values()):
         found = annotations.keypoints(index, 60, 40)[0]
         assert np.allclose(np.reshape(sorted(found.tolist()), (-1, 2)), np.reshape(sorted(points), (-1, 2)), atol=0.4)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.partial*"))
 
 
 @pytest.mark.parametrize(
@@ -110,15 +110,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
 
 
 def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
-    journal = prediction_files.Journal(tmp_path / "j", resume=False)
+    journal = prediction_files.Journal(tmp_path / "j")
     image = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
     journal.add(image)
-    with (tmp_path / "j").open("a") as file:
+    with journal.path.open("a") as file:
         file.write('["b.png", null')
-    again = prediction_files.Journal(tmp_path / "j", resume=True)
+    again = prediction_files.Journal(tmp_path / "j")
     assert again.done == {("a.png", None)}
     again.add(image._replace(name="b.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png"]
+    other = prediction_files.Journal(tmp_path / "j", rank=1)  # another process knows both, and adds its own
+    other.add(image._replace(name="c.png"))
+    assert [entry.name for entry in again] == ["a.png", "b.png", "c.png"]
+    again.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path):

@@ -18,6 +18,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import FALLBACK_THRESHOLD
+from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report
 from keypoint_detection.train.callbacks import MetricsLogger
 
@@ -30,7 +31,7 @@ MAX_HEATMAPS = 24  # each takes the network once more
 
 
 class ValidationImages(pl.Callback):
-    """Keeps what the validation at the end of a training finds in each image of this process.
+    """Keeps what the validation at the end of a training finds in each image.
 
     Args:
         metrics: Knows the threshold distances.
@@ -48,9 +49,13 @@ class ValidationImages(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
     ) -> None:
-        """Adds the detections of the batch, where the report is written."""
-        if trainer.is_global_zero:
-            self.evaluated.add(batch, outputs["xy"], outputs["scores"])
+        """Adds the detections of the batch."""
+        self.evaluated.add(batch, outputs["xy"], outputs["scores"])
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Collects the images of all processes."""
+        processes = Processes(str(pl_module.device), trainer.global_rank, trainer.world_size)
+        self.evaluated.gather(processes)
 
 
 def write_final_report(

@@ -1,0 +1,77 @@
+"""Several processes that share out the images of an evaluation or a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from keypoint_detection.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """All processes of a command, as one of them sees them.
+
+    Attributes:
+        device: Where the network of this process runs.
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    device: str
+    rank: int = 0
+    world: int = 1
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The items that this process works on."""
+        return items[self.rank :: self.world]
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their numbers; returns when all of them have come here."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def start_processes(
+    device: str,
+    accelerator: str = "auto",
+    devices: int = 1,
+    strategy: Literal["auto", "ddp"] = "auto",
+    num_nodes: int = 1,
+) -> Processes:
+    """Starts the processes of a command as Lightning does, or joins those that torchrun or SLURM has started.
+
+    Args:
+        device: Where the network of a single process runs.
+        accelerator: Kind of device of several processes: cpu, gpu or auto.
+        devices: Processes on each machine, which share the images; start torchrun or srun with as many.
+        strategy: ddp for several processes; auto is ddp where there are several.
+        num_nodes: Number of machines.
+
+    Returns:
+        The processes, seen from this one.
+
+    Raises:
+        InputError: If there are not as many devices.
+    """
+    if devices == 1 and num_nodes == 1 and strategy == "auto":
+        return Processes("cpu" if device == "auto" and accelerator == "cpu" else device)
+    if device != "auto":
+        raise InputError(f"--device {device}: expected --accelerator with several processes, such as --accelerator gpu")
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp", num_nodes=num_nodes)
+        fabric.launch()
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        message = str(error).strip().splitlines()[0]
+        raise InputError(f"--accelerator {accelerator} --devices {devices}: {message}") from error
+    return Processes(str(fabric.device), fabric.global_rank, fabric.world_size)
