@@ -26,7 +26,13 @@ def test_a_share_out_of_range_is_refused(value):
 def test_the_loader_asks_for_the_scale_of_each_batch_of_the_training():
     datamodule = SimpleNamespace(train_scale=None)
     steps = SimpleNamespace(
-        datamodule=datamodule, estimated_stepping_batches=100, callbacks=[], world_size=1, accumulate_grad_batches=2
+        datamodule=datamodule,
+        estimated_stepping_batches=100,
+        callbacks=[],
+        world_size=1,
+        accumulate_grad_batches=2,
+        max_epochs=25,
+        max_steps=-1,
     )
     ProgressiveResizing(0.6).setup(steps, None, "test")
     assert datamodule.train_scale is None
