@@ -63,7 +63,8 @@ def largest_difference(first: dict[str, float], second: dict[str, float]) -> flo
     if first.keys() != second.keys():
         return math.inf
     pairs = ((first[name], second[name]) for name in first)
-    return max(0.0 if math.isnan(a) and math.isnan(b) else abs(a - b) for a, b in pairs)
+    differences = [0.0 if math.isnan(a) and math.isnan(b) else abs(a - b) for a, b in pairs]
+    return max(differences, default=0.0)
 
 
 def make_data(folder: Path) -> Path:
