@@ -196,6 +196,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line_that_names_it(tmp_path, conten
     with pytest.raises(InputError, match=r"other\.ckpt") as error:
         KeypointPredictor(path)
     assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)  # no advice to run what is in the file
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):

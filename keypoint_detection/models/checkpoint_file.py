@@ -46,7 +46,12 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         checkpoint = read_safetensors(path) if is_safetensors else dict(torch.load(path, "cpu", weights_only=True))
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # torch's own text advises to run the code in the file
+        message = (
+            f"checkpoint {path} is not the checkpoint of a keypoint detector: expected weights and plain values only"
+        )
+        raise InputError(message) from error
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {error or type(error).__name__}"
         raise InputError(message.splitlines()[0]) from error
     _check_version(path, str(checkpoint.get(VERSION_KEY, "0.0")))
