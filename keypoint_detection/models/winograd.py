@@ -36,9 +36,12 @@ class WinogradConv2d(nn.Module):
 
 
 def is_faster() -> bool:
-    """Whether Winograd's algorithm pays: CPUs with AVX-512 have direct convolutions of twice the speed."""
+    """Whether Winograd's algorithm pays: on CPUs without AVX-512, whose direct convolutions are slow, in one thread.
+
+    NNPACK has threads of its own, which compete for the cores with those of torch.
+    """
     available = hasattr(torch, "_nnpack_spatial_convolution") and torch.backends.nnpack.is_available()
-    return available and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return available and torch.get_num_threads() == 1 and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def with_winograd(network: nn.Module) -> nn.Module:
