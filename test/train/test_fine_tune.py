@@ -69,7 +69,7 @@ def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
     flags = without(BACKBONE) | {"checkpoint": str(trained[1]), "run_dir": str(tmp_path / "run"), "resume": "auto"}
     fit(**flags)
     longer = fit(**flags | {"max_epochs": 2})
-    assert torch.load(longer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(longer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
 @pytest.mark.parametrize(
