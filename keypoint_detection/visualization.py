@@ -67,28 +67,30 @@ def _enlarge(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
     return large[..., :height, :width]
 
 
-def _blend(images: Tensor, colours: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Lays colours `(B, H, W, 3)` over darkened gray images `(B, 3, H, W)`, as opaque as `strength` `(B, H, W)`."""
-    gray = images.detach().cpu().float().clamp(0, 1).mean(dim=1).numpy()[..., None]
-    opacity = strength[..., None]
-    return np.rint(255 * ((1 - opacity) * 0.8 * gray + opacity * colours)).astype(np.uint8)
+def _blend(images: Tensor, ink: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Lays ink `(B, H, W, 3)` over darkened gray images `(B, 3, H, W)` that shine through `1 - opacity` `(B, H, W)`."""
+    gray = 255 * 0.8 * images.detach().cpu().float().clamp(0, 1).mean(dim=1).numpy()
+    picture = 255 * ink + ((1 - opacity) * gray)[..., None]
+    return np.rint(picture, out=picture).astype(np.uint8)
 
 
 def overlay_heatmaps(images: Tensor, heatmaps: Tensor, colormap: str = "inferno") -> np.ndarray:
     """Lays one heatmap over each image.
 
     Args:
-        images: `(B, 3, H, W)` float in [0, 1].
+        images: `(B, 3, H, W)` float in [0, 1], or one image for all heatmaps.
         heatmaps: `(B, h, w)` float in [0, 1].
         colormap: Name of a colour map of matplotlib.
 
     Returns:
         `(B, H, W, 3)` uint8.
     """
-    values = _enlarge(heatmaps[:, None], images.shape[-2:])[:, 0].numpy()
+    values = _enlarge(heatmaps[:, None], images.shape[-2:])[:, 0].mul(255).round_().byte().numpy()
+    levels = np.linspace(0, 1, 256)
+    opacity = 0.9 * np.sqrt(levels)
     # The dark end of the map would look like the image's shadows, so the colours start a little above it.
-    colours = matplotlib.colormaps[colormap](0.25 + 0.75 * values)[..., :3]
-    return _blend(images, colours, np.sqrt(values) * 0.9)
+    ink = opacity[:, None] * matplotlib.colormaps[colormap](0.25 + 0.75 * levels)[:, :3]
+    return _blend(images, ink.astype(np.float32)[values], opacity.astype(np.float32)[values])
 
 
 def compose_heatmaps(images: Tensor, heatmaps: Tensor) -> np.ndarray:
@@ -106,7 +108,8 @@ def compose_heatmaps(images: Tensor, heatmaps: Tensor) -> np.ndarray:
     mixed = torch.einsum("bchw,ck->bkhw", weights, palette) / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
     colours = _enlarge(mixed, images.shape[-2:]).permute(0, 2, 3, 1).numpy()
     strength = _enlarge(heatmaps.amax(dim=1, keepdim=True), images.shape[-2:])[:, 0].numpy()
-    return _blend(images, colours, np.sqrt(strength) * 0.9)
+    opacity = 0.9 * np.sqrt(strength)
+    return _blend(images, opacity[..., None] * colours, opacity)
 
 
 def draw_keypoints(
@@ -191,7 +194,7 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
         image = images[index : index + 1]
         for title, heatmaps in (("predicted", predicted[index]), ("true", true[index])):
             composite = compose_heatmaps(image, heatmaps[None])
-            overlays = overlay_heatmaps(image.expand(len(heatmaps), -1, -1, -1), heatmaps)
+            overlays = overlay_heatmaps(image, heatmaps)
             pictures = [resize(picture, width) for picture in (*composite, *overlays)]
             rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
     starts = range(0, len(captions), columns)

@@ -6,6 +6,7 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,9 @@ from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
 logger = logging.getLogger(__name__)
+
+# Share of a training's time that its pictures may take.
+PICTURES_SHARE = 0.03
 
 
 class ChannelMeans(Metric):
@@ -233,7 +237,7 @@ class MetricsLogger(pl.Callback):
 
 
 class HeatmapPictures(pl.Callback):
-    """Writes and logs pictures of the first validation batch at every evaluation.
+    """Writes and logs pictures of the first validation batch at evaluations, as many as cost little of the time.
 
     Args:
         metrics: Says which validations evaluate.
@@ -247,12 +251,19 @@ class HeatmapPictures(pl.Callback):
         self.folder = folder
         self.channel_names = channel_names
         self.max_pictures = max_pictures
+        self._started = time.monotonic()
+        self._drawing = 0.0  # seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        """Draws the first batch."""
-        if batch_idx == 0 and self.metrics.evaluates(trainer):
+        """Draws the first batch, unless the pictures before took too long."""
+        affordable = self._drawing <= PICTURES_SHARE * (time.monotonic() - self._started)
+        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or is_last_epoch(trainer)):
             self._draw(log_prefix(trainer), trainer, outputs, batch)
 
     def on_test_batch_end(
@@ -266,6 +277,7 @@ class HeatmapPictures(pl.Callback):
         count = min(self.max_pictures, len(batch.images))
         if not trainer.is_global_zero or count == 0:
             return
+        start = time.monotonic()
         images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
         predicted = outputs["heatmaps"][:count].float().cpu()
         to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
@@ -281,6 +293,7 @@ class HeatmapPictures(pl.Callback):
             path = self.folder / f"{stage}_{name}_epoch{trainer.current_epoch:04d}.jpg"
             image.save(path, quality=90)
             log_picture(trainer, f"{stage}/{name}", path)
+        self._drawing += time.monotonic() - start
 
 
 def log_picture(trainer: pl.Trainer, key: str, path: Path) -> None:

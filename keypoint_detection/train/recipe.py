@@ -22,7 +22,7 @@ Auto = Literal["auto"]
 Choose = Callable[[str, Any, Any, str], Any]
 
 # The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
-LARGEST_SIDE = {"cpu": 320, "gpu": 640}
+LARGEST_SIDE = {"cpu": 288, "gpu": 640}
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
