@@ -15,13 +15,13 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train import flags
-from keypoint_detection.train.augmentation_picture import AugmentationPicture
 from keypoint_detection.train.bad_loss import StopAtBadLoss
-from keypoint_detection.train.callbacks import HeatmapPictures, LossLogger, MetricsLogger
+from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState

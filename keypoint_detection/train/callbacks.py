@@ -6,14 +6,10 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 from __future__ import annotations
 
 import logging
-import time
-from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,12 +20,8 @@ from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
-from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
 logger = logging.getLogger(__name__)
-
-# Share of a training's time that its pictures may take.
-PICTURES_SHARE = 0.03
 
 
 class ChannelMeans(Metric):
@@ -234,70 +226,3 @@ class MetricsLogger(pl.Callback):
             metric.reset()
         self.latest[stage] = values
         pl_module.log_dict({f"{prefix}/{name}": torch.tensor(float(value)) for name, value in values.items()})
-
-
-class HeatmapPictures(pl.Callback):
-    """Writes and logs pictures of the first validation batch at evaluations, as many as cost little of the time.
-
-    Args:
-        metrics: Says which validations evaluate.
-        folder: Where the pictures go.
-        channel_names: Names of the channels.
-        max_pictures: Largest number of images that are drawn at an evaluation. 0 draws none.
-    """
-
-    def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:
-        self.metrics = metrics
-        self.folder = folder
-        self.channel_names = channel_names
-        self.max_pictures = max_pictures
-        self._started = time.monotonic()
-        self._drawing = 0.0  # seconds
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock."""
-        self._started = time.monotonic()
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
-    ) -> None:
-        """Draws the first batch, unless the pictures before took too long."""
-        affordable = self._drawing <= PICTURES_SHARE * (time.monotonic() - self._started)
-        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or is_last_epoch(trainer)):
-            self._draw(log_prefix(trainer), trainer, outputs, batch)
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
-    ) -> None:
-        """Draws the first batch."""
-        if batch_idx == 0:
-            self._draw("test", trainer, outputs, batch)
-
-    def _draw(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
-        count = min(self.max_pictures, len(batch.images))
-        if not trainer.is_global_zero or count == 0:
-            return
-        start = time.monotonic()
-        images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
-        predicted = outputs["heatmaps"][:count].float().cpu()
-        to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
-        xy = transform_points(outputs["xy"][:count].double().cpu(), to_input)
-        pictures = {
-            "heatmaps": heatmap_panel(images, predicted, true, self.channel_names),
-            "keypoints": keypoint_panel(
-                images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
-            ),
-        }
-        for name, picture in pictures.items():
-            image = Image.fromarray(picture)
-            path = self.folder / f"{stage}_{name}_epoch{trainer.current_epoch:04d}.jpg"
-            image.save(path, quality=90)
-            log_picture(trainer, f"{stage}/{name}", path)
-        self._drawing += time.monotonic() - start
-
-
-def log_picture(trainer: pl.Trainer, key: str, path: Path) -> None:
-    """Logs a picture to the run's wandb logger, if it has one."""
-    for run_logger in trainer.loggers:
-        if isinstance(run_logger, WandbLogger):
-            run_logger.log_image(key, [str(path)], step=None)

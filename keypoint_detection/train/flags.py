@@ -24,11 +24,12 @@ from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
-from keypoint_detection.train.callbacks import HeatmapPictures, MetricsLogger
+from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.pictures import HeatmapPictures
 from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import choose_recipe
 from keypoint_detection.train.resume import find_interrupted

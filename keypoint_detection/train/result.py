@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.train.callbacks import MetricsLogger, log_picture
+from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
+from keypoint_detection.train.pictures import log_picture
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares

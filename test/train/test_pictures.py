@@ -4,25 +4,25 @@ import pytest
 import torch
 
 from keypoint_detection.batch import Batch
-from keypoint_detection.train import callbacks
-from keypoint_detection.train.callbacks import HeatmapPictures
+from keypoint_detection.train import pictures
+from keypoint_detection.train.pictures import HeatmapPictures
 
 
 @pytest.fixture
 def clock(monkeypatch):
     times = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: times.now)
+    monkeypatch.setattr(pictures.time, "monotonic", lambda: times.now)
     return times
 
 
 def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp_path, monkeypatch, clock):
     def slow_panel(images, *_):
         clock.now += 1.0
-        return callbacks_panel(images, *_)
+        return plain_panel(images, *_)
 
-    callbacks_panel = callbacks.keypoint_panel
-    monkeypatch.setattr(callbacks, "keypoint_panel", slow_panel)
-    pictures = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, ["a"])
+    plain_panel = pictures.keypoint_panel
+    monkeypatch.setattr(pictures, "keypoint_panel", slow_panel)
+    callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, ["a"])
     batch = Batch(
         images=torch.rand(1, 3, 32, 32), keypoints=torch.rand(1, 1, 1, 2), heatmaps=torch.rand(1, 1, 8, 8),
         sizes=torch.tensor([[32, 32]]), labelled=torch.ones(1, 1, dtype=torch.bool),
@@ -33,11 +33,11 @@ def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp
         is_global_zero=True, loggers=[], current_epoch=0, max_epochs=200, max_steps=-1, should_stop=False,
         sanity_checking=False, state=SimpleNamespace(fn="fit"),
     )  # fmt: skip
-    pictures.on_train_start(trainer, None)
+    callback.on_train_start(trainer, None)
     for epoch in range(200):
         trainer.current_epoch = epoch
         clock.now = max(clock.now, float(epoch))
-        pictures.on_validation_batch_end(trainer, None, outputs, batch, 0)
+        callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
     drawn = sorted(int(path.stem[-4:]) for path in tmp_path.glob("*keypoints*"))
     # One second each: the next one is due when 100 / 3 times as many seconds have passed.
     assert drawn == [0, 34, 67, 100, 134, 167, 199]

@@ -1,0 +1,129 @@
+"""The pictures that a training writes and logs: what it sees, and what it predicts.
+
+B batch, C channels, H W image, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from keypoint_detection.batch import Batch
+from keypoint_detection.data.sampler import Key
+from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
+from keypoint_detection.train.evaluation_schedule import is_last_epoch
+from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
+
+# Share of a training's time that its pictures may take.
+PICTURES_SHARE = 0.03
+# Of the picture of augmented images: images, versions of each, and width of each in pixels.
+IMAGES = 6
+VERSIONS = 3
+WIDTH = 320
+
+
+class AugmentationPicture(pl.Callback):
+    """Draws some training images with their labels, as they come in the first epochs."""
+
+    def __init__(self, path: Path, channel_names: list[str]) -> None:
+        """Makes the callback.
+
+        Args:
+            path: File to write.
+            channel_names: Names of the channels.
+        """
+        self.path = path
+        self.channel_names = channel_names
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the picture, and logs it to wandb."""
+        if not trainer.is_global_zero or self.path.exists():
+            return
+        dataset = trainer.datamodule.dataset("train")
+        versions = VERSIONS if dataset.augmentation is not None else 1
+        chosen = np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int).tolist()
+        rows = []
+        for epoch in range(versions):
+            samples = [dataset[Key(index, epoch)] for index in chosen]
+            labels = [dict(zip(self.channel_names, sample.keypoints.numpy(), strict=True)) for sample in samples]
+            pictures = zip(samples, labels, strict=True)
+            rows.append([draw_keypoints(sample.images, true=true, width=WIDTH) for sample, true in pictures])
+        picture = add_legend(image_grid(rows), dict.fromkeys(self.channel_names, ""))
+        Image.fromarray(picture).save(self.path, quality=90)
+        log_picture(trainer, "train/augmentations", self.path)
+
+
+class HeatmapPictures(pl.Callback):
+    """Writes and logs pictures of the first validation batch at evaluations, as many as cost little of the time.
+
+    Args:
+        metrics: Says which validations evaluate.
+        folder: Where the pictures go.
+        channel_names: Names of the channels.
+        max_pictures: Largest number of images that are drawn at an evaluation. 0 draws none.
+    """
+
+    def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:
+        self.metrics = metrics
+        self.folder = folder
+        self.channel_names = channel_names
+        self.max_pictures = max_pictures
+        self._started = time.monotonic()
+        self._drawing = 0.0  # seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
+        """Draws the first batch, unless the pictures before took too long."""
+        affordable = self._drawing <= PICTURES_SHARE * (time.monotonic() - self._started)
+        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or is_last_epoch(trainer)):
+            self._draw(log_prefix(trainer), trainer, outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
+        """Draws the first batch."""
+        if batch_idx == 0:
+            self._draw("test", trainer, outputs, batch)
+
+    def _draw(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
+        count = min(self.max_pictures, len(batch.images))
+        if not trainer.is_global_zero or count == 0:
+            return
+        start = time.monotonic()
+        images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
+        predicted = outputs["heatmaps"][:count].float().cpu()
+        to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
+        xy = transform_points(outputs["xy"][:count].double().cpu(), to_input)
+        pictures = {
+            "heatmaps": heatmap_panel(images, predicted, true, self.channel_names),
+            "keypoints": keypoint_panel(
+                images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
+            ),
+        }
+        for name, picture in pictures.items():
+            image = Image.fromarray(picture)
+            path = self.folder / f"{stage}_{name}_epoch{trainer.current_epoch:04d}.jpg"
+            image.save(path, quality=90)
+            log_picture(trainer, f"{stage}/{name}", path)
+        self._drawing += time.monotonic() - start
+
+
+def log_picture(trainer: pl.Trainer, key: str, path: Path) -> None:
+    """Logs a picture to the run's wandb logger, if it has one."""
+    for run_logger in trainer.loggers:
+        if isinstance(run_logger, WandbLogger):
+            run_logger.log_image(key, [str(path)], step=None)
