@@ -71,33 +71,37 @@ def predict(
         InputError: If the checkpoint, a path or the output is not usable.
     """
     files = find_inputs(paths)
+    root = common_folder(files)
     target = Path(output)
     write = FILE_FORMATS[("csv" if target.suffix == ".csv" else "native") if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
     journal = _open_journal(target, resume, processes)
-    pictures = _Overlays(Path(overlays), common_folder(files)) if overlays else None
+    pictures = _Overlays(Path(overlays), root) if overlays else None
     failed = 0
     ordered = sorted(files, key=is_video)
     images = processes.share([file for file in files if not is_video(file)])
     bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0)
     for chunk in _chunks(images, batch_size):
-        failed += _predict_images(chunk, common_folder(files), predictor, journal, pictures)
+        failed += _predict_images(chunk, root, predictor, journal, pictures)
         bar.update(len(chunk))
     bar.close()
     for video in processes.share([file for file in files if is_video(file)]):
-        failed += _predict_video(video, common_folder(files), predictor, journal, pictures)
-    failed = sum(processes.gather(failed))
+        failed += _predict_video(video, root, predictor, journal, pictures)
+    failures, counts = zip(*processes.gather((failed, journal.close())), strict=True)
     if processes.rank == 0:
-        root = common_folder(files)
+        if not journal.holds(counts):
+            raise InputError(
+                f"--output {target}: the other processes' files are not there; expected a folder that all machines see"
+            )
         position = {file.absolute().relative_to(root).as_posix(): number for number, file in enumerate(ordered)}
         found = [image for image in journal if image.name in position]
         found.sort(key=lambda image: (position[image.name], image.frame or 0))
         write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
         journal.remove()
         logger.info("%s: image paths are relative to %s", target, root)
-    return failed
+    return sum(failures)
 
 
 def _open_journal(target: Path, resume: bool, processes: Processes) -> Journal:
@@ -107,7 +111,7 @@ def _open_journal(target: Path, resume: bool, processes: Processes) -> Journal:
             for path in Journal.paths(target):
                 path.unlink()
         processes.gather(None)  # wait for that
-        return Journal(target, processes.rank)
+        return Journal(target, processes.rank, processes.world)
     except OSError as error:
         raise InputError(f"--output {target}: cannot write there: {error.strerror or error}") from error
 
@@ -213,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The flags and paths.
 
     Returns:
-        0, or 1 if a file could not be read.
+        0, or 1 if a file could not be read; of several processes the first one says so.
     """
     parser = flags.parser_for(
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
@@ -222,4 +226,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
     config: dict[str, Any] = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = flags.call(start_processes, config)
-    return 1 if flags.call(predict, config, processes=processes) else 0
+    failed = flags.call(predict, config, processes=processes)
+    # Lightning kills its first process, which may still be writing, when another one ends with an error.
+    return 1 if failed and processes.rank == 0 else 0

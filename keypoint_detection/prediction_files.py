@@ -170,15 +170,18 @@ class Journal:
     Args:
         output: The output, beside which the files lie.
         rank: Number of this process.
+        world: Number of processes.
     """
 
-    def __init__(self, output: Path, rank: int = 0) -> None:
+    def __init__(self, output: Path, rank: int = 0, world: int = 1) -> None:
         self.output = output
-        self.path = output.with_name(f"{output.name}.partial{rank}")
+        self._paths = [output.with_name(f"{output.name}.partial{number}") for number in range(world)]
+        self.path = self._paths[rank]
         self.done = {(image.name, image.frame) for image in self}
         own = list(_read_journal(self.path))
         if own:  # without a last line that was cut off in writing
             write_atomic(self.path, "".join(json.dumps(image) + "\n" for image in own))
+        self._count = len(own)
         self._file = self.path.open("a", encoding="utf-8")
 
     @staticmethod
@@ -188,19 +191,36 @@ class Journal:
 
     def __iter__(self) -> Iterator[PredictedImage]:
         """The images of all processes so far."""
-        for path in self.paths(self.output):
+        # A network disk may list the files of other machines late, and still opens them by name.
+        for path in sorted({*self.paths(self.output), *self._paths}):
             yield from _read_journal(path)
 
     def add(self, image: PredictedImage) -> None:
         """Adds an image."""
         self._file.write(json.dumps(image) + "\n")
         self._file.flush()
+        self._count += 1
+
+    def close(self) -> int:
+        """Brings the images of this process to the disk, where other machines see them; how many these are."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._count
+
+    def holds(self, counts: Sequence[int]) -> bool:
+        """Whether the first process can read the images of the others.
+
+        Args:
+            counts: What `close` returned in each process.
+        """
+        others = zip(self._paths[1:], counts[1:], strict=True)
+        return all(sum(1 for _ in _read_journal(path)) == count for path, count in others)
 
     def remove(self) -> None:
-        """Deletes the files of all processes, once the output is written."""
-        self._file.close()
-        for path in self.paths(self.output):
-            path.unlink()
+        """Deletes the files of all processes, once the output is written and all of them have closed theirs."""
+        for path in {*self.paths(self.output), *self._paths}:
+            path.unlink(missing_ok=True)
 
 
 def _read_journal(path: Path) -> Iterator[PredictedImage]:

@@ -13,6 +13,8 @@ from PIL import Image
 from keypoint_detection import predict_command, prediction_files
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.errors import InputError
+from keypoint_detection.processes import Processes, start_processes
 
 PLACES = {"a.png": [(10.5, 20.5), (45.5, 8.5)], "sub/b.jpg": [(30.5, 12.5)], "sub/c.png": []}
 
@@ -119,11 +121,37 @@ def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
     assert again.done == {("a.png", None)}
     again.add(image._replace(name="b.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png"]
-    other = prediction_files.Journal(tmp_path / "j", rank=1)  # another process knows both, and adds its own
+    other = prediction_files.Journal(tmp_path / "j", rank=1, world=2)  # another process knows both, and adds its own
     other.add(image._replace(name="c.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png", "c.png"]
-    again.remove()
+    assert other.close() == 1
+    first = prediction_files.Journal(tmp_path / "j", rank=0, world=2)
+    assert first.close() == 2
+    assert first.holds([2, 1])
+    assert not first.holds([2, 2])  # a line is missing
+    first.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_processes_that_share_no_disk_are_missed(checkpoint, images, tmp_path):
+    class NoSharedDisk(Processes):
+        def gather(self, value):
+            return [value, (0, 1)] if isinstance(value, tuple) else [value, value]
+
+    output = tmp_path / "out.json"
+    processes = NoSharedDisk("cpu", rank=0, world=2)
+    with pytest.raises(InputError, match=r"--output .*out\.json: the other processes' files are not there; expected"):
+        predict_command.predict([str(images)], str(checkpoint), str(output), processes=processes)
+    assert not output.exists()
+    kept = (tmp_path / "out.json.partial0").read_text().splitlines()
+    assert [json.loads(line)[0] for line in kept] == ["a.png", "sub/c.png"]
+
+
+@pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 0)])
+def test_only_the_first_process_ends_with_an_error_for_unreadable_files(monkeypatch, rank, code):
+    answers = {start_processes: Processes("cpu", rank, world=2), predict_command.predict: 3}
+    monkeypatch.setattr(predict_command.flags, "call", lambda function, *_, **__: answers[function])
+    assert predict_command.main(["--checkpoint", "c.ckpt", "--output", "o.json", "images"]) == code
 
 
 def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path):
