@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic
+
+logger = logging.getLogger(__name__)
 
 NAMES_SHOWN = 3
 
@@ -39,16 +42,23 @@ class StopAtBadLoss(pl.Callback):
         """Looks at the loss.
 
         Raises:
-            InputError: If it is no number, in all processes if it is so in one.
+            InputError: In the first process, if the loss is no number in any.
+            SystemExit: In the others then, with code 0.
         """
         is_bad = not bool(torch.isfinite(loss))
         some_is_bad = is_bad
         if trainer.world_size > 1:  # or the others would wait for this process for ever
             some_is_bad = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
+        if not some_is_bad:
+            return
+        another = f"the loss of another process is no number at step {trainer.global_step}"
+        message = self._save(trainer, float(loss.detach())) if is_bad else another
+        if trainer.is_global_zero:
+            raise InputError(message)
         if is_bad:
-            raise InputError(self._save(trainer, float(loss.detach())))
-        if some_is_bad:
-            raise InputError(f"the loss of another process is no number at step {trainer.global_step}")
+            logger.error(message)
+        # Lightning kills its first process, which may still be writing, when another one ends with an error.
+        raise SystemExit(0)
 
     def _save(self, trainer: pl.Trainer, loss: float) -> str:
         """Saves the batch; what to tell the user."""

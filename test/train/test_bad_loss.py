@@ -1,6 +1,7 @@
 """A loss that is no number ends a training without spoiling what it has."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.models import detector as module
+from keypoint_detection.train.bad_loss import StopAtBadLoss
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -39,3 +41,17 @@ def test_training_stops_with_the_batch_saved(tmp_path, monkeypatch, bad):
     detector = KeypointDetector.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert all(value.isfinite().all() for value in detector.parameters())
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(("rank", "loss", "error"), [(0, 1.0, InputError), (1, float("nan"), SystemExit)])
+def test_of_several_processes_the_first_one_alone_ends_with_an_error(tmp_path, monkeypatch, caplog, rank, loss, error):
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: True)
+    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, strategy=strategy, global_step=7)
+    monkeypatch.setattr(StopAtBadLoss, "_save", lambda *_: "where the batch is")
+    with pytest.raises(error) as raised:
+        StopAtBadLoss(tmp_path).on_before_backward(trainer, None, torch.tensor(loss))
+    if rank == 0:
+        assert str(raised.value) == "the loss of another process is no number at step 7"
+    else:
+        assert raised.value.code == 0
+        assert caplog.messages == ["where the batch is"]
