@@ -113,6 +113,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, capsys):
     assert named in error
 
 
+def test_an_empty_checkpoint_is_refused_with_a_reason(tmp_path):
+    (tmp_path / "empty.ckpt").touch()
+    with pytest.raises(InputError, match=r"empty\.ckpt is not the checkpoint of a keypoint detector: EOFError$"):
+        load_checkpoint(tmp_path / "empty.ckpt")
+
+
 def test_the_actions_are_listed(capsys):
     assert main(["checkpoint", "-h"]) == 0
     text = capsys.readouterr().out

@@ -50,7 +50,8 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         message = f"checkpoint {path} is not the checkpoint of a keypoint detector: expected plain values only"
         raise InputError(message) from error
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {error or type(error).__name__}"
+        reason = str(error) or type(error).__name__
+        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"
         raise InputError(message.splitlines()[0]) from error
     _check_version(path, str(checkpoint.get(VERSION_KEY, "0.0")))
     return checkpoint
