@@ -22,6 +22,10 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
+class TopCheckpoints(BestCheckpoint):
+    """Keeps several of the best; a class of its own, because Lightning tells the states of callbacks apart by class."""
+
+
 def create_checkpoint_callbacks(
     folder: Path,
     save_top_k: int = 1,
@@ -47,5 +51,5 @@ def create_checkpoint_callbacks(
     callbacks: list[Checkpoint] = [best, last]
     if save_top_k > 1:
         name = "epoch{epoch:04d}-AP{validation/meanAP:.4f}"
-        callbacks.append(BestCheckpoint(filename=name, monitor=MONITOR, mode="max", save_top_k=save_top_k, **common))
+        callbacks.append(TopCheckpoints(filename=name, monitor=MONITOR, mode="max", save_top_k=save_top_k, **common))
     return callbacks

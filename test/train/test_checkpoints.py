@@ -1,0 +1,27 @@
+"""Which checkpoints a training keeps."""
+
+import csv
+
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection import fit
+
+# These make the mean AP rise above 0 within three epochs.
+LEARNS_FAST = {"learning_rate": 0.1, "maximal_gt_keypoint_pixel_distances": "40 80"}
+
+
+def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path):
+    changes = {**LEARNS_FAST, "save_top_k": 2, "ap_epoch_start": 0, "max_epochs": 3, "wandb_mode": "disabled"}
+    fit(**{**DEFAULT_HYPERPARAMETERS, **changes}, run_dir=str(tmp_path))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/meanAP"]]
+    scores = {int(row["epoch"]): float(row["validation/meanAP"]) for row in rows}
+    assert list(scores) == [0, 1, 2]
+    assert max(scores.values()) > min(scores.values())
+    first, second, _ = sorted(scores, key=lambda epoch: -scores[epoch])  # of equal ones the earlier is kept
+    best = {f"epoch{epoch:04d}-AP{scores[epoch]:.4f}.ckpt": epoch for epoch in (first, second)} | {"best.ckpt": first}
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {*best, "last.ckpt"}
+    for name, epoch in best.items():
+        assert torch.load(folder / name, weights_only=False)["epoch"] == epoch, name
