@@ -22,7 +22,7 @@ from keypoint_detection.sweep.training import RunError, column_names, run_traini
 
 logger = logging.getLogger(__name__)
 
-# After this many failed runs and no other, it is the sweep that is wrong.
+# After this many failed runs of one command, and no other of the whole sweep, it is the sweep that is wrong.
 FAILURES_TO_STOP = 3
 
 
@@ -43,6 +43,7 @@ class Worker:
         self.study = study
         self.seed = seed
         self.bar = bar
+        self._failed_before = 0
 
     def work(self) -> None:
         """Works until no run is left, and waits a while for runs whose process seems to be gone.
@@ -51,6 +52,8 @@ class Worker:
             InputError: If the sweep is wrong, not one of its runs.
             KeyboardInterrupt: If the user stops it; the run that was under way waits again.
         """
+        # What made earlier ones fail may have been put right since.
+        self._failed_before = sum(run.state == "failed" for run in memory.list_runs(self.study)[: self.bar.total])
         idle_since = time.monotonic()
         while True:
             with warnings.catch_warnings():
@@ -79,9 +82,10 @@ class Worker:
         best = next((run.value for run in ranked(found, self.sweep.maximize) if run.state == "complete"), None)
         self.bar.set_postfix_str("" if best is None else f"best {best:.4g}", refresh=False)
         self.bar.update(sum(state in ("complete", "pruned", "failed") for state in states) - self.bar.n)
-        if states.count("failed") >= FAILURES_TO_STOP and not {"complete", "pruned"} & set(states):
-            reason = next(run.problem for run in found if run.problem)
-            raise InputError(f"{self.sweep.path}: the first {states.count('failed')} runs all failed: {reason}")
+        failed = states.count("failed")
+        if failed - self._failed_before >= FAILURES_TO_STOP and not {"complete", "pruned", "running"} & set(states):
+            reason = [run.problem for run in found if run.problem][-1]
+            raise InputError(f"{self.sweep.path}: the first {failed} runs all failed: {reason}")
         return states
 
     def _objective(self, trial: optuna.Trial) -> float:

@@ -130,6 +130,12 @@ def test_a_sweep_of_failures_stops(folder, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: mine.yaml: the first 3 runs all failed: out of luck")
     assert [row["state"] for row in rows()] == ["failed"] * 3 + ["waiting"] * 6
+    # Once the cause is gone, the same command goes on with the others; else it stops after as many failures again.
+    assert main(["sweep", "mine.yaml"]) == 2
+    assert [row["state"] for row in rows()] == ["failed"] * 6 + ["waiting"] * 3
+    Path("program.py").write_text(PROGRAM.replace("out of luck", "").replace('== "failure"', "is None"))
+    assert main(["sweep", "mine.yaml"]) == 1
+    assert sorted(row["state"] for row in rows()) == ["complete"] * 3 + ["failed"] * 6
 
 
 def test_a_metric_that_no_run_logs_stops_the_sweep(folder, capsys):
