@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from keypoint_detection.errors import InputError
@@ -35,14 +38,31 @@ def check_flags(sweep: SweepFile) -> None:
             hint = did_you_mean(parameter.name, known)
             raise InputError(f"{sweep.path}: parameters.{parameter.name}: no flag of the training{hint}")
 
+    fixed = _fixed_flags(sweep)
+
     def parse(values: Mapping[str, Any], where: str) -> None:
+        here = Path.cwd()
+        os.chdir(sweep.folder)  # a --config is relative to where runs start
         try:
-            parser.parse_args([f"--{name}={flag_text(value)}" for name, value in values.items()])
+            parser.parse_args([*fixed, *(f"--{name}={flag_text(value)}" for name, value in values.items())])
         except InputError as error:
             raise InputError(f"{sweep.path}: {where}: {error}") from error
+        finally:
+            os.chdir(here)
 
-    required = {action.dest: "file.json" for action in parser._actions if action.required}
+    in_command = {word.partition("=")[0].removeprefix("--") for word in fixed}
+    required = {a.dest: "file.json" for a in parser._actions if a.required and a.dest not in in_command}
+    if fixed:
+        parse(required, "command")
     for parameter in sweep.parameters:
         for value in parameter.extremes():
             parse({**required, parameter.name: value}, f"parameters.{parameter.name}")
     parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
+
+
+def _fixed_flags(sweep: SweepFile) -> list[str]:
+    """The flags that the sweep's command gives to every run, with their values."""
+    words = sweep.command({})
+    program = str(sweep.program)
+    behind = words[words.index(program) + 1 :] if program in words else words
+    return list(itertools.dropwhile(lambda word: not word.startswith("--"), behind))

@@ -95,11 +95,11 @@ def hide_password(url: str) -> str:
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
-def create_pruner(early_terminate: dict[str, Any] | None, prune: bool, prune_after: int) -> BasePruner:
+def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePruner:
     """What stops hopeless runs: hyperband if the sweep file asks for it, else the median of the runs so far.
 
     Args:
-        early_terminate: That entry of the sweep file.
+        early_terminate: That entry of the sweep file, None if it has none.
         prune: Whether to stop any.
         prune_after: Evaluations that every run is given.
 
@@ -115,12 +115,13 @@ def create_pruner(early_terminate: dict[str, Any] | None, prune: bool, prune_aft
         return NopPruner()
     if early_terminate is None:
         return MedianPruner(n_startup_trials=RUNS_BEFORE_PRUNING, n_warmup_steps=prune_after)
-    values = {"type": "hyperband", "eta": 3, "s": 2, **early_terminate}
+    given = early_terminate if isinstance(early_terminate, dict) else {}
+    values = {"type": "hyperband", "eta": 3, "s": 2, **given}
     numbers = [values[key] for key in ("eta", "s", "min_iter", "max_iter") if key in values]
     is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1
     if not is_right or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise InputError(
-            f"early_terminate is {early_terminate}, expected type hyperband, and min_iter or max_iter of at least 1"
+            f"early_terminate is {early_terminate!r}, expected type hyperband, and min_iter or max_iter of at least 1"
         )
     most = values.get("max_iter", "auto")
     least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])

@@ -222,6 +222,7 @@ def test_two_processes_share_the_runs(folder):
         (["--cout", "3"], {}, "cout"),
         ([], {"early_terminate": {"type": "envelope"}}, "early_terminate"),
         ([], {"early_terminate": {"min_iter": 0, "eta": 1}}, "early_terminate"),
+        ([], {"early_terminate": "hyperband"}, "early_terminate is 'hyperband'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, flags, changes, named, capsys):

@@ -126,3 +126,21 @@ def test_a_missing_required_flag_is_named(tmp_path):
     sweep = read(tmp_path, {"program": ..., "parameters": {"max_epochs": {"value": 1}}})
     with pytest.raises(InputError, match="json_dataset_path"):
         check_flags(sweep)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--json_dataset_path=x", "${args}"], ["${args}", "--json_dataset_path", "x"], ["--config=base.yaml", "${args}"]],
+)
+def test_flags_of_the_command_are_not_missing(tmp_path, words):
+    (tmp_path / "train.py").symlink_to(OWN / "train.py")
+    (tmp_path / "base.yaml").write_text("json_dataset_path: x\n")
+    command = ["${interpreter}", "${program}", *words]
+    check_flags(read(tmp_path, {"command": command, "parameters": {"learning_rate": {"values": [0.1, 0.2]}}}))
+    with pytest.raises(InputError, match=r"parameters\.learning_rate: .*fast"):
+        check_flags(read(tmp_path, {"command": command, "parameters": {"learning_rate": {"value": "fast"}}}))
+
+
+def test_a_wrong_flag_of_the_command_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"sweep\.yaml: command: unknown flag: --btch_size=3"):
+        check_flags(read(tmp_path, {"program": ..., "command": ["${program}", "--btch_size=3", "${args}"]}))
