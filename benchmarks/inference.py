@@ -14,12 +14,15 @@ import torch
 from harness import Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
+from torch.nn import functional as F
 
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
+from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import one_cycle
 from keypoint_detection.predict import KeypointPredictor, Prediction
+from keypoint_detection.train.recipe import LARGEST_SIDE
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 4
 
@@ -62,38 +65,47 @@ def save_checkpoint(detector: KeypointDetector, path: Path) -> None:
 
 
 def run() -> list[Row]:
-    """Time reading, network and peaks."""
+    """Time reading, network and peaks, at the size of the image and at the one that the defaults choose on a CPU."""
     detector = trained_detector()
-    plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
-    stride, most = detector.hparams.heatmap_stride, detector.hparams.max_keypoints
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.jpg"
         picture = dots(1, HEIGHT, WIDTH, seed=99).images[0].permute(1, 2, 0).mul(255).byte().numpy()
         Image.fromarray(picture).save(path, quality=95)
-        save_checkpoint(detector, Path(folder) / "best.ckpt")
-        predictor = KeypointPredictor(Path(folder) / "best.ckpt", device="cpu")
+        return [time_size(detector, path, None), time_size(detector, path, LARGEST_SIDE["cpu"])]
 
-        def ours() -> Prediction:
-            return predictor(path)
 
-        @torch.no_grad()
-        def baseline() -> list[np.ndarray]:
-            array = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
-            image = torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
-            image = (image - plain.backbone.image_mean) / plain.backbone.image_std
-            maps = plain.head(plain.backbone.features(image)).sigmoid()[0].numpy()
-            peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
-            return [stride * channel[:, ::-1] for channel in peaks]
+def time_size(detector: KeypointDetector, path: Path, side: int | None) -> Row:
+    """Time one image that is letterboxed into a square of `side` pixels, or as it is."""
+    plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
+    stride, most = detector.hparams.heatmap_stride, detector.hparams.max_keypoints
+    detector.hparams.image_size = None if side is None else [side, side]
+    save_checkpoint(detector, path.with_suffix(".ckpt"))
+    predictor = KeypointPredictor(path.with_suffix(".ckpt"), device="cpu")
+    height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
 
-        row = Row(
-            name="inference",
-            work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet defaults, {CHANNELS} channels",
-            milliseconds=0,
-            baseline="PIL, default memory format, skimage peaks",
-            target=1.5,
-        )
-        return [compare(row, ours, baseline, repeats=15)]
+    def ours() -> Prediction:
+        return predictor(path)
+
+    @torch.no_grad()
+    def baseline() -> list[np.ndarray]:
+        picture = Image.open(path).convert("RGB")
+        if side is not None:
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+        image = (image - plain.backbone.image_mean) / plain.backbone.image_std
+        image = F.pad(image, (0, -width % plain.backbone.size_divisor, 0, -height % plain.backbone.size_divisor))
+        maps = plain.head(plain.backbone.features(image)).sigmoid()[0].numpy()
+        peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
+        return [stride * channel[:, ::-1] for channel in peaks]
+
+    row = Row(
+        name="inference",
+        work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet at {width}x{height}, {CHANNELS} channels",
+        milliseconds=0,
+        baseline="PIL, default memory format, skimage peaks",
+        target=1.5,
+    )
+    return compare(row, ours, baseline, repeats=15)
 
 
 if __name__ == "__main__":

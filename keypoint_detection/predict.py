@@ -22,7 +22,6 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.winograd import with_winograd
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 # Where no validation has found a channel's best score, nothing better is known.
@@ -89,7 +88,6 @@ class TorchNetwork:
             message = f"checkpoint {checkpoint}: its weights are not those of the network that it describes"
             raise InputError(message) from error
         self.detector.to(self.device).eval()
-        self._fast_detector = with_winograd(self.detector)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
@@ -99,7 +97,7 @@ class TorchNetwork:
         size = self.detector.hparams.image_size
         inputs, transforms = zip(*(letterbox(image, tuple(size) if size else None) for image in images), strict=True)
         batch, sizes = collate_images(inputs)
-        xy, scores = self._fast_detector.detect(batch.to(self.device), sizes.to(self.device))
+        xy, scores = self.detector.detect(batch.to(self.device), sizes.to(self.device))
         xy = transform_points(xy.cpu(), torch.from_numpy(np.stack(transforms)))
         return list(zip(xy.numpy(), scores.cpu().numpy(), strict=True))
 
