@@ -55,5 +55,10 @@ class ResumeState(pl.Callback):
         trainer.callback_metrics.update(values)  # what a plateau schedule looks at in epochs without a validation
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Lets a plateau schedule make its step after the first epoch, which Lightning leaves out."""
-        trainer.fit_loop._restarting = False
+        """Puts right what Lightning leaves out in the first epoch after a resumption."""
+        trainer.fit_loop._restarting = False  # a plateau schedule makes its step after this epoch, too
+        # After a start between two epochs, it does not count the next one as begun: a checkpoint of its middle would
+        # then go on from its start.
+        epochs = trainer.fit_loop.epoch_progress
+        for progress in (epochs.total, epochs.current):
+            progress.ready = progress.started = progress.completed + 1

@@ -9,6 +9,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.callbacks import LossLogger
+from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 4, "max_pictures": 0}
 
@@ -46,6 +47,33 @@ def test_weights_and_metrics_are_those_of_an_uninterrupted_training(tmp_path, mo
             assert torch.equal(value, second["state_dict"][name]), name
     assert logged(whole.run_dir) == logged(folder)
     assert again.metrics["best/meanAP"] == whole.metrics["best/meanAP"]
+
+
+@pytest.mark.parametrize("stops", [[3, 4], [1, 3, 4, 5], [6, 7]])
+def test_several_interruptions_between_and_within_epochs_change_no_bit(tmp_path, monkeypatch, stops):
+    """Epochs have three steps: 3 and 6 lie between epochs, the others within them."""
+    every_step = SHORT | {"max_epochs": 3, "batch_size": 1, "checkpoint_every_n_steps": 1}
+    fit(**every_step, run_dir=str(tmp_path / "whole"))
+    real = LastCheckpoint._save
+
+    def killed(self, trainer, **arguments):
+        real(self, trainer, **arguments)
+        if stops and trainer.global_step == stops[0]:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(LastCheckpoint, "_save", killed)
+    while stops:
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(**every_step, run_dir=str(tmp_path / "again"), resume="auto")
+        stops = stops[1:]
+    fit(**every_step, run_dir=str(tmp_path / "again"), resume="auto")
+    first, second = (
+        torch.load(tmp_path / p / "checkpoints" / "last.ckpt", weights_only=True) for p in ("whole", "again")
+    )
+    assert first["global_step"] == second["global_step"] == 9
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value.nan_to_num(7), second["state_dict"][name].nan_to_num(7)), name
+    assert logged(tmp_path / "whole") == logged(tmp_path / "again")
 
 
 def test_auto_without_anything_to_resume_starts_anew(tmp_path):
