@@ -117,7 +117,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.heatmap_stride = heatmap_stride
         self.image_size = image_size
         self.augmentation = augmentation
-        self.train_scale: Callable[[int], float] | None = None  # see `TrainingSampler`
+        self.train_scale: Callable[[int, int], float] | None = None  # see `TrainingSampler`
         self._given_split = split
         self._parts: Parts | None = None
         self._datasets: dict[str, KeypointsDataset] = {}

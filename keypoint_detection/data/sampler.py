@@ -49,7 +49,7 @@ class TrainingSampler(Sampler[Key]):
         world: int = 1,
         epoch: int = 0,
         batches_done: int = 0,
-        scale: Callable[[int], float] | None = None,
+        scale: Callable[[int, int], float] | None = None,
     ) -> None:
         """Creates the sampler.
 
@@ -61,7 +61,7 @@ class TrainingSampler(Sampler[Key]):
             world: number of processes.
             epoch: the epoch that is read first.
             batches_done: how many batches of that epoch were read before, by each process.
-            scale: number of a batch, counted from the start of the training -> factor of its images' size; None is 1.
+            scale: epoch and number of a batch in it -> factor of its images' size; None is 1.
         """
         self.n = n
         self.seed = seed
@@ -80,9 +80,8 @@ class TrainingSampler(Sampler[Key]):
         epoch = self.epoch
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
-        first = epoch * -(-len(self) // self.batch_size)
         for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
-            scale = 1.0 if self.scale is None else self.scale(first + batch)
+            scale = 1.0 if self.scale is None else self.scale(epoch, batch)
             for index in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
                 yield Key(index, epoch, scale)
 
@@ -104,8 +103,8 @@ class TrainingSampler(Sampler[Key]):
         for name, value in self.state_dict().items():
             if state.get(name, value) != value:
                 raise InputError(
-                    f"{name}: the checkpoint was written in the middle of an epoch with {state[name]}, expected the "
-                    f"same to go on from there, got {value}"
+                    f"{name}: the interrupted training had {state[name]}, expected the same to go on with it, "
+                    f"got {value}; --checkpoint PATH starts a new one from its weights"
                 )
 
 

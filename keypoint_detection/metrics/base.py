@@ -123,6 +123,10 @@ class KeypointMetric(Metric):
         self._pack()
         super().sync(*args, **arguments)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> KeypointMetric:
+        """Move the metric, but not its rows: they stay on the CPU until processes exchange them."""
+        return super()._apply(fn, exclude_state=(*exclude_state, *self._empty_states()))
+
     def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
         """Add rows to the states."""
         self.indices.append(indices.cpu())

@@ -103,9 +103,10 @@ class TrainingProgress:
             return self._total_steps
         trainer = self._trainer
         steps = trainer.estimated_stepping_batches
-        if steps <= 0 and trainer.max_epochs > 0 and trainer.train_dataloader is not None:
+        if trainer.max_epochs > 0 and math.isinf(trainer.num_training_batches) and trainer.train_dataloader is not None:
             # Workers ask for the first batches while Lightning is still about to count them.
-            return math.ceil(len(trainer.train_dataloader) / trainer.accumulate_grad_batches) * trainer.max_epochs
+            steps = math.ceil(len(trainer.train_dataloader) / trainer.accumulate_grad_batches) * trainer.max_epochs
+            return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
         self._total_steps = steps if steps > 0 else math.inf
         return self._total_steps
 

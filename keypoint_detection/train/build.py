@@ -62,12 +62,13 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     return datamodule, recipe
 
 
-def build_detector(config: Mapping[str, Any], channels: list[str]) -> KeypointDetector:
+def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrained: bool = True) -> KeypointDetector:
     """Makes the detector that the flags describe.
 
     Args:
         config: A value for every flag, `auto` replaced.
         channels: Names of the channels.
+        load_pretrained: False leaves pretrained weights of the backbone out, because a checkpoint replaces them.
 
     Returns:
         The untrained detector.
@@ -83,6 +84,7 @@ def build_detector(config: Mapping[str, Any], channels: list[str]) -> KeypointDe
         keypoint_channels=channels,
         backbone=backbone,
         loss_arguments=loss_arguments,
+        load_pretrained=load_pretrained,
     )
 
 

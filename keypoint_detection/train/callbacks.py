@@ -58,8 +58,8 @@ class LossLogger(pl.Callback):
         self._update("train", outputs)
         loss = outputs["loss"].detach()
         pl_module.log("train/loss_step", loss, prog_bar=True, logger=False, batch_size=len(batch.images))
-        step = trainer.global_step
-        if step > self.logged_step and step % trainer.log_every_n_steps == 0:
+        step, every = trainer.global_step, trainer.log_every_n_steps
+        if every and step > self.logged_step and step % every == 0:
             # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.
             self.logged_step = step
             for run_logger in trainer.loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytorch_lightning as pl
@@ -47,7 +48,10 @@ class ProgressiveResizing(pl.Callback):
         if self.progressive_resizing and stage == "fit":
             trainer.datamodule.train_scale = partial(self._batch_scale, trainer)
 
-    def _batch_scale(self, trainer: pl.Trainer, batch: int) -> float:
+    def _batch_scale(self, trainer: pl.Trainer, epoch: int, batch: int) -> float:
         # The length of the training is known once its loader is made.
         self._progress = self._progress or TrainingProgress(trainer)
-        return self.scale(self._progress(batch // trainer.accumulate_grad_batches))
+        # Loader workers ask for their first batches before Lightning has counted those of an epoch.
+        counted = math.isfinite(trainer.num_training_batches)
+        per_epoch = int(trainer.num_training_batches) if counted else len(trainer.train_dataloader)
+        return self.scale(self._progress((epoch * per_epoch + batch) // trainer.accumulate_grad_batches))

@@ -56,7 +56,7 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     if resume == "auto" and not checkpoint.exists():
         return None
     step = load_checkpoint(checkpoint)["global_step"]
-    folder = RunFolder(checkpoint.parents[1])
+    folder = RunFolder(checkpoint.absolute().parents[1])
     split = folder.read_json("split.json")
     if split is None:
         raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")

@@ -51,14 +51,16 @@ def train(config: dict[str, Any]) -> TrainingResult:
     """
     parse_duration(config["max_time"])  # reading a large data set first would be a long wait for this error
     interrupted = flags.call(find_interrupted, config)
-    trained = flags.call(find_trained_weights, config)
+    # A training that goes on has all that it took over, and its source may be gone.
+    source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
+    trained = find_trained_weights(source)
     if trained:
         config = trained.inherit(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
     config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}
     channels = list(datamodule.channel_names)
-    detector = build_detector(config, channels)
+    detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     if trained and not interrupted:
         trained.load(detector)
     chosen = flags.call(RunFolder.choose, config, name=config["wandb_name"])

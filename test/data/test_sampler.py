@@ -30,17 +30,16 @@ def test_order_depends_on_seed_and_epoch_only():
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
 
 
-def test_scale_is_asked_for_once_per_batch_since_the_start_of_the_training():
+def test_scale_is_asked_for_once_per_batch():
     asked = []
 
-    def scale(batch):
-        asked.append(batch)
+    def scale(epoch, batch):
+        asked.append((epoch, batch))
         return 1 / (1 + batch)
 
     keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, scale=scale))
-    # Two epochs of three batches and one batch came before.
-    assert asked == [7, 8]
-    assert [key.scale for key in keys] == [1 / 8, 1 / 8, 1 / 9]
+    assert asked == [(2, 1), (2, 2)]
+    assert [key.scale for key in keys] == [1 / 2, 1 / 2, 1 / 3]
 
 
 def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
@@ -59,7 +58,7 @@ def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
 def test_a_changed_order_is_refused_in_mid_epoch():
     sampler = TrainingSampler(11, seed=3, batch_size=2)
     sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, epoch=9).state_dict())
-    with pytest.raises(InputError, match=r"batch_size: .* with 4, .* got 2"):
+    with pytest.raises(InputError, match=r"batch_size: .* had 4, .* got 2"):
         sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=4).state_dict())
     with pytest.raises(InputError, match="processes"):
         sampler.load_state_dict(TrainingSampler(11, seed=3, batch_size=2, world=2).state_dict())

@@ -52,6 +52,17 @@ def test_batches_and_repeated_images_do_not_change_a_metric(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_rows_stay_on_the_cpu_when_the_metric_follows_its_inputs_to_a_device(name, monkeypatch):
+    monkeypatch.setattr("keypoint_detection.metrics.base._BATCHES_AT_ONCE", 2)
+    metric = METRICS[name](CHANNELS, DISTANCES)
+    for index in range(5):
+        metric.to("meta").update(*random_batch([index]))
+    assert metric.device.type == "meta"
+    assert {rows.device.type for rows in metric.detections} == {"cpu"}
+    assert metric.compute() == same(value_of(name, random_batch(range(5))))
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_images_without_an_index_are_never_repeated(name):
     batch = random_batch(range(5))
     numbered = [*batch[:4], torch.arange(5)]

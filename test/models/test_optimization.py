@@ -167,6 +167,7 @@ def test_processes_agree_on_the_time_of_the_first_one():
     timer._offset = 4  # this process measured 4 s, the first one 2 s
     trainer = SimpleNamespace(
         estimated_stepping_batches=math.inf,
+        max_epochs=-1,
         callbacks=[timer],
         world_size=2,
         strategy=SimpleNamespace(broadcast=lambda value: 0.2 if value == pytest.approx(0.4) else None),
