@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ from configuration import DEFAULT_SWEEP, TEST_DATASET
 from keypoint_detection.errors import InputError
 from keypoint_detection.sweep.flag_check import check_flags
 from keypoint_detection.sweep.sweep_file import own_program, read_sweep_file
+from keypoint_detection.train import train
 
 OWN = TEST_DATASET.parents[1] / "keypoint_detection" / "train"
 
@@ -24,7 +26,7 @@ def read(folder, changes, **parameters):
 def test_the_programs_folder_is_where_runs_start(tmp_path, monkeypatch):
     sweep = read_sweep_file(OWN / "sweep.yaml")
     assert (sweep.program, sweep.folder) == (OWN / "train.py", OWN)
-    assert own_program() == OWN / "train.py"
+    assert own_program() == Path(train.__file__)
     (tmp_path / "train.py").write_text("")
     monkeypatch.chdir(tmp_path)
     sweep = read_sweep_file(OWN / "sweep.yaml")

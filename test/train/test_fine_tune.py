@@ -1,6 +1,8 @@
 """A training that starts from the weights of another one."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +94,29 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing_behind(tmp_path, train
 
 def test_without_a_checkpoint_everything_starts_anew():
     assert find_trained_weights(None) is None
+
+
+def test_weights_come_from_a_wandb_artifact(tmp_path, trained, monkeypatch):
+    detector, path = trained
+    asked = []
+
+    class Artifact:
+        files = ("model.ckpt",)
+
+        def download(self, root):
+            for name in self.files:
+                shutil.copy(path, Path(root) / name)
+
+    class Api:
+        def artifact(self, name, type):
+            asked.append((name, type))
+            return Artifact()
+
+    monkeypatch.setattr("keypoint_detection.train.fine_tune.login_trouble", lambda: None)
+    monkeypatch.setattr("keypoint_detection.train.fine_tune.wandb.Api", Api)
+    found = find_trained_weights("someone/boxes/model-1:best")
+    assert asked == [("someone/boxes/model-1:best", "model")]
+    assert torch.equal(found.content["state_dict"]["head.weight"], detector.head.weight)
+    Artifact.files = ("a.ckpt", "b.ckpt")
+    with pytest.raises(InputError, match=r"expected one \.ckpt or \.safetensors file in it, found a\.ckpt, b\.ckpt"):
+        find_trained_weights("someone/boxes/model-1:best")

@@ -10,6 +10,7 @@ from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.callbacks import LossLogger
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
+from keypoint_detection.train.resume import find_interrupted
 
 SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 4, "max_pictures": 0}
 
@@ -85,3 +86,9 @@ def test_auto_without_anything_to_resume_starts_anew(tmp_path):
 def test_nothing_to_go_on_with_is_bad_input(resume, named, tmp_path):
     with pytest.raises(InputError, match=named):
         fit(**SHORT, resume=resume)
+
+
+def test_a_relative_path_of_the_checkpoint_finds_the_folder_of_its_run(tmp_path, monkeypatch):
+    fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "run"))
+    monkeypatch.chdir(tmp_path / "run" / "checkpoints")
+    assert find_interrupted(resume="last.ckpt").folder.path == tmp_path / "run"

@@ -40,6 +40,7 @@ def test_the_run_folder_holds_what_is_promised(result):
         "metrics.csv",
         "hparams.yaml",
         "split.json",
+        "augmentations.jpg",
         "curves.png",
         "report.html",
         "checkpoints/best.ckpt",
