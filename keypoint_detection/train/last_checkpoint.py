@@ -47,7 +47,7 @@ class LastCheckpoint(Checkpoint):
         self.path = path
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
-        self._saved_step = 0
+        self._first_step = self._saved_step = 0
         self._saved_at = -math.inf
         self._due = False
         self._terminated = False
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where the training begins, and takes SIGTERM from Lightning, which would stop without a checkpoint."""
-        self._saved_step = trainer.global_step
+        self._saved_step = self._first_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)  # Lightning puts the former handler back after the training
 
@@ -80,8 +80,11 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, between_epochs=True, stops=stops)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the end of the training."""
-        self._save(trainer, between_epochs=True)
+        """Saves the end of the training, unless it had ended before it was interrupted: its checkpoint is there."""
+        if trainer.global_step > self._first_step:
+            self._save(trainer, between_epochs=True)
+        else:  # Lightning numbers the last evaluation by this counter, which `_set_to_last_batch` has wound back
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -77,6 +77,14 @@ def test_several_interruptions_between_and_within_epochs_change_no_bit(tmp_path,
     assert logged(tmp_path / "whole") == logged(tmp_path / "again")
 
 
+def test_a_training_that_was_killed_after_its_end_only_finishes(tmp_path):
+    fit(**SHORT | {"max_epochs": 2}, run_dir=str(tmp_path))
+    paths = [tmp_path / "metrics.csv", tmp_path / "checkpoints" / "last.ckpt"]
+    before = [path.read_bytes() for path in paths]
+    fit(**SHORT | {"max_epochs": 2}, run_dir=str(tmp_path), resume="auto")
+    assert [path.read_bytes() for path in paths] == before
+
+
 def test_auto_without_anything_to_resume_starts_anew(tmp_path):
     result = fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "new"), resume="auto")
     assert result.best_checkpoint.exists()
