@@ -21,7 +21,7 @@ from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
-from keypoint_detection.train.trainer import create_trainer, parse_duration
+from keypoint_detection.train.trainer import check_strategy, create_trainer, parse_duration
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
 
@@ -49,7 +49,9 @@ def train(config: dict[str, Any]) -> TrainingResult:
     Returns:
         See `fit`.
     """
-    parse_duration(config["max_time"])  # reading a large data set first would be a long wait for this error
+    # Reading a large data set first would be a long wait for these errors.
+    parse_duration(config["max_time"])
+    check_strategy(config["strategy"])
     interrupted = flags.call(find_interrupted, config)
     # A training that goes on has all that it took over, and its source may be gone.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]

@@ -96,6 +96,21 @@ def create_trainer(
     )
 
 
+def check_strategy(strategy: str) -> None:
+    """Refuses strategies whose processes end with the training, since what they found is needed after it.
+
+    Args:
+        strategy: Lightning's name of it.
+
+    Raises:
+        InputError: If it spawns or forks.
+    """
+    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+        raise InputError(
+            f"--strategy {strategy}: expected one that starts the command again, as {strategy.split('_')[0]}"
+        )
+
+
 def parse_duration(text: str | None) -> timedelta | None:
     """Reads a time as DD:HH:MM:SS.
 

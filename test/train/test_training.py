@@ -160,6 +160,7 @@ def test_the_three_ways_to_start_a_training_are_one(program, folder, tmp_path):
         ({"maximal_gt_keypoint_pixel_distances": "2 -4"}, "maximal_gt_keypoint_pixel_distances"),
         ({"max_time": "5 minutes"}, "max_time"),
         ({"heatmap_sigma": -1}, "heatmap_sigma"),
+        ({"strategy": "ddp_spawn", "devices": 2}, "--strategy ddp_spawn: expected"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"no_such_flag": 1}, "no_such_flag"),
     ],
