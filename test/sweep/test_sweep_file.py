@@ -135,7 +135,7 @@ def test_a_missing_required_flag_is_named(tmp_path):
     [["--json_dataset_path=x", "${args}"], ["${args}", "--json_dataset_path", "x"], ["--config=base.yaml", "${args}"]],
 )
 def test_flags_of_the_command_are_not_missing(tmp_path, words):
-    (tmp_path / "train.py").symlink_to(OWN / "train.py")
+    (tmp_path / "train.py").symlink_to(own_program())
     (tmp_path / "base.yaml").write_text("json_dataset_path: x\n")
     command = ["${interpreter}", "${program}", *words]
     check_flags(read(tmp_path, {"command": command, "parameters": {"learning_rate": {"values": [0.1, 0.2]}}}))
