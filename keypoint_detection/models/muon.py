@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-# Coefficients of Jordan's quintic iteration: five rounds bring singular values from 0.01 to 1 near 1.
+# Coefficients of Jordan's quintic iteration: five rounds bring what lies between 0.01 and 1 near 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 _MOMENTUM = 0.95
@@ -106,14 +106,14 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: Tensor) -> Tensor:
     """Brings the singular values of matrices near 1, by Newton-Schulz iterations in float32.
 
-    The iterations run on the small square Gram matrices, which takes 2 to 3 times less than on wide kernels themselves.
+    The iterations run on the small square Gram matrices, in about half of the time that they take on wide kernels.
 
     Args:
         matrices: `(N, R, S)`.
 
     Returns:
-        `(N, R, S)` with the same singular vectors. Singular values above a hundredth of the largest end between 0.68
-        and 1.14; smaller ones stay below.
+        `(N, R, S)` with the same singular vectors. Singular values above a hundredth of a matrix's Frobenius norm
+        end between 0.68 and 1.14; smaller ones may stay below.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT

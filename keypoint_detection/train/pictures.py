@@ -46,7 +46,7 @@ class AugmentationPicture(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the picture, and logs it to wandb."""
-        if not trainer.is_global_zero or self.path.exists():
+        if not trainer.is_global_zero or trainer.global_step > 0:  # a training that goes on has it
             return
         dataset = trainer.datamodule.dataset("train")
         versions = VERSIONS if dataset.augmentation is not None else 1
@@ -89,7 +89,8 @@ class HeatmapPictures(pl.Callback):
     ) -> None:
         """Draws the first batch, unless the pictures before took too long."""
         affordable = self._drawing <= PICTURES_SHARE * (time.monotonic() - self._started)
-        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or is_last_epoch(trainer)):
+        ends = trainer.state.fn != "fit" or is_last_epoch(trainer)
+        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or ends):
             self._draw(log_prefix(trainer), trainer, outputs, batch)
 
     def on_test_batch_end(
