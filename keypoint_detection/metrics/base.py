@@ -69,7 +69,7 @@ class KeypointMetric(Metric):
         if not channel_names or not threshold_distances:
             raise ValueError("a keypoint metric needs at least one channel and one threshold distance")
         self.channel_names = tuple(channel_names)
-        self._waiting: list[tuple[Tensor, ...]] = []
+        self._waiting: list[list[Tensor]] = []
         self.threshold_distances = tuple(float(distance) for distance in threshold_distances)
         for state in self._empty_states():
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -83,7 +83,6 @@ class KeypointMetric(Metric):
             "truths": torch.zeros(0, 2, dtype=torch.float64),
         }
 
-    @torch.no_grad()
     def update(self, xy: Tensor, scores: Tensor, truths: Tensor, labelled: Tensor, indices: Tensor) -> None:
         """Add a batch of images.
 
@@ -95,7 +94,7 @@ class KeypointMetric(Metric):
             indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
         """
         # Batches may be small and many, so that little is done to each of them.
-        self._waiting.append(tuple(tensor.detach().cpu() for tensor in (xy, scores, truths, labelled, indices)))
+        self._waiting.append([tensor.detach().cpu() for tensor in (xy, scores, truths, labelled, indices)])
         if len(self._waiting) == _BATCHES_AT_ONCE:
             self._pack()
 
@@ -105,11 +104,10 @@ class KeypointMetric(Metric):
             return
         xy, scores, truths, labelled, indices = zip(*self._waiting, strict=True)
         self._waiting = []
-        groups = torch.cat([batch.reshape(-1) for batch in labelled])
-        rows, lengths = _rows_of_batches(scores, 1)
-        detections = torch.cat([_rows_of_batches(xy, 2)[0], rows], dim=1)
-        detections, num_detections = drop_missing(detections, lengths, groups)
-        true_rows, num_truths = drop_missing(*_rows_of_batches(truths, 2), groups)
+        groups = torch.cat(labelled).view(-1)
+        detections = torch.cat([_rows_of_batches(xy, 2), _rows_of_batches(scores, 1)], dim=1)
+        detections, num_detections = drop_missing(detections, _lengths(scores), groups)
+        true_rows, num_truths = drop_missing(_rows_of_batches(truths, 2), _lengths(truths), groups)
         counts = torch.stack([num_detections, num_truths], dim=1).view(-1, len(self.channel_names), 2)
         self._append(torch.cat(indices), counts, detections, true_rows)
 
@@ -200,7 +198,8 @@ def _match_groups(
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
         rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
-        rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=1).T.copy()
+        order = descending_order(scores[rows])
+        rows = (rows if order is None else np.take_along_axis(rows, order, axis=1)).T.copy()
         truth_rows = truth_rows.T.copy()
         found = match_groups((x[rows], y[rows]), (true_x[truth_rows], true_y[truth_rows]), limits)
         for column, values in zip(distances, found, strict=True):
@@ -208,11 +207,18 @@ def _match_groups(
     return distances[:, :-1]
 
 
-def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> tuple[Tensor, Tensor]:
-    """The rows of batches `(B, C, N, ...)` below one another, `(n, columns)` float64, and N for each group."""
-    rows = torch.cat([batch.reshape(-1) for batch in batches]).double().view(-1, columns)
-    shapes = np.array([batch.shape[:3] for batch in batches])
-    return rows, torch.from_numpy(shapes[:, 2].repeat(shapes[:, 0] * shapes[:, 1]))
+def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> Tensor:
+    """The rows of batches `(B, C, N, ...)` below one another, `(n, columns)` float64."""
+    if len({batch.shape[2] for batch in batches}) > 1:
+        batches = [batch.reshape(-1) for batch in batches]
+    return torch.cat(batches).double().view(-1, columns)
+
+
+def _lengths(batches: Sequence[Tensor]) -> Tensor:
+    """N for each group of batches `(B, C, N, ...)`, `(G,)`."""
+    return torch.from_numpy(
+        np.repeat([batch.shape[2] for batch in batches], [batch.shape[:2].numel() for batch in batches])
+    )
 
 
 def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -36,24 +36,31 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     """
     lead, detections, keypoints = xy.shape[:-2], xy.shape[-2], truths.shape[-2]
     groups = math.prod(lead)
-    order = descending_order(_float64(scores).reshape(groups, detections))[..., None]
-    x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
+    order = descending_order(_float64(scores).reshape(groups, detections))
+    points = _float64(xy).reshape(groups, detections, 2)
+    x, y = (points if order is None else np.take_along_axis(points, order[..., None], axis=1)).T
     true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
     found = match_groups((x, y), (true_x, true_y), _float64(distances)).T
-    result = np.empty_like(found)
-    np.put_along_axis(result, order, found, axis=1)
-    return torch.from_numpy(result).view(*lead, detections, len(distances))
+    result = found
+    if order is not None:
+        result = np.empty_like(found)
+        np.put_along_axis(result, order[..., None], found, axis=1)
+    return torch.from_numpy(np.ascontiguousarray(result)).view(*lead, detections, len(distances))
 
 
 def _float64(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
-def descending_order(scores: np.ndarray) -> np.ndarray:
-    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last."""
+def descending_order(scores: np.ndarray) -> np.ndarray | None:
+    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last.
+
+    Returns:
+        `(G, N)`, or None if the scores are in this order already, as those of decoded keypoints are.
+    """
     if (scores[:, 1:] > scores[:, :-1]).any() or np.isnan(scores[:, :-1]).any():
         return np.argsort(-scores, axis=1, kind="stable")
-    return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)  # decoded keypoints come like this
+    return None
 
 
 def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np.ndarray:
@@ -86,22 +93,25 @@ def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np
 
 
 def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of `(N, G)` detections and `(K, G)` true keypoints: `(P,)` turns, true keypoints and distances.
+    """Pairs of `(N, G)` detections and `(K, G)` true keypoints within the limit of one another.
 
-    They are all that lie within the limit, and some that lie farther apart.
+    The turn of a detection is its flat index in `(N, G)`, a true keypoint is one in `(K, G)`.
 
-    The turn of a detection is its flat index in `(N, G)`, a true keypoint is one in `(K, G)`; turns are ascending.
+    Returns:
+        `(P,)` turns in ascending order, true keypoints, and distances.
     """
     (x, y), (true_x, true_y) = xy, truths
-    near = np.empty((*x.shape, len(true_x)), dtype=bool)
-    for keypoint, column in enumerate(true_x):
-        # A comparison with NaN is False, so that what is missing is near nothing.
-        near[..., keypoint] = np.abs(x - column) <= limit
-    turn, keypoint = np.divmod(np.flatnonzero(near), max(1, len(true_x)))
-    truth = keypoint * x.shape[1] + turn % x.shape[1]
+    groups = x.shape[1]
+    # A comparison with NaN is False, so that what is missing is near nothing.
+    turns = [np.flatnonzero(np.abs(x - column) <= limit) for column in true_x]
+    turn = np.concatenate(turns) if turns else np.zeros(0, dtype=np.int64)
+    truth = turn % groups + np.arange(len(turns)).repeat([len(found) for found in turns]) * groups
     squared = np.square(x.ravel()[turn] - true_x.ravel()[truth])
     squared += np.square(y.ravel()[turn] - true_y.ravel()[truth])
-    return turn, truth, np.sqrt(squared)
+    distance = np.sqrt(squared)
+    near = np.flatnonzero(distance <= limit)  # a few of those that are near in x
+    near = near[turn[near].argsort(kind="stable")]
+    return turn[near], truth[near], distance[near]
 
 
 def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,9 +135,11 @@ def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tu
         detection_left = np.ones(turn[-1] + 1, dtype=bool)
     while len(turn):
         starts = np.flatnonzero(np.append(True, turn[1:] != turn[:-1]))
-        nearest = np.minimum.reduceat(distance, starts).repeat(np.diff(starts, append=len(turn)))
-        chosen = np.flatnonzero(distance == nearest)
-        chosen = chosen[np.append(True, turn[chosen[1:]] != turn[chosen[:-1]])]  # one of those at equal distance
+        chosen = starts
+        if len(starts) < len(turn):
+            nearest = np.minimum.reduceat(distance, starts).repeat(np.diff(starts, append=len(turn)))
+            chosen = np.flatnonzero(distance == nearest)
+            chosen = chosen[np.append(True, turn[chosen[1:]] != turn[chosen[:-1]])]  # one of those at equal distance
         first_turn[truth[::-1]] = turn[::-1]  # of several assignments to one element the last one stays
         chosen = chosen[first_turn[truth[chosen]] == turn[chosen]]
         turns.append(turn[chosen])
