@@ -38,14 +38,25 @@ def highest_peaks(maps: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor
     if is_exporting():
         return highest(_suppress(maps, radius), count)
     groups = maps.split(max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1])))
-    scores, cells = zip(*(highest(_suppress(group, radius), count) for group in groups), strict=True)
+    memory = None
+    if radius == 1 and min(maps.shape[-2:]) > 1:
+        # New memory for every step on every group would cost more than the steps.
+        memory = torch.empty_like(groups[0]), torch.empty_like(groups[0])
+    scores, cells = zip(*(highest(_suppress(group, radius, memory), count) for group in groups), strict=True)
     return torch.cat(scores), torch.cat(cells)
 
 
-def _suppress(maps: Tensor, radius: int) -> Tensor:
-    """The heights `(M, h, w)` of cells that none in their window exceeds; something far below 0 elsewhere."""
+def _suppress(maps: Tensor, radius: int, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """The heights `(M, h, w)` of cells that none in their window exceeds; something far below 0 elsewhere.
+
+    Args:
+        maps: `(M, h, w)` heights.
+        radius: cells on each side of the window.
+        memory: see `_maximum_of_neighbours`, which is used with it; the result will lie in it. For a radius of 1.
+    """
+    maximum = window_maximum(maps, radius) if memory is None else _maximum_of_neighbours(maps, memory)
     # A long step away from the maximum of the window: one pass, where a comparison and `where` take several times that.
-    return torch.lerp(maps, window_maximum(maps, radius), -_SUPPRESSION)
+    return torch.lerp(maps, maximum, -_SUPPRESSION, out=None if memory is None else maximum)
 
 
 def highest(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -82,6 +93,26 @@ def window_maximum(maps: Tensor, radius: int) -> Tensor:
                 result = torch.maximum(result[..., :-step, :], result[..., step:, :])
             length += step
     return result
+
+
+def _maximum_of_neighbours(maps: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+    """`window_maximum` with a radius of 1, of maps `(M, h, w)` with at least two rows and columns.
+
+    Args:
+        maps: `(M, h, w)`.
+        memory: two tensors `(at least M, h, w)` to work in. The result lies in the second one.
+    """
+    first, second = memory[0][: len(maps)], memory[1][: len(maps)]
+    for axis in (-2, -1):
+        size = maps.shape[axis]
+        pairs = first.narrow(axis, 0, size - 1)
+        torch.maximum(maps.narrow(axis, 0, size - 1), maps.narrow(axis, 1, size - 1), out=pairs)
+        inner = second.narrow(axis, 1, size - 2)
+        torch.maximum(pairs.narrow(axis, 0, size - 2), pairs.narrow(axis, 1, size - 2), out=inner)
+        second.select(axis, 0).copy_(pairs.select(axis, 0))
+        second.select(axis, size - 1).copy_(pairs.select(axis, size - 2))
+        maps = second
+    return second
 
 
 def tied_maps(maps: Tensor, scores: Tensor, cells: Tensor, threshold: float) -> Tensor:
