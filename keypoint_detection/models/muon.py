@@ -5,16 +5,17 @@ R rows, S columns of a kernel as a matrix, N kernels of one shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-# Coefficients of Jordan's quintic iteration: five rounds bring what lies between 0.01 and 1 near 1.
+# Coefficients of Jordan's quintic iteration. Three rounds bring what lies between 0.02 and 1 near 1, which trained as
+# well as the five that are usual.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_ROUNDS = 5
+_ROUNDS = 3
 _MOMENTUM = 0.95
 _EPSILON = 1e-8
 
@@ -63,12 +64,16 @@ class Muon(torch.optim.Optimizer):
         shapes: dict[torch.Size, list[Tensor]] = {}
         for parameter in parameters:
             shapes.setdefault(parameter.shape, []).append(parameter)
-        for shape, same in shapes.items():
-            steps = orthogonalize(torch.stack([self._momentum(parameter).flatten(1) for parameter in same]))
+        momenta = []
+        for same in shapes.values():
+            # In the order in which kernels of the layout channels_last lie in memory.
+            momenta.append(torch.stack([self._momentum(parameter).movedim(1, -1).flatten(1) for parameter in same]))
+        for same, steps in zip(shapes.values(), orthogonalize(momenta), strict=True):
             # A wide kernel changes its output as much as a tall one does.
             length = rate * max(1.0, steps.shape[1] / steps.shape[2]) ** 0.5
             for parameter, step in zip(same, steps, strict=True):
-                parameter.mul_(1 - rate * weight_decay).add_(step.view(shape), alpha=-length)
+                step = step.view(parameter.movedim(1, -1).shape).movedim(-1, 1)
+                parameter.mul_(1 - rate * weight_decay).add_(step, alpha=-length)
 
     def _momentum(self, parameter: Tensor) -> Tensor:
         """Nesterov's momentum of the gradient."""
@@ -103,28 +108,37 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(stacks: Sequence[Tensor]) -> list[Tensor]:
     """Brings the singular values of matrices near 1, by Newton-Schulz iterations in float32.
 
-    The iterations run on the small square Gram matrices, in about half of the time that they take on wide kernels.
+    The iterations run on the small square Gram matrices, on all that are of one size at once: little else than the two
+    products with the wide kernels is left to compute.
 
     Args:
-        matrices: `(N, R, S)`.
+        stacks: Matrices `(N, R, S)`, of any N, R and S.
 
     Returns:
-        `(N, R, S)` with the same singular vectors. Singular values above a hundredth of a matrix's Frobenius norm
-        end between 0.68 and 1.14; smaller ones may stay below.
+        `(N, R, S)` for each, with the same singular vectors. Singular values above a fiftieth of a matrix's Frobenius
+        norm end between 0.68 and 1.21; smaller ones may stay below.
     """
-    if matrices.shape[1] > matrices.shape[2]:
-        return orthogonalize(matrices.mT).mT
-    with torch.autocast(matrices.device.type, enabled=False):
-        matrices = matrices.float()
-        matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-        gram = matrices @ matrices.mT
-        one = torch.eye(gram.shape[-1], device=gram.device)
-        product = one.expand_as(gram)
-        for _ in range(_ROUNDS):
-            factor = _QUINTIC[0] * one + _QUINTIC[1] * gram + _QUINTIC[2] * (gram @ gram)
-            product = factor @ product
+    wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
+    with torch.autocast(wide[0].device.type, enabled=False):
+        wide = [stack / stack.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7) for stack in map(Tensor.float, wide)]
+        grams: dict[int, list[Tensor]] = {}
+        for stack in wide:
+            grams.setdefault(stack.shape[1], []).append(stack @ stack.mT)
+        factors = {size: iter(_iterate(torch.cat(same)).split([len(g) for g in same])) for size, same in grams.items()}
+        steps = [next(factors[stack.shape[1]]) @ stack for stack in wide]
+    return [step.mT if step.shape != stack.shape else step for step, stack in zip(steps, stacks, strict=True)]
+
+
+def _iterate(gram: Tensor) -> Tensor:
+    """What to multiply matrices with, given their Gram matrices `(N, R, R)`, to bring their singular values near 1."""
+    one = torch.eye(gram.shape[-1], device=gram.device)
+    product = None
+    for remaining in reversed(range(_ROUNDS)):
+        factor = torch.baddbmm(_QUINTIC[0] * one + _QUINTIC[1] * gram, gram, gram, alpha=_QUINTIC[2])
+        product = factor if product is None else factor @ product
+        if remaining:
             gram = factor @ gram @ factor
-        return product @ matrices
+    return product
