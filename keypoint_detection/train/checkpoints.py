@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
+# Mean APs that differ by less than this share of the highest are as good as one another.
+_AS_GOOD = 0.01
 
 
-class BestCheckpoint(ModelCheckpoint):
+class TopCheckpoints(ModelCheckpoint):
     """Keeps the checkpoints with the highest mean AP, looking only after validations that computed it."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -22,8 +25,31 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
 
-class TopCheckpoints(BestCheckpoint):
-    """Keeps several of the best; a class of its own, because Lightning tells the states of callbacks apart by class."""
+class BestCheckpoint(TopCheckpoints):
+    """Keeps the latest of the checkpoints whose mean AP is the highest, or lower by a hundredth of it at most.
+
+    On some dozens of validation images such a difference is chance, and the later one has learnt for longer.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(monitor=MONITOR, mode="max", save_top_k=1, **arguments)
+        self.highest = 0.0
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether a checkpoint with this mean AP takes the place of the one before."""
+        if current is None or current.isnan():
+            return super().check_monitor_top_k(trainer, current)
+        self.highest = max(self.highest, float(current))
+        return float(current) >= (1 - _AS_GOOD) * self.highest
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with the highest mean AP so far."""
+        return {**super().state_dict(), "highest": self.highest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the state."""
+        super().load_state_dict(state_dict)
+        self.highest = state_dict.get("highest", 0.0)
 
 
 def create_checkpoint_callbacks(
@@ -36,7 +62,8 @@ def create_checkpoint_callbacks(
 
     Args:
         folder: Where the checkpoints go.
-        save_top_k: How many of the best checkpoints by mean AP to keep. The first is `best.ckpt`.
+        save_top_k: How many of the best checkpoints by mean AP to keep, beside `best.ckpt`: the latest of those whose
+            mean AP is within a hundredth of the highest.
         checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
             most every five seconds.
         checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none
@@ -46,7 +73,7 @@ def create_checkpoint_callbacks(
         The callbacks.
     """
     common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
-    best = BestCheckpoint(filename="best", monitor=MONITOR, mode="max", save_top_k=1, **common)
+    best = BestCheckpoint(filename="best", **common)
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_n_epochs, checkpoint_every_n_steps)
     callbacks: list[Checkpoint] = [best, last]
     if save_top_k > 1:

@@ -6,6 +6,7 @@ import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
+from keypoint_detection.train.checkpoints import BestCheckpoint
 
 # These make the mean AP rise above 0 within three epochs.
 LEARNS_FAST = {"learning_rate": 0.1, "maximal_gt_keypoint_pixel_distances": "40 80"}
@@ -25,3 +26,13 @@ def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path):
     assert {path.name for path in folder.iterdir()} == {*best, "last.ckpt"}
     for name, epoch in best.items():
         assert torch.load(folder / name, weights_only=False)["epoch"] == epoch, name
+
+
+def test_of_checkpoints_that_are_as_good_as_the_best_the_latest_is_kept(tmp_path):
+    best = BestCheckpoint(dirpath=tmp_path)
+    kept = [best.check_monitor_top_k(None, torch.tensor(score)) for score in (0.5, 0.496, 0.49, 0.496)]
+    assert kept == [True, True, False, True], "a hundredth below the highest of 0.5 is 0.495"
+    resumed = BestCheckpoint(dirpath=tmp_path)
+    resumed.load_state_dict(best.state_dict())
+    kept = [resumed.check_monitor_top_k(None, torch.tensor(score)) for score in (0.494, 0.6, 0.595, 0.593)]
+    assert kept == [False, True, True, False]
