@@ -24,8 +24,8 @@ def choose(annotations, size=(640, 480), accelerator="cpu", **given):
     [
         ((1920, 1080), "cpu", [288, 288], 4),
         ((1920, 1080), "gpu", [640, 640], 4),
-        ((299, 299), "cpu", [288, 288], 4),
-        ((320, 240), "cpu", [288, 288], 4),
+        ((299, 299), "cpu", [256, 256], 4),
+        ((320, 240), "cpu", [256, 256], 4),
         ((40, 48), "cpu", None, 1),
     ],
 )
@@ -50,7 +50,7 @@ def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
 
 
 def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annotations):
-    assert choose(annotations, (288, 288)).heatmap_sigma == pytest.approx(0.015 * 288)
+    assert choose(annotations, (256, 256)).heatmap_sigma == pytest.approx(0.015 * 256)
     assert choose(annotations, (160, 160)).heatmap_sigma == pytest.approx(0.8 * 4)
 
 
