@@ -129,6 +129,11 @@ class Calibration:
     data: dict[str, str]
     channels: dict[str, ChannelCalibration]
 
+    @property
+    def promises(self) -> bool:
+        """Whether there is a threshold with a promise for any channel."""
+        return any(found.threshold is not None for found in self.channels.values())
+
     def record(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or a JSON file."""
         return {"method": METHOD, **asdict(self)}

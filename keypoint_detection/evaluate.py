@@ -106,7 +106,7 @@ def evaluate(
     evaluation = summarise(evaluated, distance, thresholds, sources)
     if recall is not None:
         evaluation.calibration = calibrate(evaluation, annotations, recall)
-        if processes.rank == 0:
+        if processes.rank == 0 and evaluation.calibration.promises:
             store_calibration(checkpoint, evaluation.calibration)
     if report is not None and processes.rank == 0:
         data = evaluation.report_data(f"{Path(checkpoint).name} on {Path(json_dataset_path).name}")
@@ -217,6 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if processes.rank != 0:
         return 0
     sys.stdout.write(f"{evaluation.table()}\n")
+    if evaluation.calibration is not None:
+        stored = "these thresholds are now those of" if evaluation.calibration.promises else "nothing to store in"
+        sys.stdout.write(f"{stored} {config['checkpoint']}\n")
     if config["output"]:
         evaluation.save(config["output"])
     for name in ("output", "report"):

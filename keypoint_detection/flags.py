@@ -16,6 +16,8 @@ from jsonargparse import ArgumentParser
 from keypoint_detection.errors import InputError
 
 T = TypeVar("T")
+# What a user calls types in which the parser does not find a value.
+_TYPE_NAMES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false", "NoneType": "none"}
 
 
 class OneLineParser(ArgumentParser):
@@ -65,7 +67,21 @@ def _one_line(message: str) -> str:
     if unrecognized:
         name = unrecognized.group(1) or unrecognized.group(2)
         return f"unknown flag: {name.strip()} (-h lists the flags)"
+    several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
+    single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
+    mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)
+    if mistyped:
+        name, types, value = mistyped.groups()
+        return f"--{name} {value.strip()}: expected {' or '.join(_names_of_types(types))}"
     return re.sub(r"\s*\n\s*[-|]*\s*", " ", message).strip()
+
+
+def _names_of_types(types: str) -> list[str]:
+    """What a user calls the types in a message of the parser, such as `<class 'float'>, typing.Literal['auto']`."""
+    names = []
+    for kind, values in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types):
+        names += [_TYPE_NAMES.get(kind, kind)] if kind else [value.strip(" '") for value in values.split(",")]
+    return names
 
 
 def parser_for(

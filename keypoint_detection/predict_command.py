@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -77,7 +78,14 @@ def predict(
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
-    journal = _open_journal(target, resume, processes)
+    settings = {
+        "--checkpoint": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+        "--score_threshold": score_threshold,
+        "--max_keypoints": max_keypoints,
+        "--tile": tile,
+        "folder of all PATHS": str(root),
+    }
+    journal = _open_journal(target, resume, settings, processes)
     pictures = _Overlays(Path(overlays), root) if overlays else None
     failed = 0
     ordered = sorted(files, key=is_video)
@@ -104,14 +112,14 @@ def predict(
     return sum(failures)
 
 
-def _open_journal(target: Path, resume: bool, processes: Processes) -> Journal:
+def _open_journal(target: Path, resume: bool, settings: dict[str, Any], processes: Processes) -> Journal:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not resume and processes.rank == 0:
             for path in Journal.paths(target):
                 path.unlink()
         processes.gather(None)  # wait for that
-        return Journal(target, processes.rank, processes.world)
+        return Journal(target, settings, processes.rank, processes.world)
     except OSError as error:
         raise InputError(f"--output {target}: cannot write there: {error.strerror or error}") from error
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,22 +166,28 @@ def convert_points(points: Sequence[Sequence[float]], width: int, height: int, c
 class Journal:
     """What has been predicted so far, a line per image, so that an interrupted run loses nothing.
 
-    Each process writes a file of its own, and reads those of all.
+    Each process writes a file of its own, and reads those of all. Their first line says how they were predicted.
 
     Args:
         output: The output, beside which the files lie.
+        settings: Plain values that the predictions depend on, by the name of their flag.
         rank: Number of this process.
         world: Number of processes.
+
+    Raises:
+        InputError: If a file that is there was predicted with other settings.
     """
 
-    def __init__(self, output: Path, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, output: Path, settings: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
         self.output = output
         self._paths = [output.with_name(f"{output.name}.partial{number}") for number in range(world)]
         self.path = self._paths[rank]
+        for path in self._all_paths():
+            _check_settings(path, settings)
         self.done = {(image.name, image.frame) for image in self}
         own = list(_read_journal(self.path))
-        if own:  # without a last line that was cut off in writing
-            write_atomic(self.path, "".join(json.dumps(image) + "\n" for image in own))
+        # Without a last line that was cut off in writing.
+        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in (dict(settings), *own)))
         self._count = len(own)
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -189,10 +196,13 @@ class Journal:
         """The files of all processes."""
         return sorted(output.parent.glob(f"{glob.escape(output.name)}.partial*"))
 
+    def _all_paths(self) -> list[Path]:
+        # A network disk may list the files of other machines late, and still opens them by name.
+        return sorted({*self.paths(self.output), *self._paths})
+
     def __iter__(self) -> Iterator[PredictedImage]:
         """The images of all processes so far."""
-        # A network disk may list the files of other machines late, and still opens them by name.
-        for path in sorted({*self.paths(self.output), *self._paths}):
+        for path in self._all_paths():
             yield from _read_journal(path)
 
     def add(self, image: PredictedImage) -> None:
@@ -219,17 +229,32 @@ class Journal:
 
     def remove(self) -> None:
         """Deletes the files of all processes, once the output is written and all of them have closed theirs."""
-        for path in {*self.paths(self.output), *self._paths}:
+        for path in self._all_paths():
             path.unlink(missing_ok=True)
 
 
-def _read_journal(path: Path) -> Iterator[PredictedImage]:
+def _read_lines(path: Path) -> Iterator[Any]:
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
-                yield PredictedImage(*json.loads(line))
+                yield json.loads(line)
+
+
+def _read_journal(path: Path) -> Iterator[PredictedImage]:
+    for line in itertools.islice(_read_lines(path), 1, None):
+        yield PredictedImage(*line)
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    found = next(_read_lines(path), settings)
+    if found != settings:
+        others = [name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name]]
+        raise InputError(
+            f"{path} was begun with another {' and '.join(others)}; expected the same as then, or no --resume, which "
+            "starts anew"
+        )
 
 
 def as_predicted(

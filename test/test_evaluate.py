@@ -160,9 +160,13 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
+    before = path.read_bytes()
     flags = ["--checkpoint", path, "--json_dataset_path", folder / "labels.json", "--recall", 0.95, "--distance", 4]
     assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 0
-    assert "too little data: 2 images hold it, at least 19 are needed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "too little data: 2 images hold it, at least 19 are needed" in printed
+    assert f"nothing to store in {path}" in printed
+    assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6})
 
 

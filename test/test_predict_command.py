@@ -108,24 +108,47 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     assert not output.exists()
     assert run(checkpoint, output, "--batch_size", 1, "--resume", images) == 0
     assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
+
+
+@pytest.mark.parametrize("other", [("--score_threshold", 0.9), ("--max_keypoints", 1)])
+def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, monkeypatch, capsys, other):
+    real, output = predict_command.load_image, tmp_path / "out.json"
+
+    def interrupted(path):
+        if path.name == "c.png":
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(predict_command, "load_image", interrupted)
+    assert run(checkpoint, output, images, "--batch_size", 1) == 130
+    monkeypatch.undo()
+    (partial,) = tmp_path.glob("*.partial*")
+    before = partial.read_bytes()
+    assert run(checkpoint, output, "--resume", *other, images) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(partial) in error
+    assert other[0] in error
+    assert partial.read_bytes() == before
+    assert run(checkpoint, output, "--resume", images) == 0
+    assert len(json.loads(output.read_text())["dataset"]) == 3
     assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
 
 
 def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
-    journal = prediction_files.Journal(tmp_path / "j")
+    journal = prediction_files.Journal(tmp_path / "j", {})
     image = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
     journal.add(image)
     with journal.path.open("a") as file:
         file.write('["b.png", null')
-    again = prediction_files.Journal(tmp_path / "j")
+    again = prediction_files.Journal(tmp_path / "j", {})
     assert again.done == {("a.png", None)}
     again.add(image._replace(name="b.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png"]
-    other = prediction_files.Journal(tmp_path / "j", rank=1, world=2)  # another process knows both, and adds its own
+    other = prediction_files.Journal(tmp_path / "j", {}, rank=1, world=2)  # another process knows both
     other.add(image._replace(name="c.png"))
     assert [entry.name for entry in again] == ["a.png", "b.png", "c.png"]
     assert other.close() == 1
-    first = prediction_files.Journal(tmp_path / "j", rank=0, world=2)
+    first = prediction_files.Journal(tmp_path / "j", {}, rank=0, world=2)
     assert first.close() == 2
     assert first.holds([2, 1])
     assert not first.holds([2, 2])  # a line is missing
@@ -144,7 +167,7 @@ def test_files_of_processes_that_share_no_disk_are_missed(checkpoint, images, tm
         predict_command.predict([str(images)], str(checkpoint), str(output), processes=processes)
     assert not output.exists()
     kept = (tmp_path / "out.json.partial0").read_text().splitlines()
-    assert [json.loads(line)[0] for line in kept] == ["a.png", "sub/c.png"]
+    assert [json.loads(line)[0] for line in kept[1:]] == ["a.png", "sub/c.png"]
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 0)])

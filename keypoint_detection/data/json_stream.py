@@ -74,7 +74,8 @@ class JsonStream:
             raise InputError(f"{self.path}: the file is empty, expected a data set in JSON")
         if first == "[":
             raise InputError(
-                f'{self.path}: a list at the top level, expected an object with the key "dataset" that holds that list'
+                f'{self.path}: a list at the top level, expected an object with the key "dataset" that holds a list of '
+                "labelled images (COCO results are predictions, and no labels)"
             )
         if first != "{":
             self.value()

@@ -50,7 +50,10 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
             f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
-    logger.warning("%s; left out, as are %d of %d keypoints in all", first, count, judged)
+    logger.warning(
+        '%s; left out, as are %d of %d keypoints in all, read as "%s" (--keypoint_coordinates chooses another)',
+        first, count, judged, annotations.coordinates,
+    )  # fmt: skip
     return annotations.keep(~outside)
 
 

@@ -47,7 +47,8 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
     except pickle.UnpicklingError as error:  # torch's own text advises to run the code in the file
-        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: expected plain values only"
+        reason = "no file that torch.save wrote, or one with code in it"
+        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"
         raise InputError(message) from error
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__

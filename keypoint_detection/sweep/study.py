@@ -19,6 +19,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from keypoint_detection.errors import InputError
@@ -75,7 +76,7 @@ def _open_database(url: str, attempts: int = 5) -> RDBStorage:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
-            return RDBStorage(
+            storage = RDBStorage(
                 url.replace("postgresql://", "postgresql+pg8000://", 1),
                 # Processes that share an SQLite file wait for one another.
                 engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {},
@@ -83,11 +84,28 @@ def _open_database(url: str, attempts: int = 5) -> RDBStorage:
                 grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=put_back,
             )
+        if url.startswith("sqlite:"):
+            _lock_from_the_first_read(storage.engine)
+        return storage
     except DBAPIError as error:
         if attempts == 1 or not any(text in str(error) for text in ("already exists", "UNIQUE", "unique")):
             raise
         time.sleep(0.2)
         return _open_database(url, attempts - 1)
+
+
+def _lock_from_the_first_read(engine: Engine) -> None:
+    """Lets no two processes take the same waiting run, which SQLite's transactions allow: they lock when they write."""
+
+    def leave_transactions_alone(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", leave_transactions_alone)
+    event.listen(engine, "begin", begin)
+    engine.dispose()  # connections that were opened before
 
 
 def hide_password(url: str) -> str:

@@ -174,7 +174,12 @@ def _find_program(path: Path, name: str | None) -> tuple[Path, Path]:
     for folder in (Path.cwd(), path.resolve().parent):
         if (folder / name).is_file():
             return (folder / name).resolve(), folder
-    raise InputError(f"program {name}: no such file in {Path.cwd()} and beside the sweep file")
+    if name == own_program().name:  # there is no copy of the library here, it is installed
+        return own_program(), Path.cwd()
+    raise InputError(
+        f"program {name}: no such file in {Path.cwd()} and beside the sweep file; without a program, that of this "
+        "library trains"
+    )
 
 
 def did_you_mean(name: str, names: Any) -> str:

@@ -73,8 +73,8 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
     Returns:
         The untrained detector.
     """
-    backbone = flags.registry_arguments(BACKBONES, config["backbone_type"], config)
-    loss_arguments = flags.registry_arguments(LOSSES, config["loss"], config)
+    backbone = flags.registry_arguments(BACKBONES, "backbone_type", config)
+    loss_arguments = flags.registry_arguments(LOSSES, "loss", config)
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
         for flag in flags.unused_registry_flags(registry, name, config):
             logger.warning("--%s has no effect: %s does not take it", flag, name)

@@ -18,12 +18,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
-from keypoint_detection.errors import InputError
 from keypoint_detection.flags import HelpFormatter, OneLineParser, add_flag, documentation, hints, parameters
 from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.registry import look_up
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
@@ -150,13 +150,13 @@ def usual_help(parser: argparse.ArgumentParser) -> str:
 
 
 def registry_arguments(
-    registry: Mapping[str, Callable[..., Any]], name: str, config: Mapping[str, Any]
+    registry: Mapping[str, Callable[..., Any]], flag: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments that were given for one member of a registry.
 
     Args:
         registry: `BACKBONES` or `LOSSES`.
-        name: The chosen member.
+        flag: The flag that chooses the member, without its dashes.
         config: All hyperparameters by name; None stands for the member's own default.
 
     Returns:
@@ -165,9 +165,8 @@ def registry_arguments(
     Raises:
         InputError: If the name is not in the registry.
     """
-    if name not in registry:
-        raise InputError(f"unknown name {name!r}: expected one of {', '.join(registry)}")
-    return {key: config[key] for key in _member_flags(registry[name]) if config.get(key) is not None}
+    member = look_up(registry, config[flag], f"--{flag}")
+    return {key: config[key] for key in _member_flags(member) if config.get(key) is not None}
 
 
 def unused_registry_flags(

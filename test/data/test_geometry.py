@@ -80,7 +80,8 @@ def test_letterbox_homography_maps_corners_to_corners(height, width, box_height,
     np.testing.assert_allclose(homography @ [new_width, new_height, 1], [width, height, 1], atol=1e-9)
 
 
-@given(st.floats(0.3, 0.7), st.floats(0.3, 0.7), st.integers(64, 250), st.integers(64, 250), st.integers(64, 128))
+# Sides that differ less than twofold: of a blob in a flat image, the border cuts off so much that its peak moves.
+@given(st.floats(0.3, 0.7), st.floats(0.3, 0.7), st.integers(128, 250), st.integers(128, 250), st.integers(64, 128))
 @settings(max_examples=30, deadline=None)
 def test_letterboxed_peak_is_where_the_homography_says(u, v, height, width, side):
     point = (u * width, v * height)

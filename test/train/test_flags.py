@@ -129,8 +129,10 @@ def test_booleans_are_read_as_a_sweep_agent_writes_them(parser):
     ("arguments", "named"),
     [
         (["--learnin_rate", "1"], "learnin_rate"),
-        (["--max_epochs", "many"], "max_epochs"),
-        (["--batch_size", "1.5"], "batch_size"),
+        (["--max_epochs", "many"], "--max_epochs many: expected a whole number or none"),
+        (["--batch_size", "1.5"], "--batch_size 1.5: expected a whole number or auto"),
+        (["--seed", "x"], "--seed x: expected a whole number"),
+        (["--heatmap_stride", "3"], "--heatmap_stride 3: expected 1 or 2 or 4 or auto"),
         (["--heatmap_sigma", "wide"], "heatmap_sigma"),
         (["--wandb_mode", "sometimes"], "wandb_mode"),
         (["--augment_train", "perhaps"], "augment_train"),
@@ -182,13 +184,13 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
     monkeypatch.setitem(BACKBONES, "Wide", Wide)
     parser = flags.build_parser()
     config = parse(parser, "--backbone_type", "Wide", "--wideness", "6", "--n_channels", "4")
-    assert flags.registry_arguments(BACKBONES, "Wide", config) == {"wideness": 6}
+    assert flags.registry_arguments(BACKBONES, "backbone_type", config) == {"wideness": 6}
     assert flags.unused_registry_flags(BACKBONES, "Wide", config) == ["n_channels"]
 
 
 def test_a_wrong_backbone_lists_the_right_ones():
-    with pytest.raises(InputError, match="DilatedCnn"):
-        flags.registry_arguments(BACKBONES, "Unett", {})
+    with pytest.raises(InputError, match=r"--backbone_type .*DilatedCnn"):
+        flags.registry_arguments(BACKBONES, "backbone_type", {"backbone_type": "Unett"})
 
 
 def test_all_of_lightnings_trainer_is_there_or_left_out_for_a_reason(parser):
