@@ -25,6 +25,7 @@ import numpy as np
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics import Matches
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,9 @@ def calibrate_channel(
     measured = float((1 / counts[images[shown]]).sum() / len(counts)) if len(counts) else math.nan
     problem = None
     if len(counts) < images_needed(recall):
-        problem = f"too little data: {len(counts)} images hold it, at least {images_needed(recall)} are needed"
+        problem = f"too little data: {counted(len(counts), 'image')} with it, at least {images_needed(recall)} needed"
     elif threshold is None:
-        problem = f"out of reach: all detections together find {measured:.3f} on {len(counts)} images"
+        problem = f"out of reach: all detections together find {measured:.3f} on {counted(len(counts), 'image')}"
     return ChannelCalibration(threshold, len(counts), int(counts.sum()), measured, problem)
 
 
@@ -144,7 +145,7 @@ class Calibration:
         lines = [f"Thresholds that promise a recall of {self.recall:g} within {self.distance:g} px"]
         for name, found in self.channels.items():
             if found.problem is None:
-                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} on {found.images} images)"
+                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} on {counted(found.images, 'image')})"
             else:
                 text = f"no promise, the threshold stays   ({found.problem})"
             lines.append(f"{name:{width}}  {text}")

@@ -19,6 +19,7 @@ from keypoint_detection.flags import OneLineParser, call, parser_for
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report.page import finite
+from keypoint_detection.wording import counted
 
 CALIBRATION_KEY = "score_threshold_calibration"
 METRICS_KEY = "validation_metrics"
@@ -136,7 +137,7 @@ def _short(value: Any) -> str:
 def _calibration_text(record: dict[str, Any]) -> str:
     lines = [f"recall {record['recall']:g} within {record['distance']:g} px, {record['method']}"]
     for name, channel in record["channels"].items():
-        text = channel["problem"] or f"{channel['threshold']:.4g} ({channel['images']} images)"
+        text = channel["problem"] or f"{channel['threshold']:.4g} ({counted(channel['images'], 'image')})"
         lines.append(f"{'':17}  {name}: {text}")
     return "\n".join(lines)
 

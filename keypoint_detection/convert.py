@@ -9,6 +9,7 @@ from typing import Literal
 
 from keypoint_detection import flags
 from keypoint_detection.data import formats
+from keypoint_detection.wording import counted
 
 
 def convert(
@@ -25,7 +26,7 @@ def convert(
     Args:
         json_dataset_path: JSON file to read, in this library's or in COCO's format.
         output: File to write, replaced if it exists.
-        to: Format to write, by name.
+        to: Format to write: native or coco.
         image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
         keypoint_channels: Channels to keep, with spaces between them; a=b merges b into a. All when left out.
         keypoint_coordinates: Convention of the native format that is read: blender, normalized or pixel.
@@ -46,7 +47,8 @@ def convert(
         keypoint_coordinates=keypoint_coordinates,
         output_coordinates=output_coordinates,
     )
-    return f"{output}: {len(written)} images, channels {', '.join(written.channel_names)}"
+    names = written.channel_names
+    return f"{output}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

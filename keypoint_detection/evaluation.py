@@ -25,6 +25,7 @@ from keypoint_detection.report import ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import pad
 from keypoint_detection.report.page import finite
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers
+from keypoint_detection.wording import counted
 
 
 @dataclass
@@ -133,7 +134,7 @@ class Evaluation:
             + [_number(row[key], 2) for key in ("median", "mean", "p90")]
             for name, row in self._rows()
         ]
-        title = f"{len(self.images)} images: AP, and the localisation error in px within {self.distance:g} px"
+        title = f"{counted(len(self.images), 'image')}: AP and localisation error in px within {self.distance:g} px"
         return _table(title, header, rows)
 
     def _threshold_table(self) -> str:

@@ -15,6 +15,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import render
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import FALLBACK_THRESHOLD, Network
+from keypoint_detection.wording import counted
 
 # Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
 SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
@@ -61,7 +62,7 @@ class CheckReport(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"checked against PyTorch on {self.images} images: {self.keypoints} keypoints, "
+            f"checked against PyTorch on {counted(self.images, 'image')}: {counted(self.keypoints, 'keypoint')}, "
             f"at most {self.pixels:.2g} px and {self.score:.2g} of score apart"
         )
 

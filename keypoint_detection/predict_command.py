@@ -53,14 +53,14 @@ def predict(
         paths: Images, videos, folders (with all below) and globs.
         checkpoint: Checkpoint of a training, or an ONNX file of `keypoint-detection export`.
         output: File to write.
-        format: native (this library's own, which can be corrected and trained on), csv or coco (results); auto goes by
-            the ending of the output.
+        format: What to write: native (this library's own, which can be corrected and trained on), csv or coco
+            (results); auto goes by the ending of the output.
         overlays: Folder for pictures with the keypoints drawn in, and for a video of each video.
         score_threshold: The score from which a detection counts; the checkpoint's own per channel when left out.
         max_keypoints: Largest number of keypoints per channel and image; the training's when left out.
         batch_size: Images that go through the network at once.
         tile: Side in pixels of overlapping tiles, for images much larger than those trained on.
-        device: Such as cpu or cuda:0; auto takes an accelerator if there is one.
+        device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
         keypoint_coordinates: Convention to write: pixel, normalized (origin top left) or blender (origin bottom left).
         resume: Go on where an interrupted run stopped.
         processes: Those that share the images, of which the first one writes the output. None is this one alone.

@@ -3,6 +3,7 @@
 import pytest
 
 from keypoint_detection.cli import COMMANDS, main, usage
+from keypoint_detection.data.formats import FORMATS
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
@@ -28,3 +29,11 @@ def test_the_help_of_the_program_lists_all_commands():
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     assert main(["trian"]) == 2
     assert "unknown command 'trian'" in capsys.readouterr().err
+
+
+def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["convert", "-h"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  --to ")]
+    assert all(name in line for name in FORMATS)

@@ -164,7 +164,7 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     flags = ["--checkpoint", path, "--json_dataset_path", folder / "labels.json", "--recall", 0.95, "--distance", 4]
     assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "too little data: 2 images hold it, at least 19 are needed" in printed
+    assert "too little data: 2 images with it, at least 19 needed" in printed
     assert f"nothing to store in {path}" in printed
     assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6})

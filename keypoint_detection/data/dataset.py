@@ -32,6 +32,7 @@ from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import load_image
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class KeypointsDataset(Dataset[Batch]):
     def _sample(self, key: int | Key) -> Batch:
         index, epoch, scale = Key(*key) if isinstance(key, tuple) else Key(key)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} images")
+            raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
         image = self._load(index)
         if image is None or epoch == BLANK:

@@ -120,18 +120,18 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def conversions(header: ImageHeader) -> list[str]:
-    """What the loader does to an image with this header, in words that follow "3 images"; nothing for plain RGB."""
+    """What the loader does to an image with this header, in words that follow "3 images: "; nothing for plain RGB."""
     done = []
     if header.mode.startswith("I;16"):
-        done.append("have 16 bits, scaled to 8")
+        done.append("16 bits, scaled to 8")
     elif header.mode in ("I", "F"):
-        done.append(f"have pixels of mode {header.mode}, scaled to 8 bits")
+        done.append(f"pixels of mode {header.mode}, scaled to 8 bits")
     elif header.mode in ("L", "1", "LA", "La"):
-        done.append("are grayscale, repeated as RGB")
+        done.append("grayscale, repeated as RGB")
     elif header.mode not in ("RGB", "RGBA", "RGBX"):
-        done.append(f"have pixels of mode {header.mode}, converted to RGB")
+        done.append(f"pixels of mode {header.mode}, converted to RGB")
     if header.transparent:
-        done.append("are transparent, laid over black")
+        done.append("transparent, laid over black")
     if header.rotated:
-        done.append("are turned upright as EXIF asks; labels refer to the upright image")
+        done.append("turned upright as EXIF asks; labels refer to the upright image")
     return done

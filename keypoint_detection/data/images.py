@@ -22,6 +22,7 @@ from tqdm import tqdm
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.decoding import DECODING_ERRORS, ImageHeader, conversions, decode_header, decode_rgb
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarra
         sizes[index] = header[:2]
         kinds.update(conversions(header))
     for kind, number in kinds.items():
-        logger.info("%s: %d of %d images %s", annotations.source, number, len(chosen), kind)
+        logger.info("%s: %d of %s: %s", annotations.source, number, counted(len(chosen), "image"), kind)
     return sizes
 
 

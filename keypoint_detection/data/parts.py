@@ -15,6 +15,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.splits import check_same_images, describe_split, image_names, random_split, recorded_split
 from keypoint_detection.data.validation import leave_out_outside
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
         shared = sorted(paths["train"] & paths[name])
         if shared:
             logger.warning(
-                "%d images are both in train and in %s (first: %s): its metrics will read too well.",
-                len(shared),
+                "%s both in train and in %s (first: %s): its metrics will read too well.",
+                counted(len(shared), "image"),
                 name,
                 shared[0],
             )

@@ -20,6 +20,7 @@ from keypoint_detection.data.decoding import ImageHeader, conversions
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import load_image, read_header, scan_headers
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -88,17 +89,18 @@ class CheckReport:
     def lines(self) -> list[str]:
         """The report as text: images, a table of channels, sizes, conversions, warnings and errors."""
         lines = [
-            f"{self.source}: {self.images} images, {len(self.channel_names)} channels, {self.counts.sum()} keypoints"
+            f"{self.source}: {counted(self.images, 'image')}, {counted(len(self.channel_names), 'channel')}, "
+            f"{counted(int(self.counts.sum()), 'keypoint')}"
         ]
         width = max(len(name) for name in ("channel", *self.channel_names))
         lines.append(f"{'channel':<{width}}  keypoints  images with any  most in an image")
         for name, column in zip(self.channel_names, self.counts.T, strict=True):
             lines.append(f"{name:<{width}}  {column.sum():>9}  {(column > 0).sum():>15}  {column.max():>16}")
         for (image_width, image_height), number in self.sizes.most_common(5):
-            lines.append(f"{number} images of {image_width} x {image_height}")
+            lines.append(f"{counted(number, 'image')} of {image_width} x {image_height}")
         if len(self.sizes) > 5:
-            lines.append(f"and {len(self.sizes) - 5} more sizes")
-        lines += [f"{number} images {kind}" for kind, number in self.conversions.items()]
+            lines.append(f"and {counted(len(self.sizes) - 5, 'more size')}")
+        lines += [f"{counted(number, 'image')}: {kind}" for kind, number in self.conversions.items()]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return lines + [f"error: {error}" for error in self.errors]
 
@@ -160,16 +162,16 @@ def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray
     report.annotations, report.counts = inside, inside.counts()
     left_out = len(annotations.xy) - len(inside.xy)
     if left_out:
-        report.warnings.append(f"{left_out} keypoints lie outside of their image and are left out")
+        report.warnings.append(f"{counted(left_out, 'keypoint')} outside of the image, left out")
     for name, column in zip(report.channel_names, report.counts.T, strict=True):
         if not column.any():
             report.warnings.append(f'channel "{name}" has no keypoint in any image')
     empty = int((report.counts.sum(1) == 0).sum())
     if empty:
-        report.warnings.append(f"{empty} images have no keypoint in any channel and count as negatives")
+        report.warnings.append(f"{counted(empty, 'image')} without a keypoint in any channel, counted as negatives")
     repeated = _repeated_keypoints(inside)
     if repeated:
-        report.warnings.append(f"{repeated} keypoints repeat another one of the same image and channel")
+        report.warnings.append(f"{counted(repeated, 'keypoint')} repeating another one of its channel")
     readable = np.nonzero(sizes.all(1))[0]
     # The fullest image, the emptiest, and some in between.
     by_count = readable[np.argsort(-report.counts.sum(1)[readable], kind="stable")]
@@ -241,7 +243,8 @@ def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
         upright = " (turned upright as EXIF asks)" if claimed == found[::-1] else ""
         raise InputError(
             f"{annotations.describe(index)}: the file says {claimed[0]} x {claimed[1]} pixels, the image has "
-            f"{found[0]} x {found[1]}{upright}, so its labels cannot be right; {int(wrong.sum())} images are like this"
+            f"{found[0]} x {found[1]}{upright}, so its labels cannot be right "
+            f"(found in {counted(int(wrong.sum()), 'image')})"
         )
 
 

@@ -28,6 +28,7 @@ from keypoint_detection.report.statistics import (
     mean_numbers,
     quality,
 )
+from keypoint_detection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("matching.js", "charts.js", "page.js", "gallery.js", "controls.js")
@@ -92,8 +93,13 @@ def _payload(data: ReportData) -> dict[str, Any]:
     budget = data.max_bytes * 3 // 4 // max(len(shown), 1)  # base64 makes four characters of three bytes
     table, figures = _numbers(data, measured)
     return {
-        "subtitle": f"{len(data.images)} images, {int(matches.num_truths.sum())} true keypoints, "
-        f"{len(data.channel_names)} channel{'s' * (len(data.channel_names) != 1)}",
+        "subtitle": ", ".join(
+            [
+                counted(len(data.images), "image"),
+                counted(int(matches.num_truths.sum()), "true keypoint"),
+                counted(len(data.channel_names), "channel"),
+            ]
+        ),
         "channels": list(data.channel_names),
         "distances": distances,
         "distance": distances[position],
@@ -120,7 +126,7 @@ def _gallery_note(shown: int, left_out: int, few: bool) -> str:
     )
     note += "of equal ones, the less precise. "
     if left_out:
-        note += f"Shown are the {shown} worst of {shown + left_out} images; {left_out} left out"
+        note += f"Shown are the {shown} worst of {counted(shown + left_out, 'image')}; {left_out} left out"
         note += ", but counted." if few else ", and not counted below."
     return note
 

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from keypoint_detection.files import write_atomic
 from keypoint_detection.sweep.parameters import Parameter
 from keypoint_detection.sweep.sweep_file import flag_text
+from keypoint_detection.wording import counted
 
 MOST_TICKS = 12
 TICKS_OF_NUMBERS = 5
@@ -121,7 +122,9 @@ def draw_parallel_coordinates(
         plot.plot(range(len(drawn)), heights, color=colours.to_rgba(values[run]), linewidth=width, **style)
     _draw_axes(plot, drawn)
     dotted = len(complete) - sum(complete)
-    title = f"{len(values)} runs, thick: the best" + (f", dotted: {dotted} not trained to their end" if dotted else "")
+    title = f"{counted(len(values), 'run')}, thick: the best" + (
+        f", dotted: {dotted} not trained to their end" if dotted else ""
+    )
     plot.set_title(title, fontsize=10, pad=28)
     figure.colorbar(colours, ax=plot, label=metric, pad=0.02)
     stream = io.BytesIO()

@@ -15,6 +15,7 @@ from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.data.orientation import measure_orientation
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,9 @@ def choose_recipe(
         rotation=choose("rotation", rotation, turns[0], turns[3]),
         horizontal_flip=choose("horizontal_flip", horizontal_flip, turns[1], turns[3]),
         vertical_flip=choose("vertical_flip", vertical_flip, turns[2], turns[3]),
-        augment_train=choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"there are {count} images"),
+        augment_train=choose(
+            "augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}"
+        ),
         reasons=reasons,
     )
     for name in ("heatmap_sigma", "batch_size", "learning_rate"):

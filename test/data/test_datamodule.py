@@ -88,7 +88,7 @@ def test_files_of_their_own(folder, caplog):
         ready(folder, keypoint_channels="a b", split=module.split | {"test": ["x.png"]}, **paths)
     with caplog.at_level(logging.WARNING):
         ready(folder, json_test_dataset_path=folder / "dataset.json")
-    assert "are both in train and in test" in caplog.text
+    assert "both in train and in test" in caplog.text
 
 
 def test_without_a_test_file(folder):

@@ -206,7 +206,7 @@ def test_check_reports_counts_sizes_and_all_bad_images(folder):
     assert report.images == 5
     assert report.counts.tolist() == [[2, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 1], [1, 0, 1]]
     assert report.sizes == {(WIDTH, HEIGHT): 2, (8, 6): 1}
-    assert report.conversions == {"are grayscale, repeated as RGB": 1}
+    assert report.conversions == {"grayscale, repeated as RGB": 1}
     assert len(report.errors) == 2
     assert 'entry 3 ("cut.png")' in report.errors[0]
     assert 'entry 4 ("missing.png")' in report.errors[1]

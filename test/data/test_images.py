@@ -221,9 +221,9 @@ def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
     assert scan_sizes(annotations).tolist() == [[5, 4], [6, 2], [9, 3], [1, 1]]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
-    assert sum("2 of 4 images are grayscale" in message for message in messages) == 1
-    assert sum("1 of 4 images are transparent, laid over black" in message for message in messages) == 1
-    assert sum("1 of 4 images are turned upright" in message for message in messages) == 1
+    assert sum("2 of 4 images: grayscale" in message for message in messages) == 1
+    assert sum("1 of 4 images: transparent, laid over black" in message for message in messages) == 1
+    assert sum("1 of 4 images: turned upright" in message for message in messages) == 1
 
 
 def test_scan_of_a_sample_is_spread_evenly(tmp_path):
