@@ -121,6 +121,8 @@ def _text(name: str, value: Any) -> str:
         return "-"
     if name == "metrics":
         value = {key: value[key] for key in SHOWN_METRICS if key in value}
+    if name == "epoch":
+        return f"{value} (the first is 0)"
     if name == "parameters":
         return f"{value:,}"
     if name == "calibration":

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from keypoint_detection.picture_layout import channel_colours
 
 # Which log names share a plot: the part after the stage, as in `validation/AP/<channel>/d=2`.
 TITLES = {
@@ -21,7 +26,13 @@ TITLES = {
     "mean_distance": "distance of matched keypoints",
     "learning_rate": "learning rate",
 }
-LEGEND_ENTRIES = 14
+LEGEND_CHANNELS = 60
+LEGEND_COLUMNS = 8
+STAGE_DASHES = {"train": "--", "validation": "-"}
+DISTANCE_DASHES = ("-", "--", ":", "-.")
+# Channels' colours are made for dark pictures: on white paper they are this much darker.
+DARKER = 0.88
+TOTAL = "black"
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -45,33 +56,70 @@ def group_series(series: Series) -> dict[str, list[str]]:
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
-def plot_curves(series: Series, path: str | PathLike, x_label: str = "epoch") -> None:
-    """Draws curves of a training, one plot per kind of value; those of single channels are thinner.
+class Curve(NamedTuple):
+    """What a log name says: `validation/AP/<channel>/d=2` is of all four.
+
+    Attributes:
+        stage: `train` or `validation`.
+        kind: What was measured; empty if the name has one part.
+        channel: None for a total of all channels.
+        distance: Threshold distance as it is written, `2`; None if the value has none.
+    """
+
+    stage: str
+    kind: str
+    channel: str | None
+    distance: str | None
+
+
+def parse_name(name: str) -> Curve:
+    """Takes a log name apart."""
+    stage, *parts = name.split("/")
+    kind = parts.pop(0) if parts else ""
+    distance = parts.pop()[2:] if parts and parts[-1].startswith("d=") else None
+    return Curve(stage, kind, "/".join(parts) or None, distance)
+
+
+def plot_curves(
+    series: Series, path: str | PathLike, x_label: str = "epoch", channel_names: Sequence[str] = ()
+) -> None:
+    """Draws curves of a training, one plot per kind of value.
+
+    A channel has one colour everywhere, as in pictures of keypoints, and totals are black; dashes tell training from
+    validation and one threshold distance from another. Legends lie below the plots.
 
     Args:
         series: Steps and values by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...). NaN leaves a gap.
         path: The PNG file to write.
         x_label: What the steps count.
+        channel_names: The channels in the order of their colours; others follow as they come.
     """
+    colours = _colours(series, channel_names)
+    distances = _distances(series)
     groups = group_series(series)
-    columns = min(3, max(1, len(groups)))
+    columns = 2 if len(groups) == 4 else min(3, max(1, len(groups)))
     rows = max(1, math.ceil(len(groups) / columns))
-    figure = _figure(5.4 * columns, 3.9 * rows)
+    figure = _figure(5.4 * columns, 4.3 * rows + 0.2 * math.ceil(len(colours) / LEGEND_COLUMNS))
     for position, (title, names) in enumerate(groups.items(), start=1):
         axes = figure.add_subplot(rows, columns, position)
         _style(axes, title, x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         positive = True
-        for name in names:
+        # Totals come last, so that they lie over the channels.
+        for name in sorted(names, key=lambda name: parse_name(name).channel is None):
             steps, values = (np.asarray(column, dtype=np.float64) for column in series[name])
             known = np.isfinite(values)
             positive &= bool((values[known] > 0).all())
             marker = "o" if known.sum() == 1 else None
-            axes.plot(steps[known], values[known], label=name, marker=marker, markersize=4, **_line(name))
+            curve = parse_name(name)
+            colour, look = colours.get(curve.channel, TOTAL), _look(curve, distances)
+            axes.plot(steps[known], values[known], color=colour, marker=marker, markersize=4, **look)
         if title == "loss" and positive:
             axes.set_yscale("log")
         if title == "average precision":
             axes.set_ylim(-0.02, 1.02)
-        _legend(axes, names)
+        _legend_of_looks(axes, names, distances)
+    _legend_of_channels(figure, colours)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
@@ -91,7 +139,8 @@ def plot_precision_recall(curves: Series, path: str | PathLike, title: str = "pr
         axes.step(recall, precision, where="post", label=name)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
-    _legend(axes, list(curves))
+    if curves:
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))
 
 
@@ -106,20 +155,60 @@ def _style(axes: Axes, title: str, x_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _line(name: str) -> dict[str, float | str]:
-    """Width, opacity and dashes of a curve: totals stand out from channels, truth and training from validation."""
-    total = name.count("/") < 2 or "/meanAP" in name
-    style = ":" if "gt_loss" in name else "--" if name.startswith("train/") else "-"
-    return {"linewidth": 2.2 if total else 1.0, "alpha": 1.0 if total else 0.55, "linestyle": style}
+def _colours(names: Iterable[str], channel_names: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Colour of each channel that has a curve, by name."""
+    found = dict.fromkeys(channel for name in names if (channel := parse_name(name).channel) is not None)
+    order = list(dict.fromkeys([*channel_names, *found]))
+    colours = (DARKER * channel_colours(len(order)) / 255).tolist()
+    return {name: tuple(colour) for name, colour in zip(order, colours, strict=True) if name in found}
 
 
-def _legend(axes: Axes, names: Sequence[str]) -> None:
-    """Names the curves: all if there is room, otherwise the totals and how many more there are."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(names) > LEGEND_ENTRIES:
-        totals = [i for i, name in enumerate(labels) if name.count("/") < 2 or "/meanAP" in name]
-        shown = (totals or list(range(len(labels))))[:LEGEND_ENTRIES]
-        handles, labels = [handles[i] for i in shown], [labels[i] for i in shown]
-        labels[-1] += f" (and {len(names) - len(shown)} thinner ones)"
-    if labels:
-        axes.legend(handles, labels, fontsize=7, framealpha=0.6)
+def _distances(names: Iterable[str]) -> list[str]:
+    """All threshold distances, ascending."""
+    return sorted({distance for name in names if (distance := parse_name(name).distance) is not None}, key=float)
+
+
+def _look(curve: Curve, distances: Sequence[str]) -> dict[str, float | str]:
+    """Width and dashes of a curve."""
+    if curve.distance is not None:
+        dashes = DISTANCE_DASHES[distances.index(curve.distance) % len(DISTANCE_DASHES)]
+    elif curve.kind == "gt_loss":
+        dashes = {"train": "-.", "validation": ":"}.get(curve.stage, ":")
+    else:
+        dashes = STAGE_DASHES.get(curve.stage, "-")
+    total = curve.channel is None and curve.distance is None
+    return {"linewidth": 2.4 if total else 1.3, "linestyle": dashes}
+
+
+def _meaning(curve: Curve) -> str:
+    """What the dashes of a curve mean, in words."""
+    if curve.distance is not None:
+        return f"d={curve.distance}"
+    if curve.kind == "meanAP":
+        return "mean over d"
+    return f"{curve.stage}, true heatmaps" if curve.kind == "gt_loss" else curve.stage
+
+
+def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[str]) -> None:
+    """Tells below a plot what its dashes mean, once for all channels."""
+    curves = [curve for name in names if (curve := parse_name(name)).kind]
+    curves.sort(key=lambda curve: (float(curve.distance or 0), curve.kind, curve.stage))
+    looks = {_meaning(curve): _look(curve, distances) for curve in curves}
+    handles = [Line2D([], [], color=TOTAL, label=text, **look) for text, look in looks.items()]
+    if not handles:
+        return
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2 if len(handles) == 4 else 3}
+    axes.legend(handles=handles, fontsize=8, frameon=False, handlelength=3, **place)
+
+
+def _legend_of_channels(figure: Figure, colours: Mapping[str, tuple[float, ...]]) -> None:
+    """Names the channels' colours below all plots."""
+    if not colours:
+        return
+    shown = list(colours.items())[:LEGEND_CHANNELS]
+    handles = [Line2D([], [], color=TOTAL, linewidth=2.4, label="all channels")]
+    handles += [Line2D([], [], color=colour, linewidth=2.4, label=name) for name, colour in shown]
+    if len(shown) < len(colours):
+        handles.append(Line2D([], [], linestyle="none", label=f"and {len(colours) - len(shown)} more"))
+    columns = min(LEGEND_COLUMNS, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)

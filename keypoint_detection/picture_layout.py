@@ -111,12 +111,15 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def add_legend(picture: np.ndarray, entries: Mapping[str, str]) -> np.ndarray:
+def add_legend(
+    picture: np.ndarray, entries: Mapping[str, str], marks: str = "cross: predicted, ring: true"
+) -> np.ndarray:
     """Writes the channels in their colours below a picture, and how keypoints are marked.
 
     Args:
         picture: `(H, W, 3)` uint8.
         entries: For each channel what to write behind its name.
+        marks: What the marks in the picture mean, and what stands behind the names.
 
     Returns:
         A higher picture.
@@ -126,7 +129,7 @@ def add_legend(picture: np.ndarray, entries: Mapping[str, str]) -> np.ndarray:
     height = round(font.size * 1.6)
     places, x, y = [], height / 2, height / 2
     texts = [_fit(f"{name} {text}".strip(), font, width - 3 * height) for name, text in entries.items()]
-    for text in ["cross: predicted, ring: true", *texts]:
+    for text in [marks, *texts]:
         needed = font.getlength(text) + 1.6 * height
         if x + needed > width and x > height:
             x, y = height / 2, y + height

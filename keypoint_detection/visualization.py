@@ -240,4 +240,5 @@ def keypoint_panel(
         )
     grid = image_grid([pictures[i : i + columns] for i in range(0, len(pictures), columns)])
     highest = scores.amax(dim=(0, 2)).tolist() if scores.numel() else [0.0] * len(channel_names)
-    return add_legend(grid, {name: f"{score:.2f}" for name, score in zip(channel_names, highest, strict=True)})
+    entries = {name: f"{score:.2f}" for name, score in zip(channel_names, highest, strict=True)}
+    return add_legend(grid, entries, "cross: predicted, ring: true, number: highest score here")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keypoint_detection import heatmaps
-from keypoint_detection.curves import group_series
+from keypoint_detection.curves import group_series, parse_name
 from keypoint_detection.visualization import (
     add_legend,
     channel_colours,
@@ -164,6 +164,36 @@ def test_series_share_a_plot_by_what_they_mean():
         "distance of matched keypoints": ["validation/median_distance"],
         "learning rate": ["lr-AdamW"],
     }
+
+
+def test_names_of_curves_are_taken_apart():
+    assert parse_name("validation/AP/left/paw/d=0.5") == ("validation", "AP", "left/paw", "0.5")
+    assert parse_name("train/loss/nose") == ("train", "loss", "nose", None)
+    assert parse_name("validation/meanAP/d=2") == ("validation", "meanAP", None, "2")
+    assert parse_name("learning_rate") == ("learning_rate", "", None, None)
+
+
+def test_a_channel_has_one_colour_and_legends_cover_no_curve(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
+    names = [f"{stage}/loss/{channel}" for channel in "ab" for stage in ("train", "validation")]
+    names += [f"validation/AP/{channel}/d={distance}" for channel in "ab" for distance in (2, 10)]
+    plot_curves(dict.fromkeys(names, ([0, 1], [1.0, 0.1])), tmp_path / "curves.png", channel_names=["b", "a"])
+    (canvas,) = figures
+    canvas.draw()
+    losses, precisions = canvas.figure.axes
+    lines = dict(zip(names, [*losses.lines, *precisions.lines], strict=True))
+    expected = {"b": 0.88 * channel_colours(2)[0] / 255, "a": 0.88 * channel_colours(2)[1] / 255}
+    for name, line in lines.items():
+        assert line.get_color() == pytest.approx(expected[name.split("/")[2]])
+    dashes = {name: line.get_linestyle() for name, line in lines.items()}
+    assert dashes["train/loss/a"] == dashes["train/loss/b"] != dashes["validation/loss/a"]
+    assert dashes["validation/AP/a/d=2"] == dashes["validation/AP/b/d=2"] != dashes["validation/AP/a/d=10"]
+    legends = [losses.get_legend(), precisions.get_legend(), *canvas.figure.legends]
+    assert [text.get_text() for text in legends[1].texts] == ["d=2", "d=10"]
+    assert [text.get_text() for text in legends[2].texts] == ["all channels", "b", "a"]
+    for legend in legends:
+        assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in (losses, precisions))
 
 
 @pytest.mark.parametrize("series", [SERIES, {}, {"train/loss": ([0], [float("nan")])}])

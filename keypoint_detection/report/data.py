@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+# How epochs are counted in pictures' names, checkpoints, logs and here.
+EPOCHS = "epoch, the first is 0"
+
 
 @dataclass
 class ReportImage:
@@ -80,7 +83,7 @@ class ReportData:
     distance: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
-    curves_x: str = "epoch"
+    curves_x: str = EPOCHS
     run_info: Mapping[str, str] = field(default_factory=dict)
     max_images: int = 200
     max_bytes: int = 10_000_000

@@ -130,7 +130,7 @@ class MetricsLogger(pl.Callback):
         maximal_gt_keypoint_pixel_distances: Threshold distances of the average precision, separated by spaces: how far
             from a true keypoint, in pixels of the image file, a detection may lie to be correct.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal.
-        ap_epoch_start: First epoch after which the metrics are computed, counted from 1.
+        ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
         ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run.
     """
 

@@ -92,6 +92,7 @@ class LastCheckpoint(Checkpoint):
         """Lets Lightning go on with the next epoch where one has ended."""
         if self._between_epochs:
             _set_to_last_batch(checkpoint["loops"]["fit_loop"])
+            checkpoint["epoch"] -= 1  # Lightning writes the one that would follow, and does not read it
 
     def _terminate(self, signal_number: int, frame: FrameType | None) -> None:
         self._terminated = True

@@ -57,7 +57,7 @@ class AugmentationPicture(pl.Callback):
             labels = [dict(zip(self.channel_names, sample.keypoints.numpy(), strict=True)) for sample in samples]
             pictures = zip(samples, labels, strict=True)
             rows.append([draw_keypoints(sample.images, true=true, width=WIDTH) for sample, true in pictures])
-        picture = add_legend(image_grid(rows), dict.fromkeys(self.channel_names, ""))
+        picture = add_legend(image_grid(rows), dict.fromkeys(self.channel_names, ""), "ring: true keypoint")
         Image.fromarray(picture).save(self.path, quality=90)
         log_picture(trainer, "train/augmentations", self.path)
 
@@ -77,6 +77,7 @@ class HeatmapPictures(pl.Callback):
         self.folder = folder
         self.channel_names = channel_names
         self.max_pictures = max_pictures
+        self.checkpoint_epoch: int | None = None  # of the checkpoint that is evaluated after the training
         self._started = time.monotonic()
         self._drawing = 0.0  # seconds
 
@@ -115,9 +116,11 @@ class HeatmapPictures(pl.Callback):
                 images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
             ),
         }
+        trains = trainer.state.fn == "fit" or self.checkpoint_epoch is None
+        epoch = trainer.current_epoch if trains else self.checkpoint_epoch
         for name, picture in pictures.items():
             image = Image.fromarray(picture)
-            path = self.folder / f"{stage}_{name}_epoch{trainer.current_epoch:04d}.jpg"
+            path = self.folder / f"{stage}_{name}_epoch{epoch:04d}.jpg"
             image.save(path, quality=90)
             log_picture(trainer, f"{stage}/{name}", path)
         self._drawing += time.monotonic() - start

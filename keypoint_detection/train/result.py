@@ -11,10 +11,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 
+from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
-from keypoint_detection.train.pictures import log_picture
+from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares
@@ -99,6 +101,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
+    pictures = next(callback for callback in trainer.callbacks if isinstance(callback, HeatmapPictures))
+    pictures.checkpoint_epoch = load_checkpoint(best)["epoch"]
     found = ValidationImages(metrics)
     trainer.callbacks.append(found)
     trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
@@ -108,7 +112,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         curves = read_curves(folder.path / "metrics.csv")
-        plot_curves(curves, folder.path / "curves.png")
+        plot_curves(curves, folder.path / "curves.png", EPOCHS, list(detector.hparams.keypoint_channels))
         write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / "curves.png")
     for run_logger in trainer.loggers:
@@ -126,7 +130,7 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
         path: `metrics.csv` of a run.
 
     Returns:
-        Epochs, counted from 1, and values by name.
+        Epochs, counted from 0 as everywhere, and values by name.
     """
     curves: dict[str, tuple[list[float], list[float]]] = {}
     if not path.exists():  # --fast_dev_run logs nothing
@@ -136,6 +140,6 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
             for name, value in row.items():
                 if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
                     epochs, values = curves.setdefault(name, ([], []))
-                    epochs.append(float(row["epoch"] or 0) + 1)
+                    epochs.append(float(row["epoch"] or 0))
                     values.append(float(value))
     return curves
