@@ -48,15 +48,16 @@ def _chart(
     for position, key in enumerate(keys):
         if key not in curves or not len(curves[key][0]):
             continue
-        steps, values = curves[key]
+        # A log axis has no place for zeros, such as the rate at a schedule's end.
+        shown = [(step, value) for step, value in zip(*curves[key], strict=True) if not (log and value <= 0)]
         series.append(
             {
                 "name": key if names is None else names[position],
                 "channel": None if names is None else position,
                 "colour": position,
                 "dash": DASHES[(position if names is None else position // 8) % len(DASHES)],
-                "steps": [float(step) for step in steps],
-                "values": [float(value) for value in values],
+                "steps": [float(step) for step, _ in shown],
+                "values": [float(value) for _, value in shown],
             }
         )
     return {"title": title, "series": series, "log": log, "unit": unit}

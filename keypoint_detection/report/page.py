@@ -28,6 +28,7 @@ from keypoint_detection.report.statistics import (
     mean_numbers,
     quality,
 )
+from keypoint_detection.report.test_set import test_table
 from keypoint_detection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("template")
@@ -106,6 +107,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
         "thresholds": thresholds,
         "figures": figures,
         "table": table,
+        "test": test_table(data),
         "curves": curve_charts(data.curves, data.channel_names, distances),
         "curves_x": data.curves_x,
         "quality": quality(points, matches, distances, thresholds),
@@ -145,11 +147,12 @@ def _numbers(data: ReportData, measured: Measured) -> tuple[dict[str, Any], list
     mean_ap = data.metrics.get("meanAP", math.fsum(defined) / len(defined) if defined else math.nan)
     keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")
     columns = ["Channel", "True", *(f"AP {d:g} px" for d in distances), "Median px", "Mean px", "90 % px"]
-    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "at"]
+    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "Its threshold"]
     cells = [
         [name, row["truths"], *row["average_precision"], *(row[key] for key in keys)]
-        for name, row in zip(("all (mean)", *data.channel_names), (mean, *rows), strict=True)
+        for name, row in zip(("mean", *data.channel_names), (mean, *rows), strict=True)
     ]
+    cells[0][1] = f"{mean['truths']} in all"
     within = f"within {distances[position]:g} px"
     note = f"AP is over all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
     note += f"at the score threshold of each channel, {within}. A dash is undefined and left out of means."

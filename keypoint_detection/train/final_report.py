@@ -73,14 +73,17 @@ def write_final_report(
         detector: That checkpoint.
         found: What it found.
         path: The file to write.
-        metrics: Values that were logged for it, as `best/<name>`.
+        metrics: Values that were logged for it, as `best/<name>`, and on the test set, as `test/<name>`.
         curves: Epochs and values by log name.
 
     Returns:
         The file, or None if it could not be written.
     """
     distances = _pixel_distances(found.metrics, found.evaluated)
-    logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    logged, tested = (
+        {name.removeprefix(stage): value for name, value in metrics.items() if name.startswith(stage)}
+        for stage in ("best/", "test/")
+    )
     thresholds = detector.score_thresholds.cpu().nan_to_num(FALLBACK_THRESHOLD)
     data = ReportData(
         title=f"{path.parent.name}: validation set, best checkpoint",
@@ -89,6 +92,7 @@ def write_final_report(
         images=list(found.evaluated.images.values()),
         score_thresholds=thresholds.tolist(),
         metrics=logged if found.metrics.threshold_unit == "pixel" else {},
+        test_metrics=tested,
         curves=curves,
         run_info=run_information(run=str(path.parent), labels=str(found.evaluated.annotations.source)),
         max_images=MAX_IMAGES,

@@ -39,7 +39,7 @@ def test_numbers_are_those_of_the_metrics():
         # Without given thresholds, the best ones are the thresholds.
         assert rows[name]["F1"] == pytest.approx(where[f"best_f1/{name}"], abs=1e-12)
         assert rows[name]["Precision"] == pytest.approx(where[f"precision/{name}"], abs=1e-12)
-    assert rows["all (mean)"]["AP 4 px"] == pytest.approx(expected["meanAP/d=4"], abs=1e-12)
+    assert rows["mean"]["AP 4 px"] == pytest.approx(expected["meanAP/d=4"], abs=1e-12)
 
 
 def test_numbers_worked_out_by_hand():
@@ -52,7 +52,7 @@ def test_numbers_worked_out_by_hand():
     assert row["AP 4 px"] == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert [row["Median px"], row["Mean px"], row["90 % px"]] == pytest.approx([1.5, 1.5, 2.7])
     assert [row["Precision"], row["Recall"], row["F1"]] == pytest.approx([1 / 2, 1 / 3, 2 / 5])
-    assert [row["Best F1"], row["at"]] == pytest.approx([2 / 3, 0.625])
+    assert [row["Best F1"], row["Its threshold"]] == pytest.approx([2 / 3, 0.625])
     assert payload["distance"] == 4
     assert payload["histogram"]["counts"] == [[1, *[0] * 14, 1, *[0] * 4]]
     bins = payload["quality"][1]["bins"][0]
@@ -192,6 +192,25 @@ def test_training_curves_are_sorted_into_charts():
         "AP within 2 px, per channel": ["nose"],
     }
     assert charts[0]["series"][1]["values"] == [0.6, None, 0.2]
+
+
+def test_zeros_are_left_out_of_log_axes():
+    curves = {"learning_rate": ([0, 1, 2], [0.1, 0.01, 0.0]), "validation/meanAP": ([0, 1], [0.0, 0.5])}
+    data = ReportData("t", ["a"], [2], [], curves=curves)
+    charts = {chart["title"]: chart["series"][0] for chart in payload_of(build_report(data))["curves"]}
+    assert (charts["Learning rate"]["steps"], charts["Learning rate"]["values"]) == ([0, 1], [0.1, 0.01])
+    assert charts["Mean AP"]["values"] == [0, 0.5]
+
+
+def test_a_test_set_has_a_table_of_its_own():
+    assert payload_of(build_report(random_report()))["test"] is None
+    data = random_report(names=("nose", "paws"))
+    data.test_metrics = {"meanAP": 0.5, "meanAP/d=2": 0.4, "AP/nose/d=2": 0.3, "recall/nose": 0.7, "recall": 0.8}
+    table = payload_of(build_report(data))["test"]
+    assert table["columns"] == ["Channel", "AP d=2", "Median", "Precision", "Recall", "Best F1"]
+    assert table["rows"][0] == ["mean", 0.4, None, None, 0.8, None]
+    assert table["rows"][1] == ["nose", 0.3, None, None, 0.7, None]
+    assert "Mean AP 0.500" in table["note"]
 
 
 def test_run_information_says_what_made_it(monkeypatch):

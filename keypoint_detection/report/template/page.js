@@ -71,6 +71,12 @@ function drawSummary() {
   cells[0].total = true;
   byId("table").append(table(report.table.columns, cells));
   byId("table-note").textContent = report.table.note;
+  byId("test").hidden = report.test === null;
+  if (report.test !== null) {
+    report.test.rows[0].total = true;
+    byId("test-table").append(table(report.test.columns, report.test.rows));
+    byId("test-note").textContent = report.test.note;
+  }
   byId("info").append(...report.info.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   const sections = [...document.querySelectorAll("main > section:not([hidden])")].filter((s) => s.id !== "summary");
   byId("navigation").append(...sections.map((s) =>
@@ -87,7 +93,7 @@ function drawTraining() {
     byId("curves").append(element("figure", { class: "card" }, element("figcaption", {}, element("h3", {}, chart.title)), host, legend));
     painters.push(() => {
       const series = chart.series.filter((s) => s.channel === null || state.visible[s.channel])
-        .map((s) => ({ name: s.name, x: s.steps, y: s.values, colour: colour(s), dash: s.dash }));
+        .map((s) => ({ name: s.name, x: s.steps, y: s.values, colour: colour(s), dash: s.dash, marks: s.steps.length === 1 ? [0] : [] }));
       const values = series.flatMap((s) => s.y).filter((v) => v !== null && (!chart.log || v > 0));
       const steps = chart.series.flatMap((s) => s.steps);
       const x = [Math.min(...steps), Math.max(...steps)];
