@@ -19,7 +19,8 @@ def main() -> None:
         pictures.append(draw_keypoints(image, true=keypoints))
     grid = image_grid([pictures[:4], pictures[4:]])
     names = dict.fromkeys(("corner_keypoints", "flap_corner_keypoints"), "")
-    Image.fromarray(add_legend(grid, names)).save(Path(__file__).with_name("boxes.jpg"), quality=88)
+    picture = add_legend(grid, names, "ring: true keypoint")
+    Image.fromarray(picture).save(Path(__file__).with_name("boxes.jpg"), quality=88)
 
 
 if __name__ == "__main__":

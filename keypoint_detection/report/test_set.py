@@ -23,8 +23,6 @@ def test_table(data: ReportData) -> dict[str, Any] | None:
         average = "meanAP" if channel is None else f"AP/{channel}"
         keys = [*(f"{average}/{distance}" for distance in distances), *(f"{kind}{end}" for kind in KINDS)]
         rows.append(["mean" if channel is None else channel, *(metrics.get(key, math.nan) for key in keys)])
-    note = (
-        f"Mean AP {metrics['meanAP']:.3f} on the test set. Distances d are in the unit of the training; precision and"
-    )
-    note += " recall are at the best F1 on this set. All else on this page is of the set in its title."
+    note = f"Mean AP {metrics['meanAP']:.3f} on the test set. Distances d are in the unit of the training; precision"
+    note += " and recall are at the best F1 on this set. All else on this page is of the set in its title."
     return {"columns": columns, "rows": rows, "note": note}
