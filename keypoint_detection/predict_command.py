@@ -31,6 +31,8 @@ from keypoint_detection.visualization import draw_keypoints
 
 logger = logging.getLogger(__name__)
 
+FORMAT_ENDINGS = {".json": "native", ".csv": "csv"}
+
 
 def predict(
     paths: list[str],
@@ -74,7 +76,9 @@ def predict(
     files = find_inputs(paths)
     root = common_folder(files)
     target = Path(output)
-    write = FILE_FORMATS[("csv" if target.suffix == ".csv" else "native") if format == "auto" else format]
+    if format == "auto" and target.suffix not in FORMAT_ENDINGS:
+        raise InputError(f"--output {target}: expected a name that ends with .json or .csv, or --format")
+    write = FILE_FORMATS[FORMAT_ENDINGS[target.suffix] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)

@@ -77,6 +77,13 @@ def test_csv_and_coco(checkpoint, images, tmp_path):
     assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
 
 
+def test_an_output_without_a_known_ending_wants_a_format(checkpoint, images, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "out.txt", images) == 2
+    assert "out.txt: expected a name that ends with .json or .csv, or --format" in capsys.readouterr().err
+    assert run(checkpoint, tmp_path / "out.txt", images, "--format", "native") == 0
+    assert json.loads((tmp_path / "out.txt").read_text())["dataset"]
+
+
 def test_overlays_are_pictures_with_marks(checkpoint, images, tmp_path):
     assert run(checkpoint, tmp_path / "out.json", images, "--overlays", tmp_path / "drawn") == 0
     drawn = np.asarray(Image.open(tmp_path / "drawn" / "sub" / "b.jpg")).astype(int)
