@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def parse_name(name: str) -> Curve:
     """Takes a log name apart."""
     stage, *parts = name.split("/")
     kind = parts.pop(0) if parts else ""
-    distance = parts.pop()[2:] if parts and parts[-1].startswith("d=") else None
+    # A channel's name may begin in the same way.
+    distance = parts.pop()[2:] if parts and re.fullmatch(r"d=[0-9.e+-]+", parts[-1]) else None
     return Curve(stage, kind, "/".join(parts) or None, distance)
 
 

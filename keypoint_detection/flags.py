@@ -70,7 +70,7 @@ def _one_line(message: str) -> str:
     several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
     single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
     mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)
-    if mistyped:
+    if mistyped and _names_of_types(mistyped.group(2)):
         name, types, value = mistyped.groups()
         return f"--{name} {value.strip()}: expected {' or '.join(_names_of_types(types))}"
     return re.sub(r"\s*\n\s*[-|]*\s*", " ", message).strip()

@@ -115,9 +115,10 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     assert not output.exists()
     assert run(checkpoint, output, "--batch_size", 1, "--resume", images) == 0
     assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
+    assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
 
 
-@pytest.mark.parametrize("other", [("--score_threshold", 0.9), ("--max_keypoints", 1)])
+@pytest.mark.parametrize("other", [("--score_threshold", 0.9), ("--max_keypoints", 1), ("--tile", 64)])
 def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, monkeypatch, capsys, other):
     real, output = predict_command.load_image, tmp_path / "out.json"
 
@@ -138,7 +139,6 @@ def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, mon
     assert partial.read_bytes() == before
     assert run(checkpoint, output, "--resume", images) == 0
     assert len(json.loads(output.read_text())["dataset"]) == 3
-    assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
 
 
 def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):

@@ -32,8 +32,8 @@ class Augmentation:
     """Random changes of the training images.
 
     Geometric changes are joined into one homography, which moves the keypoints and samples the image once. A value of
-    0 turns a change off. Those that are off by default held trainings of minutes back; hours of training on rendered
-    images, for a camera that sees others, want them.
+    0 turns a change off. Shear, perspective, hue, blur, noise and erasing together held trainings of minutes back, so
+    they are off by default; hours of training on rendered images, for a camera that sees others, may want them.
 
     Args:
         rotation: largest rotation in either direction, in degrees (0 to 180).

@@ -51,9 +51,10 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
             f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
+    advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
     logger.warning(
-        '%s; left out, as are %d of %d keypoints in all, read as "%s" (--keypoint_coordinates chooses another)',
-        first, count, judged, annotations.coordinates,
+        '%s; left out, as are %d of %d keypoints in all, read as "%s"%s',
+        first, count, judged, annotations.coordinates, advice,
     )  # fmt: skip
     return annotations.keep(~outside)
 

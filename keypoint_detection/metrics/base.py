@@ -104,7 +104,7 @@ class KeypointMetric(Metric):
             return
         xy, scores, truths, labelled, indices = zip(*self._waiting, strict=True)
         self._waiting = []
-        groups = torch.cat(labelled).view(-1)
+        groups = torch.cat(labelled).reshape(-1)
         detections = torch.cat([_rows_of_batches(xy, 2), _rows_of_batches(scores, 1)], dim=1)
         detections, num_detections = drop_missing(detections, _lengths(scores), groups)
         true_rows, num_truths = drop_missing(_rows_of_batches(truths, 2), _lengths(truths), groups)
@@ -211,7 +211,7 @@ def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> Tensor:
     """The rows of batches `(B, C, N, ...)` below one another, `(n, columns)` float64."""
     if len({batch.shape[2] for batch in batches}) > 1:
         batches = [batch.reshape(-1) for batch in batches]
-    return torch.cat(batches).double().view(-1, columns)
+    return torch.cat(batches).double().reshape(-1, columns)
 
 
 def _lengths(batches: Sequence[Tensor]) -> Tensor:

@@ -54,9 +54,11 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:  # a frozen encoder's
+                continue
             if group["orthogonal"]:
                 self._orthogonal_step(parameters, group["lr"], group["weight_decay"])
-            elif parameters:
+            else:
                 self._adamw_step(parameters, group)
         return loss
 

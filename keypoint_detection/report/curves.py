@@ -50,6 +50,8 @@ def _chart(
             continue
         # A log axis has no place for zeros, such as the rate at a schedule's end.
         shown = [(step, value) for step, value in zip(*curves[key], strict=True) if not (log and value <= 0)]
+        if not shown:
+            continue
         series.append(
             {
                 "name": key if names is None else names[position],

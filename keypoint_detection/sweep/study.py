@@ -95,7 +95,10 @@ def _open_database(url: str, attempts: int = 5) -> RDBStorage:
 
 
 def _lock_from_the_first_read(engine: Engine) -> None:
-    """Lets no two processes take the same waiting run, which SQLite's transactions allow: they lock when they write."""
+    """Lets no two processes take the same waiting run, which SQLite's transactions allow: they lock when they write.
+
+    Reading takes the lock too, for as long as a query lasts.
+    """
 
     def leave_transactions_alone(connection: Any, record: Any) -> None:
         connection.isolation_level = None

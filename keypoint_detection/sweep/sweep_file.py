@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ KEYS = (
     "project", "entity",
 )  # fmt: skip
 DEFAULT_COMMAND = ["${interpreter}", "${program}", "${args}"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ def _find_program(path: Path, name: str | None) -> tuple[Path, Path]:
     for folder in (Path.cwd(), path.resolve().parent):
         if (folder / name).is_file():
             return (folder / name).resolve(), folder
-    if name == own_program().name:  # there is no copy of the library here, it is installed
+    if name == own_program().name:
+        logger.warning("program %s: not here and not beside the sweep file, taking %s", name, own_program())
         return own_program(), Path.cwd()
     raise InputError(
         f"program {name}: no such file in {Path.cwd()} and beside the sweep file; without a program, that of this "

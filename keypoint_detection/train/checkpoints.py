@@ -12,7 +12,7 @@ from torch import Tensor
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
-# Mean APs that differ by less than this share of the highest are as good as one another.
+# Mean APs that lie below the highest by this share of it at most are as good as it.
 _AS_GOOD = 0.01
 
 
@@ -40,7 +40,8 @@ class BestCheckpoint(TopCheckpoints):
         if current is None or current.isnan():
             return super().check_monitor_top_k(trainer, current)
         self.highest = max(self.highest, float(current))
-        return float(current) >= (1 - _AS_GOOD) * self.highest
+        # All processes have to agree, whatever the last bits of their values are.
+        return trainer.strategy.reduce_boolean_decision(float(current) >= (1 - _AS_GOOD) * self.highest)
 
     def state_dict(self) -> dict[str, Any]:
         """The state, with the highest mean AP so far."""
@@ -49,7 +50,8 @@ class BestCheckpoint(TopCheckpoints):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state."""
         super().load_state_dict(state_dict)
-        self.highest = state_dict.get("highest", 0.0)
+        best = state_dict["best_model_score"]  # all that older checkpoints hold
+        self.highest = state_dict.get("highest", 0.0 if best is None else float(best))
 
 
 def create_checkpoint_callbacks(
@@ -62,8 +64,8 @@ def create_checkpoint_callbacks(
 
     Args:
         folder: Where the checkpoints go.
-        save_top_k: How many of the best checkpoints by mean AP to keep, beside `best.ckpt`: the latest of those whose
-            mean AP is within a hundredth of the highest.
+        save_top_k: From 2 upwards, how many of the checkpoints with the highest mean AP to keep. They lie beside
+            `best.ckpt`, the latest of those whose mean AP is within a hundredth of the highest.
         checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
             most every five seconds.
         checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none

@@ -24,10 +24,9 @@ Choose = Callable[[str, Any, Any, str], Any]
 
 # The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
 LARGEST_SIDE = {"cpu": 288, "gpu": 640}
-# On a CPU, images beyond this side shrink to seven eighths, if not below it: the pixels that are left out would have
-# cost more images of training than they were worth (benchmarks/README.md).
-CHEAP_SIDE = 256
-SHRINKING = 7 / 8
+# On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
+# images of training than they were worth (benchmarks/README.md).
+CHEAP_BELOW, CHEAP_SIDE = 330, 256
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
@@ -177,12 +176,12 @@ def _choose_size(
     known = sizes[sizes.min(axis=1) > 0]
     side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
     limit = LARGEST_SIDE["cpu" if accelerator == "cpu" else "gpu"]
-    if accelerator == "cpu":
-        limit = min(limit, max(CHEAP_SIDE, int(SHRINKING * side) // SIDE_MULTIPLE * SIDE_MULTIPLE))
+    if accelerator == "cpu" and side < CHEAP_BELOW:
+        limit = CHEAP_SIDE
     fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
     keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
     reason = f"the longer side of the images is {side} px"
-    reason += f", and at most {limit} px train well on the {accelerator}" if side > limit else ""
+    reason += f", and {limit} px train on more images in the same time on the {accelerator}" if side > limit else ""
     chosen = choose("image_size", image_size, None if keep else fitted, reason)
     size = parse_image_size(None if chosen == "none" else chosen)
     fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]

@@ -38,7 +38,7 @@ class TrainingResult:
     Attributes:
         detector: The detector with the best weights, on the CPU.
         run_dir: Folder of the run.
-        best_checkpoint: Checkpoint with the highest mean AP on the validation set.
+        best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest.
         metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
             test set, if there is one.
         threshold_distances: Distances at which the average precision was computed.

@@ -26,6 +26,22 @@ def test_singular_vectors_stay_and_singular_values_come_near_1(count, rows, colu
     assert ((diagonal > 0.65) & (diagonal < 1.25)).all()
 
 
+def test_matrices_of_one_smaller_side_are_told_apart():
+    shapes = [(2, 6, 9), (1, 9, 6), (3, 6, 6), (1, 4, 6), (2, 6, 20)]
+    stacks = [torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))) for shape in shapes]
+    for stack, found in zip(stacks, orthogonalize(stacks), strict=True):
+        torch.testing.assert_close(found, orthogonalize([stack])[0])
+
+
+def test_a_kernel_without_a_gradient_stays():
+    frozen, other = nn.Parameter(torch.ones(4, 4, 3, 3)), nn.Parameter(torch.ones(3))
+    other.grad = torch.ones(3)
+    groups = [{"params": [frozen], "lr": 0.1, "orthogonal": True}, {"params": [other], "lr": 0.1, "orthogonal": False}]
+    Muon(groups, BETAS, fused=False).step()
+    assert (frozen == 1).all()
+    assert (other != 1).all()
+
+
 def test_a_kernel_steps_along_every_direction_alike():
     kernel = nn.Parameter(torch.zeros(4, 2, 3, 3))
     optimizer = Muon([{"params": [kernel], "lr": 0.5, "orthogonal": True}], BETAS, fused=False)
