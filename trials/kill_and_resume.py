@@ -34,7 +34,6 @@ class Noisy(Unet):
         return torch.nn.functional.dropout(super().forward(images), 0.2, self.training)
 
 
-LEFT_OUT = ("BestCheckpoint", "val_loop.batch_progress")
 KINDS = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
 
 # How the trainings differ: what sizes them, what their schedule looks at, when they save and validate.
@@ -112,18 +111,14 @@ def interrupt(folder: Path, arguments: list[str], log: Path, kills: int, chance:
 
 
 def differences(whole: Any, again: Any, name: str = "") -> list[str]:
-    """Names of all values that are not equal to the bit.
-
-    What names files is left out, and Lightning's count of the validation batches of the whole training, which nothing
-    here reads: it can be higher after an interruption.
-    """
+    """Names of all values that are not equal to the bit; what names files is left out."""
     if isinstance(whole, torch.Tensor) and isinstance(again, torch.Tensor):
         same = whole.dtype == again.dtype and torch.equal(whole.nan_to_num(7e7), again.nan_to_num(7e7))
         return [] if same else [name]
     if isinstance(whole, dict) and isinstance(again, dict):
         if whole.keys() != again.keys():
             return [f"{name}: {set(whole) ^ set(again)}"]
-        names = (key for key in whole if not any(part in str(key) for part in LEFT_OUT))
+        names = (key for key in whole if "BestCheckpoint" not in str(key))
         return [d for key in names for d in differences(whole[key], again[key], f"{name}/{key}")]
     if isinstance(whole, (list, tuple)) and len(whole) == len(again):
         return [d for i, pair in enumerate(zip(whole, again, strict=True)) for d in differences(*pair, f"{name}/{i}")]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from keypoint_detection.metrics.matching import descending_order, match_groups
+from keypoint_detection.metrics.matching import descending_order, is_descending, match_groups
 
 # Groups that are matched at once, so that the memory in use does not grow with the data.
 _GROUPS_AT_ONCE = 8192
@@ -198,9 +198,9 @@ def _match_groups(
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
         rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
-        order = descending_order(scores[rows])
-        rows = (rows if order is None else np.take_along_axis(rows, order, axis=1)).T.copy()
-        truth_rows = truth_rows.T.copy()
+        if not is_descending(scores[rows]):
+            rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=1)
+        rows, truth_rows = rows.T.copy(), truth_rows.T.copy()
         found = match_groups((x[rows], y[rows]), (true_x[truth_rows], true_y[truth_rows]), limits)
         for column, values in zip(distances, found, strict=True):
             column[rows] = values

@@ -36,31 +36,27 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     """
     lead, detections, keypoints = xy.shape[:-2], xy.shape[-2], truths.shape[-2]
     groups = math.prod(lead)
-    order = descending_order(_float64(scores).reshape(groups, detections))
-    points = _float64(xy).reshape(groups, detections, 2)
-    x, y = (points if order is None else np.take_along_axis(points, order[..., None], axis=1)).T
+    order = descending_order(_float64(scores).reshape(groups, detections))[..., None]
+    x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
     true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
     found = match_groups((x, y), (true_x, true_y), _float64(distances)).T
-    result = found
-    if order is not None:
-        result = np.empty_like(found)
-        np.put_along_axis(result, order[..., None], found, axis=1)
-    return torch.from_numpy(np.ascontiguousarray(result)).view(*lead, detections, len(distances))
+    result = np.empty_like(found)
+    np.put_along_axis(result, order, found, axis=1)
+    return torch.from_numpy(result).view(*lead, detections, len(distances))
 
 
 def _float64(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
-def descending_order(scores: np.ndarray) -> np.ndarray | None:
-    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last.
+def descending_order(scores: np.ndarray) -> np.ndarray:
+    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last."""
+    return np.argsort(-scores, axis=1, kind="stable")
 
-    Returns:
-        `(G, N)`, or None if the scores are in this order already, as those of decoded keypoints are.
-    """
-    if (scores[:, 1:] > scores[:, :-1]).any() or np.isnan(scores[:, :-1]).any():
-        return np.argsort(-scores, axis=1, kind="stable")
-    return None
+
+def is_descending(scores: np.ndarray) -> bool:
+    """Whether the scores `(G, N)` are in that order already, as those of decoded keypoints are."""
+    return not ((scores[:, 1:] > scores[:, :-1]).any() or np.isnan(scores[:, :-1]).any())
 
 
 def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np.ndarray:

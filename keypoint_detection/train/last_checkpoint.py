@@ -143,4 +143,7 @@ def _set_to_last_batch(fit_loop: dict[str, Any]) -> None:
         epochs["ready"] = epochs["started"] = epochs["completed"]
         epochs["processed"] = epochs["completed"] = epochs["completed"] - 1
         batches["completed"] -= 1
+    # The validation batches of the epoch that is over, which Lightning counts twice when it goes on behind them.
+    validated = fit_loop["epoch_loop.val_loop.batch_progress"]["total"]
+    validated.update(dict.fromkeys(validated, 0))
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

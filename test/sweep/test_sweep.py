@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -198,6 +199,17 @@ def test_an_interrupted_run_goes_on_with_its_parameters(folder, monkeypatch, how
     assert [row["state"] for row in rows()] == ["complete", "complete"]
     assert len({row["rate"] for row in rows()}) == 2
     assert metrics.stat().st_size > size
+
+
+def test_of_two_processes_one_at_a_time_looks_for_a_waiting_run(tmp_path):
+    storage = memory._open_database(f"sqlite:///{tmp_path / 'study.db'}")
+    other = sqlite3.connect(tmp_path / "study.db", timeout=0.1)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM trials")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
 
 
 def test_two_processes_share_the_runs(folder):

@@ -34,6 +34,14 @@ def test_the_programs_folder_is_where_runs_start(tmp_path, monkeypatch):
     assert read(tmp_path, {"program": ...}).program == own_program()
 
 
+def test_the_librarys_own_program_is_found_where_there_is_no_copy_of_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert read(tmp_path, {"program": "train.py"}).program == own_program()
+    assert f"taking {own_program()}" in caplog.text
+    with pytest.raises(InputError, match=r"program mine\.py: no such file"):
+        read(tmp_path, {"program": "mine.py"})
+
+
 def test_the_command_of_a_run_is_wandbs(tmp_path, monkeypatch):
     flags = {"rate": 0.001, "augment": True, "name": "a b", "size": [1, 2], "none": None}
     program = {"program": str(OWN / "train.py")}

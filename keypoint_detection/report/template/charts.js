@@ -72,7 +72,7 @@ function chartFrame(host, options) {
 function lineChart(host, options, series) {
   const frame = chartFrame(host, options);
   if (options.diagonal) frame.root.append(diagonal(frame, options));
-  const usable = (s, i) => s.y[i] !== null && s.x[i] !== null && (!options.log || s.y[i] > 0);
+  const usable = (s, i) => s.y[i] !== null && s.x[i] !== null;
   const lines = series.map((s) => {
     let path = "", pen = "M";
     s.x.forEach((x, i) => {

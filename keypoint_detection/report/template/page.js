@@ -94,7 +94,7 @@ function drawTraining() {
     painters.push(() => {
       const series = chart.series.filter((s) => s.channel === null || state.visible[s.channel])
         .map((s) => ({ name: s.name, x: s.steps, y: s.values, colour: colour(s), dash: s.dash, marks: s.steps.length === 1 ? [0] : [] }));
-      const values = series.flatMap((s) => s.y).filter((v) => v !== null && (!chart.log || v > 0));
+      const values = series.flatMap((s) => s.y).filter((v) => v !== null);
       const steps = chart.series.flatMap((s) => s.steps);
       const x = [Math.min(...steps), Math.max(...steps)];
       if (x[0] === x[1]) x[1] += 1;
