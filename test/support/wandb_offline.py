@@ -69,7 +69,7 @@ class LoggedRun:
 
 
 def read_runs(folder: Path | str) -> list[LoggedRun]:
-    """Read all runs below a folder, oldest first."""
+    """Read all runs below a folder, oldest first to the second (those of one second by their id)."""
     files = Path(folder).rglob("run-*.wandb")
     return [read_run(path) for path in sorted(files, key=lambda path: path.parent.name.removeprefix("offline-"))]
 

@@ -113,4 +113,5 @@ def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeyp
     second = start(tmp_path, "offline")
     log_losses(second)
     finish_wandb(second)
-    assert losses_of(read_runs(tmp_path)[-1].history) == LOSSES
+    (run,) = [run for run in read_runs(tmp_path) if run.id == second.experiment.id]
+    assert losses_of(run.history) == LOSSES
