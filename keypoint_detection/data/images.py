@@ -53,29 +53,12 @@ def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.
     Args:
         path: the file.
         at_least: height and width in pixels that suffice. A JPEG may then come at exactly 1/2, 1/4 or 1/8 of its size,
-            which decodes faster, if no side gets smaller than this and both divide without a rest. Use
-            `load_reduced` to learn the full size too. None: full size.
+            which decodes faster, if no side gets smaller than this and both divide without a rest. None: full size.
 
     Raises:
         InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
     """
     return _with_image(Path(path), lambda image: decode_rgb(image, at_least))
-
-
-def load_reduced(path: str | Path, at_least: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Loads an image like `load_image`, and returns it with the height and width in pixels of its full size.
-
-    Keypoints in full pixels are divided by the ratio of both sizes, which is exactly 1, 2, 4 or 8 for both axes.
-
-    Raises:
-        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
-    """
-
-    def decode(image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
-        header = decode_header(image)
-        return decode_rgb(image, at_least), (header.height, header.width)
-
-    return _with_image(Path(path), decode)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

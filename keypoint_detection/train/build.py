@@ -62,6 +62,25 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     return datamodule, recipe
 
 
+def check_detector(config: Mapping[str, Any]) -> None:
+    """Finds what is wrong with the flags of the detector without its data, which may take long to read.
+
+    Args:
+        config: A value for every flag. `auto` passes.
+
+    Raises:
+        InputError: If a name or a value is not usable.
+    """
+    undecided = {"image_size": None, "keypoint_channel_max_keypoints": None}
+    for name, value in (("heatmap_stride", 1), ("heatmap_sigma", 1.0), ("learning_rate", 1.0)):
+        if config[name] == "auto":
+            undecided[name] = value
+    build_detector({**config, **undecided}, ["channel"], load_pretrained=False)
+    for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
+        for flag in flags.unused_registry_flags(registry, name, config):
+            logger.warning("--%s has no effect: %s does not take it", flag, name)
+
+
 def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrained: bool = True) -> KeypointDetector:
     """Makes the detector that the flags describe.
 
@@ -75,9 +94,6 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
     """
     backbone = flags.registry_arguments(BACKBONES, "backbone_type", config)
     loss_arguments = flags.registry_arguments(LOSSES, "loss", config)
-    for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
-        for flag in flags.unused_registry_flags(registry, name, config):
-            logger.warning("--%s has no effect: %s does not take it", flag, name)
     return flags.call(
         KeypointDetector,
         config,

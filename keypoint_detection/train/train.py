@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.train import flags
-from keypoint_detection.train.build import build_callbacks, build_detector, prepare_data
+from keypoint_detection.train.build import build_callbacks, build_detector, check_detector, prepare_data
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.metrics_file import MetricsFile
@@ -58,6 +58,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     trained = find_trained_weights(source)
     if trained:
         config = trained.inherit(config)
+    check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
     config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}

@@ -175,6 +175,23 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, named, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"backbone_type": "Unett"}, "Unett"), ({"n_channels": 1}, "n_channels"), ({"optimizer": "sgd"}, "optimizer")],
+)
+def test_flags_of_the_detector_are_checked_before_the_data_is_read(changes, named):
+    flags = DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "missing.json"} | changes
+    with pytest.raises(InputError, match=named):
+        fit(**flags)
+
+
+def test_a_flag_of_another_backbone_is_said_to_have_no_effect(caplog):
+    flags = DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "missing.json", "dilations": [1, 2]}
+    with pytest.raises(InputError, match="missing.json"):
+        fit(**flags)
+    assert "--dilations has no effect: Unet does not take it" in caplog.text
+
+
 def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="run_dir"):
