@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Row, compare, main
+from harness import DETECTOR_VALUES, Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
 from torch.nn import functional as F
@@ -47,7 +47,7 @@ def dots(images: int, height: int, width: int, seed: int) -> Batch:
 def trained_detector() -> KeypointDetector:
     """A detector of white dots."""
     torch.manual_seed(0)
-    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)])
+    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)], **DETECTOR_VALUES)
     rate, steps = detector.hparams.learning_rate, 200
     optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
     for step in range(steps):

@@ -83,13 +83,14 @@ def run() -> list[Row]:
         annotations = read_annotations(path, path.parent)
         plain = DataLoader(PlainDataset(path), batch_size=BATCH_SIZE)
         work = f"{IMAGES} JPEG 640x480 to 320x240, {CHANNELS} channels x {KEYPOINTS} keypoints, stride 1, no workers"
+        augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0)
         cache = ImageCache(annotations, scan_sizes(annotations))
         for title, arguments, target in (
             ("loader", {}, 2),
             ("loader, heatmaps left to the device", {"render": False}, None),
             ("loader, cached images", {"cache": cache}, None),
-            ("loader, augmented", {"augmentation": Augmentation()}, None),
-            ("loader, augmented and cached", {"augmentation": Augmentation(), "cache": cache}, None),
+            ("loader, augmented", {"augmentation": augmentation}, None),
+            ("loader, augmented and cached", {"augmentation": augmentation, "cache": cache}, None),
         ):
             dataset = KeypointsDataset(
                 annotations, heatmap_sigma=SIGMA, heatmap_stride=1, image_size=(SIZE[1], SIZE[0]), **arguments

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
-from harness import Row, compare, main
+from harness import DETECTOR_VALUES, Row, compare, main
 from training_step import make_batch
 
 from keypoint_detection import heatmaps
@@ -47,7 +47,7 @@ def step_of(
 def new_detector(channels: int = 4) -> KeypointDetector:
     """An untrained detector with the defaults."""
     torch.manual_seed(0)
-    return KeypointDetector([f"channel{i}" for i in range(channels)])
+    return KeypointDetector([f"channel{i}" for i in range(channels)], **DETECTOR_VALUES)
 
 
 def batch_of(images: int, channels: int, keypoints: int, height: int, width: int) -> Batch:

@@ -11,7 +11,7 @@ import math
 from types import SimpleNamespace
 
 import torch
-from harness import Row, compare, main
+from harness import DETECTOR_VALUES, Row, compare, main
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +57,7 @@ def draw(keypoints: Tensor, size: int, sigma: float, stride: int) -> Tensor:
 def run() -> list[Row]:
     """Time whole steps: heatmaps, forward, loss, backward and optimiser."""
     torch.manual_seed(0)
-    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)])
+    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)], **DETECTOR_VALUES)
     plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
     values = detector.hparams
     batch = make_batch()

@@ -16,11 +16,14 @@ from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_versi
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor
 
+HEATMAPS = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
+
 
 @pytest.fixture
 def checkpoint(tmp_path):
     """A checkpoint as Lightning writes it, of a small detector, and the detector."""
-    detector = KeypointDetector(["left", "right"], backbone_type="DilatedCnn", backbone={"n_channels": 4})
+    backbone = {"backbone_type": "DilatedCnn", "backbone": {"n_channels": 4}}
+    detector = KeypointDetector(["left", "right"], **HEATMAPS, **backbone)
     detector.set_score_thresholds([0.25, float("nan")])
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams), "epoch": 7}
     detector.on_save_checkpoint(content)
@@ -130,13 +133,14 @@ def test_the_actions_are_listed(capsys):
 
 
 def test_a_checkpoint_still_loads_after_a_default_has_changed(tmp_path, monkeypatch):
-    detector = KeypointDetector(["left"], backbone_type="Unet", backbone={"n_channels": 4}, loss="focal")
+    detector = KeypointDetector(["left"], **HEATMAPS, backbone={"n_channels": 4}, loss="focal")
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
     torch.save(content | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "best.ckpt")
     constructor = BACKBONES["Unet"].__init__
     changed = {"n_downsampling_layers": 2, "kernel_size": 5}
     monkeypatch.setattr(constructor, "__kwdefaults__", constructor.__kwdefaults__ | changed)
-    assert len(KeypointDetector(["left"], backbone={"n_channels": 4}).state_dict()) < len(detector.state_dict())
+    smaller = KeypointDetector(["left"], **HEATMAPS, backbone={"n_channels": 4})
+    assert len(smaller.state_dict()) < len(detector.state_dict())
     loaded = KeypointDetector.load_from_checkpoint(tmp_path / "best.ckpt")
     assert all(torch.equal(value.nan_to_num(), loaded.state_dict()[name].nan_to_num())
                for name, value in detector.state_dict().items())  # fmt: skip

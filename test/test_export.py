@@ -164,7 +164,8 @@ def unet_checkpoint(folder, **arguments):
     """A tiny U-Net with weights that let it find something in every image."""
     torch.manual_seed(1)
     backbone = {"n_channels": 32, "n_downsampling_layers": 2, "n_resnet_blocks": 1}
-    detector = KeypointDetector(["a", "b"], backbone=backbone, **arguments)
+    heatmaps = {"heatmap_sigma": 6.0, "heatmap_stride": 4, **arguments}
+    detector = KeypointDetector(["a", "b"], backbone=backbone, learning_rate=1.0, **heatmaps)
     with torch.no_grad():
         detector.head.weight.normal_(std=1.0)
         detector.head.bias.fill_(-2)

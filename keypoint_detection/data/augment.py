@@ -37,13 +37,13 @@ class Augmentation:
 
     Args:
         rotation: largest rotation in either direction, in degrees (0 to 180).
+        horizontal_flip: probability of mirroring left and right.
+        vertical_flip: probability of mirroring top and bottom.
         scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
         shear: largest shear along either axis, in degrees (below 60).
         translation: largest shift along either axis, as a fraction of the image's side.
         perspective: largest change of the scale from one side of the image to the other, as a fraction (below 1).
         crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
-        horizontal_flip: probability of mirroring left and right.
-        vertical_flip: probability of mirroring top and bottom.
         flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b"; "auto" guesses them from the
             names, "none" says that there are none.
         fill: what a warped image shows where it has no pixels: its mean colour ("mean"), black ("zeros"), its nearest
@@ -62,14 +62,14 @@ class Augmentation:
     def __init__(
         self,
         *,
-        rotation: float = 30.0,
+        rotation: float,
+        horizontal_flip: float,
+        vertical_flip: float,
         scale: float = 0.25,
         shear: float = 0.0,
         translation: float = 0.1,
         perspective: float = 0.0,
         crop: float = 0.0,
-        horizontal_flip: float = 0.5,
-        vertical_flip: float = 0.0,
         flip_pairs: str = "auto",
         fill: str = "mean",
         brightness: float = 0.2,

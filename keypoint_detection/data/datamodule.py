@@ -34,8 +34,9 @@ Stage = Literal["train", "validation", "test"]
 class KeypointsDataModule(pl.LightningDataModule):
     """The data of a training: files, split, augmentation and loaders.
 
-    `setup()` reads and checks everything; it needs neither sigma nor stride nor sizes, which may be chosen from what it
-    read (`train_annotations`, `train_sizes`) and assigned to the attributes of the same names before a loader is made.
+    `setup()` reads and checks everything; it needs neither sigma, stride, sizes nor augmentation, which may be chosen
+    from what it read (`train_annotations`, `train_sizes`) and assigned to the attributes of the same names before a
+    loader is made.
 
     Args:
         json_dataset_path: JSON file with the images and keypoints to train on, in this library's or in COCO's format.
@@ -49,19 +50,18 @@ class KeypointsDataModule(pl.LightningDataModule):
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
             (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation, above 0 and below 1.
-        batch_size: images per step and process.
+        batch_size: images per step and process; None is to be assigned later.
         num_workers: processes that load data, per training process; 0 loads in it, auto goes by cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for a set of up to a gigabyte.
         empty_channels: what a channel without keypoints means: absent (there is none in the image) or ignore (it was
             not labelled, so it counts neither in loss nor in metrics).
         corrupt_images: what an image does that cannot be read in mid-training: raise stops, skip reports it once.
-        augment_train: change training images at random.
         render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (the device, unless it is the CPU).
         seed: seed of split, order and augmentation.
-        heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
-        heatmap_stride: pixels of the network's input per cell of the heatmaps.
+        heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input; None as for batch_size.
+        heatmap_stride: pixels of the network's input per cell of the heatmaps; None as for batch_size.
         image_size: height and width that images are resized to fit into; None keeps their own sizes.
-        augmentation: the random changes; None is `Augmentation()` with its defaults.
+        augmentation: random changes of the training images; None leaves them as they are.
         split: record of an earlier split (`datamodule.split`) to use again; None makes one.
     """
 
@@ -78,12 +78,11 @@ class KeypointsDataModule(pl.LightningDataModule):
         keypoint_channel_max_keypoints: str | list[int] | None = None,
         keypoint_coordinates: str = "blender",
         validation_split_ratio: float = 0.1,
-        batch_size: int | Literal["auto"] = "auto",
+        batch_size: int | None = None,
         num_workers: int | Literal["auto"] = "auto",
         cache_images: bool | Literal["auto"] = "auto",
         empty_channels: Literal["absent", "ignore"] = "absent",
         corrupt_images: Literal["raise", "skip"] = "raise",
-        augment_train: bool = True,
         render_heatmaps_on: Literal["auto", "loader", "device"] = "auto",
         seed: int = 0,
         heatmap_sigma: float | None = None,
@@ -110,7 +109,6 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.cache_images = cache_images
         self.empty_channels = empty_channels
         self.corrupt_images = corrupt_images
-        self.augment_train = augment_train
         self.render_heatmaps_on = render_heatmaps_on
         self.seed = seed
         self.heatmap_sigma = heatmap_sigma
@@ -199,13 +197,12 @@ class KeypointsDataModule(pl.LightningDataModule):
         if self.heatmap_sigma is None or self.heatmap_stride is None:
             raise InputError("heatmap_sigma and heatmap_stride: expected numbers before the data is loaded, got None")
         if stage not in self._datasets:
-            augmented = stage == "train" and self.augment_train
             self._datasets[stage] = KeypointsDataset(
                 annotations,
                 heatmap_sigma=self.heatmap_sigma,
                 heatmap_stride=self.heatmap_stride,
                 image_size=self.image_size,
-                augmentation=(self.augmentation or Augmentation()) if augmented else None,
+                augmentation=self.augmentation if stage == "train" else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
                 cache=create_cache(annotations, self.parts.sizes[stage], self.cache_images),

@@ -37,12 +37,13 @@ class KeypointDetector(pl.LightningModule):
 
     Args:
         keypoint_channels: Names of the C channels.
+        heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
+        heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
+        learning_rate: Highest learning rate of AdamW; that of Muon's kernels is 10/3 of it.
         backbone_type: Name of the backbone in `BACKBONES`.
         backbone: Arguments of the backbone by name; what is left out has the backbone's default.
         loss: Name of the loss in `LOSSES`.
         loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
-        heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
-        heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
         max_keypoints: Most keypoints that are decoded per channel and image.
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
@@ -50,7 +51,6 @@ class KeypointDetector(pl.LightningModule):
             network's input, only the higher one is decoded.
         optimizer: muon (orthogonal steps for the kernels of convolutions that are not pretrained, AdamW for the rest)
             or adamw.
-        learning_rate: Highest learning rate of AdamW; that of Muon's kernels is 10/3 of it.
         weight_decay: Weight decay, on all weights but those of norms and biases.
         learning_rate_schedule: How the learning rate changes: one_cycle, cosine, constant or plateau (falls when the
             validation loss stops falling).
@@ -72,18 +72,18 @@ class KeypointDetector(pl.LightningModule):
         self,
         keypoint_channels: list[str],
         *,
+        heatmap_sigma: float,
+        heatmap_stride: int,
+        learning_rate: float,
         backbone_type: str = "Unet",
         backbone: dict[str, Any] | None = None,
         loss: str = "bce",
         loss_arguments: dict[str, Any] | None = None,
-        heatmap_sigma: float = 6.0,
-        heatmap_stride: int = 4,
         image_size: list[int] | None = None,
         max_keypoints: int = 20,
         keypoint_channel_max_keypoints: list[int] | None = None,
         minimal_keypoint_extraction_pixel_distance: float = 1.0,
         optimizer: str = "muon",
-        learning_rate: float = 6e-3,
         weight_decay: float = 0.05,
         learning_rate_schedule: str = "cosine",
         learning_rate_warmup: float = 0.08,

@@ -43,7 +43,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     """
     datamodule = flags.call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
-        heatmap_stride=None, image_size=None, batch_size="auto", augment_train=True,
+        heatmap_stride=None, image_size=None, batch_size=None,
         split=split,
     )  # fmt: skip
     datamodule.setup()
@@ -55,9 +55,9 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
     )
-    datamodule.augmentation = flags.call(Augmentation, {**config, **recipe.values()})
+    augmentation = flags.call(Augmentation, {**config, **recipe.values()})
+    datamodule.augmentation = augmentation if recipe.augment_train else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
-    datamodule.augment_train = recipe.augment_train
     datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
     return datamodule, recipe
 

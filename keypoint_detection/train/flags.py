@@ -48,7 +48,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Data",
         KeypointsDataModule,
-        {"augmentation", "augment_train", "split", "batch_size", "image_size", "heatmap_sigma", "heatmap_stride"},
+        {"augmentation", "split", "batch_size", "image_size", "heatmap_sigma", "heatmap_stride"},
     ),
     ("Augmentation of the training images", Augmentation, {"rotation", "horizontal_flip", "vertical_flip"}),
     (

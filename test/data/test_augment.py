@@ -93,7 +93,18 @@ def test_flip_probability():
 
 
 def test_the_same_generator_gives_the_same_change():
-    augmentation = Augmentation(blur=0.5, jpeg=0.5, erasing=0.5, noise=0.05, perspective=0.2, crop=0.5, shear=5)
+    augmentation = Augmentation(
+        rotation=30,
+        horizontal_flip=0.5,
+        vertical_flip=0.1,
+        blur=0.5,
+        jpeg=0.5,
+        erasing=0.5,
+        noise=0.05,
+        perspective=0.2,
+        crop=0.5,
+        shear=5,
+    )
     image = torch.rand(3, 40, 50)
     first, again, other = (random(7), random(7), random(8))
     a, b, c = (augmentation.geometry(generator, SIZE).homography for generator in (first, again, other))
@@ -141,4 +152,4 @@ def test_warped_keypoint_is_the_peak_of_the_warped_image(seed, letterbox_factor,
 )
 def test_wrong_value_is_named(name, value):
     with pytest.raises(InputError, match=name):
-        Augmentation(**{name: value})
+        only(**{name: value})

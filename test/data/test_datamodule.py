@@ -12,6 +12,8 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.loading import automatic_num_workers
 from keypoint_detection.errors import InputError
 
+AUGMENTATION = Augmentation(rotation=180, horizontal_flip=0.5, vertical_flip=0.5, noise=0.2)
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -100,12 +102,11 @@ def test_without_a_test_file(folder):
 
 
 def test_only_training_is_augmented(folder):
-    module = ready(folder, validation_split_ratio=0.5, augmentation=Augmentation(rotation=180, noise=0.2))
+    module = ready(folder, validation_split_ratio=0.5, augmentation=AUGMENTATION)
     assert module.dataset("train").augmentation is module.augmentation
     assert module.dataset("validation").augmentation is None
-    assert ready(folder, augment_train=False).dataset("train").augmentation is None
-    assert isinstance(ready(folder).dataset("train").augmentation, Augmentation)
-    plain = ready(folder, validation_split_ratio=0.5, augment_train=False)
+    assert ready(folder).dataset("train").augmentation is None
+    plain = ready(folder, validation_split_ratio=0.5)
     for a, b in zip(module.val_dataloader(), plain.val_dataloader(), strict=True):
         assert torch.equal(a.images, b.images)
 

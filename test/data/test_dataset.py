@@ -21,8 +21,11 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 
+TURNED = {"rotation": 180, "horizontal_flip": 0.5, "vertical_flip": 0.0}
 STRONG = Augmentation(
     rotation=40,
+    horizontal_flip=0.5,
+    vertical_flip=0.0,
     scale=0.3,
     shear=5,
     translation=0.2,
@@ -120,9 +123,7 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
 
     write_data_set(annotations.image_root, [(80, 60)], [{"left_eye": [[33.3, 21.7]], "right_eye": []}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
-    augmentation = Augmentation(
-        rotation=180, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(PHOTOMETRIC, 0.0)
-    )
+    augmentation = Augmentation(**TURNED, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(PHOTOMETRIC, 0.0))
     dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob())
     channels = set()
     for epoch in range(40):
@@ -139,7 +140,7 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
     assert channels == {0, 1}, "a mirrored left eye is a right eye"
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(rotation=20, **dict.fromkeys(PHOTOMETRIC, 0.0))])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**TURNED, **dict.fromkeys(PHOTOMETRIC, 0.0))])
 def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations, augmentation):
     class OneBlob:
         def load(self, index):
@@ -160,7 +161,7 @@ def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations
 
 
 def test_keypoints_that_leave_the_image_are_dropped(annotations):
-    dataset = make(annotations, augmentation=Augmentation(translation=1.0, rotation=180), render=False)
+    dataset = make(annotations, augmentation=Augmentation(**TURNED, translation=1.0), render=False)
     dropped = 0
     for epoch in range(50):
         sample = dataset[0, epoch]
@@ -178,7 +179,9 @@ def test_channels_without_keypoints_can_be_ignored(annotations):
     only_left = [{"left_eye": [[10, 5]], "right_eye": []}]
     write_data_set(annotations.image_root, [(40, 30)], only_left, "left.json")
     left = read_annotations(annotations.image_root / "left.json", annotations.image_root)
-    mirrored = make(left, empty_channels="ignore", augmentation=Augmentation(horizontal_flip=1))
+    mirrored = make(
+        left, empty_channels="ignore", augmentation=Augmentation(rotation=30, horizontal_flip=1, vertical_flip=0)
+    )
     assert mirrored[0].labelled.tolist() == [False, True]
 
 

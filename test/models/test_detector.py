@@ -19,8 +19,14 @@ CHANNELS = ["nose", "paws", "tail"]
 
 def make_detector(**arguments):
     torch.manual_seed(0)
-    arguments = {"backbone": SMALL["Unet"], "heatmap_stride": 2, "heatmap_sigma": 4.0, **arguments}
-    return KeypointDetector(CHANNELS, **arguments)
+    arguments = {
+        "backbone": SMALL["Unet"],
+        "heatmap_stride": 2,
+        "heatmap_sigma": 4.0,
+        "learning_rate": 6e-3,
+        **arguments,
+    }
+    return KeypointDetector(**{"keypoint_channels": CHANNELS, **arguments})
 
 
 def fit(detector, batches=4, **arguments):
@@ -360,7 +366,7 @@ def test_compiling_falls_back_and_says_why(monkeypatch, caplog):
 )
 def test_wrong_hyperparameters_are_named_in_one_line(arguments, message):
     with pytest.raises(InputError) as error:
-        KeypointDetector(**{"keypoint_channels": CHANNELS, **arguments})
+        make_detector(**{"backbone": None, **arguments})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,8 @@ SMALL = {"n_channels": 4, "n_downsampling_layers": 2, "n_resnet_blocks": 1}
 
 def make(channels, seed, **backbone):
     torch.manual_seed(seed)
-    return KeypointDetector(channels, backbone={**SMALL, **backbone})
+    values = {"heatmap_sigma": 4.0, "heatmap_stride": 4, "learning_rate": 6e-3}
+    return KeypointDetector(channels, backbone={**SMALL, **backbone}, **values)
 
 
 def save(detector, path):

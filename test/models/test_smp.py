@@ -168,7 +168,9 @@ def test_a_checkpoint_needs_neither_the_file_nor_a_download(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(trained_encoder().state_dict(), path)
     arguments = {**TINY, "encoder_weights": str(path), "pretrained": True}
-    detector = KeypointDetector(["a"], backbone_type="Smp", backbone=arguments, heatmap_stride=4)
+    detector = KeypointDetector(
+        ["a"], backbone_type="Smp", backbone=arguments, heatmap_sigma=4.0, heatmap_stride=4, learning_rate=6e-3
+    )
     torch.save(
         {
             "state_dict": detector.state_dict(),

@@ -33,7 +33,9 @@ def colour_checkpoint(folder: Path) -> Iterator[Path]:
     """A checkpoint with the channels `red` and `green` and the thresholds 0.5 and 0.6, while the context lasts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BACKBONES, "RedAndGreen", RedAndGreen)
-        detector = KeypointDetector(["red", "green"], backbone_type="RedAndGreen", heatmap_sigma=2.0, heatmap_stride=1)
+        detector = KeypointDetector(
+            ["red", "green"], backbone_type="RedAndGreen", heatmap_sigma=2.0, heatmap_stride=1, learning_rate=1.0
+        )
         with torch.no_grad():
             detector.head.weight.copy_(20 * torch.eye(2)[..., None, None])
             detector.head.bias.fill_(-10)

@@ -27,7 +27,9 @@ BACKBONE = {"n_channels": 6, "n_downsampling_layers": 2, "n_resnet_blocks": 0}
 def trained(tmp_path):
     """A detector with another stride and backbone than the flags have, in a file."""
     torch.manual_seed(7)
-    detector = KeypointDetector(["corner_keypoints", "nose"], backbone=BACKBONE, heatmap_stride=2)
+    detector = KeypointDetector(
+        ["corner_keypoints", "nose"], backbone=BACKBONE, heatmap_sigma=4.0, heatmap_stride=2, learning_rate=6e-3
+    )
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
     torch.save(content, tmp_path / "trained.ckpt")
     return detector, tmp_path / "trained.ckpt"

@@ -187,7 +187,7 @@ def test_flags_of_the_detector_are_checked_before_the_data_is_read(changes, name
 
 def test_a_flag_of_another_backbone_is_said_to_have_no_effect(caplog):
     flags = DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "missing.json", "dilations": [1, 2]}
-    with pytest.raises(InputError, match="missing.json"):
+    with pytest.raises(InputError, match=r"missing\.json"):
         fit(**flags)
     assert "--dilations has no effect: Unet does not take it" in caplog.text
 
