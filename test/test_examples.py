@@ -1,0 +1,52 @@
+"""The project in `examples/` does what its README says."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from configuration import TEST_DATASET
+
+from keypoint_detection import __file__ as package
+from keypoint_detection.sweep.sweep_file import read_sweep_file
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "box_project"
+
+
+@pytest.fixture
+def project(tmp_path):
+    copy = shutil.copytree(EXAMPLE, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(TEST_DATASET, copy / "data" / "train")
+    return copy
+
+
+def run(project, *command):
+    environment = {**os.environ, "PYTHONPATH": str(Path(package).parents[1])}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_trains_a_backbone_of_its_own_and_finds_with_it(project):
+    flags = ["--backbone_type=Pyramid", "--n_channels=8", "--n_levels=2", "--max_epochs=25", "--wandb_mode=disabled"]
+    data = [f"--json_{part}=data/train/annotations.json" for part in ("dataset_path", "validation_dataset_path")]
+    assert "AP@2" in run(project, "train.py", *data, *flags, "--run_dir=runs/first")
+    lines = run(project, "find_corners.py", "runs/first/checkpoints/best.ckpt", "data/train/images/000000.png")
+    found = [line.split() for line in lines.splitlines()]
+    assert found
+    assert {channel for channel, *_ in found} <= {"corner_keypoints", "flap_corner_keypoints"}
+    assert all(0 <= float(place) <= 128 for _, x, y, _ in found for place in (x, y))
+
+
+def test_its_sweep_is_of_its_own_script_and_flags(project, monkeypatch):
+    monkeypatch.chdir(project)
+    sweep = read_sweep_file(project / "sweep.yaml")
+    assert sweep.program == project / "train.py"
+    flags = run(project, "train.py", "--help_all")
+    assert all(f"--{name}" in flags for name in yaml.safe_load((project / "sweep.yaml").read_text())["parameters"])
+    assert "--n_levels" in flags
