@@ -167,7 +167,7 @@ def unet_checkpoint(folder, **arguments):
     heatmaps = {"heatmap_sigma": 6.0, "heatmap_stride": 4, **arguments}
     detector = KeypointDetector(["a", "b"], backbone=backbone, learning_rate=1.0, **heatmaps)
     with torch.no_grad():
-        detector.head.weight.normal_(std=1.0)
+        detector.head.weight.normal_(std=0.7)
         detector.head.bias.fill_(-2)
     detector.set_score_thresholds([0.3, float("nan")])
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}

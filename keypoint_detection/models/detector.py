@@ -52,8 +52,8 @@ class KeypointDetector(pl.LightningModule):
         optimizer: muon (orthogonal steps for the kernels of convolutions that are not pretrained, AdamW for the rest)
             or adamw.
         weight_decay: Weight decay, on all weights but those of norms and biases.
-        learning_rate_schedule: How the learning rate changes: one_cycle, cosine, constant or plateau (falls when the
-            validation loss stops falling).
+        learning_rate_schedule: How the learning rate changes: cosine_to_half (for averaged weights), cosine (to 0),
+            one_cycle, constant or plateau (falls when the validation loss stops falling).
         learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
         plateau_factor: The schedule plateau multiplies the learning rate by this.
         plateau_patience: The schedule plateau waits this many epochs without a lower validation loss.
@@ -85,7 +85,7 @@ class KeypointDetector(pl.LightningModule):
         minimal_keypoint_extraction_pixel_distance: float = 1.0,
         optimizer: str = "muon",
         weight_decay: float = 0.05,
-        learning_rate_schedule: str = "cosine",
+        learning_rate_schedule: str = "cosine_to_half",
         learning_rate_warmup: float = 0.08,
         plateau_factor: float = 0.3,
         plateau_patience: int = 5,

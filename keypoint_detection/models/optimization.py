@@ -51,6 +51,18 @@ def cosine(progress: float, warmup: float) -> float:
     return _cosine_between(1.0, 0.0, progress, warmup)
 
 
+def cosine_to_half(progress: float, warmup: float) -> float:
+    """Factor of the learning rate: a linear rise, then half a cosine down to a half.
+
+    For averaged weights: steps that stay large move around a wide minimum, whose middle their average finds (after
+    Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization). Arguments and result as
+    for `constant`.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return _cosine_between(1.0, 0.5, progress, warmup)
+
+
 def one_cycle(progress: float, warmup: float) -> float:
     """Factor of the learning rate: half a cosine from 1/25 up to 1, then half a cosine down to 1/10,000.
 
@@ -69,6 +81,7 @@ def _cosine_between(start: float, end: float, progress: float, warmup: float) ->
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "constant": constant,
     "cosine": cosine,
+    "cosine_to_half": cosine_to_half,
     "one_cycle": one_cycle,
 }
 # Not a function of progress: it looks at the loss.

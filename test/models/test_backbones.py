@@ -131,8 +131,14 @@ def test_image_of_the_mean_colour_is_zero_inside():
 
 
 def test_unet_computes_no_level_finer_than_the_heatmaps():
-    widths = {stride: build_backbone("Unet", stride, {"n_channels": 4}).out_channels for stride in STRIDES}
+    arguments = {"n_channels": 4, "n_channels_out": 0}
+    widths = {stride: build_backbone("Unet", stride, arguments).out_channels for stride in STRIDES}
     assert widths == {1: 2, 2: 2, 4: 4}
+
+
+def test_unet_widens_its_output():
+    backbone = build_backbone("Unet", 4, {"n_channels": 4, "n_channels_out": 24})
+    assert backbone(torch.rand(1, 3, 32, 64)).shape == (1, 24, 8, 16)
 
 
 def test_unet_doubles_its_channels_down_to_the_largest_number():
@@ -165,6 +171,7 @@ def test_dilated_cnn_sees_as_far_as_its_dilations_say():
         ("Unet", 4, {"n_downsampling_layers": 1}, "n_downsampling_layers is 1"),
         ("Unet", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),
         ("Unet", 4, {"max_channels": 1}, "max_channels is 1"),
+        ("Unet", 4, {"n_channels_out": -1}, "n_channels_out is -1"),
         ("DilatedCnn", 4, {"dilations": []}, "dilations"),
         ("DilatedCnn", 4, {"dilations": [2, 0]}, "dilations"),
         ("S3K", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),

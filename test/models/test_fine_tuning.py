@@ -4,7 +4,7 @@ import torch
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.detector import KeypointDetector
 
-SMALL = {"n_channels": 4, "n_downsampling_layers": 2, "n_resnet_blocks": 1}
+SMALL = {"n_channels": 4, "n_channels_out": 0, "n_downsampling_layers": 2, "n_resnet_blocks": 1}
 
 
 def make(channels, seed, **backbone):

@@ -18,6 +18,7 @@ from keypoint_detection.models.optimization import (
     build_optimizer,
     constant,
     cosine,
+    cosine_to_half,
     one_cycle,
     parameter_groups,
 )
@@ -36,6 +37,10 @@ from keypoint_detection.models.optimization import (
         (cosine, 0.2, 0.2, 1.0),
         (cosine, 0.6, 0.2, 0.5),  # half way down
         (cosine, 1.0, 0.2, 0.0),
+        (cosine_to_half, 0.1, 0.2, 0.5),
+        (cosine_to_half, 0.2, 0.2, 1.0),
+        (cosine_to_half, 0.6, 0.2, 0.75),  # half way down
+        (cosine_to_half, 1.0, 0.2, 0.5),
         (one_cycle, 0.0, 0.3, 1 / 25),
         (one_cycle, 0.15, 0.3, 0.52),  # half way between 1/25 and 1
         (one_cycle, 0.3, 0.3, 1.0),
