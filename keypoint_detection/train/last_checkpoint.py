@@ -109,7 +109,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, *, between_epochs: bool, stops: bool = False) -> None:
         self._between_epochs = between_epochs
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser and all that a resume needs
         self._between_epochs = False
         self._due = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
