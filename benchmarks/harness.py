@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 THREADS = 2
-# What the recipe chooses for images of some 400 pixels on a CPU.
+# Much like what the recipe chooses for images of 400 pixels at their own size.
 DETECTOR_VALUES = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
 
 

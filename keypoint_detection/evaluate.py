@@ -13,6 +13,7 @@ import numpy as np
 from keypoint_detection.calibration import Calibration, calibrate_channel
 from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.splits import recorded_split
@@ -22,6 +23,7 @@ from keypoint_detection.evaluation import Evaluation, summarise
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
@@ -81,10 +83,7 @@ def evaluate(
         InputError: If a file or a value is not usable.
     """
     distances = parse_distances(maximal_gt_keypoint_pixel_distances)
-    distance = max(distances) if distance is None else float(distance)
-    if distance not in distances:
-        expected = ", ".join(f"{value:g}" for value in distances)
-        raise InputError(f"--distance {distance:g}: expected one of the threshold distances: {expected}")
+    distance = _choose_distance(distance, distances)
     if batch_size < 1 or num_workers < 0:
         raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
     if recall is not None and not 0 < recall < 1:
@@ -109,12 +108,29 @@ def evaluate(
         if processes.rank == 0 and evaluation.calibration.promises:
             store_calibration(checkpoint, evaluation.calibration)
     if report is not None and processes.rank == 0:
-        data = evaluation.report_data(f"{Path(checkpoint).name} on {Path(json_dataset_path).name}")
-        indices = list(evaluation.images)
-        worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
-        add_heatmaps(detector, dataset, {index: evaluation.images[index] for index in worst})
-        write_report(data, report)
+        title = f"{Path(checkpoint).name} on {Path(json_dataset_path).name}"
+        _write_report(evaluation, title, report, detector, dataset)
     return evaluation
+
+
+def _choose_distance(distance: float | None, distances: Sequence[float]) -> float:
+    if distance is None:
+        return max(distances)
+    if distance not in distances:
+        expected = ", ".join(f"{value:g}" for value in distances)
+        raise InputError(f"--distance {distance:g}: expected one of the threshold distances: {expected}")
+    return float(distance)
+
+
+def _write_report(
+    evaluation: Evaluation, title: str, path: str | Path, detector: KeypointDetector, dataset: KeypointsDataset
+) -> None:
+    """Writes the report, with heatmaps of the worst images."""
+    data = evaluation.report_data(title)
+    indices = list(evaluation.images)
+    worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
+    add_heatmaps(detector, dataset, {index: evaluation.images[index] for index in worst})
+    write_report(data, path)
 
 
 def load_predictor(

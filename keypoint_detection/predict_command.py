@@ -21,6 +21,7 @@ from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import (
     FILE_FORMATS,
     Journal,
+    PredictedImage,
     as_predicted,
     common_folder,
     find_inputs,
@@ -93,7 +94,6 @@ def predict(
     journal = _open_journal(target, resume, settings, processes)
     pictures = _Overlays(Path(overlays), root) if overlays else None
     failed = 0
-    ordered = sorted(files, key=is_video)
     images = processes.share([file for file in files if not is_video(file)])
     bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0)
     for chunk in _chunks(images, batch_size):
@@ -108,13 +108,18 @@ def predict(
             raise InputError(
                 f"--output {target}: the other processes' files are not there; expected a folder that all machines see"
             )
-        position = {file.absolute().relative_to(root).as_posix(): number for number, file in enumerate(ordered)}
-        found = [image for image in journal if image.name in position]
-        found.sort(key=lambda image: (position[image.name], image.frame or 0))
+        found = _in_order(journal, sorted(files, key=is_video), root)
         write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
         journal.remove()
         logger.info("%s: image paths are relative to %s", target, root)
     return sum(failures)
+
+
+def _in_order(journal: Journal, files: Sequence[Path], root: Path) -> list[PredictedImage]:
+    """What was predicted for the files, in their order; an interrupted run may have predicted others too."""
+    position = {file.absolute().relative_to(root).as_posix(): number for number, file in enumerate(files)}
+    found = [image for image in journal if image.name in position]
+    return sorted(found, key=lambda image: (position[image.name], image.frame or 0))
 
 
 def _open_journal(target: Path, resume: bool, settings: dict[str, Any], processes: Processes) -> Journal:

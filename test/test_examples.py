@@ -1,6 +1,8 @@
-"""The project in `examples/` does what its README says."""
+"""The project in `examples/` trains and finds, and its README and sweep give flags that there are."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from configuration import TEST_DATASET
 
 from keypoint_detection import __file__ as package
 from keypoint_detection.sweep.sweep_file import read_sweep_file
+from keypoint_detection.train.flags import build_parser
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "box_project"
 
@@ -43,10 +46,13 @@ def test_trains_a_backbone_of_its_own_and_finds_with_it(project):
     assert all(0 <= float(place) <= 128 for _, x, y, _ in found for place in (x, y))
 
 
-def test_its_sweep_is_of_its_own_script_and_flags(project, monkeypatch):
+def test_its_readme_and_its_sweep_give_flags_that_there_are(project, monkeypatch):
     monkeypatch.chdir(project)
-    sweep = read_sweep_file(project / "sweep.yaml")
-    assert sweep.program == project / "train.py"
-    flags = run(project, "train.py", "--help_all")
-    assert all(f"--{name}" in flags for name in yaml.safe_load((project / "sweep.yaml").read_text())["parameters"])
-    assert "--n_levels" in flags
+    command = re.search(r"^python train\.py ((?:.*\\\n)*.*)", Path("README.md").read_text(), re.MULTILINE)
+    given = shlex.split(command[1].replace("\\\n", " "))
+    assert build_parser().parse_args(given).max_time == "00:00:05:00"
+
+    assert read_sweep_file("sweep.yaml").program == project / "train.py"
+    for name, entry in yaml.safe_load(Path("sweep.yaml").read_text())["parameters"].items():
+        for value in entry.get("values", [entry.get("value", entry.get("min"))]):
+            assert build_parser().parse_args([*given, f"--{name}={value}"])[name] == value

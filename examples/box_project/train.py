@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from keypoint_detection import cli
+from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.backbones.layers import ConvBlock, DownBlock
 
@@ -22,6 +23,8 @@ class Pyramid(Backbone):
     """
 
     def __init__(self, *, heatmap_stride: int, n_channels: int = 32, n_levels: int = 4) -> None:
+        if n_channels < 2 or n_levels < 1:
+            raise InputError(f"n_channels is {n_channels} and n_levels is {n_levels}, expected at least 2 and 1")
         super().__init__(heatmap_stride, 3, n_channels, heatmap_stride * 2 ** (n_levels - 1))
         steps = heatmap_stride.bit_length() - 1
         downs = [DownBlock(n_channels if step else 3, n_channels, kernel_size=3) for step in range(steps)]

@@ -46,6 +46,8 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         checkpoint = read_safetensors(path) if is_safetensors else dict(torch.load(path, "cpu", weights_only=True))
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
+        for name in ("heatmap_sigma", "heatmap_stride", "learning_rate"):  # those without a default
+            float(checkpoint["hyper_parameters"][name])
     except pickle.UnpicklingError as error:  # torch's own text advises to run the code in the file
         reason = "no file that torch.save wrote, or one with code in it"
         message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"

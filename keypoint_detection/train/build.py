@@ -11,6 +11,7 @@ import torch
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
@@ -29,6 +30,8 @@ from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
 
 logger = logging.getLogger(__name__)
+
+STRIDES = (4, 2, 1)
 
 
 def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None) -> tuple[KeypointsDataModule, Recipe]:
@@ -66,16 +69,23 @@ def check_detector(config: Mapping[str, Any]) -> None:
     """Finds what is wrong with the flags of the detector without its data, which may take long to read.
 
     Args:
-        config: A value for every flag. `auto` passes.
+        config: A value for every flag. `auto` passes, and of a stride of `auto` one has to suit the backbone.
 
     Raises:
         InputError: If a name or a value is not usable.
     """
     undecided = {"image_size": None, "keypoint_channel_max_keypoints": None}
-    for name, value in (("heatmap_stride", 1), ("heatmap_sigma", 1.0), ("learning_rate", 1.0)):
-        if config[name] == "auto":
-            undecided[name] = value
-    build_detector({**config, **undecided}, ["channel"], load_pretrained=False)
+    undecided |= {name: 1.0 for name in ("heatmap_sigma", "learning_rate") if config[name] == "auto"}
+    strides = STRIDES if config["heatmap_stride"] == "auto" else (config["heatmap_stride"],)
+    for stride in strides:
+        try:
+            build_detector({**config, **undecided, "heatmap_stride": stride}, ["channel"], load_pretrained=False)
+            break
+        except InputError:
+            if stride == strides[-1]:
+                raise
+    if not config["ema_decay"] and config["learning_rate_schedule"] == "cosine_to_half":
+        logger.warning("--ema_decay 0: without an average, --learning_rate_schedule cosine ends better")
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
         for flag in flags.unused_registry_flags(registry, name, config):
             logger.warning("--%s has no effect: %s does not take it", flag, name)

@@ -68,6 +68,8 @@ def write_final_report(
 ) -> Path | None:
     """Writes the report. A picture that cannot be read, or a full disk, costs the report and not the training.
 
+    Without a validation, as with `--limit_val_batches 0`, there is nothing to report.
+
     Args:
         trainer: The trainer, which has validated the best checkpoint.
         detector: That checkpoint.
@@ -79,6 +81,9 @@ def write_final_report(
     Returns:
         The file, or None if it could not be written.
     """
+    if found.evaluated is None:
+        logger.info("no report was written: no image was validated")
+        return None
     distances = _pixel_distances(found.metrics, found.evaluated)
     logged, tested = (
         {name.removeprefix(stage): value for name, value in metrics.items() if name.startswith(stage)}

@@ -67,7 +67,9 @@ class TrainedWeights:
         """
         report = detector.load_matching_weights(self.content)
         count = len(set(self.content["state_dict"]) - set(report.unused) - {"score_thresholds"})
-        if all(f"backbone.{name}" in report.missing for name, _ in detector.backbone.named_parameters()):
+        # Norms have fewer shapes than kernels: those of two networks may fit one another by chance.
+        kernels = [name for name, value in detector.backbone.named_parameters(prefix="backbone") if value.ndim > 1]
+        if all(name in report.missing for name in kernels):
             raise InputError(f"--checkpoint {self.name}: none of its weights fits the backbone that the flags describe")
         logger.info("--checkpoint %s: %d of %d weights taken over", self.name, count, count + len(report.unused))
         for text, names in (

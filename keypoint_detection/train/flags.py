@@ -50,7 +50,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
         KeypointsDataModule,
         {"augmentation", "split", "batch_size", "image_size", "heatmap_sigma", "heatmap_stride"},
     ),
-    ("Augmentation of the training images", Augmentation, {"rotation", "horizontal_flip", "vertical_flip"}),
+    ("Augmentation of the training images", Augmentation, set()),
     (
         "Model and optimisation",
         KeypointDetector,
@@ -58,9 +58,6 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
             "backbone",
             "loss_arguments",
             "image_size",
-            "heatmap_sigma",
-            "heatmap_stride",
-            "learning_rate",
             "keypoint_channel_max_keypoints",
             "load_pretrained",
         },

@@ -58,10 +58,12 @@ class TrainingResult:
 
     def where_to_look(self) -> str:
         """Which files of the run to open, as text."""
+        report = self.run_dir / "report.html"
+        in_browser = f"{report} in a browser, " if report.exists() else ""
         return "\n".join(
             [
                 f"run folder: {self.run_dir}",
-                f"  look at   {self.run_dir / 'report.html'} in a browser, {self.run_dir / 'curves.png'}",
+                f"  look at   {in_browser}{self.run_dir / 'curves.png'}",
                 f"            and the pictures in {self.run_dir / 'pictures'}",
                 f"  use       {self.best_checkpoint}",
             ]

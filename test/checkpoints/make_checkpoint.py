@@ -1,7 +1,8 @@
-"""Adds the checkpoint of the installed version: `python test/checkpoints/make_checkpoint.py`, once before each release.
+"""Adds checkpoints of the installed version: `python test/checkpoints/make_checkpoint.py`, once before each release.
 
-It writes `<version>.ckpt`, of a detector that is as small as one can be, and `<version>.json` with what that detector
-computes now, which later versions have to compute too. Files of earlier versions are never written again.
+For each of these backbones it writes `<version>-<backbone>.ckpt`, of a detector that is as small as one can be, and a
+`.json` beside it with what that detector computes now, which later versions have to compute too. Files that are there
+are never written again.
 """
 
 import json
@@ -22,9 +23,13 @@ from keypoint_detection import KeypointDetector, fit  # noqa: E402
 from keypoint_detection.models.checkpoint_file import library_version  # noqa: E402
 
 FLAGS = DEFAULT_HYPERPARAMETERS | {
-    "backbone_type": "DilatedCnn", "n_channels": 4, "dilations": [1, 2], "n_downsampling_layers": None,
-    "n_resnet_blocks": None, "heatmap_stride": 4, "max_epochs": 3, "wandb_mode": "disabled", "max_pictures": 0,
+    "n_channels": 4, "n_downsampling_layers": None, "n_resnet_blocks": None, "heatmap_stride": 4, "max_epochs": 3,
+    "wandb_mode": "disabled", "max_pictures": 0,
 }  # fmt: skip
+BACKBONES = {
+    "DilatedCnn": {"dilations": [1, 2]},
+    "Unet": {"n_channels_out": 8, "n_downsampling_layers": 2, "n_resnet_blocks": 1},
+}
 
 
 def picture() -> torch.Tensor:
@@ -34,12 +39,19 @@ def picture() -> torch.Tensor:
 
 
 def main() -> None:
-    """Writes both files."""
-    target = FOLDER / f"{library_version()}.ckpt"
-    if target.exists():
-        sys.exit(f"{target} exists: a released checkpoint stays as it is")
+    """Writes what is not there yet."""
+    for backbone, flags in BACKBONES.items():
+        target = FOLDER / f"{library_version()}-{backbone}.ckpt"
+        if target.exists():
+            logging.info("%s exists: a checkpoint stays as it is", target)
+        else:
+            write(target, {**FLAGS, "backbone_type": backbone, **flags})
+
+
+def write(target: Path, flags: dict[str, object]) -> None:
+    """Trains for a moment and writes the checkpoint and what its detector computes."""
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(fit(**FLAGS, run_dir=folder).best_checkpoint, target)
+        shutil.copy(fit(**flags, run_dir=folder).best_checkpoint, target)
     with torch.no_grad():
         heatmaps = KeypointDetector.load_from_checkpoint(target).eval()(picture())
     record = {"channels": ["corner_keypoints", "flap_corner_keypoints"], "logits": heatmaps.tolist()}

@@ -146,8 +146,8 @@ def test_heatmaps_are_the_same_wherever_they_are_rendered(folder, where):
 
 
 def test_values_may_be_chosen_after_setup(folder):
-    module = ready(folder, heatmap_sigma=None, heatmap_stride=None, batch_size="auto")
-    with pytest.raises(InputError, match=r"batch_size: .*'auto'"):
+    module = ready(folder, heatmap_sigma=None, heatmap_stride=None, batch_size=None)
+    with pytest.raises(InputError, match=r"batch_size: .*None"):
         module.train_dataloader()
     module.batch_size = 2
     with pytest.raises(InputError, match="heatmap_sigma"):

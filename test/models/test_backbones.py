@@ -136,7 +136,7 @@ def test_unet_computes_no_level_finer_than_the_heatmaps():
     assert widths == {1: 2, 2: 2, 4: 4}
 
 
-def test_unet_widens_its_output():
+def test_unet_has_as_many_output_channels_as_it_is_told():
     backbone = build_backbone("Unet", 4, {"n_channels": 4, "n_channels_out": 24})
     assert backbone(torch.rand(1, 3, 32, 64)).shape == (1, 24, 8, 16)
 
@@ -172,6 +172,7 @@ def test_dilated_cnn_sees_as_far_as_its_dilations_say():
         ("Unet", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),
         ("Unet", 4, {"max_channels": 1}, "max_channels is 1"),
         ("Unet", 4, {"n_channels_out": -1}, "n_channels_out is -1"),
+        ("Unet", 4, {"n_channels_out": 1}, "n_channels_out is 1"),
         ("DilatedCnn", 4, {"dilations": []}, "dilations"),
         ("DilatedCnn", 4, {"dilations": [2, 0]}, "dilations"),
         ("S3K", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),

@@ -87,3 +87,11 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
     (picture, *_) = sorted(TEST_DATASET.rglob("*.png"))
     diagonal = math.hypot(*Image.open(picture).size)  # of all four images
     assert f'"distances":[{0.1 * diagonal:.1f},{0.3 * diagonal:.1f}]' in page
+
+
+def test_a_training_without_validation_ends_without_a_report(tmp_path):
+    result = train(tmp_path, max_epochs=1, limit_val_batches=0)
+    assert result.best_checkpoint == tmp_path / "checkpoints" / "last.ckpt"
+    assert not (tmp_path / "report.html").exists()
+    assert "report.html" not in result.where_to_look()
+    assert (tmp_path / "curves.png").exists()

@@ -82,7 +82,7 @@ def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
         ({"checkpoint": "nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
         ({"checkpoint": "us/boxes/model-x:best"}, "us/boxes/model-x:best: no such file, and as a wandb artifact"),
         ({"backbone_type": "S3K"}, "has a backbone_type Unet, expected S3K; give --backbone_type Unet"),
-        ({"n_channels": 5, "n_channels_out": 5}, "none of its weights fits"),
+        ({"n_channels": 5}, "none of its weights fits"),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_nothing_behind(tmp_path, trained, changes, named):

@@ -31,9 +31,8 @@ class Unet(Backbone):
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
         n_channels: Channels at stride 4. Finer levels have a half and a quarter of them, coarser ones twice as many
             each time.
-        n_channels_out: Channels of the output, which a last 1x1 convolution makes of those of the decoder: a single
-            convolution that has few features to choose from cannot tell many channels of keypoints apart. 0 for the
-            decoder's own.
+        n_channels_out: Channels of the output, which a last 1x1 convolution makes of those of the decoder, so that the
+            head has more features to choose from where there are many channels of keypoints. 0 for the decoder's own.
         max_channels: Most channels of any level.
         n_downsampling_layers: How often the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
@@ -60,13 +59,12 @@ class Unet(Backbone):
                 f"n_downsampling_layers is {n_downsampling_layers}, expected at least {max(finest, 1)} "
                 f"for a heatmap_stride of {heatmap_stride}"
             )
-        for name, value, least in (
-            ("n_channels_out", n_channels_out, 0),
-            ("max_channels", max_channels, 2),
-            ("n_resnet_blocks", n_resnet_blocks, 0),
-        ):
-            if value < least:
-                raise InputError(f"{name} is {value}, expected at least {least}")
+        if max_channels < 2 or n_resnet_blocks < 0:
+            raise InputError(
+                f"max_channels is {max_channels} and n_resnet_blocks is {n_resnet_blocks}, expected at least 2 and 0"
+            )
+        if n_channels_out < 0 or n_channels_out == 1:  # a single value cannot be normalised
+            raise InputError(f"n_channels_out is {n_channels_out}, expected 0 or at least 2")
         levels = range(n_downsampling_layers + 1)
         widths = [max(2, min(max_channels, n_channels * 2**level // 4)) for level in levels]
         super().__init__(heatmap_stride, n_channels_in, n_channels_out or widths[finest], 2**n_downsampling_layers)
@@ -85,7 +83,7 @@ class Unet(Backbone):
         for level in reversed(levels[finest:-1]):
             up = UpBlock(widths[level + 1], widths[level], widths[level], kernel_size)
             self.decoder.append(nn.Sequential(up, ResidualBlock(widths[level], kernel_size)))
-        self.widen = ConvBlock(widths[finest], n_channels_out, kernel_size=1) if n_channels_out else nn.Identity()
+        self.output = ConvBlock(widths[finest], n_channels_out, kernel_size=1) if n_channels_out else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -100,7 +98,7 @@ class Unet(Backbone):
         skips.pop()
         for up, block in self.decoder:
             x = block(up(x, skips.pop()))
-        return self.widen(x)
+        return self.output(x)
 
     def encoder_modules(self) -> list[nn.Module]:
         """See `Backbone.encoder_modules`."""
