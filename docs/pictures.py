@@ -1,26 +1,57 @@
-"""Draws the pictures of the documentation: `python docs/pictures.py`."""
+"""Draws the pictures of the documentation: `python docs/pictures.py [best.ckpt]`, of a detector of rendered boxes."""
 
+import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from keypoint_detection.data.boxes import sample
+from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.visualization import add_legend, draw_keypoints, image_grid
 
 CHOSEN = (302, 304, 308, 310, 311, 313, 319, 323)
+CHANNELS = ("corner_keypoints", "flap_corner_keypoints")
+TRAINED_SIZE = (160, 160)  # of the images that the detector was trained on, which have another seed than these
+UNSEEN = 1
 
 
-def main() -> None:
-    """Writes `boxes.jpg`: rendered boxes with their labels."""
+def labelled() -> list[np.ndarray]:
+    """Rendered boxes with their labels."""
     pictures = []
     for index in CHOSEN:
         image, scene = sample(index, (300, 300), supersampling=3)
         keypoints = {name: points[:, :2] for name, points in scene.visible_keypoints().items()}
         pictures.append(draw_keypoints(image, true=keypoints))
+    return pictures
+
+
+def found(checkpoint: str) -> list[np.ndarray]:
+    """Boxes that the detector has not seen, with what it finds and what is there."""
+    predictor = KeypointPredictor(checkpoint)
+    pictures = []
+    for index in range(8):
+        image, scene = sample(index, TRAINED_SIZE, seed=UNSEEN)
+        prediction = predictor(image)
+        true = {name: points[:, :2] for name, points in scene.visible_keypoints().items()}
+        xy = {name: keypoints.xy for name, keypoints in prediction.items()}
+        scores = {name: keypoints.scores for name, keypoints in prediction.items()}
+        pictures.append(draw_keypoints(image, predicted=xy, true=true, scores=scores, width=300))
+    return pictures
+
+
+def write(pictures: list[np.ndarray], marks: str, name: str) -> None:
+    """Lays pictures out in two rows above a legend."""
     grid = image_grid([pictures[:4], pictures[4:]])
-    names = dict.fromkeys(("corner_keypoints", "flap_corner_keypoints"), "")
-    picture = add_legend(grid, names, "ring: true keypoint")
-    Image.fromarray(picture).save(Path(__file__).with_name("boxes.jpg"), quality=88)
+    picture = add_legend(grid, dict.fromkeys(CHANNELS, ""), marks)
+    Image.fromarray(picture).save(Path(__file__).with_name(name), quality=88)
+
+
+def main() -> None:
+    """Writes `boxes.jpg`, and `found.jpg` where a checkpoint is given."""
+    write(labelled(), "ring: true keypoint", "boxes.jpg")
+    if len(sys.argv) > 1:
+        write(found(sys.argv[1]), "cross: found, the larger the higher its score, ring: true keypoint", "found.jpg")
 
 
 if __name__ == "__main__":

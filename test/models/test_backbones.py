@@ -137,8 +137,9 @@ def test_unet_computes_no_level_finer_than_the_heatmaps():
 
 
 def test_unet_has_as_many_output_channels_as_it_is_told():
-    backbone = build_backbone("Unet", 4, {"n_channels": 4, "n_channels_out": 24})
-    assert backbone(torch.rand(1, 3, 32, 64)).shape == (1, 24, 8, 16)
+    for stride, channels in ((4, 24), (2, 12), (1, 6)):
+        backbone = build_backbone("Unet", stride, {"n_channels": 4, "n_channels_out": 24})
+        assert backbone(torch.rand(1, 3, 32, 64)).shape == (1, channels, 32 // stride, 64 // stride)
 
 
 def test_unet_doubles_its_channels_down_to_the_largest_number():

@@ -32,7 +32,8 @@ class Unet(Backbone):
         n_channels: Channels at stride 4. Finer levels have a half and a quarter of them, coarser ones twice as many
             each time.
         n_channels_out: Channels of the output, which a last 1x1 convolution makes of those of the decoder, so that the
-            head has more features to choose from where there are many channels of keypoints. 0 for the decoder's own.
+            head has more features to choose from where there are many channels of keypoints. As many at stride 4, a
+            half at 2, a quarter at 1. 0 for the decoder's own.
         max_channels: Most channels of any level.
         n_downsampling_layers: How often the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
@@ -67,7 +68,8 @@ class Unet(Backbone):
             raise InputError(f"n_channels_out is {n_channels_out}, expected 0 or at least 2")
         levels = range(n_downsampling_layers + 1)
         widths = [max(2, min(max_channels, n_channels * 2**level // 4)) for level in levels]
-        super().__init__(heatmap_stride, n_channels_in, n_channels_out or widths[finest], 2**n_downsampling_layers)
+        out_channels = max(2, n_channels_out * heatmap_stride // 4) if n_channels_out else widths[finest]
+        super().__init__(heatmap_stride, n_channels_in, out_channels, 2**n_downsampling_layers)
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
         channels = n_channels_in
@@ -83,7 +85,7 @@ class Unet(Backbone):
         for level in reversed(levels[finest:-1]):
             up = UpBlock(widths[level + 1], widths[level], widths[level], kernel_size)
             self.decoder.append(nn.Sequential(up, ResidualBlock(widths[level], kernel_size)))
-        self.output = ConvBlock(widths[finest], n_channels_out, kernel_size=1) if n_channels_out else nn.Identity()
+        self.output = ConvBlock(widths[finest], out_channels, kernel_size=1) if n_channels_out else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
