@@ -21,7 +21,7 @@ class ExponentialMovingAverage(WeightAveraging):
             learning_rate_schedule that ends at 0 is better.
     """
 
-    def __init__(self, ema_decay: float = 0.998) -> None:
+    def __init__(self, ema_decay: float = 0.9995) -> None:
         if not 0 <= ema_decay < 1:
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay
