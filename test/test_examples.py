@@ -26,13 +26,13 @@ def project(tmp_path):
     return copy
 
 
-def run(project, *command):
+def run(project, *command, code=0):
     environment = {**os.environ, "PYTHONPATH": str(Path(package).parents[1])}
     done = subprocess.run(
         [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
 
 
 def test_trains_a_backbone_of_its_own_and_finds_with_it(project):
@@ -43,6 +43,7 @@ def test_trains_a_backbone_of_its_own_and_finds_with_it(project):
     found = [line.split() for line in lines.splitlines()]
     assert found
     assert {channel for channel, *_ in found} <= {"corner_keypoints", "flap_corner_keypoints"}
+    assert run(project, "find_corners.py", "nowhere.ckpt", "image.png", code=2).startswith("error: ")
     assert all(0 <= float(place) <= 128 for _, x, y, _ in found for place in (x, y))
 
 

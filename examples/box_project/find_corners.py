@@ -13,18 +13,21 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.predict import KeypointPredictor
 
 
-def main(checkpoint: str, image: str) -> None:
-    """Prints channel, position and score of every keypoint in an image."""
-    predictor = KeypointPredictor(checkpoint)
-    for channel, keypoints in predictor(image).items():
+def main(checkpoint: str, image: str) -> int:
+    """Prints channel, position and score of every keypoint in an image; returns the exit code."""
+    try:
+        found = KeypointPredictor(checkpoint)(image)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for channel, keypoints in found.items():
         for (x, y), score in zip(keypoints.xy.tolist(), keypoints.scores.tolist(), strict=True):
             print(f"{channel:24} {x:8.2f} {y:8.2f} {score:6.3f}")
+    return 0
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: find_corners.py CHECKPOINT IMAGE")
-    try:
-        main(*sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
+        print("usage: find_corners.py CHECKPOINT IMAGE", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(*sys.argv[1:]))
