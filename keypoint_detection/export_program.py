@@ -24,7 +24,8 @@ from keypoint_detection.files import write_atomic
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_network import split_channels
-from keypoint_detection.peaks import merge_ties, window_maximum
+from keypoint_detection.peaks import window_maximum
+from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.peaks import highest, highest_peaks, is_exporting, merge_ties, tied_maps, window_maximum
+from keypoint_detection.peaks import highest, highest_peaks, is_exporting, tied_maps, window_maximum
+from keypoint_detection.plateaus import merge_ties
 
 # Below this height the Gaussian of a keypoint may be cut off.
 _SMALLEST_HEIGHT = 1e-6
@@ -175,7 +176,7 @@ def decode(
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
-    scores, cells = highest_peaks(maps, count, radius)
+    scores, cells = highest_peaks(maps, count, radius, threshold)
     xy = refine(maps, cells)
     if not is_exporting():
         _decode_tied(maps, scores, cells, xy, radius, threshold)

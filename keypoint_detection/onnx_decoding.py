@@ -85,7 +85,7 @@ def _pool(nodes: Nodes, maps: str, radius: int) -> str:
 
 
 def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOptions) -> tuple[str, str]:
-    """Cells that are peaks, one of each plateau: `peaks.merge_ties`.
+    """Cells that are peaks, one of each plateau: `plateaus.merge_ties`.
 
     Returns:
         `(G,)` int64, flat cells in all maps, and `(G, 2)` float32 column and row of the plateau's centre, NaN along an

@@ -1,4 +1,4 @@
-"""Finds the cells of heatmaps that are peaks, and settles which one counts where several have the same height.
+"""Finds the cells of heatmaps that are peaks.
 
 Everything here is in cells; `heatmaps.decode` turns it into positions. M or T maps, h w heatmap, N peaks per map.
 """
@@ -6,15 +6,16 @@ Everything here is in cells; `heatmaps.decode` turns it into positions. M or T m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._higher_order_ops import while_loop
 
 # Cells of all maps that are worked on at once: what stays in the cache of a CPU, and little memory.
 _CELLS_AT_ONCE = 2**19
+# Share of blocks above the threshold from which on peaks are looked for in all cells.
+_SPARSE = 0.15
 # A cell that is no peak loses this many times what it lacks to the maximum of its window.
 _SUPPRESSION = 1e30
 
@@ -24,26 +25,105 @@ def is_exporting() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def highest_peaks(maps: Tensor, count: int, radius: int) -> tuple[Tensor, Tensor]:
+def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tuple[Tensor, Tensor]:
     """Find the highest cells that no cell in their window exceeds.
 
     Args:
         maps: `(M, h, w)` heights.
         count: N, at most `h * w`.
         radius: cells on each side of the window.
+        threshold: lower ones need not be found.
 
     Returns:
-        Heights `(M, N)` in descending order, far below 0 where there are fewer, and flat cells `(M, N)`.
+        Heights `(M, N)` in descending order, lower than the threshold where there are fewer, and flat cells `(M, N)`.
     """
     if is_exporting():
         return highest(_suppress(maps, radius), count)
-    groups = maps.split(max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1])))
     memory = None
     if radius == 1 and min(maps.shape[-2:]) > 1:
+        found = _sparse_peaks(maps, threshold) if maps.device.type == "cpu" else None
+        if found is not None:
+            return _highest_of(*found, maps, count)
         # New memory for every step on every group would cost more than the steps.
-        memory = torch.empty_like(groups[0]), torch.empty_like(groups[0])
+        memory = torch.empty_like(maps[: _at_once(maps)]), torch.empty_like(maps[: _at_once(maps)])
+    groups = maps.split(_at_once(maps))
     scores, cells = zip(*(highest(_suppress(group, radius, memory), count) for group in groups), strict=True)
     return torch.cat(scores), torch.cat(cells)
+
+
+def _at_once(maps: Tensor) -> int:
+    """How many of the maps are worked on at once."""
+    return max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1]))
+
+
+def _sparse_peaks(maps: Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the cells that reach the threshold and that none of their neighbours exceeds, on a CPU.
+
+    Most cells of a heatmap are close to 0: what is asked of every cell is the maximum of its block of two rows and two
+    columns, and all else only of the blocks that reach the threshold. Of equal cells in a block, one stands for all.
+
+    Args:
+        maps: `(M, h, w)` heights.
+        threshold: height that a peak has to reach.
+
+    Returns:
+        Height and index in all maps of each, `(n,)`; None where so many cells reach the threshold that looking at all
+        of them is faster.
+    """
+    odd = [side % 2 for side in maps.shape[-2:]]
+    even = F.pad(maps, (0, odd[1], 0, odd[0]), value=-math.inf) if any(odd) else maps.contiguous()
+    height, width = even.shape[-2:]
+    # Two columns more, so that the cell before the first one of a row, in memory, is as low as can be.
+    row_maxima = maps.new_empty(len(maps), height // 2, width + 2)
+    row_maxima[..., width:] = -math.inf
+    torch.maximum(even[:, 0::2], even[:, 1::2], out=row_maxima[..., :width])
+    blocks = torch.maximum(row_maxima[..., 0::2], row_maxima[..., 1::2]).numpy().ravel()
+    found = np.flatnonzero(blocks >= threshold)  # numpy does these in a fraction of torch's time
+    if len(found) > _SPARSE * blocks.size:
+        return None
+    heights = blocks.take(found)
+    # Along the rows: which column of its block holds the maximum, and the column beside the block on that side.
+    pairs = row_maxima.numpy().ravel()
+    found *= 2
+    in_right = pairs.take(found) < heights
+    found += in_right
+    stays = np.flatnonzero(pairs.take(found - 1 + 2 * in_right) <= heights)
+    heights = heights.take(stays)
+    # Along the columns likewise, where three cells lie beside the block.
+    line, column = np.divmod(found.take(stays), width + 2)
+    cells = even.numpy().ravel()
+    row = 2 * line  # of all maps in turn
+    in_lower = cells.take(row * width + column) < heights
+    row += in_lower
+    of_map = row // height
+    beside = (row - of_map * height + 2 * in_lower - 1).clip(0, height - 1) + of_map * height
+    stays = np.ones(len(row), dtype=bool)
+    for step in (-1, 0, 1):
+        stays &= cells.take(beside * width + (column + step).clip(0, width - 1)) <= heights
+    indices = (row - of_map * (height - maps.shape[-2])) * maps.shape[-1] + column
+    return heights[stays], indices[stays]
+
+
+def _highest_of(heights: np.ndarray, indices: np.ndarray, maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest of peaks of each of the maps, as `highest_peaks` returns them.
+
+    Args:
+        heights: `(n,)`.
+        indices: `(n,)` index in all maps `(M, h, w)`.
+        maps: The maps.
+        count: N.
+    """
+    order = np.argsort(-heights, kind="stable")
+    size = maps.shape[-2] * maps.shape[-1]
+    order = order[np.argsort(indices[order] // size, kind="stable")]
+    heights, indices = heights[order], indices[order]
+    of_map = indices // size
+    rank = np.arange(len(of_map)) - np.searchsorted(of_map, of_map)
+    kept = rank < count
+    scores = np.full((len(maps), count), -math.inf, dtype=heights.dtype)
+    cells = np.zeros((len(maps), count), dtype=np.int64)
+    scores[of_map[kept], rank[kept]], cells[of_map[kept], rank[kept]] = heights[kept], (indices % size)[kept]
+    return torch.from_numpy(scores), torch.from_numpy(cells)
 
 
 def _suppress(maps: Tensor, radius: int, memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -138,88 +218,3 @@ def tied_maps(maps: Tensor, scores: Tensor, cells: Tensor, threshold: float) -> 
     tied = (equal & inside).any(2)
     tied[:, 1:] |= scores[:, 1:] == scores[:, :-1]
     return (tied & (scores >= threshold)).any(1).nonzero()[:, 0]
-
-
-def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Leave one peak of each plateau, and one of the peaks of equal height within a window.
-
-    A plateau beside which an equal cell has a higher neighbour is a shoulder and no peak.
-
-    Args:
-        maps: `(T, h, w)` heights.
-        is_peak: `(T, h, w)` bool, cells that no cell of their window exceeds.
-        radius: cells on each side of the window, at least 1.
-
-    Returns:
-        The peaks that stay, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centre of each one's plateau:
-        NaN along an axis in which it is less than three cells long, where its neighbours tell its position better.
-    """
-    height, width = maps.shape[-2:]
-    shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
-    members = is_peak.flatten().nonzero()[:, 0]
-    roots, group = torch.unique(_connect(is_peak).flatten()[members], return_inverse=True)
-    on_shoulder = _reduce(shoulder.flatten()[members].long(), group, roots.shape[0], "amax").bool()
-
-    positions = torch.stack([members % width, members // width % height], dim=1)
-    groups = group[:, None].expand(-1, 2)
-    lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
-    means = _reduce(positions.to(maps.dtype), groups, roots.shape[0], "mean")
-    centres = maps.new_full((maps.numel(), 2), math.nan)
-    centres[roots] = means.masked_fill(highest - lowest < 2, math.nan)
-
-    stays = torch.zeros_like(is_peak).flatten()
-    stays[roots] = ~on_shoulder
-    stays = stays.view_as(is_peak)
-    return _spread_out(stays, radius) if radius > 1 else stays, centres.view(*maps.shape, 2)
-
-
-def _connect(mask: Tensor) -> Tensor:
-    """Label each True cell of `(T, h, w)` with the largest flat index in its 8-connected region; -1 elsewhere."""
-    cells = torch.arange(mask.numel(), device=mask.device).where(mask.flatten(), -1)
-
-    def spread(labels: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
-        inside = mask.flatten()
-        wider = window_maximum(labels.view(mask.shape), 1).flatten().where(inside, -1)
-        # A cell also takes over what its label's cell has learnt, so that labels travel twice as far every round.
-        wider = torch.maximum(wider, wider[wider.clamp_min(0)].where(inside, -1))
-        return wider, (wider != labels).any()
-
-    labels, _ = _repeat(lambda labels, changed: changed.clone(), spread, (cells, mask.new_ones(())))
-    return labels.view(mask.shape)
-
-
-def _spread_out(mask: Tensor, radius: int) -> Tensor:
-    """Go through the True cells of `(T, h, w)` from the last to the first; drop those in the window of a kept one."""
-    order = torch.arange(mask.numel(), device=mask.device)
-
-    def highest_in_window(values: Tensor) -> Tensor:
-        return window_maximum(values.view(mask.shape), radius).flatten()
-
-    def drop(kept: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
-        waiting_order = order.where(waiting, -1)
-        winners = waiting & (highest_in_window(waiting_order) == waiting_order)
-        return kept | winners, waiting & (highest_in_window(winners.int()) == 0)
-
-    states = (torch.zeros_like(mask).flatten(), mask.flatten().clone())
-    kept, _ = _repeat(lambda kept, waiting: waiting.any(), drop, states)
-    return kept.view(mask.shape)
-
-
-def _repeat(
-    goes_on: Callable[..., Tensor], step: Callable[..., tuple[Tensor, ...]], states: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
-    """Repeat a step on tensors while a condition on them holds; a loop of the graph where one is recorded.
-
-    A recorded loop takes tensors in one row, whose memory layout it knows, and none that share memory.
-    """
-    if is_exporting():
-        return while_loop(goes_on, step, states)
-    while goes_on(*states):
-        states = step(*states)
-    return states
-
-
-def _reduce(values: Tensor, groups: Tensor, count: int, how: str) -> Tensor:
-    """Reduce rows of `values` that share a group: `(n, ...)` -> `(count, ...)`."""
-    result = values.new_zeros(count, *values.shape[1:])
-    return result.scatter_reduce(0, groups, values, how, include_self=False)

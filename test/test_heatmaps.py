@@ -1,10 +1,12 @@
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from skimage.feature import peak_local_max
 
 from keypoint_detection import heatmaps, peaks
@@ -116,6 +118,17 @@ def test_decoding_several_keypoints_of_a_map(stride):
     assert sorted(distances.argmin(1).tolist()) == list(range(30))
 
 
+def decode_both_ways(maps, *args, **arguments):
+    """Decode by looking at every cell, and at the high ones alone, and compare."""
+    results = []
+    for share in (0, 1):
+        with mock.patch.object(peaks, "_SPARSE", share):
+            results.append(heatmaps.decode(maps, *args, **arguments))
+    for dense, sparse in zip(*results, strict=True):
+        torch.testing.assert_close(sparse, dense, rtol=0, atol=0, equal_nan=True)
+    return results[0]
+
+
 distinct_maps = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda size: st.permutations(range(size[0] * size[1])).map(lambda order: np.array(order).reshape(size))
 )
@@ -132,7 +145,8 @@ def test_peaks_are_those_of_a_window_search(ranks, min_distance, count):
         if heights[row, column] == heights[rows, columns].max() and heights[row, column] >= 0.3:
             expected.append((heights[row, column], column, row))
     expected = sorted(expected, reverse=True)[:count]
-    xy, scores = heatmaps.decode(torch.tensor(heights)[None], count, min_distance=min_distance, threshold=0.3)
+    maps = torch.tensor(heights)[None]
+    xy, scores = decode_both_ways(maps, count, min_distance=min_distance, threshold=0.3)
     np.testing.assert_array_equal(scores[0, : len(expected)].numpy(), [height for height, _, _ in expected])
     cells = xy[0, : len(expected)]
     # The sub-pixel position stays within the cell of the peak.
@@ -224,6 +238,16 @@ def test_maps_are_decoded_alike_alone_and_in_groups(monkeypatch):
     monkeypatch.setattr(peaks, "_CELLS_AT_ONCE", 1300)
     for whole, alone in zip(together, heatmaps.decode(maps, 6), strict=True):
         torch.testing.assert_close(whole, alone, equal_nan=True)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    levels=arrays(
+        np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
+    )
+)
+def test_equal_cells_are_decoded_alike_whether_all_or_the_high_ones_are_looked_at(levels):
+    decode_both_ways(torch.from_numpy(levels / 3).float(), 81)
 
 
 def test_more_keypoints_than_cells():

@@ -1,0 +1,100 @@
+"""Settles which of the peaks of a heatmap counts where several have the same height.
+
+Everything here is in cells. T maps, h w heatmap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops import while_loop
+
+from keypoint_detection.peaks import is_exporting, window_maximum
+
+
+def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Leave one peak of each plateau, and one of the peaks of equal height within a window.
+
+    A plateau beside which an equal cell has a higher neighbour is a shoulder and no peak.
+
+    Args:
+        maps: `(T, h, w)` heights.
+        is_peak: `(T, h, w)` bool, cells that no cell of their window exceeds.
+        radius: cells on each side of the window, at least 1.
+
+    Returns:
+        The peaks that stay, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centre of each one's plateau:
+        NaN along an axis in which it is less than three cells long, where its neighbours tell its position better.
+    """
+    height, width = maps.shape[-2:]
+    shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
+    members = is_peak.flatten().nonzero()[:, 0]
+    roots, group = torch.unique(_connect(is_peak).flatten()[members], return_inverse=True)
+    on_shoulder = _reduce(shoulder.flatten()[members].long(), group, roots.shape[0], "amax").bool()
+
+    positions = torch.stack([members % width, members // width % height], dim=1)
+    groups = group[:, None].expand(-1, 2)
+    lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
+    means = _reduce(positions.to(maps.dtype), groups, roots.shape[0], "mean")
+    centres = maps.new_full((maps.numel(), 2), math.nan)
+    centres[roots] = means.masked_fill(highest - lowest < 2, math.nan)
+
+    stays = torch.zeros_like(is_peak).flatten()
+    stays[roots] = ~on_shoulder
+    stays = stays.view_as(is_peak)
+    return _spread_out(stays, radius) if radius > 1 else stays, centres.view(*maps.shape, 2)
+
+
+def _connect(mask: Tensor) -> Tensor:
+    """Label each True cell of `(T, h, w)` with the largest flat index in its 8-connected region; -1 elsewhere."""
+    cells = torch.arange(mask.numel(), device=mask.device).where(mask.flatten(), -1)
+
+    def spread(labels: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
+        inside = mask.flatten()
+        wider = window_maximum(labels.view(mask.shape), 1).flatten().where(inside, -1)
+        # A cell also takes over what its label's cell has learnt, so that labels travel twice as far every round.
+        wider = torch.maximum(wider, wider[wider.clamp_min(0)].where(inside, -1))
+        return wider, (wider != labels).any()
+
+    labels, _ = _repeat(lambda labels, changed: changed.clone(), spread, (cells, mask.new_ones(())))
+    return labels.view(mask.shape)
+
+
+def _spread_out(mask: Tensor, radius: int) -> Tensor:
+    """Go through the True cells of `(T, h, w)` from the last to the first; drop those in the window of a kept one."""
+    order = torch.arange(mask.numel(), device=mask.device)
+
+    def highest_in_window(values: Tensor) -> Tensor:
+        return window_maximum(values.view(mask.shape), radius).flatten()
+
+    def drop(kept: Tensor, waiting: Tensor) -> tuple[Tensor, Tensor]:
+        waiting_order = order.where(waiting, -1)
+        winners = waiting & (highest_in_window(waiting_order) == waiting_order)
+        return kept | winners, waiting & (highest_in_window(winners.int()) == 0)
+
+    states = (torch.zeros_like(mask).flatten(), mask.flatten().clone())
+    kept, _ = _repeat(lambda kept, waiting: waiting.any(), drop, states)
+    return kept.view(mask.shape)
+
+
+def _repeat(
+    goes_on: Callable[..., Tensor], step: Callable[..., tuple[Tensor, ...]], states: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Repeat a step on tensors while a condition on them holds; a loop of the graph where one is recorded.
+
+    A recorded loop takes tensors in one row, whose memory layout it knows, and none that share memory.
+    """
+    if is_exporting():
+        return while_loop(goes_on, step, states)
+    while goes_on(*states):
+        states = step(*states)
+    return states
+
+
+def _reduce(values: Tensor, groups: Tensor, count: int, how: str) -> Tensor:
+    """Reduce rows of `values` that share a group: `(n, ...)` -> `(count, ...)`."""
+    result = values.new_zeros(count, *values.shape[1:])
+    return result.scatter_reduce(0, groups, values, how, include_self=False)
