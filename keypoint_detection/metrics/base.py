@@ -157,13 +157,15 @@ class KeypointMetric(Metric):
         counts_of_kept = counts * kept[:, None]
         distances = _match_groups(counts_of_kept, starts, detections, truths, np.array(self.threshold_distances))
         by_channel = np.arange(len(counts)).reshape(-1, channels).T.ravel()
-        rows = _rows_of_groups(starts[by_channel, 0], counts_of_kept[by_channel, 0])
+        rows: np.ndarray | slice = slice(None)  # which is faster, and right where they are in this order already
+        if channels > 1 or not kept.all():
+            rows = _rows_of_groups(starts[by_channel, 0], counts_of_kept[by_channel, 0])
         repeats = counts_of_kept[by_channel, 0]
         return Matches(
             channels=torch.from_numpy((by_channel % channels).repeat(repeats)),
             images=torch.from_numpy(indices[by_channel // channels].repeat(repeats)),
             scores=torch.from_numpy(detections[rows, 2]),
-            distances=torch.from_numpy(distances.take(rows, axis=1)).T,
+            distances=torch.from_numpy(distances[:, rows]).T,
             num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
         )
 
@@ -192,15 +194,15 @@ def _match_groups(
     x, y, scores = (np.append(column, missing) for column in detections.T)
     true_x, true_y = (np.append(column, missing) for column in truths.T)
     distances = np.full((len(limits), len(x)), np.nan)
+    in_order = is_descending(detections[:, 2], starts[counts[:, 0] > 0, 0])
     groups = np.flatnonzero((counts > 0).all(axis=1))
     # Groups of similar size go together, so that little is padded.
     groups = groups[counts[groups, 1].argsort(kind="stable")]
     for first in range(0, len(groups), _GROUPS_AT_ONCE):
         chunk = groups[first : first + _GROUPS_AT_ONCE]
         rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
-        if not is_descending(scores[rows]):
-            rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=1)
-        rows, truth_rows = rows.T.copy(), truth_rows.T.copy()
+        if not in_order:
+            rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=0)
         found = match_groups((x[rows], y[rows]), (true_x[truth_rows], true_y[truth_rows]), limits)
         for column, values in zip(distances, found, strict=True):
             column[rows] = values
@@ -259,6 +261,6 @@ def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Rows of all groups: `(G,)` first row and number of rows -> `(G, N)`, -1 where a group has fewer."""
-    ranks = np.arange(counts.max())
-    return np.where(ranks < counts[:, None], starts[:, None] + ranks, -1)
+    """Rows of all groups: `(G,)` first row and number of rows -> `(N, G)`, -1 where a group has fewer."""
+    ranks = np.arange(counts.max())[:, None]
+    return np.where(ranks < counts, starts + ranks, -1)

@@ -36,7 +36,7 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     """
     lead, detections, keypoints = xy.shape[:-2], xy.shape[-2], truths.shape[-2]
     groups = math.prod(lead)
-    order = descending_order(_float64(scores).reshape(groups, detections))[..., None]
+    order = descending_order(_float64(scores).reshape(groups, detections).T).T[..., None]
     x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
     true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
     found = match_groups((x, y), (true_x, true_y), _float64(distances)).T
@@ -50,13 +50,20 @@ def _float64(tensor: Tensor) -> np.ndarray:
 
 
 def descending_order(scores: np.ndarray) -> np.ndarray:
-    """Order of the scores `(G, N)` of each group from high to low, equal ones in the order given, NaN last."""
-    return np.argsort(-scores, axis=1, kind="stable")
+    """Order of the scores `(N, G)` of each group from high to low, equal ones in the order given, NaN last."""
+    return np.argsort(-scores, axis=0, kind="stable")
 
 
-def is_descending(scores: np.ndarray) -> bool:
-    """Whether the scores `(G, N)` are in that order already, as those of decoded keypoints are."""
-    return not ((scores[:, 1:] > scores[:, :-1]).any() or np.isnan(scores[:, :-1]).any())
+def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
+    """Whether the scores `(D,)` of each group are in that order already, as those of decoded keypoints are.
+
+    Args:
+        scores: Those of all groups in turn, none NaN.
+        starts: Index of the first score of each group that has any.
+    """
+    rises = np.append(True, scores[1:] > scores[:-1]) if len(scores) else np.zeros(0, dtype=bool)
+    rises[starts] = False
+    return not rises.any()
 
 
 def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np.ndarray:
