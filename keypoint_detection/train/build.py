@@ -21,6 +21,7 @@ from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
+from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.progressive import ProgressiveResizing
@@ -125,7 +126,8 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     Returns:
         The callbacks in the order in which they have to run.
     """
-    metrics = flags.call(MetricsLogger, config, channel_names=channels)
+    row = EvaluationRow()
+    metrics = flags.call(MetricsLogger, config, row=row, channel_names=channels)
     return [
         flags.call(ProgressiveResizing, config),
         ResumeState(),
@@ -133,8 +135,9 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
         # Before everything that saves or validates: those are to see the averaged weights.
         *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
         StopAtBadLoss(folder.path),
-        LossLogger(channels),
+        LossLogger(row, channels),
         metrics,
+        row,
         flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
         AugmentationPicture(folder.path / "augmentations.jpg", channels),
         flags.call(RelativeEarlyStopping, config),

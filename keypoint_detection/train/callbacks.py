@@ -19,6 +19,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 
 logger = logging.getLogger(__name__)
@@ -44,9 +45,15 @@ class ChannelMeans(Metric):
 
 
 class LossLogger(pl.Callback):
-    """Logs the loss and the entropy of the true heatmaps (`gt_loss`, the floor of BCE), in total and per channel."""
+    """Logs the loss and the entropy of the true heatmaps (`gt_loss`, the floor of BCE), in total and per channel.
 
-    def __init__(self, channel_names: list[str]) -> None:
+    Args:
+        row: Takes what is logged of an evaluation.
+        channel_names: Names of the channels.
+    """
+
+    def __init__(self, row: EvaluationRow, channel_names: list[str]) -> None:
+        self.row = row
         self.channel_names = channel_names
         self.means = {stage: ChannelMeans(len(channel_names)) for stage in ("train", "validation", "test")}
         self.logged_step = 0
@@ -78,17 +85,17 @@ class LossLogger(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch, and the learning rate at its end."""
-        self._log("train", pl_module, "train")
+        pl_module.log_dict(self._compute("train", "train"))
         pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""
         if not trainer.sanity_checking:
-            self._log("validation", pl_module, log_prefix(trainer))
+            self.row.add(trainer, self._compute("validation", log_prefix(trainer)))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the set."""
-        self._log("test", pl_module, "test")
+        self.row.add(trainer, self._compute("test", "test"))
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of the epoch so far, over all processes."""
@@ -108,13 +115,13 @@ class LossLogger(pl.Callback):
             outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"].float()
         )
 
-    def _log(self, stage: str, pl_module: pl.LightningModule, prefix: str) -> None:
+    def _compute(self, stage: str, prefix: str) -> dict[str, Tensor]:
         # The reshaping is for a single channel, whose values torchmetrics makes scalars.
         losses, gt_losses = (value.reshape(len(self.channel_names)) for value in self.means[stage].compute())
         values = {f"{prefix}/loss": losses.nanmean(), f"{prefix}/gt_loss": gt_losses.nanmean()}
         values |= {f"{prefix}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
-        pl_module.log_dict(values)
         self.means[stage].reset()
+        return values
 
 
 def log_prefix(trainer: pl.Trainer) -> str:
@@ -126,6 +133,7 @@ class MetricsLogger(pl.Callback):
     """Computes and logs all metrics of `METRICS`, per channel and threshold distance.
 
     Args:
+        row: Takes what is logged.
         channel_names: Names of the channels.
         maximal_gt_keypoint_pixel_distances: Threshold distances of the average precision, separated by spaces: how far
             from a true keypoint, in pixels of the image file, a detection may lie to be correct.
@@ -136,12 +144,14 @@ class MetricsLogger(pl.Callback):
 
     def __init__(
         self,
+        row: EvaluationRow,
         channel_names: list[str],
         maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",
         threshold_unit: Literal["pixel", "image"] = "pixel",
         ap_epoch_start: int = 1,
         ap_epoch_freq: int | Literal["auto"] = "auto",
     ) -> None:
+        self.row = row
         self.threshold_distances = parse_distances(maximal_gt_keypoint_pixel_distances)
         self.threshold_unit = threshold_unit
         self.ap_epoch_start = ap_epoch_start
@@ -183,13 +193,13 @@ class MetricsLogger(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics, and keeps each channel's best score threshold for the next checkpoint."""
         if self.evaluates(trainer):
-            self._log("validation", pl_module, log_prefix(trainer))
+            self._log("validation", trainer, log_prefix(trainer))
             values = self.latest["validation"]
             self.score_thresholds = torch.tensor([values[f"best_threshold/{name}"] for name in self.channel_names])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""
-        self._log("test", pl_module, "test")
+        self._log("test", trainer, "test")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -219,10 +229,10 @@ class MetricsLogger(pl.Callback):
         for metric in self.metrics[stage].values():
             metric.to(xy.device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
 
-    def _log(self, stage: str, pl_module: pl.LightningModule, prefix: str) -> None:
+    def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> None:
         values: dict[str, float] = {}
         for metric in self.metrics[stage].values():
             values |= metric.compute()
             metric.reset()
         self.latest[stage] = values
-        pl_module.log_dict({f"{prefix}/{name}": torch.tensor(float(value)) for name, value in values.items()})
+        self.row.add(trainer, {f"{prefix}/{name}": value for name, value in values.items()})

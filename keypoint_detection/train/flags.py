@@ -65,7 +65,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("Speed", DeviceSpeed, set()),
     ("Growing images", ProgressiveResizing, set()),
     ("Averaged weights", ExponentialMovingAverage, set()),
-    ("Metrics", MetricsLogger, {"channel_names"}),
+    ("Metrics", MetricsLogger, {"row", "channel_names"}),
     ("Pictures", HeatmapPictures, {"metrics", "folder", "channel_names"}),
     ("Stopping early", RelativeEarlyStopping, set()),
     ("Checkpoints", create_checkpoint_callbacks, {"folder"}),
