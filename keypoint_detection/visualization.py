@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import matplotlib
 import numpy as np
@@ -55,61 +56,80 @@ def to_picture(image: Tensor | np.ndarray) -> np.ndarray:
     return (255 * values).round().byte().permute(1, 2, 0).numpy()
 
 
-def _enlarge(heatmaps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Heatmaps `(B, C, h, w)` at the size of the image: cells grow about their centres, and padding is cut off."""
+def _shadows(images: Tensor, width: int | None) -> np.ndarray:
+    """Images `(B, 3, H, W)` as the dark gray that lies below heatmaps, `(B, H, W)` uint8, scaled to a width."""
+    pictures = [resize(to_picture(image), width or image.shape[-1]) for image in images]
+    return np.stack([0.8 * picture.mean(axis=2) for picture in pictures]).round().astype(np.uint8)
+
+
+def _enlarge(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Heatmaps `(B, C, h, w)` at the size of a picture: cells grow about their centres, and padding is cut off.
+
+    Args:
+        heatmaps: In [0, 1].
+        image_size: Height and width of the image, whose next multiple of the stride the heatmaps cover.
+        size: Height and width of the picture to which the image was scaled.
+    """
     h, w = heatmaps.shape[-2:]
-    height, width = size
-    stride = max(math.ceil(height / h), math.ceil(width / w))
+    stride = max(math.ceil(image_size[0] / h), math.ceil(image_size[1] / w))
     heatmaps = heatmaps.detach().cpu().float().clamp(0, 1)
-    if stride == 1:
-        return heatmaps
-    large = F.interpolate(heatmaps, scale_factor=stride, mode="bilinear", align_corners=False)
-    return large[..., :height, :width]
+    scale = stride * size[1] / image_size[1]
+    if scale != 1:
+        heatmaps = F.pad(heatmaps, (0, 1, 0, 1), mode="replicate")  # the scaled image may be a pixel larger
+        heatmaps = F.interpolate(heatmaps, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    return heatmaps[..., : size[0], : size[1]]
 
 
-def _blend(images: Tensor, ink: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Lays ink `(B, H, W, 3)` over darkened gray images `(B, 3, H, W)` that shine through `1 - opacity` `(B, H, W)`."""
-    gray = 255 * 0.8 * images.detach().cpu().float().clamp(0, 1).mean(dim=1).numpy()
-    picture = 255 * ink + ((1 - opacity) * gray)[..., None]
-    return np.rint(picture, out=picture).astype(np.uint8)
+@lru_cache
+def _inks(colormap: str) -> np.ndarray:
+    """Colours `(256 * 256, 3)` uint8 of each level of a heatmap over each level of gray."""
+    levels = np.linspace(0, 1, 256)
+    opacity = 0.9 * np.sqrt(levels)[:, None, None]
+    # The dark end of the map would look like the image's shadows, so the colours start a little above it.
+    ink = matplotlib.colormaps[colormap](0.25 + 0.75 * levels)[:, None, :3]
+    blended = opacity * 255 * ink + (1 - opacity) * np.arange(256)[:, None]
+    return blended.round().astype(np.uint8).reshape(-1, 3)
 
 
-def overlay_heatmaps(images: Tensor, heatmaps: Tensor, colormap: str = "inferno") -> np.ndarray:
+def overlay_heatmaps(
+    images: Tensor, heatmaps: Tensor, colormap: str = "inferno", width: int | None = None
+) -> np.ndarray:
     """Lays one heatmap over each image.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1], or one image for all heatmaps.
         heatmaps: `(B, h, w)` float in [0, 1].
         colormap: Name of a colour map of matplotlib.
+        width: Width of the result in pixels; that of the images if None.
 
     Returns:
         `(B, H, W, 3)` uint8.
     """
-    values = _enlarge(heatmaps[:, None], images.shape[-2:])[:, 0].mul(255).round_().byte().numpy()
-    levels = np.linspace(0, 1, 256)
-    opacity = 0.9 * np.sqrt(levels)
-    # The dark end of the map would look like the image's shadows, so the colours start a little above it.
-    ink = opacity[:, None] * matplotlib.colormaps[colormap](0.25 + 0.75 * levels)[:, :3]
-    return _blend(images, ink.astype(np.float32)[values], opacity.astype(np.float32)[values])
+    shadows = _shadows(images, width)
+    values = _enlarge(heatmaps[:, None], images.shape[-2:], shadows.shape[1:])[:, 0].mul(255).round_().byte().numpy()
+    return _inks(colormap).take(256 * values.astype(np.int32) + shadows, axis=0)
 
 
-def compose_heatmaps(images: Tensor, heatmaps: Tensor) -> np.ndarray:
+def compose_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None) -> np.ndarray:
     """Lays all channels over each image, each in its own colour.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
         heatmaps: `(B, C, h, w)` float in [0, 1].
+        width: Width of the result in pixels; that of the images if None.
 
     Returns:
         `(B, H, W, 3)` uint8.
     """
+    shadows = _shadows(images, width)
     palette = torch.from_numpy(channel_colours(heatmaps.shape[1]).astype(np.float32) / 255)
     weights = heatmaps.detach().cpu().float().clamp(0, 1) ** 2
     mixed = torch.einsum("bchw,ck->bkhw", weights, palette) / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    colours = _enlarge(mixed, images.shape[-2:]).permute(0, 2, 3, 1).numpy()
-    strength = _enlarge(heatmaps.amax(dim=1, keepdim=True), images.shape[-2:])[:, 0].numpy()
-    opacity = 0.9 * np.sqrt(strength)
-    return _blend(images, opacity[..., None] * colours, opacity)
+    layers = torch.cat((mixed, heatmaps.detach().cpu().float().amax(dim=1, keepdim=True)), dim=1)
+    large = _enlarge(layers, images.shape[-2:], shadows.shape[1:]).permute(0, 2, 3, 1).numpy()
+    opacity = 0.9 * np.sqrt(large[..., 3:])
+    picture = opacity * 255 * large[..., :3] + (1 - opacity) * shadows[..., None]
+    return np.rint(picture).astype(np.uint8)
 
 
 def draw_keypoints(
@@ -193,9 +213,8 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
     for index in range(len(images)):
         image = images[index : index + 1]
         for title, heatmaps in (("predicted", predicted[index]), ("true", true[index])):
-            composite = compose_heatmaps(image, heatmaps[None])
-            overlays = overlay_heatmaps(image, heatmaps)
-            pictures = [resize(picture, width) for picture in (*composite, *overlays)]
+            composite = compose_heatmaps(image, heatmaps[None], width)
+            pictures = [*composite, *overlay_heatmaps(image, heatmaps, width=width)]
             rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
     starts = range(0, len(captions), columns)
     grids = [image_grid([row[i : i + columns] for row in rows], captions[i : i + columns]) for i in starts]
