@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from harness import THREADS, Row, compare, main, milliseconds
+from harness import PAUSE, THREADS, Row, compare, main, milliseconds
 from inference import HEIGHT, WIDTH, dots, save_checkpoint, trained_detector
 from PIL import Image
 
@@ -48,9 +48,9 @@ def run() -> list[Row]:
             return heatmaps.decode(maps, plain.hparams.max_keypoints, stride=plain.hparams.heatmap_stride)
 
         row = Row("ONNX file", work, 0, "eager PyTorch, its default memory format", target=1.5)
-        rows = [compare(row, lambda: exported(image), plain_eager, repeats=REPEATS)]
+        rows = [compare(row, lambda: exported(image), plain_eager, repeats=REPEATS, pause=PAUSE)]
         row = Row("ONNX file", work, 0, "the checkpoint in KeypointPredictor")
-        rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS)]
+        rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS, pause=PAUSE)]
         tensor = letterbox(image, None)[0][None]
         with torch.inference_mode():
             maps = detector(tensor).sigmoid()

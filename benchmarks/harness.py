@@ -18,6 +18,9 @@ from pathlib import Path
 import torch
 
 THREADS = 2
+# Seconds before each measurement of a whole network: the threads of one that ran before it go on spinning for a while,
+# and would take the cores.
+PAUSE = 0.05
 # Much like what the recipe chooses for images of 400 pixels at their own size.
 DETECTOR_VALUES = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
 
@@ -66,11 +69,22 @@ class Row:
 HEADER = ["what", "work", "ms", "baseline", "ms", "ratio", "at least", "note"]
 
 
-def compare(row: Row, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7) -> Row:
-    """Time two callables in turns, after one round that does not count, and fill the medians into the row."""
+def compare(
+    row: Row, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7, pause: float = 0.0
+) -> Row:
+    """Time two callables in turns, after one round that does not count, and fill the medians into the row.
+
+    Args:
+        row: What is measured.
+        ours: This library's way.
+        baseline: The other way.
+        repeats: How often each is measured.
+        pause: Seconds to wait before each measurement.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 1):
         for callable_, kept in zip((ours, baseline), times, strict=True):
+            time.sleep(pause)
             elapsed = milliseconds(callable_)
             if turn:
                 kept.append(elapsed)

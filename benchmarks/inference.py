@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from harness import DETECTOR_VALUES, Row, compare, main
+from harness import DETECTOR_VALUES, PAUSE, Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
 from torch.nn import functional as F
@@ -105,7 +105,7 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> Row:
         baseline="PIL, default memory format, skimage peaks",
         target=1.5,
     )
-    return compare(row, ours, baseline, repeats=15)
+    return compare(row, ours, baseline, repeats=15, pause=PAUSE)
 
 
 if __name__ == "__main__":

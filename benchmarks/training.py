@@ -20,7 +20,7 @@ from loader import write_images
 
 from keypoint_detection import fit
 
-EPOCHS = 3
+EPOCHS = 10
 IMAGES = 64
 
 
