@@ -39,6 +39,7 @@ def training(data: Path, folder: Path) -> list[object]:
         "--n_channels", 4, "--n_downsampling_layers", 2, "--n_resnet_blocks", 1, "--heatmap_stride", 2,
         "--accelerator", "cpu", "--wandb_mode", "offline", "--enable_progress_bar", "false",
         "--run_dir", folder, "--seed", 3, "--progressive_resizing", 0,
+        "--normalization", "group",  # statistics of batches depend on how many there are
     ]  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from keypoint_detection.errors import InputError
 class ExponentialMovingAverage(WeightAveraging):
     """Validates and saves a moving average of the weights, which is steadier than the last step.
 
+    Statistics of batch normalisation are averaged too.
+
     The decay grows from 0.1 with the number of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that a short training is
     not held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
 
@@ -25,7 +27,7 @@ class ExponentialMovingAverage(WeightAveraging):
         if not 0 <= ema_decay < 1:
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        super().__init__(use_buffers=True, multi_avg_fn=self._average)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Puts the averaged weights in place while a training validates; a loaded checkpoint already has its own."""
@@ -42,6 +44,9 @@ class ExponentialMovingAverage(WeightAveraging):
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        if not averaged[0].is_floating_point():  # such as how many batches a normalisation has seen
+            torch._foreach_copy_(averaged, current)
+            return
         count = int(num_averaged)
         decay = min(self.ema_decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -46,6 +46,25 @@ def test_gradient_reaches_every_parameter_and_a_batch_of_one_trains(name, stride
     assert without == []
 
 
+@pytest.mark.parametrize("normalization", ["batch", "group"])
+def test_a_unet_trains_on_a_single_value_at_its_coarsest_level(normalization):
+    backbone = build_backbone("Unet", 4, SMALL["Unet"] | {"normalization": normalization}).train()
+    features = backbone(torch.rand(1, 3, 8, 8))
+    features.square().mean().backward()
+    assert features.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
+def test_group_normalisation_does_not_look_at_other_images_while_training():
+    images = torch.rand(3, 3, 40, 40)
+    for normalization in ("group", "batch"):
+        torch.manual_seed(0)
+        backbone = build_backbone("Unet", 2, SMALL["Unet"] | {"normalization": normalization}).train()
+        with torch.no_grad():
+            alone = torch.cat([backbone(image[None]) for image in images])
+            assert torch.allclose(backbone(images), alone, atol=1e-4) == (normalization == "group")
+
+
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_shifted_image_gives_shifted_features(name, stride):
@@ -176,6 +195,7 @@ def test_dilated_cnn_sees_as_far_as_its_dilations_say():
         ("Unet", 4, {"n_channels_out": 1}, "n_channels_out is 1"),
         ("DilatedCnn", 4, {"dilations": []}, "dilations"),
         ("DilatedCnn", 4, {"dilations": [2, 0]}, "dilations"),
+        ("Unet", 4, {"normalization": "layer"}, "normalization is 'layer'"),
         ("S3K", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),
         ("S3K", 1, {"kernel_size": 0}, "kernel_size is 0"),
     ],

@@ -6,9 +6,12 @@ B batch, H W image or feature map.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from keypoint_detection.errors import InputError
@@ -21,6 +24,58 @@ def normalization(channels: int) -> nn.GroupNorm:
     inference compute the same.
     """
     return nn.GroupNorm(math.gcd(channels, max(1, min(8, channels // 4))), channels)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation (Ioffe and Szegedy 2015) over the images of all processes.
+
+    They keep the same statistics, and train as one process does with all of their images. A single value per channel
+    has no spread: the coarsest level of a network comes to that with an image that is left over for a last batch, and
+    is normalised as in inference then.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` -> the same shape."""
+        if not self.training:
+            return super().forward(x)
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            return self._over_processes(x)
+        if x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """On any device, where torch's own normalisation over processes takes GPUs alone."""
+        values = x.float()
+        sums = [values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([x[:, 0].numel()])]
+        total = all_reduce(torch.cat(sums))  # gradients flow through it
+        count = total[-1]
+        mean, square = (total[:-1] / count).chunk(2)
+        variance = (square - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable[[int], nn.Module]) -> None:
+    """Replaces all normalisations of a kind inside of a module, with their scales and shifts.
+
+    Args:
+        module: What holds them.
+        old: Their class.
+        new: Makes one for a number of channels.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, old):
+            replacement = new(len(child.weight))
+            replacement.load_state_dict({"weight": child.weight, "bias": child.bias}, strict=False)
+            setattr(module, name, replacement)
+        else:
+            replace_normalization(child, old, new)
 
 
 def check_channels(n_channels_in: int, n_channels: int) -> None:

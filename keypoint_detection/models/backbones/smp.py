@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones.base import Backbone
-from keypoint_detection.models.backbones.layers import normalization
+from keypoint_detection.models.backbones.layers import normalization, replace_normalization
 from keypoint_detection.models.backbones.pretrained import copy_weights, read_weights
 from keypoint_detection.models.registry import look_up
 
@@ -60,7 +60,7 @@ class Smp(Backbone):
     ) -> None:
         library = _import_library()
         model = _build(library, decoder, encoder, n_channels_in, decoder_channels)
-        _replace_batch_norm(model.decoder)
+        replace_normalization(model.decoder, nn.BatchNorm2d, normalization)
         divisor = _size_divisor(model, encoder, n_channels_in)
         stride, channels = _fit_stride(model, heatmap_stride, divisor, n_channels_in)
         super().__init__(heatmap_stride, n_channels_in, channels, divisor)
@@ -237,14 +237,6 @@ def _fit_stride(model: nn.Module, heatmap_stride: int, divisor: int, n_channels_
         model.decoder.blocks = blocks = blocks[:-1]
         stride, channels = _probe(model, divisor, n_channels_in)
     return stride, channels
-
-
-def _replace_batch_norm(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, normalization(child.num_features))
-        else:
-            _replace_batch_norm(child)
 
 
 def _normalization(encoder: nn.Module) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

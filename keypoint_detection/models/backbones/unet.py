@@ -5,17 +5,21 @@ B batch, H W image, h w heatmap.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones.base import Backbone
 from keypoint_detection.models.backbones.layers import (
+    BatchNorm,
     ConvBlock,
     DownBlock,
     ResidualBlock,
     UpBlock,
     check_channels,
     check_kernel_size,
+    replace_normalization,
 )
 
 
@@ -38,6 +42,8 @@ class Unet(Backbone):
         n_downsampling_layers: How often the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
         kernel_size: Side of the convolutions' kernels in cells, odd.
+        normalization: `batch` costs nothing in an exported file, where it becomes part of the convolutions. `group`
+            does not look at other images of a batch, and is better for batches of one or two.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class Unet(Backbone):
         n_downsampling_layers: int = 5,
         n_resnet_blocks: int = 2,
         kernel_size: int = 3,
+        normalization: Literal["batch", "group"] = "batch",
     ) -> None:
         check_channels(n_channels_in, n_channels)
         check_kernel_size(kernel_size)
@@ -66,6 +73,8 @@ class Unet(Backbone):
             )
         if n_channels_out < 0 or n_channels_out == 1:  # a single value cannot be normalised
             raise InputError(f"n_channels_out is {n_channels_out}, expected 0 or at least 2")
+        if normalization not in ("batch", "group"):
+            raise InputError(f"normalization is {normalization!r}, expected batch or group")
         levels = range(n_downsampling_layers + 1)
         widths = [max(2, min(max_channels, n_channels * 2**level // 4)) for level in levels]
         out_channels = max(2, n_channels_out * heatmap_stride // 4) if n_channels_out else widths[finest]
@@ -86,6 +95,8 @@ class Unet(Backbone):
             up = UpBlock(widths[level + 1], widths[level], widths[level], kernel_size)
             self.decoder.append(nn.Sequential(up, ResidualBlock(widths[level], kernel_size)))
         self.output = ConvBlock(widths[finest], out_channels, kernel_size=1) if n_channels_out else nn.Identity()
+        if normalization == "batch":
+            replace_normalization(self, nn.GroupNorm, BatchNorm)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
