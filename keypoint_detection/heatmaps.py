@@ -176,10 +176,16 @@ def decode(
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
-    scores, cells = highest_peaks(maps, count, radius, threshold)
-    xy = refine(maps, cells)
-    if not is_exporting():
-        _decode_tied(maps, scores, cells, xy, radius, threshold)
+    if is_exporting():
+        scores, cells = highest_peaks(maps, count, radius, threshold)
+        xy = refine(maps, cells)
+    else:
+        # One more than asked for tells whether the last one is tied with one that is left out.
+        scores, cells = highest_peaks(maps, min(count + 1, height * width), radius, threshold)
+        tied = tied_maps(maps, scores, cells, threshold)
+        scores, cells = scores[:, :count], cells[:, :count]
+        xy = refine(maps, cells)
+        _decode_tied(maps, tied, scores, xy, radius, threshold)
     missing = ~(scores >= threshold)
     xy = to_pixels(xy, stride).masked_fill(missing[..., None], math.nan)
     scores = scores.masked_fill(missing, 0)
@@ -188,9 +194,8 @@ def decode(
     return xy.view(*lead, max_keypoints, 2), scores.view(*lead, max_keypoints)
 
 
-def _decode_tied(maps: Tensor, scores: Tensor, cells: Tensor, xy: Tensor, radius: int, threshold: float) -> None:
-    """Correct scores `(M, N)` and positions `(M, N, 2)` in those few maps in which cells of equal height compete."""
-    tied = tied_maps(maps, scores, cells, threshold)
+def _decode_tied(maps: Tensor, tied: Tensor, scores: Tensor, xy: Tensor, radius: int, threshold: float) -> None:
+    """Correct scores `(M, N)` and positions `(M, N, 2)` in the few maps `tied` `(n,)` in which equal cells compete."""
     if len(tied):
         maps = maps[tied]
         is_peak, centres = merge_ties(maps, (maps == window_maximum(maps, radius)) & (maps >= threshold), radius)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Cells of all maps that are worked on at once: what stays in the cache of a CPU, and little memory.
-_CELLS_AT_ONCE = 2**19
+_CELLS_AT_ONCE = 2**20
 # Share of blocks above the threshold from which on peaks are looked for in all cells.
 _SPARSE = 0.15
 # A cell that is no peak loses this many times what it lacks to the maximum of its window.
@@ -39,21 +39,21 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
     """
     if is_exporting():
         return highest(_suppress(maps, radius), count)
+    groups = maps.split(max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1])))
     memory = None
     if radius == 1 and min(maps.shape[-2:]) > 1:
-        found = _sparse_peaks(maps, threshold) if maps.device.type == "cpu" else None
-        if found is not None:
-            return _highest_of(*found, maps, count)
         # New memory for every step on every group would cost more than the steps.
-        memory = torch.empty_like(maps[: _at_once(maps)]), torch.empty_like(maps[: _at_once(maps)])
-    groups = maps.split(_at_once(maps))
-    scores, cells = zip(*(highest(_suppress(group, radius, memory), count) for group in groups), strict=True)
+        memory = torch.empty_like(groups[0]), torch.empty_like(groups[0])
+    scores, cells = [], []
+    for group in groups:
+        peaks = _sparse_peaks(group, threshold) if memory is not None and maps.device.type == "cpu" else None
+        if peaks is not None:
+            found = _highest_of(*peaks, group, count)
+        else:
+            found = highest(_suppress(group, radius, memory).nan_to_num_(-math.inf), count)
+        scores.append(found[0])
+        cells.append(found[1])
     return torch.cat(scores), torch.cat(cells)
-
-
-def _at_once(maps: Tensor) -> int:
-    """How many of the maps are worked on at once."""
-    return max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1]))
 
 
 def _sparse_peaks(maps: Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:

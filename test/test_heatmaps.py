@@ -240,14 +240,29 @@ def test_maps_are_decoded_alike_alone_and_in_groups(monkeypatch):
         torch.testing.assert_close(whole, alone, equal_nan=True)
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    levels=arrays(
-        np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
-    )
+few_levels = arrays(
+    np.int64, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 3)
 )
-def test_equal_cells_are_decoded_alike_whether_all_or_the_high_ones_are_looked_at(levels):
-    decode_both_ways(torch.from_numpy(levels / 3).float(), 81)
+
+
+@settings(deadline=None, max_examples=300)
+@given(levels=few_levels, count=st.integers(1, 81), missing=st.booleans())
+def test_equal_cells_are_decoded_alike_whether_all_or_the_high_ones_are_looked_at(levels, count, missing):
+    maps = torch.from_numpy(levels / 3).float()
+    if missing:
+        maps[0, 0, 0] = NAN
+    decode_both_ways(maps, count)
+
+
+@settings(deadline=None, max_examples=100)
+@given(levels=few_levels, count=st.integers(1, 5))
+def test_a_map_is_decoded_alike_alone_and_beside_others(levels, count):
+    maps = torch.from_numpy(levels / 3).float()
+    noise = torch.rand(4, *maps.shape[1:], generator=torch.Generator().manual_seed(0))
+    for whole, alone in zip(
+        heatmaps.decode(torch.cat([noise, maps]), count), heatmaps.decode(maps, count), strict=True
+    ):
+        torch.testing.assert_close(whole[4:], alone, rtol=0, atol=0, equal_nan=True)
 
 
 def test_more_keypoints_than_cells():
