@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import matplotlib
 import numpy as np
@@ -62,7 +61,7 @@ def _shadows(images: Tensor, width: int | None) -> np.ndarray:
     return np.stack([0.8 * picture.mean(axis=2) for picture in pictures]).round().astype(np.uint8)
 
 
-def _enlarge(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _scale(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Heatmaps `(B, C, h, w)` at the size of a picture: cells grow about their centres, and padding is cut off.
 
     Args:
@@ -74,13 +73,15 @@ def _enlarge(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int
     stride = max(math.ceil(image_size[0] / h), math.ceil(image_size[1] / w))
     heatmaps = heatmaps.detach().cpu().float().clamp(0, 1)
     scale = stride * size[1] / image_size[1]
+    if scale <= 0.5:  # peaks that are narrower than a pixel of the picture are to stay visible
+        step = math.floor(1 / scale)
+        heatmaps, scale = F.max_pool2d(heatmaps, step, ceil_mode=True), scale * step
     if scale != 1:
-        heatmaps = F.pad(heatmaps, (0, 1, 0, 1), mode="replicate")  # the scaled image may be a pixel larger
+        heatmaps = F.pad(heatmaps, (0, 2, 0, 2), mode="replicate")  # the picture may be a pixel larger
         heatmaps = F.interpolate(heatmaps, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
     return heatmaps[..., : size[0], : size[1]]
 
 
-@lru_cache
 def _inks(colormap: str) -> np.ndarray:
     """Colours `(256 * 256, 3)` uint8 of each level of a heatmap over each level of gray."""
     levels = np.linspace(0, 1, 256)
@@ -100,13 +101,13 @@ def overlay_heatmaps(
         images: `(B, 3, H, W)` float in [0, 1], or one image for all heatmaps.
         heatmaps: `(B, h, w)` float in [0, 1].
         colormap: Name of a colour map of matplotlib.
-        width: Width of the result in pixels; that of the images if None.
+        width: Width of the pictures in pixels; W if None.
 
     Returns:
-        `(B, H, W, 3)` uint8.
+        Pictures `(B, width * H / W, width, 3)` uint8.
     """
     shadows = _shadows(images, width)
-    values = _enlarge(heatmaps[:, None], images.shape[-2:], shadows.shape[1:])[:, 0].mul(255).round_().byte().numpy()
+    values = _scale(heatmaps[:, None], images.shape[-2:], shadows.shape[1:])[:, 0].mul(255).round_().byte().numpy()
     return _inks(colormap).take(256 * values.astype(np.int32) + shadows, axis=0)
 
 
@@ -114,21 +115,21 @@ def compose_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None)
     """Lays all channels over each image, each in its own colour.
 
     Args:
-        images: `(B, 3, H, W)` float in [0, 1].
+        images: `(B, 3, H, W)` float in [0, 1], or one image for all heatmaps.
         heatmaps: `(B, C, h, w)` float in [0, 1].
-        width: Width of the result in pixels; that of the images if None.
+        width: Width of the pictures in pixels; W if None.
 
     Returns:
-        `(B, H, W, 3)` uint8.
+        Pictures `(B, width * H / W, width, 3)` uint8.
     """
     shadows = _shadows(images, width)
     palette = torch.from_numpy(channel_colours(heatmaps.shape[1]).astype(np.float32) / 255)
     weights = heatmaps.detach().cpu().float().clamp(0, 1) ** 2
     mixed = torch.einsum("bchw,ck->bkhw", weights, palette) / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
     layers = torch.cat((mixed, heatmaps.detach().cpu().float().amax(dim=1, keepdim=True)), dim=1)
-    large = _enlarge(layers, images.shape[-2:], shadows.shape[1:]).permute(0, 2, 3, 1).numpy()
-    opacity = 0.9 * np.sqrt(large[..., 3:])
-    picture = opacity * 255 * large[..., :3] + (1 - opacity) * shadows[..., None]
+    scaled = _scale(layers, images.shape[-2:], shadows.shape[1:]).permute(0, 2, 3, 1).numpy()
+    opacity = 0.9 * np.sqrt(scaled[..., 3:])
+    picture = opacity * 255 * scaled[..., :3] + (1 - opacity) * shadows[..., None]
     return np.rint(picture).astype(np.uint8)
 
 
@@ -212,9 +213,11 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
     rows = []
     for index in range(len(images)):
         image = images[index : index + 1]
-        for title, heatmaps in (("predicted", predicted[index]), ("true", true[index])):
-            composite = compose_heatmaps(image, heatmaps[None], width)
-            pictures = [*composite, *overlay_heatmaps(image, heatmaps, width=width)]
+        heatmaps = torch.stack((predicted[index], true[index]))
+        composites = compose_heatmaps(image, heatmaps, width)
+        overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), width=width)
+        for title, composite, channels in zip(("predicted", "true"), composites, np.split(overlays, 2), strict=True):
+            pictures = [composite, *channels]
             rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
     starts = range(0, len(captions), columns)
     grids = [image_grid([row[i : i + columns] for row in rows], captions[i : i + columns]) for i in starts]

@@ -125,6 +125,31 @@ def test_legend_goes_below_the_picture_in_the_channels_colours():
         assert (legend[30:] == colour).all(axis=2).any()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    height=st.integers(1, 700), image_width=st.integers(1, 700), stride=st.sampled_from([1, 2, 4]),
+    width=st.integers(1, 400),
+)  # fmt: skip
+def test_heatmaps_fit_pictures_of_any_width(height, image_width, stride, width):
+    images = torch.zeros(1, 3, height, image_width)
+    maps = torch.rand(1, 2, -(-height // stride), -(-image_width // stride))
+    expected = (max(1, round(height * width / image_width)), width, 3)
+    for pictures in (overlay_heatmaps(images, maps[0], width=width), compose_heatmaps(images, maps, width)):
+        assert pictures.shape[1:] == expected
+
+
+@pytest.mark.parametrize("width", [100, 200, 500, 1000])
+def test_a_peak_stays_at_its_place_and_visible_in_a_smaller_picture(width):
+    for x, y in ((100.5, 200.5), (333.2, 71.9)):
+        maps = heatmaps.render(torch.tensor([[[x, y]]]), (400, 500), 1.5)
+        picture = overlay_heatmaps(torch.zeros(1, 3, 400, 500), maps, width=width)[0].sum(axis=2, dtype=int)
+        row, column = np.unravel_index(picture.argmax(), picture.shape)
+        scale = width / 500
+        assert abs(column + 0.5 - x * scale) <= 1 + scale
+        assert abs(row + 0.5 - y * scale) <= 1 + scale
+        assert picture.max() > 0.8 * overlay_heatmaps(torch.zeros(1, 3, 400, 500), maps)[0].sum(axis=2, dtype=int).max()
+
+
 @pytest.mark.parametrize(("channels", "stride", "batch"), [(1, 1, 1), (2, 4, 3), (32, 2, 2)])
 def test_panels_hold_every_image_and_channel(channels, stride, batch):
     names = [f"c{i}" for i in range(channels)]
