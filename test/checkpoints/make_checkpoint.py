@@ -28,7 +28,7 @@ FLAGS = DEFAULT_HYPERPARAMETERS | {
 }  # fmt: skip
 BACKBONES = {
     "DilatedCnn": {"dilations": [1, 2]},
-    "Unet": {"n_channels_out": 8, "n_downsampling_layers": 2, "n_resnet_blocks": 0},
+    "Unet": {"n_channels_out": 8, "heatmap_stride": 2, "n_downsampling_layers": 2, "n_resnet_blocks": 1},
 }
 
 

@@ -4,7 +4,9 @@ import torch.distributed as dist
 
 from keypoint_detection.models.backbones.layers import BatchNorm
 
-IMAGES = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+# Means far from 0, as channels of a trained network have.
+OFFSETS = torch.tensor([0.0, 30.0, -5.0])[:, None, None]
+IMAGES = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0)) + OFFSETS
 SHARES = ([0, 1, 2], [3, 4])
 
 
@@ -29,6 +31,8 @@ def train_in_process(rank, rendezvous, results):
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     found = train(IMAGES[SHARES[rank]], loss_weights()[SHARES[rank]])
     results.put((rank, torch.utils._pytree.tree_map(torch.Tensor.tolist, found)))
+    for dtype in (torch.float64, torch.bfloat16):
+        assert BatchNorm(3).to(dtype).train()(IMAGES.to(dtype)).dtype == dtype
     dist.barrier()
     dist.destroy_process_group()
 
@@ -39,9 +43,9 @@ def test_two_processes_normalise_as_one_with_all_images(tmp_path):
     spawned = torch.multiprocessing.spawn(
         train_in_process, args=(tmp_path / "rendezvous", results), nprocs=2, join=False
     )
-    found = dict(results.get() for _ in range(2))
-    while not spawned.join():
+    while not spawned.join():  # raises what a process raised
         pass
+    found = dict(results.get() for _ in range(2))
     features, gradient, parameters, statistics = train(IMAGES, loss_weights())
     for part, expected in ((0, features), (1, gradient)):
         together = torch.cat([torch.tensor(found[rank][part]) for rank in range(2)])

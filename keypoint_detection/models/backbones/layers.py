@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 from keypoint_detection.errors import InputError
@@ -46,33 +46,48 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _over_processes(self, x: Tensor) -> Tensor:
         """On any device, where torch's own normalisation over processes takes GPUs alone."""
-        values = x.float()
-        sums = [values.sum((0, 2, 3)), values.square().sum((0, 2, 3)), values.new_tensor([x[:, 0].numel()])]
-        total = all_reduce(torch.cat(sums))  # gradients flow through it
-        count = total[-1]
-        mean, square = (total[:-1] / count).chunk(2)
-        variance = (square - mean.square()).clamp_min(0)
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = values.new_tensor([values[:, 0].numel()])
+        total, count = _SumOfProcesses.apply(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])
+        mean = total / count
+        centred = values - mean[:, None, None]
+        variance = _SumOfProcesses.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), self.momentum)
+            unbiased = variance * count / (count - 1).clamp_min(1)
+            for running, current in ((self.running_mean, mean), (self.running_var, unbiased)):
+                running.lerp_(current.to(running.dtype), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable[[int], nn.Module]) -> None:
+class _SumOfProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes, of which each process has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOfProcesses.forward(ctx, gradient)
+
+
+def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable[[Any], nn.Module]) -> None:
     """Replaces all normalisations of a kind inside of a module, with their scales and shifts.
 
     Args:
         module: What holds them.
         old: Their class.
-        new: Makes one for a number of channels.
+        new: Makes one in the place of another.
     """
     for name, child in module.named_children():
         if isinstance(child, old):
-            replacement = new(len(child.weight))
-            replacement.load_state_dict({"weight": child.weight, "bias": child.bias}, strict=False)
+            replacement = new(child)
+            kept = {key: value for key, value in child.state_dict().items() if key in ("weight", "bias")}
+            replacement.load_state_dict(kept, strict=False)
             setattr(module, name, replacement)
         else:
             replace_normalization(child, old, new)

@@ -60,7 +60,7 @@ class Smp(Backbone):
     ) -> None:
         library = _import_library()
         model = _build(library, decoder, encoder, n_channels_in, decoder_channels)
-        replace_normalization(model.decoder, nn.BatchNorm2d, normalization)
+        replace_normalization(model.decoder, nn.BatchNorm2d, lambda norm: normalization(norm.num_features))
         divisor = _size_divisor(model, encoder, n_channels_in)
         stride, channels = _fit_stride(model, heatmap_stride, divisor, n_channels_in)
         super().__init__(heatmap_stride, n_channels_in, channels, divisor)

@@ -42,8 +42,8 @@ class Unet(Backbone):
         n_downsampling_layers: How often the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
         kernel_size: Side of the convolutions' kernels in cells, odd.
-        normalization: `batch` costs nothing in an exported file, where it becomes part of the convolutions. `group`
-            does not look at other images of a batch, and is better for batches of one or two.
+        normalization: `batch` costs nothing in an ONNX file, where it becomes part of the convolutions. `group` does
+            not look at other images of a batch.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Unet(Backbone):
             self.decoder.append(nn.Sequential(up, ResidualBlock(widths[level], kernel_size)))
         self.output = ConvBlock(widths[finest], out_channels, kernel_size=1) if n_channels_out else nn.Identity()
         if normalization == "batch":
-            replace_normalization(self, nn.GroupNorm, BatchNorm)
+            replace_normalization(self, nn.GroupNorm, lambda norm: BatchNorm(norm.num_channels))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
