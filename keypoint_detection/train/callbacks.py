@@ -115,11 +115,12 @@ class LossLogger(pl.Callback):
             outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"].float()
         )
 
-    def _compute(self, stage: str, prefix: str) -> dict[str, Tensor]:
+    def _compute(self, stage: str, prefix: str) -> dict[str, float]:
         # The reshaping is for a single channel, whose values torchmetrics makes scalars.
-        losses, gt_losses = (value.reshape(len(self.channel_names)) for value in self.means[stage].compute())
-        values = {f"{prefix}/loss": losses.nanmean(), f"{prefix}/gt_loss": gt_losses.nanmean()}
-        values |= {f"{prefix}/loss/{name}": loss for name, loss in zip(self.channel_names, losses, strict=True)}
+        means = [value.reshape(len(self.channel_names)) for value in self.means[stage].compute()]
+        (loss, *losses), (gt_loss, *_) = torch.stack([torch.cat([v.nanmean()[None], v]) for v in means]).tolist()
+        values = {f"{prefix}/loss": loss, f"{prefix}/gt_loss": gt_loss}
+        values |= {f"{prefix}/loss/{name}": value for name, value in zip(self.channel_names, losses, strict=True)}
         self.means[stage].reset()
         return values
 
@@ -235,4 +236,4 @@ class MetricsLogger(pl.Callback):
             values |= metric.compute()
             metric.reset()
         self.latest[stage] = values
-        self.row.add(trainer, {f"{prefix}/{name}": value for name, value in values.items()})
+        self.row.add(trainer, {f"{prefix}/{name}": float(value) for name, value in values.items()})

@@ -25,13 +25,20 @@ class EvaluationRow(pl.Callback):
             trainer: The trainer.
             values: By log name.
         """
-        numbers = {name: float(value) for name, value in values.items()}
-        trainer.callback_metrics.update({name: torch.tensor(number) for name, number in numbers.items()})
-        self._values |= numbers
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
+        self._values |= values
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets what an evaluation that was interrupted has left."""
+        self._values = {}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the row."""
         self._log(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets what an evaluation that was interrupted has left."""
+        self._values = {}
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the row."""
@@ -39,7 +46,7 @@ class EvaluationRow(pl.Callback):
 
     def _log(self, trainer: pl.Trainer) -> None:
         values, self._values = self._values, {}
-        # As in Lightning's own rows: while training that of the latest batch, counted from 0, and then the next one.
-        step = trainer.global_step - (trainer.state.fn == "fit")
+        # While training the step of the latest batch, counted from 0, as in the rows of losses, and then the next one.
+        step = max(0, trainer.global_step - (trainer.state.fn == "fit"))
         for run_logger in trainer.loggers if values else ():
             run_logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)

@@ -83,8 +83,6 @@ class LastCheckpoint(Checkpoint):
         """Saves the end of the training, unless it had ended before it was interrupted: its checkpoint is there."""
         if trainer.global_step > self._first_step:
             self._save(trainer, between_epochs=True)
-        else:  # Lightning numbers the last evaluation by this counter, which `_set_to_last_batch` has wound back
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
