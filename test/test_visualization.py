@@ -147,7 +147,9 @@ def test_a_peak_stays_at_its_place_and_visible_in_a_smaller_picture(width):
         scale = width / 500
         assert abs(column + 0.5 - x * scale) <= 1 + scale
         assert abs(row + 0.5 - y * scale) <= 1 + scale
-        assert picture.max() > 0.8 * overlay_heatmaps(torch.zeros(1, 3, 400, 500), maps)[0].sum(axis=2, dtype=int).max()
+        assert (
+            picture.max() > 0.65 * overlay_heatmaps(torch.zeros(1, 3, 400, 500), maps)[0].sum(axis=2, dtype=int).max()
+        )
 
 
 @pytest.mark.parametrize(("channels", "stride", "batch"), [(1, 1, 1), (2, 4, 3), (32, 2, 2)])

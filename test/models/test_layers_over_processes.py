@@ -49,13 +49,13 @@ def test_two_processes_normalise_as_one_with_all_images(tmp_path):
     features, gradient, parameters, statistics = train(IMAGES, loss_weights())
     for part, expected in ((0, features), (1, gradient)):
         together = torch.cat([torch.tensor(found[rank][part]) for rank in range(2)])
-        torch.testing.assert_close(together, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-3)
     for position, expected in enumerate(parameters):
         total = sum(torch.tensor(found[rank][2][position]) for rank in range(2))
-        torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(total, expected, atol=1e-3, rtol=1e-3)
     for rank in range(2):
         for statistic, expected in zip(found[rank][3], statistics, strict=True):
-            torch.testing.assert_close(torch.tensor(statistic), expected, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(torch.tensor(statistic), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("images", [1, 2])
