@@ -103,7 +103,8 @@ def check_network(
         found: The exported detector.
         caps: Most keypoints of each channel.
         tolerance: How far they may be apart.
-        lowest: Compare from this score on, where the thresholds of the checkpoint are higher.
+        lowest: Compare from this score on, where the thresholds of the checkpoint are higher; never below
+            `LOWEST_SCORE`.
         smallest: Height and width in pixels that images need.
 
     Returns:

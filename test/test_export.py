@@ -1,6 +1,7 @@
 """Exported detectors: the ONNX file finds what the checkpoint finds."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -173,6 +174,19 @@ def unet_checkpoint(folder, **arguments):
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
     torch.save(content | {"pytorch-lightning_version": "2.6.0"}, folder / "unet.ckpt")
     return folder / "unet.ckpt"
+
+
+@pytest.mark.parametrize("score", [0.04, 0.3])
+def test_the_check_compares_all_but_peaks_so_low_that_rounding_moves_them(score):
+    def network(x):
+        found = (np.array([[[x, 5.0], [np.nan, np.nan]]]), np.array([[score, 0.0]]))
+        return SimpleNamespace(channel_names=["a"], score_thresholds=[0.011], detect=lambda images: [found])
+
+    if score < 0.05:
+        assert check_network(network(7.0), network(7.04), [2], FULL, lowest=0.05).keypoints == 0
+    else:
+        with pytest.raises(InputError, match=r"0\.04 px away"):
+            check_network(network(7.0), network(7.04), [2], FULL, lowest=0.05)
 
 
 def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
