@@ -61,7 +61,7 @@ def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
         scores: Those of all groups in turn, none NaN.
         starts: Index of the first score of each group that has any.
     """
-    rises = np.append(True, scores[1:] > scores[:-1]) if len(scores) else np.zeros(0, dtype=bool)
+    rises = np.append(True, scores[1:] > scores[:-1])[: len(scores)]
     rises[starts] = False
     return not rises.any()
 
