@@ -24,7 +24,7 @@ from keypoint_detection.files import write_atomic
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_network import split_channels
-from keypoint_detection.peaks import window_maximum
+from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
 
@@ -189,7 +189,8 @@ class ImageToKeypoints(nn.Module):
         scores, cells = flat.topk(count)
         cells = cells.clamp(max=maps.shape[1] * maps.shape[2] - 1)
         centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
-        refined = torch.where(centres.isnan(), heatmaps.refine(maps, cells), centres)
+        fitted = heatmaps.refine(neighbourhoods(maps, cells), maps.shape[-2:])
+        refined = torch.where(centres.isnan(), fitted, centres)
         return heatmaps.to_pixels(refined, values.heatmap_stride), scores
 
 

@@ -16,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.peaks import highest, highest_peaks, is_exporting, tied_maps, window_maximum
+from keypoint_detection.peaks import (
+    Neighbourhoods,
+    highest,
+    highest_peaks,
+    is_exporting,
+    neighbourhoods,
+    tied_maps,
+    window_maximum,
+)
 from keypoint_detection.plateaus import merge_ties
 
 # Below this height the Gaussian of a keypoint may be cut off.
@@ -176,16 +184,14 @@ def decode(
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
-    if is_exporting():
-        scores, cells = highest_peaks(maps, count, radius, threshold)
-        xy = refine(maps, cells)
-    else:
-        # One more than asked for tells whether the last one is tied with one that is left out.
-        scores, cells = highest_peaks(maps, min(count + 1, height * width), radius, threshold)
-        tied = tied_maps(maps, scores, cells, threshold)
-        scores, cells = scores[:, :count], cells[:, :count]
-        xy = refine(maps, cells)
-        _decode_tied(maps, tied, scores, xy, radius, threshold)
+    # One more than asked for tells whether the last one is tied with one that is left out.
+    scores, cells = highest_peaks(maps, min(count + 1, height * width), radius, threshold)
+    around = neighbourhoods(maps, cells)
+    xy = refine(around, (height, width))[:, :count]
+    if not is_exporting():  # which cannot branch on values
+        tied = tied_maps(around.heights, scores, threshold)
+        _decode_tied(maps, tied, scores[:, :count], xy, radius, threshold)
+    scores = scores[:, :count]
     missing = ~(scores >= threshold)
     xy = to_pixels(xy, stride).masked_fill(missing[..., None], math.nan)
     scores = scores.masked_fill(missing, 0)
@@ -201,7 +207,7 @@ def _decode_tied(maps: Tensor, tied: Tensor, scores: Tensor, xy: Tensor, radius:
         is_peak, centres = merge_ties(maps, (maps == window_maximum(maps, radius)) & (maps >= threshold), radius)
         scores[tied], cells = highest(maps.where(is_peak, -math.inf), scores.shape[1])
         centres = centres.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, 2))
-        xy[tied] = torch.where(centres.isnan(), refine(maps, cells), centres)
+        xy[tied] = torch.where(centres.isnan(), refine(neighbourhoods(maps, cells), maps.shape[-2:]), centres)
 
 
 def to_pixels(cells: Tensor, stride: int) -> Tensor:
@@ -209,38 +215,30 @@ def to_pixels(cells: Tensor, stride: int) -> Tensor:
     return (cells + 0.5) * stride
 
 
-def refine(maps: Tensor, cells: Tensor) -> Tensor:
-    """Sub-pixel positions of peaks: `(M, h, w)`, flat cells `(M, N)` -> `(M, N, 2)` column and row as real numbers."""
-    height, width = maps.shape[-2:]
-    rows, columns = cells // width, cells % width
-    x = _vertex(maps, columns, width, rows * width, 1)
-    y = _vertex(maps, rows, height, columns, width)
-    return torch.stack([x, y], dim=-1)
-
-
-def _vertex(maps: Tensor, indices: Tensor, length: int, origin: Tensor, step: int) -> Tensor:
-    """Vertex of the parabola through the logarithms of three cells along one axis, within half a cell of the peak.
+def refine(around: Neighbourhoods, size: tuple[int, int]) -> Tensor:
+    """Sub-pixel positions of peaks: the vertex of a parabola through the logarithms of three cells along each axis.
 
     Args:
-        maps: `(M, h, w)` heights.
-        indices: `(M, N)` index of each peak along the axis.
-        length: number of cells along the axis.
-        origin: `(M, N)` flat cell at index 0 of the peak's line.
-        step: flat distance of two cells along the axis.
+        around: The cells around N peaks of each of M maps.
+        size: h and w of the maps.
 
     Returns:
-        `(M, N)` position along the axis, the index itself where the three cells do not form a peak.
+        `(M, N, 2)` column and row as real numbers, within half a cell of the peak; the peak itself where the three
+        cells do not form one.
     """
-    if length < 3:
-        return indices.to(maps.dtype)
-    middle = indices.clamp(1, length - 2)
-    triples = torch.stack([middle - 1, middle, middle + 1], dim=-1) * step + origin[..., None]
-    heights = maps.flatten(1).gather(1, triples.flatten(1)).view(triples.shape)
-    before, centre, after = heights.clamp_min(torch.finfo(maps.dtype).tiny).log().unbind(-1)
+    peaks, middles = around.peaks, around.middles
+    column, row = (peaks - middles + 1).unbind(-1)  # of the peak in its neighbourhood
+    along_row = around.heights.gather(-2, row[..., None, None].expand(*row.shape, 1, 3)).squeeze(-2)
+    along_column = around.heights.gather(-1, column[..., None, None].expand(*column.shape, 3, 1)).squeeze(-1)
+    lines = torch.stack([along_row, along_column], dim=-2)
+    before, centre, after = lines.clamp_min(torch.finfo(lines.dtype).tiny).log().unbind(-1)
     curvature = before - 2 * centre + after
-    vertex = middle + (before - after) / (2 * curvature)
-    vertex = torch.where(curvature < 0, vertex, indices)
-    return vertex.clamp(indices - 0.5, indices + 0.5)
+    vertex = torch.where(curvature < 0, middles + (before - after) / (2 * curvature), peaks)
+    vertex = vertex.clamp(peaks - 0.5, peaks + 0.5)
+    for axis, length in enumerate(reversed(size)):
+        if length < 3:
+            vertex[..., axis] = peaks[..., axis].to(vertex.dtype)
+    return vertex
 
 
 def transform_points(points: Tensor, homography: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Everything here is in cells; `heatmaps.decode` turns it into positions. M or T m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 # Cells of all maps that are worked on at once: what stays in the cache of a CPU, and little memory.
 _CELLS_AT_ONCE = 2**20
-# Share of blocks above the threshold from which on peaks are looked for in all cells.
+# Share of pairs of cells above the threshold from which on peaks are looked for in all cells.
 _SPARSE = 0.15
 # A cell that is no peak loses this many times what it lacks to the maximum of its window.
 _SUPPRESSION = 1e30
@@ -40,89 +42,108 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
     if is_exporting():
         return highest(_suppress(maps, radius), count)
     groups = maps.split(max(1, _CELLS_AT_ONCE // max(1, maps.shape[-2] * maps.shape[-1])))
+    if radius == 1 and maps.device.type == "cpu":
+        peaks = _sparse_peaks(groups, threshold)
+        if peaks is not None:
+            return _highest_of(*peaks, maps.shape, count)
     memory = None
     if radius == 1 and min(maps.shape[-2:]) > 1:
         # New memory for every step on every group would cost more than the steps.
         memory = torch.empty_like(groups[0]), torch.empty_like(groups[0])
-    scores, cells = [], []
-    for group in groups:
-        peaks = _sparse_peaks(group, threshold) if memory is not None and maps.device.type == "cpu" else None
-        if peaks is not None:
-            found = _highest_of(*peaks, group, count)
-        else:
-            found = highest(_suppress(group, radius, memory).nan_to_num_(-math.inf), count)
-        scores.append(found[0])
-        cells.append(found[1])
+    found = [highest(_suppress(group, radius, memory).nan_to_num_(-math.inf), count) for group in groups]
+    scores, cells = zip(*found, strict=True)
     return torch.cat(scores), torch.cat(cells)
 
 
-def _sparse_peaks(maps: Tensor, threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
+def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the cells that reach the threshold and that none of their neighbours exceeds, on a CPU.
 
-    Most cells of a heatmap are close to 0: what is asked of every cell is the maximum of its block of two rows and two
-    columns, and all else only of the blocks that reach the threshold. Of equal cells in a block, one stands for all.
+    Most cells of a heatmap are close to 0: what is asked of every cell is the maximum of two rows, and all else only
+    of the pairs that reach the threshold. Of two equal cells in a pair, the upper one stands for both.
 
     Args:
-        maps: `(M, h, w)` heights.
+        groups: `(m, h, w)` heights, the first group being the largest.
         threshold: height that a peak has to reach.
 
     Returns:
-        Height and index in all maps of each, `(n,)`; None where so many cells reach the threshold that looking at all
-        of them is faster.
+        Height and index in the maps of all groups, of each peak, `(n,)`; None where so many pairs reach the threshold
+        that looking at all cells is faster.
     """
-    odd = [side % 2 for side in maps.shape[-2:]]
-    even = F.pad(maps, (0, odd[1], 0, odd[0]), value=-math.inf) if any(odd) else maps.contiguous()
-    height, width = even.shape[-2:]
-    # Two columns more, so that the cell before the first one of a row, in memory, is as low as can be.
-    row_maxima = maps.new_empty(len(maps), height // 2, width + 2)
-    row_maxima[..., width:] = -math.inf
-    torch.maximum(even[:, 0::2], even[:, 1::2], out=row_maxima[..., :width])
-    blocks = torch.maximum(row_maxima[..., 0::2], row_maxima[..., 1::2]).numpy().ravel()
-    found = np.flatnonzero(blocks >= threshold)  # numpy does these in a fraction of torch's time
-    if len(found) > _SPARSE * blocks.size:
-        return None
-    heights = blocks.take(found)
-    # Along the rows: which column of its block holds the maximum, and the column beside the block on that side.
-    pairs = row_maxima.numpy().ravel()
-    found *= 2
-    in_right = pairs.take(found) < heights
-    found += in_right
-    stays = np.flatnonzero(pairs.take(found - 1 + 2 * in_right) <= heights)
-    heights = heights.take(stays)
-    # Along the columns likewise, where three cells lie beside the block.
-    line, column = np.divmod(found.take(stays), width + 2)
-    cells = even.numpy().ravel()
-    row = 2 * line  # of all maps in turn
-    in_lower = cells.take(row * width + column) < heights
-    row += in_lower
-    of_map = row // height
-    beside = (row - of_map * height + 2 * in_lower - 1).clip(0, height - 1) + of_map * height
-    stays = np.ones(len(row), dtype=bool)
-    for step in (-1, 0, 1):
-        stays &= cells.take(beside * width + (column + step).clip(0, width - 1)) <= heights
-    indices = (row - of_map * (height - maps.shape[-2])) * maps.shape[-1] + column
-    return heights[stays], indices[stays]
+    height, width = groups[0].shape[-2:]
+    lines = -(-height // 2)
+    # One column more, which is as low as can be, so that the first and the last cell of a row have a neighbour there.
+    memory = groups[0].new_full((len(groups[0]), lines, width + 1), -math.inf)
+    before = 0
+    found = []
+    for maps in groups:
+        pairs = memory[: len(maps)]
+        torch.maximum(maps[:, 0 : height - 1 : 2], maps[:, 1::2], out=pairs[:, : height // 2, :width])
+        if height % 2:
+            pairs[:, -1, :width] = maps[:, -1]
+        above = pairs.numpy().ravel()
+        columns = np.flatnonzero(above >= threshold)  # numpy does this in a fraction of torch's time
+        if len(columns) > _SPARSE * above.size:
+            return None
+        heights = above.take(columns)
+        stays = above.take(columns - 1) <= heights
+        stays &= above.take(columns + 1) <= heights
+        stays = np.flatnonzero(stays)
+        peaks = _tops_of_pairs(maps, heights.take(stays), columns.take(stays))
+        found.append((peaks[0], peaks[1] + before))
+        before += maps.numel()
+    heights, indices = zip(*found, strict=True)
+    return np.concatenate(heights), np.concatenate(indices)
 
 
-def _highest_of(heights: np.ndarray, indices: np.ndarray, maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` highest of peaks of each of the maps, as `highest_peaks` returns them.
+def _tops_of_pairs(maps: Tensor, heights: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the maxima of two rows that no cell in the row beside exceeds: heights and indices in the maps, `(n,)`.
+
+    Args:
+        maps: `(m, h, w)` heights.
+        heights: `(p,)` maxima of an upper and a lower cell.
+        pairs: `(p,)` where they are in an array `(m, ceil(h / 2), w + 1)`.
+    """
+    height, width = maps.shape[-2:]
+    cells = maps.contiguous().numpy().ravel()
+    line = pairs // (width + 1)
+    column = pairs - line * (width + 1)
+    of_map = line // -(-height // 2)
+    upper = 2 * line - (height % 2) * of_map  # row in all maps
+    in_lower = cells.take(upper * width + column) < heights
+    beside = upper + np.where(in_lower, 2, -1)
+    first = of_map * height
+    np.maximum(beside, first, out=beside)
+    np.minimum(beside, first + (height - 1), out=beside)
+    beside *= width
+    # First the cell that excludes most, for few are left then.
+    stays = np.flatnonzero(cells.take(beside + column) <= heights)
+    heights, column, beside = heights.take(stays), column.take(stays), beside.take(stays)
+    row = (upper + in_lower).take(stays)
+    stays = cells.take(beside + np.maximum(column - 1, 0)) <= heights
+    stays &= cells.take(beside + np.minimum(column + 1, width - 1)) <= heights
+    return heights[stays], (row * width + column)[stays]
+
+
+def _highest_of(heights: np.ndarray, indices: np.ndarray, shape: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+    """The `count` highest of the peaks of each map, as `highest_peaks` returns them.
 
     Args:
         heights: `(n,)`.
-        indices: `(n,)` index in all maps `(M, h, w)`.
-        maps: The maps.
+        indices: `(n,)` index in all maps.
+        shape: M, h and w of the maps.
         count: N.
     """
-    order = np.argsort(-heights, kind="stable")
-    size = maps.shape[-2] * maps.shape[-1]
-    order = order[np.argsort(indices[order] // size, kind="stable")]
-    heights, indices = heights[order], indices[order]
+    size = shape[1] * shape[2]
     of_map = indices // size
-    rank = np.arange(len(of_map)) - np.searchsorted(of_map, of_map)
-    kept = rank < count
-    scores = np.full((len(maps), count), -math.inf, dtype=heights.dtype)
-    cells = np.zeros((len(maps), count), dtype=np.int64)
-    scores[of_map[kept], rank[kept]], cells[of_map[kept], rank[kept]] = heights[kept], (indices % size)[kept]
+    order = np.lexsort((-heights, of_map))
+    heights, of_map = heights.take(order), of_map.take(order)
+    rank = np.arange(len(order)) - np.searchsorted(of_map, of_map)
+    kept = np.flatnonzero(rank < count)
+    at = of_map.take(kept) * count + rank.take(kept)
+    scores = np.full((shape[0], count), -math.inf, dtype=heights.dtype)
+    cells = np.zeros((shape[0], count), dtype=np.int64)
+    scores.put(at, heights.take(kept))
+    cells.put(at, (indices.take(order) - of_map * size).take(kept))
     return torch.from_numpy(scores), torch.from_numpy(cells)
 
 
@@ -195,26 +216,51 @@ def _maximum_of_neighbours(maps: Tensor, memory: tuple[Tensor, Tensor]) -> Tenso
     return second
 
 
-def tied_maps(maps: Tensor, scores: Tensor, cells: Tensor, threshold: float) -> Tensor:
-    """Find the maps in which a peak has an equal neighbour or another peak of the same height.
+class Neighbourhoods(NamedTuple):
+    """Cells around peaks: 3x3 of them, within the map, so that a peak on its border is not in their middle.
+
+    Attributes:
+        heights: `(M, N, 3, 3)`. Arbitrary outside of a map that is less than three cells wide or high.
+        middles: `(M, N, 2)` column and row of the middle.
+        peaks: `(M, N, 2)` column and row of the peak.
+    """
+
+    heights: Tensor
+    middles: Tensor
+    peaks: Tensor
+
+
+def neighbourhoods(maps: Tensor, cells: Tensor) -> Neighbourhoods:
+    """The cells around peaks.
 
     Args:
-        maps: `(T, h, w)` heights.
-        scores: `(T, N)` heights of peaks in descending order.
-        cells: `(T, N)` their flat cells.
+        maps: `(M, h, w)` heights.
+        cells: `(M, N)` flat cells of the peaks.
+    """
+    height, width = maps.shape[-2:]
+    rows, columns = cells // width, cells % width
+    middle_rows, middle_columns = rows.clamp(1, height - 2), columns.clamp(1, width - 2)
+    steps = torch.arange(-1, 2, device=maps.device)
+    steps = steps[:, None] * width + steps
+    around = (middle_rows * width + middle_columns)[..., None, None] + steps
+    if height < 3 or width < 3:
+        around = around.clamp(0, height * width - 1)
+    heights = maps.flatten(1).gather(1, around.flatten(1)).view(around.shape)
+    middles = torch.stack([middle_columns, middle_rows], dim=-1)
+    return Neighbourhoods(heights, middles, torch.stack([columns, rows], dim=-1))
+
+
+def tied_maps(heights: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Find the maps in which a peak may have an equal neighbour, or has the height of another peak.
+
+    Args:
+        heights: `(M, N, 3, 3)` heights around peaks, see `Neighbourhoods`.
+        scores: `(M, N)` heights of the peaks in descending order.
         threshold: lower ones are no peaks.
 
     Returns:
         Indices of such maps, `(n,)` int64. Waits once for the device.
     """
-    height, width = maps.shape[-2:]
-    steps = torch.arange(9, device=maps.device)
-    steps = steps[steps != 4]
-    rows = (cells // width)[..., None] + steps // 3 - 1
-    columns = (cells % width)[..., None] + steps % 3 - 1
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    neighbours = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1)
-    equal = maps.flatten(1).gather(1, neighbours).view_as(inside) == scores[..., None]
-    tied = (equal & inside).any(2)
+    tied = (heights == scores[..., None, None]).sum((-2, -1)) > 1  # the peak itself is one
     tied[:, 1:] |= scores[:, 1:] == scores[:, :-1]
     return (tied & (scores >= threshold)).any(1).nonzero()[:, 0]
