@@ -59,10 +59,10 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
         # The curve climbs at right detections alone: from the lowest score to the highest, how many are at least as
         # high, against how many of all. Of those of equal score the first is counted rightly, and the others are below
         # it and vanish under the envelope.
-        climbs = np.sort(scores.numpy()[right])
-        precision = np.arange(len(climbs), 0, -1) / (len(ordered) - np.searchsorted(ordered, climbs))
+        climbs = np.sort(scores.numpy().take(np.flatnonzero(right)))
+        precision = np.arange(len(climbs), 0, -1) / (len(ordered) - ordered.searchsorted(climbs))
         values.append(np.maximum.accumulate(precision).sum() / num_truths)
-    return torch.tensor(values, dtype=torch.float64).reshape(true_positives.shape[1:])
+    return torch.from_numpy(np.array(values)).reshape(true_positives.shape[1:])
 
 
 def mean_of_defined(values: Sequence[float]) -> float:
@@ -156,5 +156,10 @@ def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, 
     """The rows of all images below one another, float64 on the CPU, and the number of rows of each image `(B,)`."""
     # Hundreds of small tensors: what is done to each of them has to be one call.
     tensors = images if set(map(type, images)) == {Tensor} else [torch.as_tensor(image) for image in images]
-    counts = torch.from_numpy(np.array(list(map(Tensor.numel, tensors))) // columns)
-    return torch.cat(tensors).reshape(-1, columns).cpu().double(), counts
+    try:
+        rows = torch.stack(tensors)  # which tells that they are alike in less time than it takes to ask each of them
+        counts = torch.full((len(tensors),), tensors[0].numel() // columns)
+    except RuntimeError:
+        rows = torch.cat(tensors)
+        counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
+    return rows.reshape(-1, columns).cpu().double(), counts

@@ -42,7 +42,7 @@ class Matches(NamedTuple):
 
     def of_channel(self, channel: int) -> tuple[Tensor, Tensor, int]:
         """Scores `(n,)`, distances `(n, T)` and number of true keypoints of one channel."""
-        first, last = torch.searchsorted(self.channels, torch.tensor([channel, channel + 1])).tolist()
+        first, last = self.channels.numpy().searchsorted([channel, channel + 1]).tolist()
         return self.scores[first:last], self.distances[first:last], int(self.num_truths[channel])
 
 
@@ -156,16 +156,14 @@ class KeypointMetric(Metric):
         kept = _first_visits(indices).repeat(channels)
         counts_of_kept = counts * kept[:, None]
         distances = _match_groups(counts_of_kept, starts, detections, truths, np.array(self.threshold_distances))
-        by_channel = np.arange(len(counts)).reshape(-1, channels).T.ravel()
-        rows: np.ndarray | slice = slice(None)  # which is faster, and right where they are in this order already
-        if channels > 1 or not kept.all():
-            rows = _rows_of_groups(starts[by_channel, 0], counts_of_kept[by_channel, 0])
-        repeats = counts_of_kept[by_channel, 0]
+        by_channel = np.arange(len(counts)).reshape(-1, channels).T
+        repeats = counts_of_kept[:, 0].take(by_channel)
+        rows = _rows_of_groups(starts[:, 0].take(by_channel.ravel()), repeats.ravel())
         return Matches(
-            channels=torch.from_numpy((by_channel % channels).repeat(repeats)),
-            images=torch.from_numpy(indices[by_channel // channels].repeat(repeats)),
-            scores=torch.from_numpy(detections[rows, 2]),
-            distances=torch.from_numpy(distances[:, rows]).T,
+            channels=torch.from_numpy(np.arange(channels).repeat(repeats.sum(axis=1))),
+            images=torch.from_numpy(np.tile(indices, channels).repeat(repeats.ravel())),
+            scores=torch.from_numpy(detections[:, 2].take(rows)),
+            distances=torch.from_numpy(distances.take(rows, axis=1)).T,
             num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
         )
 
@@ -194,7 +192,7 @@ def _match_groups(
     x, y, scores = (np.append(column, missing) for column in detections.T)
     true_x, true_y = (np.append(column, missing) for column in truths.T)
     distances = np.full((len(limits), len(x)), np.nan)
-    in_order = is_descending(detections[:, 2], starts[counts[:, 0] > 0, 0])
+    in_order = is_descending(scores[:-1], starts[counts[:, 0] > 0, 0])
     groups = np.flatnonzero((counts > 0).all(axis=1))
     # Groups of similar size go together, so that little is padded.
     groups = groups[counts[groups, 1].argsort(kind="stable")]
@@ -202,8 +200,9 @@ def _match_groups(
         chunk = groups[first : first + _GROUPS_AT_ONCE]
         rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
         if not in_order:
-            rows = np.take_along_axis(rows, descending_order(scores[rows]), axis=0)
-        found = match_groups((x[rows], y[rows]), (true_x[truth_rows], true_y[truth_rows]), limits)
+            rows = np.take_along_axis(rows, descending_order(scores.take(rows)), axis=0)
+        xy, true_xy = (x.take(rows), y.take(rows)), (true_x.take(truth_rows), true_y.take(truth_rows))
+        found = match_groups(xy, true_xy, limits)
         for column, values in zip(distances, found, strict=True):
             column[rows] = values
     return distances[:, :-1]
@@ -235,7 +234,7 @@ def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) 
         The rows that remain, and the number of each group's.
     """
     # numpy, whose calls on little data take a fraction of torch's
-    present = ~np.isnan(sum(rows.numpy().T))
+    present = ~np.isnan(rows.numpy() @ np.ones(rows.shape[1]))  # a sum, which is NaN where one of them is
     if labelled is not None and not labelled.all():
         present &= labelled.numpy().repeat(lengths.numpy())
     if present.all():
@@ -263,4 +262,6 @@ def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Rows of all groups: `(G,)` first row and number of rows -> `(N, G)`, -1 where a group has fewer."""
     ranks = np.arange(counts.max())[:, None]
-    return np.where(ranks < counts, starts + ranks, -1)
+    rows = starts + ranks
+    np.copyto(rows, -1, where=ranks >= counts)
+    return rows

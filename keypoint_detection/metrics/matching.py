@@ -85,9 +85,11 @@ def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np
         (x, y), (true_x, true_y) = ((xs[:, chunk], ys[:, chunk]) for xs, ys in (xy, truths))
         turn, truth, distance = _near_pairs((x, y), (true_x, true_y), limits.max())
         # All thresholds at once: every one has detections and true keypoints of its own.
-        threshold, pair = (distance <= limits[:, None]).nonzero()
+        pair = np.flatnonzero(distance <= limits[:, None])
+        threshold = pair // max(1, len(distance))
+        pair -= threshold * len(distance)
         winner, won = _take_turns(
-            turn[pair] + x.size * threshold, truth[pair] + true_x.size * threshold, distance[pair]
+            turn.take(pair) + x.size * threshold, truth.take(pair) + true_x.size * threshold, distance.take(pair)
         )
         found = np.full((len(limits), *x.shape), np.nan)
         found.ravel()[winner] = won
@@ -104,17 +106,18 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
         `(P,)` turns in ascending order, true keypoints, and distances.
     """
     (x, y), (true_x, true_y) = xy, truths
-    groups = x.shape[1]
+    apart = x[None] - true_x[:, None]
     # A comparison with NaN is False, so that what is missing is near nothing.
-    turns = [np.flatnonzero(np.abs(x - column) <= limit) for column in true_x]
-    turn = np.concatenate(turns) if turns else np.zeros(0, dtype=np.int64)
-    truth = turn % groups + np.arange(len(turns)).repeat([len(found) for found in turns]) * groups
-    squared = np.square(x.ravel()[turn] - true_x.ravel()[truth])
-    squared += np.square(y.ravel()[turn] - true_y.ravel()[truth])
+    pair = np.flatnonzero(np.abs(apart, out=apart) <= limit)
+    rank = pair // max(1, x.size)  # of the true keypoint in its group
+    turn = pair - rank * x.size
+    truth = turn - turn // max(1, x.shape[1]) * x.shape[1] + rank * x.shape[1]
+    squared = np.square(apart.take(pair))
+    squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
     near = np.flatnonzero(distance <= limit)  # a few of those that are near in x
-    near = near[turn[near].argsort(kind="stable")]
-    return turn[near], truth[near], distance[near]
+    near = near.take(turn.take(near).argsort(kind="stable"))
+    return turn.take(near), truth.take(near), distance.take(near)
 
 
 def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
