@@ -125,7 +125,7 @@ class KeypointsDataset(Dataset[Batch]):
         return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
 
     def _sample(self, key: int | Key) -> Batch:
-        index, epoch, scale = Key(*key) if isinstance(key, tuple) else Key(key)
+        index, epoch, scale, augmented = Key(*key) if isinstance(key, tuple) else Key(key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
@@ -135,7 +135,7 @@ class KeypointsDataset(Dataset[Batch]):
         size = (image.shape[0], image.shape[1])
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
-        if self.augmentation is None:
+        if self.augmentation is None or not augmented:
             pixels, to_file = letterbox(image, self.image_size, scale)
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
         else:

@@ -21,11 +21,13 @@ class Key(NamedTuple):
         index: number of the image.
         epoch: number of the pass over the images, or `BLANK`.
         scale: factor of the size of training images, in (0, 1].
+        augmented: whether training images are changed at random.
     """
 
     index: int
     epoch: int = 0
     scale: float = 1.0
+    augmented: bool = True
 
 
 # The epoch of keys whose sample is a blank that counts neither in loss nor in metrics.
@@ -49,7 +51,7 @@ class TrainingSampler(Sampler[Key]):
         world: int = 1,
         epoch: int = 0,
         batches_done: int = 0,
-        scale: Callable[[int, int], float] | None = None,
+        stage: Callable[[int, int], tuple[float, bool]] | None = None,
     ) -> None:
         """Creates the sampler.
 
@@ -61,7 +63,7 @@ class TrainingSampler(Sampler[Key]):
             world: number of processes.
             epoch: the epoch that is read first.
             batches_done: how many batches of that epoch were read before, by each process.
-            scale: epoch and number of a batch in it -> factor of its images' size; None is 1.
+            stage: epoch and number of a batch in it -> `scale` and `augmented` of its keys; None for the defaults.
         """
         self.n = n
         self.seed = seed
@@ -70,7 +72,7 @@ class TrainingSampler(Sampler[Key]):
         self.world = world
         self.epoch = epoch
         self.batches_done = batches_done
-        self.scale = scale
+        self.stage = stage
 
     def __len__(self) -> int:
         """Samples of a whole epoch in this process, whether or not it begins in its middle."""
@@ -81,9 +83,9 @@ class TrainingSampler(Sampler[Key]):
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
         for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
-            scale = 1.0 if self.scale is None else self.scale(epoch, batch)
+            stage = () if self.stage is None else self.stage(epoch, batch)
             for index in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
-                yield Key(index, epoch, scale)
+                yield Key(index, epoch, *stage)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""

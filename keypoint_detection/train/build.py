@@ -19,12 +19,12 @@ from keypoint_detection.train import flags
 from keypoint_detection.train.bad_loss import StopAtBadLoss
 from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.curriculum import Curriculum
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
-from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
@@ -129,7 +129,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     row = EvaluationRow()
     metrics = flags.call(MetricsLogger, config, row=row, channel_names=channels)
     return [
-        flags.call(ProgressiveResizing, config),
+        flags.call(Curriculum, config),
         ResumeState(),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
         # Before everything that saves or validates: those are to see the averaged weights.

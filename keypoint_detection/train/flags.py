@@ -26,11 +26,11 @@ from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.registry import look_up
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.curriculum import Curriculum
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.pictures import HeatmapPictures
-from keypoint_detection.train.progressive import ProgressiveResizing
 from keypoint_detection.train.recipe import choose_recipe
 from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder
@@ -63,7 +63,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
         },
     ),
     ("Speed", DeviceSpeed, set()),
-    ("Growing images", ProgressiveResizing, set()),
+    ("Images in the course of the training", Curriculum, set()),
     ("Averaged weights", ExponentialMovingAverage, set()),
     ("Metrics", MetricsLogger, {"row", "channel_names"}),
     ("Pictures", HeatmapPictures, {"metrics", "folder", "channel_names"}),

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,9 @@ SAME_AXIS = 0.5
 # Degrees of rotation where the labels tell nothing, and where they never turn.
 UNKNOWN_ROTATION = 30.0
 SMALLEST_ROTATION = 15.0
+# Share of a training in which images are changed at random, where the labels hardly turn: it ends with images such as
+# will come, and finds their keypoints more exactly (benchmarks/README.md).
+AUGMENTED_SHARE = 0.7
 
 
 @dataclass
@@ -60,6 +63,7 @@ class Recipe:
         rotation: Largest rotation of training images in degrees.
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
+        augmented_share: Share of the training in which images are changed at random.
         augment_train: Whether training images are changed at random.
         reasons: Why `auto` chose what it chose, by name.
     """
@@ -73,6 +77,7 @@ class Recipe:
     rotation: float
     horizontal_flip: float
     vertical_flip: float
+    augmented_share: float
     augment_train: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -97,6 +102,7 @@ def choose_recipe(
     rotation: float | Auto = "auto",
     horizontal_flip: float | Auto = "auto",
     vertical_flip: float | Auto = "auto",
+    augmented_share: float | Auto = "auto",
     augment_train: bool | Auto = "auto",
 ) -> Recipe:
     """Replaces `auto` by values that suit the data and the device, and logs each with its reason.
@@ -118,6 +124,8 @@ def choose_recipe(
             much directions in the labels vary.
         horizontal_flip: Probability of mirroring training images left and right. auto as for the rotation.
         vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
+        augmented_share: Share of the training, in [0, 1], in which images are changed at random; after it they come as
+            they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
         augment_train: Change training images at random. auto does so from 10 images upwards: a training on fewer is a
             check that it can learn them by heart.
 
@@ -155,9 +163,10 @@ def choose_recipe(
         batch_size=batch,
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
         precision=choose("precision", precision, "32-true", "the format that works on every device"),
-        rotation=choose("rotation", rotation, turns[0], turns[3]),
-        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns[1], turns[3]),
-        vertical_flip=choose("vertical_flip", vertical_flip, turns[2], turns[3]),
+        rotation=choose("rotation", rotation, turns.rotation, turns.reason),
+        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason),
+        vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
+        augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
         augment_train=choose(
             "augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}"
         ),
@@ -219,24 +228,35 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
     return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
 
 
-def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> tuple[float, float, float, str]:
-    """Rotation in degrees, probabilities of horizontal and vertical flips, and the reason."""
+class _Turns(NamedTuple):
+    """Rotation in degrees, probabilities of flips, share of the training with changes, and the reason."""
+
+    rotation: float
+    horizontal_flip: float
+    vertical_flip: float
+    share: float
+    reason: str
+
+
+def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Turns:
+    """How the training images may be turned, told from the directions in their labels."""
     order = mirror_permutation(annotations.channel_names, flip_pairs)
     found = measure_orientation(annotations, sizes, order)
     flip = 0.0 if order is None else 0.5
     if found is None:
-        return UNKNOWN_ROTATION, flip, 0.0, "the labels tell no direction"
+        return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction")
     if found.direction >= SAME_WAY:
         mirrors = found.mirrored > 0.8 * found.direction
         spread = _spread(found.direction)
         text = f"the directions in the labels vary by {spread:.0f} degrees"
         text += "" if mirrors else ", and in mirrored images they would be others"
-        return max(SMALLEST_ROTATION, spread), flip if mirrors else 0.0, 0.0, text
+        share = AUGMENTED_SHARE if spread <= SMALLEST_ROTATION else 1.0
+        return _Turns(max(SMALLEST_ROTATION, spread), flip if mirrors else 0.0, 0.0, share, text)
     if found.axis >= SAME_AXIS:
         spread = _spread(found.axis) / 2
         text = f"the labels point along one axis, both ways, and vary by {spread:.0f} degrees"
-        return max(SMALLEST_ROTATION, spread), flip, flip, text
-    return 180.0, flip, 0.0, "the labels point every way"
+        return _Turns(max(SMALLEST_ROTATION, spread), flip, flip, 1.0, text)
+    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way")
 
 
 def _spread(agreement: float) -> float:

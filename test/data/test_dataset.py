@@ -160,6 +160,15 @@ def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations
     assert dataset[Key(0, 0, 0.1)].images.shape == (3, 128, 148), "no side gets smaller than 128 pixels"
 
 
+def test_a_training_image_can_be_read_as_it_is(annotations):
+    dataset, as_it_is = make(annotations, augmentation=STRONG), make(annotations)[1]
+    for epoch in range(3):
+        assert not torch.equal(dataset[Key(1, epoch)].images, as_it_is.images)
+        sample = dataset[Key(1, epoch, augmented=False)]
+        for name in ("images", "keypoints", "heatmaps", "labelled", "transforms"):
+            torch.testing.assert_close(getattr(sample, name), getattr(as_it_is, name), rtol=0, atol=0, equal_nan=True)
+
+
 def test_keypoints_that_leave_the_image_are_dropped(annotations):
     dataset = make(annotations, augmentation=Augmentation(**TURNED, translation=1.0), render=False)
     dropped = 0

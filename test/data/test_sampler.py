@@ -30,16 +30,17 @@ def test_order_depends_on_seed_and_epoch_only():
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}) == 6
 
 
-def test_scale_is_asked_for_once_per_batch():
+def test_what_its_images_are_like_is_asked_for_once_per_batch():
     asked = []
 
-    def scale(epoch, batch):
+    def stage(epoch, batch):
         asked.append((epoch, batch))
-        return 1 / (1 + batch)
+        return 1 / (1 + batch), batch < 2
 
-    keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, scale=scale))
+    keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, stage=stage))
     assert asked == [(2, 1), (2, 2)]
     assert [key.scale for key in keys] == [1 / 2, 1 / 2, 1 / 3]
+    assert [key.augmented for key in keys] == [True, True, False]
 
 
 def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():

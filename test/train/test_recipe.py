@@ -54,11 +54,23 @@ def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annota
     assert choose(annotations, (160, 160)).heatmap_sigma == pytest.approx(0.8 * 4)
 
 
+@pytest.mark.parametrize(("degrees", "share"), [(5, 0.7), (40, 1.0), (180, 1.0)])
+def test_images_are_changed_to_the_end_unless_the_labels_hardly_turn(tmp_path, degrees, share):
+    entries = []
+    for index, angle in enumerate(np.radians(np.linspace(-degrees, degrees, 21))):
+        Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
+        tip = [32 + 20 * np.cos(angle), 32 + 20 * np.sin(angle)]
+        entries.append({"image_path": f"{index}.png", "root": [[32, 32]], "tip": [tip]})
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    turned = read_annotations(tmp_path / "labels.json", tmp_path)
+    assert choose(turned, (64, 64)).augmented_share == share
+
+
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
         "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
-        "augment_train": True,
+        "augment_train": True, "augmented_share": 0.4,
     }  # fmt: skip
     recipe = choose(annotations, **given)
     assert recipe.values() == given | {"image_size": [100, 200]}
