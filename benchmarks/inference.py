@@ -1,5 +1,7 @@
 """One image, from its file to keypoints: this library against PIL, plain PyTorch and scikit-image.
 
+The predictor runs the checkpoint, and the file that `keypoint-detection export` makes of it.
+
 The network is trained for a moment to find white dots, so that the peaks are those of a detector and not of noise.
 """
 
@@ -7,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import DETECTOR_VALUES, PAUSE, Row, compare, main
+from harness import DETECTOR_VALUES, PAUSE, THREADS, Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
 from torch.nn import functional as F
@@ -19,9 +22,11 @@ from torch.nn import functional as F
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.export import export
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import one_cycle
-from keypoint_detection.predict import KeypointPredictor, Prediction
+from keypoint_detection.onnx_network import OnnxNetwork
+from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.train.recipe import LARGEST_SIDE
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 4
@@ -71,20 +76,22 @@ def run() -> list[Row]:
         path = Path(folder) / "image.jpg"
         picture = dots(1, HEIGHT, WIDTH, seed=99).images[0].permute(1, 2, 0).mul(255).byte().numpy()
         Image.fromarray(picture).save(path, quality=95)
-        return [time_size(detector, path, None), time_size(detector, path, LARGEST_SIDE["cpu"])]
+        return [row for side in (None, LARGEST_SIDE["cpu"]) for row in time_size(detector, path, side)]
 
 
-def time_size(detector: KeypointDetector, path: Path, side: int | None) -> Row:
+def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[Row]:
     """Time one image that is letterboxed into a square of `side` pixels, or as it is."""
     plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
     stride, most = detector.hparams.heatmap_stride, detector.hparams.max_keypoints
     detector.hparams.image_size = None if side is None else [side, side]
     save_checkpoint(detector, path.with_suffix(".ckpt"))
-    predictor = KeypointPredictor(path.with_suffix(".ckpt"), device="cpu")
+    exported = export(str(path.with_suffix(".ckpt")), str(path.with_suffix(".onnx")))
+    predictors = {
+        "inference": KeypointPredictor(path.with_suffix(".ckpt"), device="cpu"),
+        "inference, exported": KeypointPredictor(exported),
+    }
+    predictors["inference, exported"].network = OnnxNetwork(exported, threads=THREADS)
     height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
-
-    def ours() -> Prediction:
-        return predictor(path)
 
     @torch.no_grad()
     def baseline() -> list[np.ndarray]:
@@ -98,14 +105,17 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> Row:
         peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
         return [stride * channel[:, ::-1] for channel in peaks]
 
-    row = Row(
-        name="inference",
-        work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet at {width}x{height}, {CHANNELS} channels",
-        milliseconds=0,
-        baseline="PIL, default memory format, skimage peaks",
-        target=1.5,
-    )
-    return compare(row, ours, baseline, repeats=15, pause=PAUSE)
+    rows = []
+    for name, predictor in predictors.items():
+        row = Row(
+            name=name,
+            work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet at {width}x{height}, {CHANNELS} channels",
+            milliseconds=0,
+            baseline="PIL, default memory format, skimage peaks",
+            target=1.5,
+        )
+        rows.append(compare(row, partial(predictor, path), baseline, repeats=15, pause=PAUSE))
+    return rows
 
 
 if __name__ == "__main__":
