@@ -1,6 +1,6 @@
 """One image, from its file to keypoints: this library against PIL, plain PyTorch and scikit-image.
 
-The predictor runs the checkpoint, and the file that `keypoint-detection export` makes of it.
+The predictor runs the checkpoint, and the file that `keypoint-detection export` makes of it (extra `export`).
 
 The network is trained for a moment to find white dots, so that the peaks are those of a detector and not of noise.
 """

@@ -184,11 +184,12 @@ def decode(
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
     radius = max(1, math.floor(min_distance / stride))
     count = min(max_keypoints, height * width)
-    # One more than asked for tells whether the last one is tied with one that is left out.
-    scores, cells = highest_peaks(maps, min(count + 1, height * width), radius, threshold)
+    # One more than asked for tells whether the last one is tied with one that is left out. A graph does not ask.
+    wanted = count if is_exporting() else min(count + 1, height * width)
+    scores, cells = highest_peaks(maps, wanted, radius, threshold)
     around = neighbourhoods(maps, cells)
     xy = refine(around, (height, width))[:, :count]
-    if not is_exporting():  # which cannot branch on values
+    if not is_exporting():
         tied = tied_maps(around.heights, scores, threshold)
         _decode_tied(maps, tied, scores[:, :count], xy, radius, threshold)
     scores = scores[:, :count]

@@ -66,8 +66,8 @@ def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarra
         threshold: height that a peak has to reach.
 
     Returns:
-        Height and index in the maps of all groups, of each peak, `(n,)`; None where so many pairs reach the threshold
-        that looking at all cells is faster.
+        Height and index in the maps of all groups, of each peak, `(n,)`; None where so many pairs of some group
+        reach the threshold that looking at all cells, of all groups, is faster.
     """
     height, width = groups[0].shape[-2:]
     lines = -(-height // 2)

@@ -232,10 +232,14 @@ def test_plateaus_in_one_map_leave_the_others_as_they_are():
     torch.testing.assert_close(together[[0, 1, 2, 4, 5, 6]], heatmaps.decode(clean, 4)[0], equal_nan=True)
 
 
-def test_maps_are_decoded_alike_alone_and_in_groups(monkeypatch):
-    maps = torch.rand(7, 2, 20, 30)
+@pytest.mark.parametrize(
+    "maps",
+    [torch.rand(7, 2, 21, 30), heatmaps.render(torch.rand(7, 2, 3, 2) * torch.tensor([30.0, 21.0]), (21, 30), 0.7)],
+    ids=["noise", "peaks"],
+)
+def test_maps_are_decoded_alike_alone_and_in_groups(monkeypatch, maps):
     together = heatmaps.decode(maps, 6)
-    monkeypatch.setattr(peaks, "_CELLS_AT_ONCE", 1300)
+    monkeypatch.setattr(peaks, "_CELLS_AT_ONCE", 4 * 21 * 30)  # groups of 4, 4, 4 and 2 maps
     for whole, alone in zip(together, heatmaps.decode(maps, 6), strict=True):
         torch.testing.assert_close(whole, alone, equal_nan=True)
 

@@ -115,7 +115,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.heatmap_stride = heatmap_stride
         self.image_size = image_size
         self.augmentation = augmentation
-        self.train_stage: Callable[[int, int], tuple[float, bool]] | None = None  # see `TrainingSampler`
+        self.curriculum: Callable[[int, int], tuple[float, bool]] | None = None  # see `TrainingSampler`
         self._given_split = split
         self._parts: Parts | None = None
         self._datasets: dict[str, KeypointsDataset] = {}
@@ -226,7 +226,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             world=world,
             epoch=epoch,
             batches_done=batches_done,
-            stage=self.train_stage,
+            curriculum=self.curriculum,
         )
         return TrainingLoader(**self._arguments("train"), sampler=sampler, batch_size=sampler.batch_size)
 

@@ -51,7 +51,7 @@ class TrainingSampler(Sampler[Key]):
         world: int = 1,
         epoch: int = 0,
         batches_done: int = 0,
-        stage: Callable[[int, int], tuple[float, bool]] | None = None,
+        curriculum: Callable[[int, int], tuple[float, bool]] | None = None,
     ) -> None:
         """Creates the sampler.
 
@@ -63,7 +63,7 @@ class TrainingSampler(Sampler[Key]):
             world: number of processes.
             epoch: the epoch that is read first.
             batches_done: how many batches of that epoch were read before, by each process.
-            stage: epoch and number of a batch in it -> `scale` and `augmented` of its keys; None for the defaults.
+            curriculum: epoch and number of a batch in it -> `scale` and `augmented` of its keys; None for the defaults.
         """
         self.n = n
         self.seed = seed
@@ -72,7 +72,7 @@ class TrainingSampler(Sampler[Key]):
         self.world = world
         self.epoch = epoch
         self.batches_done = batches_done
-        self.stage = stage
+        self.curriculum = curriculum
 
     def __len__(self) -> int:
         """Samples of a whole epoch in this process, whether or not it begins in its middle."""
@@ -83,9 +83,9 @@ class TrainingSampler(Sampler[Key]):
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
         order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
         for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
-            stage = () if self.stage is None else self.stage(epoch, batch)
+            like = () if self.curriculum is None else self.curriculum(epoch, batch)
             for index in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
-                yield Key(index, epoch, *stage)
+                yield Key(index, epoch, *like)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""

@@ -234,7 +234,7 @@ def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) 
         The rows that remain, and the number of each group's.
     """
     # numpy, whose calls on little data take a fraction of torch's
-    present = ~np.isnan(rows.numpy() @ np.ones(rows.shape[1]))  # a sum, which is NaN where one of them is
+    present = ~np.isnan(sum(rows.numpy().T))
     if labelled is not None and not labelled.all():
         present &= labelled.numpy().repeat(lengths.numpy())
     if present.all():

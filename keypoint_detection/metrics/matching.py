@@ -106,13 +106,17 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
         `(P,)` turns in ascending order, true keypoints, and distances.
     """
     (x, y), (true_x, true_y) = xy, truths
-    apart = x[None] - true_x[:, None]
-    # A comparison with NaN is False, so that what is missing is near nothing.
-    pair = np.flatnonzero(np.abs(apart, out=apart) <= limit)
+    pairs = [np.zeros(0, dtype=np.int64)]
+    at_once = max(1, _DISTANCES_AT_ONCE // max(1, x.size))
+    for first in range(0, len(true_x), at_once):
+        apart = x[None] - true_x[first : first + at_once, None]
+        # A comparison with NaN is False, so that what is missing is near nothing.
+        pairs.append(np.flatnonzero(np.abs(apart, out=apart) <= limit) + first * x.size)
+    pair = np.concatenate(pairs)
     rank = pair // max(1, x.size)  # of the true keypoint in its group
     turn = pair - rank * x.size
     truth = turn - turn // max(1, x.shape[1]) * x.shape[1] + rank * x.shape[1]
-    squared = np.square(apart.take(pair))
+    squared = np.square(x.take(turn) - true_x.take(truth))
     squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
     near = np.flatnonzero(distance <= limit)  # a few of those that are near in x

@@ -88,6 +88,16 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 PLATEAU = "plateau"
 
 
+def has_end(trainer: pl.Trainer) -> bool:
+    """Whether a number of epochs or steps, or a time, sets the end of a training."""
+    return _timer(trainer) is not None or trainer.max_epochs != -1 or trainer.max_steps != -1
+
+
+def _timer(trainer: pl.Trainer) -> Timer | None:
+    """What ends the training after a time, if anything does."""
+    return next((c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None)
+
+
 class TrainingProgress:
     """How far a training is, by its steps or its time, whichever is further.
 
@@ -101,10 +111,8 @@ class TrainingProgress:
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
         self._total_steps: float | None = None
-        self._timer = next(
-            (c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None
-        )
-        if self._timer is None and trainer.max_epochs == -1 and trainer.max_steps == -1:
+        self._timer = _timer(trainer)
+        if not has_end(trainer):
             raise InputError(
                 "the learning rate's schedule needs to know how long the training is: give max_epochs, max_steps or "
                 "max_time, or choose learning_rate_schedule constant with a learning_rate_warmup of 0"

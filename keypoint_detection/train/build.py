@@ -60,7 +60,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
         accelerator=accelerator,
     )
     augmentation = flags.call(Augmentation, {**config, **recipe.values()})
-    datamodule.augmentation = augmentation if recipe.augment_train else None
+    datamodule.augmentation = augmentation if recipe.augment_train and recipe.augmented_share > 0 else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
     datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
     return datamodule, recipe

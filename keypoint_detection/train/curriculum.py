@@ -8,7 +8,7 @@ from functools import partial
 import pytorch_lightning as pl
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.optimization import TrainingProgress
+from keypoint_detection.models.optimization import TrainingProgress, has_end
 
 # Sizes come in few steps, so that kernels which are tuned or compiled to a size are made a few times only.
 STEPS = 4
@@ -20,7 +20,8 @@ class Curriculum(pl.Callback):
 
     Small images teach more per second (after Howard 2018, training ImageNet in minutes). Changed ones teach what may
     vary, and those that come as they are where exactly the keypoints are in such images (after Ge et al. 2021, YOLOX,
-    which ends without its strong augmentation too).
+    which ends without its strong augmentation too). A training without an end shows all images at their full size and
+    changed at random.
 
     Args:
         augmented_share: Share of the training, in [0, 1], in which the images are changed at random. After it they come
@@ -62,8 +63,8 @@ class Curriculum(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets the loader ask about each batch."""
-        if stage == "fit" and (self.progressive_resizing > 0 or self.augmented_share < 1):
-            trainer.datamodule.train_stage = partial(self._of_batch, trainer)
+        if stage == "fit" and (self.progressive_resizing > 0 or self.augmented_share < 1) and has_end(trainer):
+            trainer.datamodule.curriculum = partial(self._of_batch, trainer)
 
     def _of_batch(self, trainer: pl.Trainer, epoch: int, batch: int) -> tuple[float, bool]:
         # The length of the training is known once its loader is made.

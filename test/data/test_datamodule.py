@@ -56,6 +56,13 @@ def test_split_off_validation(folder):
     assert module.parts is parts
 
 
+def test_the_curriculum_decides_which_batches_are_changed(folder):
+    plain, module = ready(folder), ready(folder, augmentation=AUGMENTATION)
+    module.curriculum = lambda epoch, batch: (1.0, batch > 0)
+    batches = zip(plain.train_dataloader(), module.train_dataloader(), strict=True)
+    assert [torch.equal(own.images, as_it_is.images) for as_it_is, own in batches] == [True, False, False]
+
+
 def test_a_split_is_used_again(folder):
     first = ready(folder, seed=1)
     again = ready(folder, seed=2, validation_split_ratio=0.5, split=first.split)

@@ -33,11 +33,11 @@ def test_order_depends_on_seed_and_epoch_only():
 def test_what_its_images_are_like_is_asked_for_once_per_batch():
     asked = []
 
-    def stage(epoch, batch):
+    def curriculum(epoch, batch):
         asked.append((epoch, batch))
         return 1 / (1 + batch), batch < 2
 
-    keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, stage=stage))
+    keys = list(TrainingSampler(5, seed=0, batch_size=2, epoch=2, batches_done=1, curriculum=curriculum))
     assert asked == [(2, 1), (2, 2)]
     assert [key.scale for key in keys] == [1 / 2, 1 / 2, 1 / 3]
     assert [key.augmented for key in keys] == [True, True, False]

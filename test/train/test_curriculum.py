@@ -1,9 +1,13 @@
 from types import SimpleNamespace
 
 import pytest
+from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.build import build_callbacks
 from keypoint_detection.train.curriculum import Curriculum
+from keypoint_detection.train.flags import build_parser, parse_hyperparameters
+from keypoint_detection.train.run_folder import RunFolder
 
 
 def curriculum(**arguments):
@@ -36,20 +40,38 @@ def test_a_share_out_of_range_is_refused(name, value):
 
 
 def test_the_loader_asks_about_each_batch_of_the_training():
-    datamodule = SimpleNamespace(train_stage=None)
+    datamodule = SimpleNamespace(curriculum=None)
     trainer = SimpleNamespace(
         datamodule=datamodule, estimated_stepping_batches=100, callbacks=[], world_size=1, accumulate_grad_batches=2,
         num_training_batches=20, max_epochs=10, max_steps=-1, train_dataloader=[None] * 20,
     )  # fmt: skip
     curriculum(progressive_resizing=0.6, augmented_share=0.6).setup(trainer, None, "test")
     curriculum(progressive_resizing=0, augmented_share=1).setup(trainer, None, "fit")
-    assert datamodule.train_stage is None
+    assert datamodule.curriculum is None
+    curriculum(progressive_resizing=0.6, augmented_share=1).setup(trainer, None, "fit")
+    assert [datamodule.curriculum(epoch, 0) for epoch in (0, 9)] == [(0.5, True), (1.0, True)]
+    curriculum(progressive_resizing=0, augmented_share=0.6).setup(trainer, None, "fit")
+    assert [datamodule.curriculum(epoch, 0) for epoch in (0, 9)] == [(1.0, True), (1.0, False)]
     curriculum(progressive_resizing=0.6, augmented_share=0.6).setup(trainer, None, "fit")
     # Twenty batches are an epoch and ten steps; after 30 of 100 steps, half of the growth is done.
     places = [(0, 0), (2, 19), (3, 0), (6, 0)]
-    stages = [datamodule.train_stage(epoch, batch) for epoch, batch in places]
+    stages = [datamodule.curriculum(epoch, batch) for epoch, batch in places]
     assert stages == [(0.5, True), (0.625, True), (0.75, True), (1.0, False)]
     # Workers ask before Lightning has counted the batches, and may get its guess of infinity.
     trainer.num_training_batches, trainer.estimated_stepping_batches = float("inf"), 1000
     curriculum(progressive_resizing=0.6).setup(trainer, None, "fit")
-    assert datamodule.train_stage(3, 0) == (0.75, True)
+    assert datamodule.curriculum(3, 0) == (0.75, True)
+
+
+def test_a_training_without_an_end_shows_all_images_alike():
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(curriculum=None), callbacks=[], max_epochs=-1, max_steps=-1)
+    curriculum(progressive_resizing=0.6).setup(trainer, None, "fit")
+    assert trainer.datamodule.curriculum is None
+
+
+def test_a_training_has_the_curriculum_of_its_flags(tmp_path):
+    given = {"progressive_resizing": 0.2, "augmented_share": 0.4}
+    config = parse_hyperparameters(build_parser(), DEFAULT_HYPERPARAMETERS | given)
+    callbacks = build_callbacks(config, RunFolder(tmp_path), ["corner"])
+    (found,) = (callback for callback in callbacks if isinstance(callback, Curriculum))
+    assert (found.progressive_resizing, found.augmented_share) == (0.2, 0.4)

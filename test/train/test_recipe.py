@@ -54,7 +54,7 @@ def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annota
     assert choose(annotations, (160, 160)).heatmap_sigma == pytest.approx(0.8 * 4)
 
 
-@pytest.mark.parametrize(("degrees", "share"), [(5, 0.7), (40, 1.0), (180, 1.0)])
+@pytest.mark.parametrize(("degrees", "share"), [(5, 0.7), (25, 0.7), (27, 1.0), (180, 1.0)])
 def test_images_are_changed_to_the_end_unless_the_labels_hardly_turn(tmp_path, degrees, share):
     entries = []
     for index, angle in enumerate(np.radians(np.linspace(-degrees, degrees, 21))):
@@ -64,6 +64,20 @@ def test_images_are_changed_to_the_end_unless_the_labels_hardly_turn(tmp_path, d
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     turned = read_annotations(tmp_path / "labels.json", tmp_path)
     assert choose(turned, (64, 64)).augmented_share == share
+
+
+@pytest.mark.parametrize("channels", [["root", "tip"], ["root"]], ids=["along one axis", "no direction"])
+def test_images_are_changed_to_the_end_where_no_upright_is_known(tmp_path, channels):
+    entries = []
+    for index in range(20):
+        Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
+        points = {"root": [[32, 32]], "tip": [[12 if index % 2 else 52, 32]]}
+        entries.append({"image_path": f"{index}.png"} | {name: points[name] for name in channels})
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    turned = read_annotations(tmp_path / "labels.json", tmp_path)
+    recipe = choose(turned, (64, 64))
+    assert recipe.augmented_share == 1
+    assert ("axis" in recipe.reasons["augmented_share"]) == (len(channels) == 2)
 
 
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):
