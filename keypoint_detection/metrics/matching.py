@@ -115,7 +115,7 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
     pair = np.concatenate(pairs)
     rank = pair // max(1, x.size)  # of the true keypoint in its group
     turn = pair - rank * x.size
-    truth = turn - turn // max(1, x.shape[1]) * x.shape[1] + rank * x.shape[1]
+    truth = turn % max(1, x.shape[1]) + rank * x.shape[1]
     squared = np.square(x.take(turn) - true_x.take(truth))
     squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
