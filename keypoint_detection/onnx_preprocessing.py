@@ -15,6 +15,7 @@ from keypoint_detection.onnx_nodes import Nodes, integers, scalar
 # Bits of the weights with which torch resizes bytes: they are rounded so that the largest one fits into 16 bits.
 _WEIGHT_LIMIT = 2.0**15
 _MOST_BITS = 22
+_BLOCK = 16  # new pixels that are computed together
 _CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first pixel has its centre
 
 
@@ -47,12 +48,11 @@ def preprocess(
         The sizes.
     """
     size = nodes("Slice", nodes("Shape", image), integers(1), integers(3))
-    planes = nodes.cast(nodes("Transpose", image, perm=[0, 3, 1, 2]), np.float32)
-    new_size = size
-    if image_size is not None:
-        new_size = _fit_size(nodes, size, image_size)
-        planes = _resize(nodes, planes, size, new_size)
-    centred = nodes("Sub", planes, fill.astype(np.float32))
+    new_size = size if image_size is None else _fit_size(nodes, size, image_size)
+    resized = (
+        nodes("Transpose", image, perm=[0, 3, 1, 2]) if image_size is None else _resize(nodes, image, size, new_size)
+    )
+    centred = nodes("Sub", nodes.cast(resized, np.float32), fill.astype(np.float32))
     # -size mod divisor, which is what is missing to a multiple of it
     missing = nodes("Mod", nodes("Neg", new_size), integers(divisor))
     pads = nodes("Concat", integers(0, 0, 0, 0, 0, 0), missing, axis=0)
@@ -69,43 +69,84 @@ def _fit_size(nodes: Nodes, size: str, image_size: list[int]) -> str:
     return nodes("Max", rounded, integers(1))
 
 
-def _resize(nodes: Nodes, planes: str, size: str, new_size: str) -> str:
-    """Antialiased bilinear resizing of bytes as torch does it: `(1, 3, H, W)` -> `(1, 3, h, w)` whole numbers.
+def _resize(nodes: Nodes, image: str, size: str, new_size: str) -> str:
+    """Antialiased bilinear resizing of bytes as torch does it: `(1, H, W, 3)` -> `(1, 3, h, w)` uint8.
 
     The resizing of ONNX weighs the pixels at the borders differently.
     """
-    across, bits = _weights(nodes, size, new_size, axis=1)
-    planes = _to_bytes(nodes, nodes("MatMul", planes, nodes("Transpose", across, perm=[1, 0])), bits)
-    down, bits = _weights(nodes, size, new_size, axis=0)
-    return _to_bytes(nodes, nodes("MatMul", down, planes), bits)
+    height, width = (nodes("Gather", size, integers(axis)) for axis in (0, 1))
+    new_height, new_width = (nodes("Gather", new_size, integers(axis)) for axis in (0, 1))
+    columns = nodes("Transpose", nodes("Squeeze", image, integers(0)), perm=[1, 2, 0])
+    columns = _resize_first(nodes, columns, width, new_width)
+    rows = _resize_first(nodes, nodes("Transpose", columns, perm=[2, 0, 1]), height, new_height)
+    return nodes("Unsqueeze", nodes("Transpose", rows, perm=[2, 0, 1]), integers(0))
 
 
-def _weights(nodes: Nodes, size: str, new_size: str, axis: int) -> tuple[str, str]:
-    """Weights `(new, old)` of the pixels along an axis, whole numbers that add up to nearly `unit`; and that unit."""
-    old, new = (nodes("Gather", value, scalar(axis, np.int64)) for value in (size, new_size))
+def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
+    """Resizes the first axis of `(old, 3, N)` uint8 to `(new, 3, N)`; the lengths are `(1,)` int64.
+
+    A new pixel depends on a few old ones. So blocks of new pixels are products of small matrices: each with the window
+    of old pixels that its block needs.
+    """
     scale = nodes("Div", nodes.cast(old, np.float64), nodes.cast(new, np.float64))
-    first = scalar(_CENTRE, np.float64)
+    reach = nodes("Max", scale, scalar(1, np.float64))  # of a new pixel on each side of its centre, in old pixels
+    blocks = nodes("Div", nodes("Add", new, integers(_BLOCK - 1)), integers(_BLOCK))
+    starts = nodes("Mul", nodes("Unsqueeze", _count(nodes, blocks), integers(1)), integers(_BLOCK))
+    targets = nodes("Add", starts, np.arange(_BLOCK))  # (blocks, _BLOCK), those of the last one beyond the end too
+    centres = nodes("Mul", _centres(nodes, targets), scale)
+    start = nodes("Sub", nodes("Mul", _centres(nodes, starts), scale), reach)  # (blocks, 1)
+    start = nodes.cast(nodes("Floor", start), np.int64)
+    span = nodes("Add", nodes("Mul", scale, scalar(_BLOCK - 1, np.float64)), nodes("Add", reach, reach))
+    length = nodes("Add", nodes.cast(nodes("Ceil", span), np.int64), integers(1))
+    sources = nodes("Add", start, _count(nodes, length))  # (blocks, length), beyond both ends too
+    exist = nodes("And", nodes("GreaterOrEqual", sources, integers(0)), nodes("Less", sources, old))
+    exist = nodes(
+        "And", nodes("Unsqueeze", nodes("Less", targets, new), integers(2)), nodes("Unsqueeze", exist, integers(1))
+    )
+    weights = _weights(nodes, _centres(nodes, sources), centres, reach, exist)
+    inside = nodes("Max", nodes("Min", sources, nodes("Sub", old, integers(1))), integers(0))
+    windows = nodes("Gather", values, inside)  # (blocks, length, 3, N)
+    windows = nodes.cast(nodes("Reshape", windows, integers(0, 0, -1)), np.float32)
+    rounded = nodes.cast(nodes("Add", nodes("MatMul", weights, windows), scalar(_CENTRE)), np.uint8)
+    rest = nodes("Slice", nodes("Shape", values), integers(1), integers(3))
+    whole = nodes("Reshape", rounded, nodes("Concat", integers(-1), rest, axis=0))
+    return nodes("Slice", whole, integers(0), new, integers(0))
 
-    def centres(count: str) -> str:
-        steps = nodes("Range", scalar(0, np.int64), count, scalar(1, np.int64))
-        return nodes("Add", nodes.cast(steps, np.float64), first)
 
-    targets = nodes("Unsqueeze", nodes("Mul", centres(new), scale), integers(1))
-    distances = nodes("Abs", nodes("Sub", centres(old), targets))
-    distances = nodes("Div", distances, nodes("Max", scale, scalar(1, np.float64)))
-    heights = nodes("Max", nodes("Sub", scalar(1, np.float64), distances), scalar(0, np.float64))
-    weights = nodes("Div", heights, nodes("ReduceSum", heights, integers(1)))
+def _count(nodes: Nodes, length: str) -> str:
+    """Whole numbers from 0 on; `length` is `(1,)` int64."""
+    return nodes("Range", scalar(0, np.int64), nodes("Squeeze", length), scalar(1, np.int64))
+
+
+def _centres(nodes: Nodes, pixels: str) -> str:
+    """Where pixels have their centres, float64."""
+    return nodes("Add", nodes.cast(pixels, np.float64), scalar(_CENTRE, np.float64))
+
+
+def _weights(nodes: Nodes, sources: str, targets: str, reach: str, exist: str) -> str:
+    """Weights `(B, n, m)` float32 of old pixels in new ones, rounded as torch rounds them.
+
+    They add up to so little more than 1 that no sum of bytes reaches 255.5.
+
+    Args:
+        nodes: The graph.
+        sources: `(B, m)` centres of old pixels.
+        targets: `(B, n)` centres of new ones, in old pixels.
+        reach: `(1,)` how far from its centre a new pixel depends on old ones.
+        exist: `(B, n, m)` bool, whether both pixels exist; the weight is 0 if not.
+    """
+    distances = nodes("Sub", nodes("Unsqueeze", sources, integers(1)), nodes("Unsqueeze", targets, integers(2)))
+    heights = nodes("Sub", scalar(1, np.float64), nodes("Div", nodes("Abs", distances), reach))
+    heights = nodes("Max", nodes("Where", exist, heights, scalar(0, np.float64)), scalar(0, np.float64))
+    sums = nodes("ReduceSum", heights, integers(2))  # 0 for a pixel that does not exist
+    weights = nodes(
+        "Div", heights, nodes("Where", nodes("Greater", sums, scalar(0, np.float64)), sums, scalar(1, np.float64))
+    )
     # The largest number of bits, at most 22, with which the largest weight rounds to less than the limit.
     units = 2.0 ** np.arange(_MOST_BITS + 1)
-    largest = nodes("ReduceMax", weights, integers(0, 1), keepdims=0)
+    largest = nodes("ReduceMax", weights, integers(0, 1, 2), keepdims=0)
     rounded = nodes("Round", nodes("Mul", units, largest))
     fits = nodes("Less", rounded, scalar(_WEIGHT_LIMIT, np.float64))
     unit = nodes("ReduceMax", nodes("Where", fits, units, scalar(1, np.float64)), integers(0), keepdims=0)
-    whole = nodes("Floor", nodes("Add", nodes("Mul", weights, unit), first))
-    return nodes.cast(whole, np.float32), nodes.cast(unit, np.float32)
-
-
-def _to_bytes(nodes: Nodes, sums: str, unit: str) -> str:
-    """Weighted sums as whole numbers in [0, 255]."""
-    rounded = nodes("Floor", nodes("Add", nodes("Div", sums, unit), scalar(_CENTRE)))
-    return nodes("Clip", rounded, scalar(0), scalar(255))
+    whole = nodes("Floor", nodes("Add", nodes("Mul", weights, unit), scalar(_CENTRE, np.float64)))
+    return nodes.cast(nodes("Div", whole, unit), np.float32)
