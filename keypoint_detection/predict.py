@@ -5,8 +5,10 @@ B batch, C channels, N keypoints, H W image.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple, Protocol, overload
@@ -20,6 +22,7 @@ from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
@@ -65,6 +68,9 @@ class Network(Protocol):
 class TorchNetwork:
     """A checkpoint that a training wrote, run by torch.
 
+    `detector` computes what validation and test computed to the last digit; `detect` leaves normalisations away that
+    can be part of a convolution, which moves keypoints by rounding.
+
     Args:
         checkpoint: The file. It is read without running code from it.
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
@@ -91,13 +97,18 @@ class TorchNetwork:
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
+    @cached_property
+    def _folded(self) -> KeypointDetector:
+        """The detector with less to compute, and other roundings."""
+        return fold_normalization(copy.deepcopy(self.detector))
+
     @torch.inference_mode()
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Network`."""
         size = self.detector.hparams.image_size
         inputs, transforms = zip(*(letterbox(image, tuple(size) if size else None) for image in images), strict=True)
         batch, sizes = collate_images(inputs)
-        xy, scores = self.detector.detect(batch.to(self.device), sizes.to(self.device))
+        xy, scores = self._folded.detect(batch.to(self.device), sizes.to(self.device))
         xy = transform_points(xy.cpu(), torch.from_numpy(np.stack(transforms)))
         return list(zip(xy.numpy(), scores.cpu().numpy(), strict=True))
 

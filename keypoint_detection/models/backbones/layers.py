@@ -5,6 +5,7 @@ B batch, H W image or feature map.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from keypoint_detection.errors import InputError
 
@@ -93,6 +95,31 @@ def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable
             replace_normalization(child, old, new)
 
 
+def fold_normalization(module: nn.Module) -> nn.Module:
+    """Makes batch normalisations part of the convolutions before them, where that is known to be right.
+
+    That is where a plain `nn.Sequential` holds the two one after the other, and where a module lists them as
+    `conv_norm_pairs`, names of its own. The result computes the same but for rounding, in less time.
+
+    Args:
+        module: Changed in place. It must be in evaluation mode, and is not for training any more.
+
+    Returns:
+        The module.
+    """
+    for parent in list(module.modules()):
+        pairs = list(getattr(parent, "conv_norm_pairs", ()))
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+            pairs += itertools.pairwise(parent._modules)
+        for first, second in pairs:
+            conv, norm = getattr(parent, first), getattr(parent, second)
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+                folded = fuse_conv_bn_eval(conv, norm)
+                setattr(parent, first, folded.to(memory_format=torch.channels_last))
+                setattr(parent, second, nn.Identity())
+    return module
+
+
 def check_channels(n_channels_in: int, n_channels: int) -> None:
     """Check numbers of channels. One value in all, as a 1x1 image of one channel has, cannot be normalised.
 
@@ -143,6 +170,8 @@ class ResidualBlock(nn.Module):
     After He et al. 2016, Deep Residual Learning for Image Recognition. A new block passes its input on: the scale of
     its last normalisation starts at 0 (Goyal et al. 2017).
     """
+
+    conv_norm_pairs = (("conv2", "norm2"),)
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
