@@ -24,7 +24,7 @@ from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
 
 # Share of a training's time that its pictures may take.
-PICTURES_SHARE = 0.02
+PICTURES_SHARE = 0.01
 # Of the picture of augmented images: images, versions of each, and width of each in pixels.
 IMAGES = 6
 VERSIONS = 3
