@@ -14,6 +14,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
 # What a user calls types in which the parser does not find a value.
@@ -48,7 +49,8 @@ class OneLineParser(ArgumentParser):
         Raises:
             InputError: Always.
         """
-        raise InputError(_one_line(message)) from ex
+        flags = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        raise InputError(_one_line(message, flags)) from ex
 
 
 def _stands_alone(hint: Any, following: str) -> bool:
@@ -61,12 +63,16 @@ def _stands_alone(hint: Any, following: str) -> bool:
     return following.startswith("--") or only_bool
 
 
-def _one_line(message: str) -> str:
-    """The parser's message, often several indented lines, as one."""
-    unrecognized = re.search(r"[Uu]nrecognized arguments?: (.*)|[Kk]ey '([^']*)' is not expected", message)
+def _one_line(message: str, flags: Sequence[str]) -> str:
+    """The parser's message, often several indented lines, as one; with the nearest of the flags for an unknown one."""
+    key_of_file = r"[Kk]ey '([^']*)' is not expected|[Oo]ption '([^']*)' is not accepted"
+    unrecognized = re.search(rf"[Uu]nrecognized arguments?: (.*)|{key_of_file}", message)
     if unrecognized:
-        name = unrecognized.group(1) or unrecognized.group(2)
-        return f"unknown flag: {name.strip()} (-h lists the flags)"
+        words, *keys = unrecognized.groups()
+        given = words.strip() if words else next(filter(None, keys))
+        flag = re.split(r"[\s=]", given)[0] if words else f"--{given}"
+        hint = did_you_mean(flag, flags) if flag.startswith("--") else ""
+        return f"unknown flag: {given}{hint or ' (-h lists the flags)'}"
     several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
     single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
     mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)

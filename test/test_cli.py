@@ -31,6 +31,23 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     assert "unknown command 'trian'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--batchsize", "3"], "unknown flag: --batchsize 3 (did you mean --batch_size?)"),
+        (["--batchsize=3"], "unknown flag: --batchsize=3 (did you mean --batch_size?)"),
+        (["--config", "flags.yaml"], "unknown flag: batchsize (did you mean --batch_size?)"),
+        (["--xyzzy"], "unknown flag: --xyzzy (-h lists the flags)"),
+        (["stray"], "unknown flag: stray (-h lists the flags)"),
+    ],
+)
+def test_an_unknown_flag_is_one_line_with_the_nearest_one(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flags.yaml").write_text("batchsize: 3\n")
+    assert main(["train", "--json_dataset_path", "data.json", *words]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):

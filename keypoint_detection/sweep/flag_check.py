@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.sweep.sweep_file import SweepFile, did_you_mean, flag_text, own_program
+from keypoint_detection.sweep.sweep_file import SweepFile, flag_text, own_program
+from keypoint_detection.wording import did_you_mean
 
 # Flags that the sweep gives to every run.
 GIVEN = ("run_dir", "resume")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import logging
@@ -18,6 +17,7 @@ import yaml
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.sweep.parameters import Parameter, grid_points, read_parameter
+from keypoint_detection.wording import did_you_mean
 
 METHODS = ("grid", "random", "bayes")
 KEYS = (
@@ -145,7 +145,9 @@ def _check(path: Path, content: Any) -> SweepFile:
         raise InputError("expected method, metric and parameters")
     unknown = next((key for key in content if key not in KEYS), None)
     if unknown is not None:
-        raise InputError(f"{unknown}: unknown entry{did_you_mean(unknown, KEYS)}, expected some of {', '.join(KEYS)}")
+        raise InputError(
+            f"{unknown}: unknown entry{did_you_mean(str(unknown), KEYS)}, expected some of {', '.join(KEYS)}"
+        )
     if content.get("method") not in METHODS:
         raise InputError(f"method is {content.get('method')!r}, expected one of {', '.join(METHODS)}")
     metric = content.get("metric")
@@ -184,9 +186,3 @@ def _find_program(path: Path, name: str | None) -> tuple[Path, Path]:
         f"program {name}: no such file in {Path.cwd()} and beside the sweep file; without a program, that of this "
         "library trains"
     )
-
-
-def did_you_mean(name: str, names: Any) -> str:
-    """A hint at the nearest of the right names, or nothing."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""

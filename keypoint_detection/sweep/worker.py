@@ -17,8 +17,9 @@ from tqdm import tqdm
 from keypoint_detection.errors import InputError
 from keypoint_detection.sweep import study as memory
 from keypoint_detection.sweep.results import ranked, short
-from keypoint_detection.sweep.sweep_file import SweepFile, did_you_mean
+from keypoint_detection.sweep.sweep_file import SweepFile
 from keypoint_detection.sweep.training import RunError, column_names, run_training
+from keypoint_detection.wording import did_you_mean
 
 logger = logging.getLogger(__name__)
 
