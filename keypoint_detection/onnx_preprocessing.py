@@ -48,10 +48,11 @@ def preprocess(
         The sizes.
     """
     size = nodes("Slice", nodes("Shape", image), integers(1), integers(3))
-    new_size = size if image_size is None else _fit_size(nodes, size, image_size)
-    resized = (
-        nodes("Transpose", image, perm=[0, 3, 1, 2]) if image_size is None else _resize(nodes, image, size, new_size)
-    )
+    if image_size is None:
+        new_size, resized = size, nodes("Transpose", image, perm=[0, 3, 1, 2])
+    else:
+        new_size = _fit_size(nodes, size, image_size)
+        resized = _resize(nodes, image, size, new_size)
     centred = nodes("Sub", nodes.cast(resized, np.float32), fill.astype(np.float32))
     # -size mod divisor, which is what is missing to a multiple of it
     missing = nodes("Mod", nodes("Neg", new_size), integers(divisor))

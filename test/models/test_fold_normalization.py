@@ -55,15 +55,31 @@ class OtherOrder(nn.Sequential):
         return self[0](self[1](x))
 
 
+class StandardisedConv(nn.Conv2d):
+    """Ignores the scale of its kernels."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / self.weight.norm(), self.bias)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    """Is more than a normalisation."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        nn.Sequential(StandardisedConv(4, 4, 3), BatchNorm(4)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), NormAndActivation(4)),
         OtherOrder(nn.Conv2d(4, 4, 3), BatchNorm(4)),
         nn.Sequential(BatchNorm(4), nn.Conv2d(4, 4, 3)),
         nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), BatchNorm(4)),
         nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
     ],
-    ids=["own forward", "norm first", "something between", "statistics of the batch"],
+    ids=["own kernels", "activation", "own forward", "norm first", "something between", "statistics of the batch"],
 )
 def test_what_may_not_be_folded_stays(module):
     module.eval()

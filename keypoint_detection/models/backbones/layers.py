@@ -113,7 +113,9 @@ def fold_normalization(module: nn.Module) -> nn.Module:
             pairs += itertools.pairwise(parent._modules)
         for first, second in pairs:
             conv, norm = getattr(parent, first), getattr(parent, second)
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            # Subclasses, such as those of timm, may standardise the kernels or go on with an activation.
+            plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNorm)
+            if plain and norm.track_running_stats:
                 folded = fuse_conv_bn_eval(conv, norm)
                 setattr(parent, first, folded.to(memory_format=torch.channels_last))
                 setattr(parent, second, nn.Identity())
