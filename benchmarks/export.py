@@ -17,6 +17,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.images import load_image
 from keypoint_detection.export import export
+from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.onnx_network import OnnxNetwork
 from keypoint_detection.predict import KeypointPredictor
 
@@ -53,12 +54,13 @@ def run() -> list[Row]:
         rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS, pause=PAUSE)]
         tensor = letterbox(image, None)[0][None]
         with torch.inference_mode():
-            maps = detector(tensor).sigmoid()
+            folded = fold_normalization(detector.eval())
+            maps = folded(tensor).sigmoid()
             sizes = torch.tensor([[HEIGHT, WIDTH]])
             stages: dict[str, Callable[[], object]] = {
                 "decode the JPEG": lambda: load_image(picture),
                 "PyTorch: letterbox": lambda: letterbox(image, None),
-                "PyTorch: network": lambda: detector(tensor),
+                "PyTorch: network": lambda: folded(tensor),
                 "PyTorch: peaks": lambda: detector._decode(maps, sizes),
                 "ONNX: letterbox, network and peaks": lambda: exported.network.detect([image]),
             }

@@ -14,7 +14,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import did_you_mean
+from keypoint_detection.wording import nearest
 
 T = TypeVar("T")
 # What a user calls types in which the parser does not find a value.
@@ -49,7 +49,7 @@ class OneLineParser(ArgumentParser):
         Raises:
             InputError: Always.
         """
-        flags = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        flags = [name[2:] for action in self._actions for name in action.option_strings if name.startswith("--")]
         raise InputError(_one_line(message, flags)) from ex
 
 
@@ -64,15 +64,17 @@ def _stands_alone(hint: Any, following: str) -> bool:
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
-    """The parser's message, often several indented lines, as one; with the nearest of the flags for an unknown one."""
+    """The parser's message, often several indented lines, as one; with the nearest of the flags for unknown ones."""
     key_of_file = r"[Kk]ey '([^']*)' is not expected|[Oo]ption '([^']*)' is not accepted"
     unrecognized = re.search(rf"[Uu]nrecognized arguments?: (.*)|{key_of_file}", message)
     if unrecognized:
         words, *keys = unrecognized.groups()
-        given = words.strip() if words else next(filter(None, keys))
-        flag = re.split(r"[\s=]", given)[0] if words else f"--{given}"
-        hint = did_you_mean(flag, flags) if flag.startswith("--") else ""
-        return f"unknown flag: {given}{hint or ' (-h lists the flags)'}"
+        # A file names flags without dashes.
+        given, dashes = (keys[0] or keys[1] or "", "") if words is None else (words.strip(), "--")
+        unknown = [word[len(dashes) :].split("=")[0] for word in given.split() if word.startswith(dashes)]
+        meant = [dashes + flag for name in unknown for flag in nearest(name, flags)]
+        hint = f"did you mean {', '.join(meant)}?" if meant else "-h lists the flags"
+        return f"unknown flag: {given} ({hint})"
     several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
     single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
     mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)

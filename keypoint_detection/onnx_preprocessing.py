@@ -84,7 +84,7 @@ def _resize(nodes: Nodes, image: str, size: str, new_size: str) -> str:
 
 
 def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
-    """Resizes the first axis of `(old, 3, N)` uint8 to `(new, 3, N)`; the lengths are `(1,)` int64.
+    """Resizes the first of three axes of bytes, `(old, ...)` to `(new, ...)`; the lengths are `(1,)` int64.
 
     A new pixel depends on a few old ones. So blocks of new pixels are products of small matrices: each with the window
     of old pixels that its block needs.
@@ -93,7 +93,9 @@ def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
     reach = nodes("Max", scale, scalar(1, np.float64))  # of a new pixel on each side of its centre, in old pixels
     blocks = nodes("Div", nodes("Add", new, integers(_BLOCK - 1)), integers(_BLOCK))
     starts = nodes("Mul", nodes("Unsqueeze", _count(nodes, blocks), integers(1)), integers(_BLOCK))
-    targets = nodes("Add", starts, np.arange(_BLOCK))  # (blocks, _BLOCK), those of the last one beyond the end too
+    targets = nodes(
+        "Add", starts, np.arange(_BLOCK, dtype=np.int64)
+    )  # (blocks, _BLOCK), those of the last one beyond the end too
     centres = nodes("Mul", _centres(nodes, targets), scale)
     start = nodes("Sub", nodes("Mul", _centres(nodes, starts), scale), reach)  # (blocks, 1)
     start = nodes.cast(nodes("Floor", start), np.int64)
@@ -106,7 +108,7 @@ def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
     )
     weights = _weights(nodes, _centres(nodes, sources), centres, reach, exist)
     inside = nodes("Max", nodes("Min", sources, nodes("Sub", old, integers(1))), integers(0))
-    windows = nodes("Gather", values, inside)  # (blocks, length, 3, N)
+    windows = nodes("Gather", values, inside)  # (blocks, length, ...)
     windows = nodes.cast(nodes("Reshape", windows, integers(0, 0, -1)), np.float32)
     rounded = nodes.cast(nodes("Add", nodes("MatMul", weights, windows), scalar(_CENTRE)), np.uint8)
     rest = nodes("Slice", nodes("Shape", values), integers(1), integers(3))
@@ -125,16 +127,16 @@ def _centres(nodes: Nodes, pixels: str) -> str:
 
 
 def _weights(nodes: Nodes, sources: str, targets: str, reach: str, exist: str) -> str:
-    """Weights `(B, n, m)` float32 of old pixels in new ones, rounded as torch rounds them.
+    """Weights `(blocks, n, m)` float32 of old pixels in new ones, rounded as torch rounds them.
 
     They add up to so little more than 1 that no sum of bytes reaches 255.5.
 
     Args:
         nodes: The graph.
-        sources: `(B, m)` centres of old pixels.
-        targets: `(B, n)` centres of new ones, in old pixels.
+        sources: `(blocks, m)` centres of old pixels.
+        targets: `(blocks, n)` centres of new ones, in old pixels.
         reach: `(1,)` how far from its centre a new pixel depends on old ones.
-        exist: `(B, n, m)` bool, whether both pixels exist; the weight is 0 if not.
+        exist: `(blocks, n, m)` bool, whether both pixels exist; the weight is 0 if not.
     """
     distances = nodes("Sub", nodes("Unsqueeze", sources, integers(1)), nodes("Unsqueeze", targets, integers(2)))
     heights = nodes("Sub", scalar(1, np.float64), nodes("Div", nodes("Abs", distances), reach))

@@ -5,7 +5,6 @@ B batch, C channels, N keypoints, H W image.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -68,8 +67,9 @@ class Network(Protocol):
 class TorchNetwork:
     """A checkpoint that a training wrote, run by torch.
 
-    `detector` computes what validation and test computed to the last digit; `detect` leaves normalisations away that
-    can be part of a convolution, which moves keypoints by rounding.
+    `detector` computes what validation and test computed, to the last digit. `detect` runs a copy of it, made when it
+    is first called, in which batch normalisations are part of the convolutions: its scores and keypoints differ by
+    rounding.
 
     Args:
         checkpoint: The file. It is read without running code from it.
@@ -99,8 +99,7 @@ class TorchNetwork:
 
     @cached_property
     def _folded(self) -> KeypointDetector:
-        """The detector with less to compute, and other roundings."""
-        return fold_normalization(copy.deepcopy(self.detector))
+        return fold_normalization(self.detector)
 
     @torch.inference_mode()
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -13,5 +13,10 @@ def counted(number: int, noun: str) -> str:
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint at the nearest of the right names, or nothing if none is near."""
-    close = difflib.get_close_matches(name, list(names), n=1)
+    close = nearest(name, names)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The nearest of the right names; none if none is near."""
+    return difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)

@@ -36,7 +36,13 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     [
         (["--batchsize", "3"], "unknown flag: --batchsize 3 (did you mean --batch_size?)"),
         (["--batchsize=3"], "unknown flag: --batchsize=3 (did you mean --batch_size?)"),
-        (["--config", "flags.yaml"], "unknown flag: batchsize (did you mean --batch_size?)"),
+        (
+            ["--batchsize", "3", "--lerning_rate=1", "--xyzzy"],
+            "unknown flag: --batchsize 3 --lerning_rate=1 --xyzzy (did you mean --batch_size, --learning_rate?)",
+        ),
+        (["--config", "flags.yaml"], "unknown flag: batchsize (did you mean batch_size?)"),
+        (["--lr", "0.1"], "unknown flag: --lr 0.1 (-h lists the flags)"),
+        ([""], "unknown flag:  (-h lists the flags)"),
         (["--xyzzy"], "unknown flag: --xyzzy (-h lists the flags)"),
         (["stray"], "unknown flag: stray (-h lists the flags)"),
     ],

@@ -1,11 +1,14 @@
-import copy
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from keypoint_detection.models.backbones import build_backbone
-from keypoint_detection.models.backbones.layers import BatchNorm, ConvBlock, ResidualBlock, fold_normalization
+from keypoint_detection.models.backbones.layers import BatchNorm, fold_normalization
+from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import TorchNetwork
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 
@@ -33,7 +36,7 @@ def norms(module):
 def test_a_folded_unet_computes_the_same_without_a_normalisation(stride):
     torch.manual_seed(0)
     backbone = with_statistics(build_backbone("Unet", stride, {}).double())
-    folded = fold_normalization(copy.deepcopy(backbone))
+    folded = fold_normalization(backbone)
     assert norms(backbone)
     assert not norms(folded)
     images = torch.rand(2, 3, 50, 70, dtype=torch.float64)
@@ -43,16 +46,24 @@ def test_a_folded_unet_computes_the_same_without_a_normalisation(stride):
     torch.testing.assert_close(found, expected)
 
 
-def test_group_normalisation_stays():
-    block = fold_normalization(ResidualBlock(8, 3).eval())
-    assert len(norms(block)) == 2
+class Pair(nn.Module):
+    """Says which of its modules follow one another."""
 
+    conv_norm_pairs = (("conv", "norm"),)
 
-class OtherOrder(nn.Sequential):
-    """Computes in another order than it holds its modules."""
+    def __init__(self, conv, norm):
+        super().__init__()
+        self.conv, self.norm = conv, norm
 
     def forward(self, x):
-        return self[0](self[1](x))
+        return self.norm(self.conv(x))
+
+
+class OtherOrder(Pair):
+    """Inherits that, and computes in another order."""
+
+    def forward(self, x):
+        return self.conv(self.norm(x))
 
 
 class StandardisedConv(nn.Conv2d):
@@ -69,30 +80,69 @@ class NormAndActivation(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
+def hooked(module):
+    module.register_forward_hook(lambda module, inputs, output: output * 2)
+    return module
+
+
 @pytest.mark.parametrize(
     "module",
     [
-        nn.Sequential(StandardisedConv(4, 4, 3), BatchNorm(4)),
-        nn.Sequential(nn.Conv2d(4, 4, 3), NormAndActivation(4)),
+        Pair(StandardisedConv(4, 4, 3), BatchNorm(4)),
+        Pair(nn.Conv2d(4, 4, 3), NormAndActivation(4)),
         OtherOrder(nn.Conv2d(4, 4, 3), BatchNorm(4)),
-        nn.Sequential(BatchNorm(4), nn.Conv2d(4, 4, 3)),
-        nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), BatchNorm(4)),
-        nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
+        Pair(hooked(nn.Conv2d(4, 4, 3)), BatchNorm(4)),
+        Pair(nn.Conv2d(4, 4, 3), hooked(BatchNorm(4))),
+        Pair(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
+        Pair(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4)),
+        nn.Sequential(nn.Conv2d(4, 4, 3), BatchNorm(4)),
+        Pair(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), BatchNorm(4)),
     ],
-    ids=["own kernels", "activation", "own forward", "norm first", "something between", "statistics of the batch"],
-)
-def test_what_may_not_be_folded_stays(module):
-    module.eval()
-    images = torch.rand(2, 4, 9, 9)
-    expected = module(images)
-    assert len(norms(fold_normalization(module))) == 1
-    assert torch.equal(module(images), expected)
+    ids=[
+        "own kernels", "activation", "own order", "hook of the convolution", "hook of the norm",
+        "statistics of the batch", "group", "says nothing", "weight norm",
+    ],
+)  # fmt: skip
+def test_what_may_not_be_folded_stays_the_module_that_it_is(module):
+    with_statistics(module) if type(module) is OtherOrder else module.eval()
+    assert fold_normalization(module) is module
+    assert len(norms(module)) == 1
 
 
-def test_layers_after_each_other_in_a_block_are_folded_with_their_bias():
+def test_a_module_in_training_stays():
+    module = Pair(nn.Conv2d(4, 4, 3), BatchNorm(4)).train()
+    assert fold_normalization(module) is module
+
+
+def test_a_pair_is_folded_with_the_bias_of_its_convolution():
     torch.manual_seed(0)
-    block = with_statistics(nn.Sequential(nn.Conv2d(3, 5, 3), BatchNorm(5), nn.ReLU(), ConvBlock(5, 8, 1)))
+    pair = with_statistics(Pair(nn.Conv2d(3, 5, 3), BatchNorm(5)))
     images = torch.rand(1, 3, 9, 9)
-    expected = block(images)
-    torch.testing.assert_close(fold_normalization(block)(images), expected)
-    assert len(norms(block)) == 1  # the block's own is by groups
+    expected = pair(images)
+    folded = fold_normalization(pair)
+    torch.testing.assert_close(folded(images), expected)
+    assert torch.equal(pair(images), expected)
+    assert (len(norms(pair)), len(norms(folded))) == (1, 0)
+
+
+def test_a_predictor_computes_with_a_folded_copy(tmp_path):
+    torch.manual_seed(0)
+    detector = KeypointDetector(["a"], heatmap_sigma=4.0, heatmap_stride=4, learning_rate=1e-3)
+    detector.head.weight.data.normal_(std=0.5)
+    detector.head.bias.data.fill_(-1.0)
+    with_statistics(detector)
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "best.ckpt")
+    network = TorchNetwork(tmp_path / "best.ckpt", device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (61, 90, 3), dtype=np.uint8)
+    with mock.patch.object(KeypointDetector, "detect", autospec=True, side_effect=KeypointDetector.detect) as detect:
+        ((xy, scores),) = network.detect([image])
+        (folded, *_) = detect.call_args.args
+    images = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    expected_xy, expected_scores = detector.detect(images)
+    found = expected_scores[0] > 0.02
+    assert found.sum() > 1
+    assert not norms(folded.backbone)
+    assert torch.equal(network.detector(images), detector(images))
+    np.testing.assert_allclose(scores, expected_scores[0], atol=1e-5)
+    np.testing.assert_allclose(xy[found], expected_xy[0][found], atol=0.05)

@@ -5,10 +5,10 @@ B batch, H W image or feature map.
 
 from __future__ import annotations
 
-import itertools
+import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from keypoint_detection.errors import InputError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def normalization(channels: int) -> nn.GroupNorm:
@@ -95,31 +97,42 @@ def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable
             replace_normalization(child, old, new)
 
 
-def fold_normalization(module: nn.Module) -> nn.Module:
-    """Makes batch normalisations part of the convolutions before them, where that is known to be right.
+def fold_normalization(module: Module) -> Module:
+    """Makes batch normalisations part of the convolutions before them, in a copy.
 
-    That is where a plain `nn.Sequential` holds the two one after the other, and where a module lists them as
-    `conv_norm_pairs`, names of its own. The result computes the same but for rounding, in less time.
+    Where that is right is what a class says of itself: its `conv_norm_pairs` are names of its own modules, of which the
+    second takes what the first one computes and nothing else does. The copy computes the same but for rounding, in less
+    time.
 
     Args:
-        module: Changed in place. It must be in evaluation mode, and is not for training any more.
+        module: In evaluation mode.
 
     Returns:
-        The module.
+        The copy, which is not for training; the module itself where there is nothing to fold.
     """
+    if not any(_foldable_pairs(parent) for parent in module.modules()):
+        return module
+    module = copy.deepcopy(module)
     for parent in list(module.modules()):
-        pairs = list(getattr(parent, "conv_norm_pairs", ()))
-        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
-            pairs += itertools.pairwise(parent._modules)
-        for first, second in pairs:
-            conv, norm = getattr(parent, first), getattr(parent, second)
-            # Subclasses, such as those of timm, may standardise the kernels or go on with an activation.
-            plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNorm)
-            if plain and norm.track_running_stats:
-                folded = fuse_conv_bn_eval(conv, norm)
-                setattr(parent, first, folded.to(memory_format=torch.channels_last))
-                setattr(parent, second, nn.Identity())
+        for first, second in _foldable_pairs(parent):
+            folded = fuse_conv_bn_eval(getattr(parent, first), getattr(parent, second))
+            setattr(parent, first, folded.to(memory_format=torch.channels_last))
+            setattr(parent, second, nn.Identity())
     return module
+
+
+def _foldable_pairs(parent: nn.Module) -> list[tuple[str, str]]:
+    # Not what a class inherits, because it may compute in another order.
+    pairs = vars(type(parent)).get("conv_norm_pairs", ())
+    return [pair for pair in pairs if _can_fold(*(getattr(parent, name) for name in pair))]
+
+
+def _can_fold(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether both compute nothing else, and the normalisation does not look at its batch."""
+    # Subclasses, such as those of timm, may standardise the kernels or go on with an activation, and so may hooks.
+    plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNorm)
+    hooked = any(module._forward_pre_hooks or module._forward_hooks for module in (conv, norm))
+    return plain and not hooked and not norm.training and norm.running_mean is not None
 
 
 def check_channels(n_channels_in: int, n_channels: int) -> None:
@@ -146,6 +159,8 @@ def check_kernel_size(kernel_size: int) -> None:
 class ConvBlock(nn.Sequential):
     """Convolution, normalisation and ReLU, `(B, in, H, W) -> (B, out, H, W)`."""
 
+    conv_norm_pairs = (("0", "1"),)
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
         padding = dilation * (kernel_size // 2)
         super().__init__(
@@ -157,6 +172,8 @@ class ConvBlock(nn.Sequential):
 
 class DownBlock(nn.Sequential):
     """Strided convolution, normalisation and ReLU, `(B, in, H, W) -> (B, out, H / 2, W / 2)` for even H and W."""
+
+    conv_norm_pairs = (("0", "1"),)
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__(

@@ -42,8 +42,8 @@ class Unet(Backbone):
         n_downsampling_layers: How often the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
         kernel_size: Side of the convolutions' kernels in cells, odd.
-        normalization: `batch` costs nothing in an ONNX file, where it becomes part of the convolutions. `group` does
-            not look at other images of a batch.
+        normalization: `batch` costs nothing in prediction and in an ONNX file, where it becomes part of the
+            convolutions. `group` does not look at other images of a batch.
     """
 
     def __init__(
