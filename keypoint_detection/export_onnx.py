@@ -27,7 +27,7 @@ from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
 from keypoint_detection.onnx_nodes import Nodes
 from keypoint_detection.onnx_preprocessing import preprocess
-from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
+from keypoint_detection.predict import TorchNetwork, usable_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,6 @@ def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.Mode
         _halve(network.graph)
     decode(after, "heatmaps", "score_thresholds", image, options, "keypoints")
     thresholds = detector.score_thresholds.numpy()
-    known = np.where(np.isnan(thresholds), FALLBACK_THRESHOLD, thresholds).astype(np.float32)
     graph = helper.make_graph(
         [*before.nodes, *network.graph.node, *after.nodes],
         "keypoint_detection",
@@ -115,7 +114,7 @@ def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.Mode
         [helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["keypoints", 4])],
         # An input with an initializer has that as its default.
         [*before.constants, *network.graph.initializer, *after.constants,
-         numpy_helper.from_array(known, "score_thresholds")],
+         numpy_helper.from_array(usable_thresholds(thresholds), "score_thresholds")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=network.opset_import, ir_version=network.ir_version)
     model.producer_name, model.producer_version = "keypoint_detection", library_version()

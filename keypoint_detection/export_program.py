@@ -26,7 +26,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_network import split_channels
 from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
-from keypoint_detection.predict import FALLBACK_THRESHOLD, TorchNetwork
+from keypoint_detection.predict import TorchNetwork, usable_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class ImageToKeypoints(nn.Module):
         super().__init__()
         self.detector = detector
         self.caps = keypoint_caps(detector)
-        self.register_buffer("score_thresholds", detector.score_thresholds.nan_to_num(FALLBACK_THRESHOLD))
+        self.register_buffer("score_thresholds", torch.from_numpy(usable_thresholds(detector.score_thresholds.cpu())))
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

@@ -24,8 +24,11 @@ _TYPE_NAMES = {"float": "a number", "int": "a whole number", "str": "text", "boo
 class OneLineParser(ArgumentParser):
     """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text.
 
-    A flag that is true or false may stand alone, which means true.
+    A flag that is true or false may stand alone, which means true. Flags are written out, as in a file.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
         """Parses a command line, that of the process where none is given."""

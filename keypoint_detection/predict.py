@@ -6,7 +6,7 @@ B batch, C channels, N keypoints, H W image.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -28,6 +28,8 @@ from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 # Where no validation has found a channel's best score, nothing better is known.
 FALLBACK_THRESHOLD = 0.1
+# Scores of the same image differ by less, as a share of them, between batches, runtimes and machines.
+_ROUNDING = 1e-5
 
 ScoreThreshold = float | Mapping[str, float] | None
 
@@ -62,6 +64,21 @@ class Network(Protocol):
         Returns:
             For each image `(C, N, 2)` xy in its pixels, NaN for none, and `(C, N)` scores in descending order.
         """
+
+
+def usable_thresholds(stored: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Score thresholds to predict with, from those that a checkpoint holds.
+
+    Each of these is the score of a detection that is to count, so it is lowered by as much as rounding may change that.
+
+    Args:
+        stored: `(C,)`, NaN where none is known.
+
+    Returns:
+        `(C,)` float32, `FALLBACK_THRESHOLD` where none is known.
+    """
+    own = np.asarray(stored, dtype=np.float32)
+    return np.where(np.isnan(own), FALLBACK_THRESHOLD, own * (1 - _ROUNDING)).astype(np.float32)
 
 
 class TorchNetwork:
@@ -230,8 +247,7 @@ class KeypointPredictor:
         return selected
 
     def _choose_thresholds(self, chosen: ScoreThreshold) -> np.ndarray:
-        own = np.array(self.network.score_thresholds, dtype=np.float32)
-        thresholds = np.where(np.isnan(own), FALLBACK_THRESHOLD, own).astype(np.float32)
+        thresholds = usable_thresholds(self.network.score_thresholds)
         if isinstance(chosen, Mapping):
             unknown = set(chosen) - set(self.channel_names)
             if unknown:

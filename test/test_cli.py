@@ -41,6 +41,7 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
             "unknown flag: --batchsize 3 --lerning_rate=1 --xyzzy (did you mean --batch_size, --learning_rate?)",
         ),
         (["--config", "flags.yaml"], "unknown flag: batchsize (did you mean batch_size?)"),
+        (["--max_epoch", "3"], "unknown flag: --max_epoch 3 (did you mean --max_epochs?)"),
         (["--lr", "0.1"], "unknown flag: --lr 0.1 (-h lists the flags)"),
         ([""], "unknown flag:  (-h lists the flags)"),
         (["--xyzzy"], "unknown flag: --xyzzy (-h lists the flags)"),

@@ -69,8 +69,18 @@ def test_batches_are_filled_across_images_of_any_size_and_change_nothing(predict
         assert len(prediction["red"].xy) == 1
 
 
+@pytest.mark.parametrize(("above", "count"), [(0, 1), (3e-6, 1), (1e-4, 0)])
+def test_the_detection_that_gave_the_threshold_counts_whatever_rounding_does(above, count, checkpoint, tmp_path):
+    image = dots((40, 40), [(20.5, 20.5)]) // 2  # a peak of about sigmoid(0) = 0.5
+    score = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.1)(image)["red"].scores[0]
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["score_thresholds"] = torch.tensor([score * (1 + above), float("nan")])
+    torch.save(content, tmp_path / "copy.ckpt")
+    assert len(KeypointPredictor(tmp_path / "copy.ckpt", device="cpu")(image)["red"].xy) == count
+
+
 def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):
-    assert predictor.score_thresholds == pytest.approx({"red": 0.5, "green": 0.6})
+    assert predictor.score_thresholds == pytest.approx({"red": 0.5, "green": 0.6}, rel=2e-5)
     image = dots((40, 40), [(20.5, 20.5)])
     image[..., 0] = image[..., 0] * 0.5  # a peak of about sigmoid(0) = 0.5
     score = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.1)(image)["red"].scores[0]
