@@ -74,7 +74,9 @@ class TrainingResult:
         columns = [f"{distance:g}" for distance in self.threshold_distances]
         width = max(len(name) for name in [*names, "mean"])
         header = f"{'':{width}}" + "".join(f"{'AP@' + column:>8}" for column in columns) + f"{'median error':>15}"
-        rows = [f"Average precision at pixel distances: {title}", header, "-" * len(header)]
+        farthest = max(self.threshold_distances)
+        legend = f"Average precision at pixel distances, and median error of what is found within {farthest:g}: {title}"
+        rows = [legend, header, "-" * len(header)]
         for name in [*names, None]:
             suffix = f"/{name}" if name else ""
             key = f"{stage}/AP{suffix}" if name else f"{stage}/meanAP"
