@@ -54,7 +54,7 @@ def run() -> list[Row]:
         rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS, pause=PAUSE)]
         tensor = letterbox(image, None)[0][None]
         with torch.inference_mode():
-            folded = fold_normalization(detector.eval())
+            folded = fold_normalization(detector)
             maps = folded(tensor).sigmoid()
             sizes = torch.tensor([[HEIGHT, WIDTH]])
             stages: dict[str, Callable[[], object]] = {

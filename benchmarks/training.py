@@ -1,8 +1,7 @@
 """What evaluating after every epoch adds to a training: `python benchmarks/training.py [TRAIN.json]`.
 
 The same training runs with and without validation, average precision, pictures and checkpoints of the best epoch, three
-times in turn.
-Without a file it trains on images of noise.
+times in turn. Without a file it trains on images of noise.
 """
 
 from __future__ import annotations

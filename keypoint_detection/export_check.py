@@ -14,7 +14,7 @@ import torch
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import render
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.predict import FALLBACK_THRESHOLD, Network
+from keypoint_detection.predict import Network, usable_thresholds
 from keypoint_detection.wording import counted
 
 # Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
@@ -120,9 +120,7 @@ def check_network(
     images = [image for image in check_images() if min(image.shape[:2]) >= smallest]
     # Of random images a detector is rarely sure, so what it finds below its thresholds is compared, too. Peaks that are
     # lower still, as those of a detector that has hardly trained, are so flat that rounding moves them.
-    thresholds = [
-        max(LOWEST_SCORE, min(lowest, FALLBACK_THRESHOLD if np.isnan(t) else t)) for t in expected.score_thresholds
-    ]
+    thresholds = usable_thresholds(expected.score_thresholds).clip(max=lowest).clip(min=LOWEST_SCORE)
     pairs: list[_Pair] = []
     for image in images:
         wanted, own = (

@@ -93,9 +93,8 @@ def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
     reach = nodes("Max", scale, scalar(1, np.float64))  # of a new pixel on each side of its centre, in old pixels
     blocks = nodes("Div", nodes("Add", new, integers(_BLOCK - 1)), integers(_BLOCK))
     starts = nodes("Mul", nodes("Unsqueeze", _count(nodes, blocks), integers(1)), integers(_BLOCK))
-    targets = nodes(
-        "Add", starts, np.arange(_BLOCK, dtype=np.int64)
-    )  # (blocks, _BLOCK), those of the last one beyond the end too
+    # (blocks, _BLOCK), those of the last one beyond the end too
+    targets = nodes("Add", starts, np.arange(_BLOCK, dtype=np.int64))
     centres = nodes("Mul", _centres(nodes, targets), scale)
     start = nodes("Sub", nodes("Mul", _centres(nodes, starts), scale), reach)  # (blocks, 1)
     start = nodes.cast(nodes("Floor", start), np.int64)

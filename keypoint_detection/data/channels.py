@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import nearest
 
 
 class ChannelGroup(NamedTuple):
@@ -48,7 +48,7 @@ def parse_channels(spec: Sequence[str] | str | None, available: Sequence[str], s
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:
     """`, did you mean "..."?` with the candidate nearest to `name`, or nothing if none is near."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    near = nearest(name, candidates)
     return f', did you mean "{near[0]}"?' if near else ""
 
 

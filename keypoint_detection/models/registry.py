@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import nearest
 
 T = TypeVar("T")
 
@@ -54,6 +54,6 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _choices(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    guess = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    close = nearest(name, known)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
     return f"expected one of: {', '.join(known) or 'none'}{guess}"

@@ -42,6 +42,7 @@ class TrainingResult:
         metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
             test set, if there is one.
         threshold_distances: Distances at which the average precision was computed.
+        threshold_unit: Unit of these and of the errors: `pixel`, or `image` for fractions of the image's diagonal.
     """
 
     detector: KeypointDetector
@@ -49,6 +50,7 @@ class TrainingResult:
     best_checkpoint: Path
     metrics: dict[str, float]
     threshold_distances: list[float]
+    threshold_unit: str
 
     def table(self) -> str:
         """The average precision per channel and threshold distance of each evaluated set, as text."""
@@ -74,8 +76,11 @@ class TrainingResult:
         columns = [f"{distance:g}" for distance in self.threshold_distances]
         width = max(len(name) for name in [*names, "mean"])
         header = f"{'':{width}}" + "".join(f"{'AP@' + column:>8}" for column in columns) + f"{'median error':>15}"
-        farthest = max(self.threshold_distances)
-        legend = f"Average precision at pixel distances, and median error of what is found within {farthest:g}: {title}"
+        in_pixels = self.threshold_unit == "pixel"
+        unit, digits = ("px", 2) if in_pixels else ("", 4)
+        where = "at pixel distances" if in_pixels else "at fractions of the image's diagonal"
+        farthest = f"{max(self.threshold_distances):g} {unit}".strip()
+        legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}"
         rows = [legend, header, "-" * len(header)]
         for name in [*names, None]:
             suffix = f"/{name}" if name else ""
@@ -83,7 +88,8 @@ class TrainingResult:
             values = [self.metrics.get(f"{key}/d={column}", math.nan) for column in columns]
             cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
             distance = self.metrics.get(f"{stage}/median_distance{suffix}", math.nan)
-            rows.append(f"{name or 'mean':{width}}{cells}{'-' if math.isnan(distance) else f'{distance:.2f} px':>15}")
+            error = "-" if math.isnan(distance) else f"{distance:.{digits}f} {unit}".strip()
+            rows.append(f"{name or 'mean':{width}}{cells}{error:>15}")
         rows.insert(-1, "-" * len(header))
         return "\n".join(rows)
 
@@ -124,7 +130,9 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
             log_checkpoint_artifact(run_logger, best)
             log_report(run_logger, folder.path / "report.html")
             finish_wandb(run_logger)
-    return TrainingResult(detector.cpu(), folder.path, best, values, metrics.threshold_distances)
+    return TrainingResult(
+        detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit
+    )
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,19 @@ def test_the_table_has_a_line_per_channel_and_a_dash_for_what_is_undefined(resul
     lines = result.table().splitlines()
     assert sum(line.startswith("flap_corner_keypoints ") for line in lines) == 2
     assert "-" in next(line for line in lines[-5:] if line.startswith("corner_keypoints ")).split()
+
+
+@pytest.mark.parametrize(
+    ("unit", "title", "error"),
+    [("pixel", "at pixel distances, and median error of what is found within 4 px", "0.01 px"),
+     ("image", "at fractions of the image's diagonal, and median error of what is found within 4", "0.0123")],
+)  # fmt: skip
+def test_the_table_names_the_unit_of_its_distances(result, unit, title, error):
+    metrics = {**result.metrics, "best/median_distance": 0.0123}
+    lines = replace(result, metrics=metrics, threshold_unit=unit).table().splitlines()
+    assert lines[0] == f"Average precision {title}: validation set, best checkpoint"
+    mean = next(line for line in lines if line.startswith("mean "))
+    assert mean.endswith(f" {error}")
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
