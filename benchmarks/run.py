@@ -6,6 +6,7 @@ import annotations
 import average_precision
 import decoding
 import export
+import freed_memory
 import inference
 import loader
 import options
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "loader": loader.run,
     "training_step": training_step.run,
     "options": options.run,
+    "freed_memory": freed_memory.run,
     "training": training.run,
     "inference": inference.run,
     "export": export.run,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from keypoint_detection.allocator import PREDICTION_BYTES, keep_freed_memory
 from keypoint_detection.data.dataset import collate_images
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
@@ -86,7 +87,7 @@ class TorchNetwork:
 
     `detector` computes what validation and test computed, to the last digit. `detect` runs a copy of it, made when it
     is first called, in which batch normalisations are part of the convolutions: its scores and keypoints differ by
-    rounding.
+    rounding. On a CPU the process keeps freed memory for the next image (see `keep_freed_memory`).
 
     Args:
         checkpoint: The file. It is read without running code from it.
@@ -103,6 +104,8 @@ class TorchNetwork:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        if self.device.type == "cpu":
+            keep_freed_memory(PREDICTION_BYTES)
         content = load_checkpoint(checkpoint)
         self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
         try:

@@ -25,6 +25,8 @@ from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap
 
 # Share of a training's time that its pictures may take.
 PICTURES_SHARE = 0.01
+# Predicted heatmaps in one picture: with many channels it shows fewer images, and each of them is large enough.
+HEATMAPS = 40
 # Of the picture of augmented images: images, versions of each, and width of each in pixels.
 IMAGES = 6
 VERSIONS = 3
@@ -69,7 +71,8 @@ class HeatmapPictures(pl.Callback):
         metrics: Says which validations evaluate.
         folder: Where the pictures go.
         channel_names: Names of the channels.
-        max_pictures: Largest number of images that are drawn at an evaluation. 0 draws none.
+        max_pictures: Largest number of images that are drawn at an evaluation; with their heatmaps fewer where there
+            are more than ten channels. 0 draws none.
     """
 
     def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:
@@ -110,8 +113,11 @@ class HeatmapPictures(pl.Callback):
         predicted = outputs["heatmaps"][:count].float().cpu()
         to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
         xy = transform_points(outputs["xy"][:count].double().cpu(), to_input)
+        with_heatmaps = slice(max(1, HEATMAPS // len(self.channel_names)))
         pictures = {
-            "heatmaps": heatmap_panel(images, predicted, true, self.channel_names),
+            "heatmaps": heatmap_panel(
+                images[with_heatmaps], predicted[with_heatmaps], true[with_heatmaps], self.channel_names
+            ),
             "keypoints": keypoint_panel(
                 images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
             ),

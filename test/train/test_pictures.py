@@ -15,6 +15,45 @@ def clock(monkeypatch):
     return times
 
 
+def make_batch(images, channels):
+    """A batch, what a detector finds in it, and a trainer."""
+    batch = Batch(
+        images=torch.rand(images, 3, 32, 32), keypoints=torch.rand(images, channels, 1, 2),
+        heatmaps=torch.rand(images, channels, 8, 8), sizes=torch.tensor([[32, 32]] * images),
+        labelled=torch.ones(images, channels, dtype=torch.bool),
+        transforms=torch.eye(3, dtype=torch.float64).repeat(images, 1, 1), indices=torch.arange(images),
+    )  # fmt: skip
+    outputs = {
+        "heatmaps": torch.rand(images, channels, 8, 8), "xy": torch.rand(images, channels, 2, 2),
+        "scores": torch.rand(images, channels, 2),
+    }  # fmt: skip
+    trainer = SimpleNamespace(
+        is_global_zero=True, loggers=[], current_epoch=0, max_epochs=200, max_steps=-1, should_stop=False,
+        sanity_checking=False, state=SimpleNamespace(fn="fit"),
+    )  # fmt: skip
+    return batch, outputs, trainer
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(1, 4), (10, 4), (20, 2), (32, 1), (100, 1)])
+def test_heatmaps_of_many_channels_are_shown_of_fewer_images(tmp_path, monkeypatch, channels, shown):
+    counts = {}
+    for name in ("heatmap_panel", "keypoint_panel"):
+        panel = getattr(pictures, name)
+
+        def counted(images, *others, name=name, panel=panel):
+            counts[name] = len(images)
+            assert all(len(tensor) == len(images) for tensor in others if isinstance(tensor, torch.Tensor))
+            return panel(images, *others)
+
+        monkeypatch.setattr(pictures, name, counted)
+    names = [str(channel) for channel in range(channels)]
+    callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, names)
+    batch, outputs, trainer = make_batch(5, channels)
+    callback.on_train_start(trainer, None)
+    callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
+    assert counts == {"heatmap_panel": shown, "keypoint_panel": 4}
+
+
 def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp_path, monkeypatch, clock):
     def slow_panel(images, *_):
         clock.now += 1.0
@@ -23,16 +62,7 @@ def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp
     plain_panel = pictures.keypoint_panel
     monkeypatch.setattr(pictures, "keypoint_panel", slow_panel)
     callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, ["a"])
-    batch = Batch(
-        images=torch.rand(1, 3, 32, 32), keypoints=torch.rand(1, 1, 1, 2), heatmaps=torch.rand(1, 1, 8, 8),
-        sizes=torch.tensor([[32, 32]]), labelled=torch.ones(1, 1, dtype=torch.bool),
-        transforms=torch.eye(3, dtype=torch.float64)[None], indices=torch.tensor([0]),
-    )  # fmt: skip
-    outputs = {"heatmaps": torch.rand(1, 1, 8, 8), "xy": torch.rand(1, 1, 2, 2), "scores": torch.rand(1, 1, 2)}
-    trainer = SimpleNamespace(
-        is_global_zero=True, loggers=[], current_epoch=0, max_epochs=200, max_steps=-1, should_stop=False,
-        sanity_checking=False, state=SimpleNamespace(fn="fit"),
-    )  # fmt: skip
+    batch, outputs, trainer = make_batch(1, 1)
     callback.on_train_start(trainer, None)
     for epoch in range(200):
         trainer.current_epoch = epoch
