@@ -53,14 +53,21 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     """
     if not num_truths:
         return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
-    ordered = np.sort(scores.numpy())
+    order = np.argsort(scores.numpy())
+    ordered = scores.numpy().take(order)
+    # How many detections have a lower score: of those of equal score the same, by the place of the lowest of them.
+    lower = np.arange(len(ordered))
+    rises = ordered[1:] != ordered[:-1]
+    if not rises.all():
+        lower[1:] *= rises
+        lower = np.maximum.accumulate(lower)
     values = []
     for right in true_positives.reshape(len(ordered), math.prod(true_positives.shape[1:])).numpy().T:
         # The curve climbs at right detections alone: from the lowest score to the highest, how many are at least as
         # high, against how many of all. Of those of equal score the first is counted rightly, and the others are below
         # it and vanish under the envelope.
-        climbs = np.sort(scores.numpy().take(np.flatnonzero(right)))
-        precision = np.arange(len(climbs), 0, -1) / (len(ordered) - ordered.searchsorted(climbs))
+        climbs = np.flatnonzero(right.take(order))
+        precision = np.arange(len(climbs), 0, -1) / (len(ordered) - lower.take(climbs))
         values.append(np.maximum.accumulate(precision).sum() / num_truths)
     return torch.from_numpy(np.array(values)).reshape(true_positives.shape[1:])
 
@@ -136,9 +143,8 @@ class KeypointAveragePrecision(KeypointMetric):
         xy, num_detections = _join([positions for positions, _ in predictions], 2)
         scores, num_scores = _join([values for _, values in predictions], 1)
         truths, num_truths = _join(targets, 2)
-        differing = (num_detections != num_scores).nonzero()[:, 0].tolist()
-        if differing:
-            image = differing[0]
+        if not torch.equal(num_detections, num_scores):
+            image = int((num_detections != num_scores).nonzero()[0])
             raise ValueError(f"image {image} has {num_detections[image]} positions and {num_scores[image]} scores")
         detections, num_detections = drop_missing(torch.cat([xy, scores], dim=1), num_detections)
         truths, num_truths = drop_missing(truths, num_truths)

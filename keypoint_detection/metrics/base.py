@@ -234,11 +234,13 @@ def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) 
         The rows that remain, and the number of each group's.
     """
     # numpy, whose calls on little data take a fraction of torch's
-    present = ~np.isnan(sum(rows.numpy().T))
-    if labelled is not None and not labelled.all():
-        present &= labelled.numpy().repeat(lengths.numpy())
-    if present.all():
+    missing = np.isnan(rows.numpy())
+    all_labelled = labelled is None or labelled.all()
+    if all_labelled and not missing.any():
         return rows, lengths
+    present = ~missing.any(axis=1)
+    if not all_labelled:
+        present &= labelled.numpy().repeat(lengths.numpy())
     groups = np.arange(len(lengths)).repeat(lengths.numpy())
     counts = np.bincount(groups[present], minlength=len(lengths))
     return torch.from_numpy(rows.numpy()[present]), torch.from_numpy(counts)
