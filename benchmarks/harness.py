@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -70,7 +72,11 @@ HEADER = ["what", "work", "ms", "baseline", "ms", "ratio", "at least", "note"]
 
 
 def compare(
-    row: Row, ours: Callable[[], object], baseline: Callable[[], object], repeats: int = 7, pause: float = 0.0
+    row: Row,
+    ours: Callable[[], object] | InProcess,
+    baseline: Callable[[], object] | InProcess,
+    repeats: int = 7,
+    pause: float = 0.0,
 ) -> Row:
     """Time two callables in turns, after one round that does not count, and fill the medians into the row.
 
@@ -85,20 +91,56 @@ def compare(
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 1):
         for callable_, kept in zip((ours, baseline), times, strict=True):
-            if pause:
-                time.sleep(pause)
-                callable_()
-            elapsed = milliseconds(callable_)
+            time.sleep(pause)
+            elapsed = milliseconds(callable_, calls_before=1 if pause else 0)
             if turn:
                 kept.append(elapsed)
     return replace(row, milliseconds=statistics.median(times[0]), baseline_milliseconds=statistics.median(times[1]))
 
 
-def milliseconds(callable_: Callable[[], object]) -> float:
-    """Time of one call."""
+def milliseconds(callable_: Callable[[], object] | InProcess, calls_before: int = 0) -> float:
+    """Time of one call, after others that do not count."""
+    if isinstance(callable_, InProcess):
+        return callable_.milliseconds(calls_before)
+    for _ in range(calls_before):
+        callable_()
     start = time.perf_counter()
     callable_()
     return 1000 * (time.perf_counter() - start)
+
+
+class InProcess:
+    """Something to time that runs in a process of its own, so that what one side sets for its process is its own.
+
+    Args:
+        make: Makes it, in that process, of the arguments. All can be pickled.
+        arguments: For `make`.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+
+    def __enter__(self) -> InProcess:
+        self._process.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.send(None)
+        self._process.join()
+
+    def milliseconds(self, calls_before: int) -> float:
+        """Time of one call as measured there, after others that do not count."""
+        self._connection.send(calls_before)
+        return self._connection.recv()
+
+
+def _serve(connection: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> None:
+    torch.set_num_threads(THREADS)
+    callable_ = make(*arguments)
+    while (calls_before := connection.recv()) is not None:
+        connection.send(milliseconds(callable_, calls_before))
 
 
 def machine() -> str:

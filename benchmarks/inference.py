@@ -7,19 +7,20 @@ The network is trained for a moment to find white dots, so that the peaks are th
 
 from __future__ import annotations
 
-import copy
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import DETECTOR_VALUES, PAUSE, THREADS, Row, compare, main
+from harness import DETECTOR_VALUES, PAUSE, THREADS, InProcess, Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
 from torch.nn import functional as F
 
 from keypoint_detection import heatmaps
+from keypoint_detection.allocator import PREDICTION_BYTES, keep_freed_memory
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.export import export
@@ -79,22 +80,15 @@ def run() -> list[Row]:
         return [row for side in (None, LARGEST_SIDE["cpu"]) for row in time_size(detector, path, side)]
 
 
-def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[Row]:
-    """Time one image that is letterboxed into a square of `side` pixels, or as it is."""
-    plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
-    stride, most = detector.hparams.heatmap_stride, detector.hparams.max_keypoints
-    detector.hparams.image_size = None if side is None else [side, side]
-    save_checkpoint(detector, path.with_suffix(".ckpt"))
-    exported = export(str(path.with_suffix(".ckpt")), str(path.with_suffix(".onnx")))
-    predictors = {
-        "inference": KeypointPredictor(path.with_suffix(".ckpt"), device="cpu"),
-        "inference, exported": KeypointPredictor(exported),
-    }
-    predictors["inference, exported"].network = OnnxNetwork(exported, threads=THREADS)
+def plain_way(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
+    """The baseline: what a script does with the network of the checkpoint beside the image."""
+    plain = KeypointDetector.load_from_checkpoint(path.with_suffix(".ckpt"), map_location="cpu").eval()
+    plain.to(memory_format=torch.contiguous_format)
+    stride, most = plain.hparams.heatmap_stride, plain.hparams.max_keypoints
     height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
 
     @torch.no_grad()
-    def baseline() -> list[np.ndarray]:
+    def run_once() -> list[np.ndarray]:
         picture = Image.open(path).convert("RGB")
         if side is not None:
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -105,16 +99,46 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[
         peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
         return [stride * channel[:, ::-1] for channel in peaks]
 
+    return run_once
+
+
+def library_way(path: Path, network: Path) -> Callable[[], object]:
+    """This library's way, with a checkpoint or an exported file."""
+    predictor = KeypointPredictor(network, device="cpu")
+    if network.suffix == ".onnx":
+        predictor.network = OnnxNetwork(network, threads=THREADS)
+    return partial(predictor, path)
+
+
+def plain_way_with_memory(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
+    """The baseline in a process that keeps freed memory, as the predictor's does."""
+    keep_freed_memory(PREDICTION_BYTES)
+    return plain_way(path, side)
+
+
+def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[Row]:
+    """Time one image that is letterboxed into a square of `side` pixels, or as it is."""
+    detector.hparams.image_size = None if side is None else [side, side]
+    checkpoint = path.with_suffix(".ckpt")
+    save_checkpoint(detector, checkpoint)
+    exported = export(str(checkpoint), str(path.with_suffix(".onnx")))
+    height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
     rows = []
-    for name, predictor in predictors.items():
+    for name, network, baseline, target in (
+        ("inference", checkpoint, plain_way, 1.5),
+        ("inference, exported", exported, plain_way, 1.5),
+        ("inference", checkpoint, plain_way_with_memory, None),
+    ):
         row = Row(
             name=name,
             work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet at {width}x{height}, {CHANNELS} channels",
             milliseconds=0,
-            baseline="PIL, default memory format, skimage peaks",
-            target=1.5,
+            baseline="PIL, default memory format, skimage peaks" + ("" if target else "; freed memory kept"),
+            target=target,
         )
-        rows.append(compare(row, partial(predictor, path), baseline, repeats=15, pause=PAUSE))
+        # Both in processes of their own: the predictor's keeps the memory that the network frees.
+        with InProcess(library_way, path, network) as ours, InProcess(baseline, path, side) as theirs:
+            rows.append(compare(row, ours, theirs, repeats=15, pause=PAUSE))
     return rows
 
 
