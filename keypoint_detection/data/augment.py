@@ -57,6 +57,8 @@ class Augmentation:
         noise: largest standard deviation of noise in the brightness, as a fraction of white.
         jpeg: probability of compressing as JPEG of quality 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
+        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another
+            image of the batch, with its keypoints.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Augmentation:
         noise: float = 0.0,
         jpeg: float = 0.0,
         erasing: float = 0.0,
+        cutmix: float = 0.5,
     ) -> None:
         _check(0, 180, rotation=rotation)
         _check(0, 10, scale=scale)
@@ -89,6 +92,7 @@ class Augmentation:
         _check(0, 0.5, hue=hue)
         _check(0, 1, translation=translation, crop=crop, horizontal_flip=horizontal_flip, vertical_flip=vertical_flip)
         _check(0, 1, saturation=saturation, grayscale=grayscale, blur=blur, noise=noise, jpeg=jpeg, erasing=erasing)
+        _check(0, 1, cutmix=cutmix)
         if fill not in FILLS:
             raise InputError(f"fill: expected one of {', '.join(FILLS)}, got {fill!r}")
         self.rotation = rotation
@@ -110,6 +114,7 @@ class Augmentation:
         self.noise = noise
         self.jpeg = jpeg
         self.erasing = erasing
+        self.cutmix = cutmix
 
     @property
     def mirrors(self) -> bool:

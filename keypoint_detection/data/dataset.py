@@ -17,6 +17,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.cutmix import cutmix
 from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import (
     fit_size,
@@ -45,7 +46,8 @@ class KeypointsDataset(Dataset[Batch]):
 
     `dataset[index]` and `dataset[Key(index, ...)]` give a `Batch` without its first dimension. Every random choice is a
     pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what
-    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
+    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once; those
+    of a loader's batch may be mixed with one another, which depends on the keys of the batch and on nothing else.
 
     Args:
         annotations: the images and their labels.
@@ -109,8 +111,14 @@ class KeypointsDataset(Dataset[Batch]):
         return sample
 
     def __getitems__(self, keys: Sequence[int | Key]) -> list[Batch]:
-        """The samples of one batch; their heatmaps are left to `collate`. Torch's loader calls this."""
-        return [self._sample(key) for key in keys]
+        """The samples of one batch, mixed; heatmaps are left to `collate`. Torch's loader calls this."""
+        samples = [self._sample(key) for key in keys]
+        keys = [_as_key(key) for key in keys]
+        if self.augmentation is None or not self.augmentation.cutmix or not keys[0].augmented:
+            return samples
+        # Other numbers than those of `_sample`; a blank's epoch is -1.
+        randoms = [np.random.default_rng((self.seed, key.epoch + 1, key.index, 1)) for key in keys]
+        return cutmix(samples, self.augmentation.cutmix, randoms)
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Joins samples to a batch as `collate` does, and renders its heatmaps."""
@@ -125,7 +133,7 @@ class KeypointsDataset(Dataset[Batch]):
         return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
 
     def _sample(self, key: int | Key) -> Batch:
-        index, epoch, scale, augmented = Key(*key) if isinstance(key, tuple) else Key(key)
+        index, epoch, scale, augmented = _as_key(key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
@@ -201,6 +209,10 @@ class KeypointsDataset(Dataset[Batch]):
             transforms=torch.eye(3, dtype=torch.float64),
             indices=torch.tensor(-1 if is_filler else index),
         )
+
+
+def _as_key(key: int | Key) -> Key:
+    return Key(*key) if isinstance(key, tuple) else Key(key)
 
 
 def collate(samples: Sequence[Batch]) -> Batch:

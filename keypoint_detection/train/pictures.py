@@ -55,7 +55,7 @@ class AugmentationPicture(pl.Callback):
         chosen = np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int).tolist()
         rows = []
         for epoch in range(versions):
-            samples = [dataset[Key(index, epoch)] for index in chosen]
+            samples = dataset.__getitems__([Key(index, epoch) for index in chosen])
             labels = [dict(zip(self.channel_names, sample.keypoints.numpy(), strict=True)) for sample in samples]
             pictures = zip(samples, labels, strict=True)
             rows.append([draw_keypoints(sample.images, true=true, width=WIDTH) for sample, true in pictures])
