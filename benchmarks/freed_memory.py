@@ -1,34 +1,28 @@
-"""What it brings that a process keeps the memory that a network frees, each way in processes of its own.
-
-`python benchmarks/freed_memory.py` as any other benchmark; the processes that it starts print milliseconds.
-"""
+"""What it brings that a process keeps the memory that a network frees, each way in a process of its own."""
 
 from __future__ import annotations
 
-import os
-import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
-from harness import THREADS, Row, main, milliseconds
+from harness import PAUSE, InProcess, Row, compare, main
 from options import batch_of, new_detector, step_of
 
-from keypoint_detection.allocator import TRAINING_BYTES, keep_freed_memory
+from keypoint_detection.allocator import PREDICTION, TRAINING, keep_freed_memory
 
-ROUNDS = 3  # of both ways in turn
 REPEATS = 15
+CHANNELS = 4
 WORK = {
     "small": "a training step, Unet defaults, batch 4, 256x256",
     "large": "a training step, Unet defaults, batch 16, 512x512",
     "image": "inference, one 640x480 image, network alone",
 }
-CHANNELS = 4
 
 
-def task(name: str) -> Callable[[], object]:
-    """The work of that name."""
+def task(name: str, keep: bool) -> Callable[[], object]:
+    """The work of that name, in a process that keeps what is freed or does not."""
+    if keep:
+        keep_freed_memory(*(PREDICTION if name == "image" else TRAINING))
     if name == "image":
         detector, image = new_detector(CHANNELS).eval(), torch.rand(1, 3, 480, 640)
         return torch.inference_mode()(lambda: detector(image))
@@ -36,37 +30,17 @@ def task(name: str) -> Callable[[], object]:
     return step_of(new_detector(CHANNELS), batch)
 
 
-def in_process(name: str, keep: bool) -> float:
-    """Median milliseconds, in a new process."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, __file__, "--child", name, str(keep)]
-    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-    return float(output.split()[-1])
-
-
-def child(name: str, keep: bool) -> None:
-    """What such a process does."""
-    torch.set_num_threads(THREADS)
-    if keep:
-        keep_freed_memory(TRAINING_BYTES)
-    work = task(name)
-    work()
-    print(statistics.median(milliseconds(work) for _ in range(REPEATS)))
-
-
 def run() -> list[Row]:
     """All of them."""
     rows = []
     for name, text in WORK.items():
-        times = [(in_process(name, True), in_process(name, False)) for _ in range(ROUNDS)]
-        kept, given_back = (statistics.median(column) for column in zip(*times, strict=True))
-        row = Row("freed memory kept (on)", text, kept, "given back to the system", given_back)
-        rows.append(row)
+        row = Row("freed memory kept (on)", text, 0, "given back to the system")
+        with InProcess(task, name, True) as kept, InProcess(task, name, False) as given_back:
+            row = compare(row, kept, given_back, REPEATS, PAUSE)
+            peaks = f"at most {kept.peak_bytes / 1e9:.2f} and {given_back.peak_bytes / 1e9:.2f} GB in use"
+        rows.append(Row(**{**row.__dict__, "note": peaks}))
     return rows
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2], sys.argv[3] == "True")
-    else:
-        main({"freed_memory": run}, __doc__)
+    main({"freed_memory": run}, __doc__)

@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -119,28 +120,43 @@ class InProcess:
 
     def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+        self._connection, self._there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._there, make, arguments), daemon=True)
 
     def __enter__(self) -> InProcess:
         self._process.start()
+        self._there.close()  # so that it is closed when the process ends
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._connection.send(None)
+        self._connection.close()  # which ends its loop
         self._process.join()
 
     def milliseconds(self, calls_before: int) -> float:
-        """Time of one call as measured there, after others that do not count."""
-        self._connection.send(calls_before)
-        return self._connection.recv()
+        """Time of one call as measured there, after others that do not count.
+
+        Raises:
+            RuntimeError: If the process has ended; it has written why.
+        """
+        try:
+            self._connection.send(calls_before)
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise RuntimeError("the process of a benchmark has ended with an error, above") from error
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory that the process has had."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _serve(connection: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(THREADS)
     callable_ = make(*arguments)
-    while (calls_before := connection.recv()) is not None:
-        connection.send(milliseconds(callable_, calls_before))
+    with suppress(EOFError):  # the end of the benchmark
+        while True:
+            connection.send(milliseconds(callable_, connection.recv()))
 
 
 def machine() -> str:

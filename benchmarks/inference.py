@@ -20,7 +20,7 @@ from skimage.feature import peak_local_max
 from torch.nn import functional as F
 
 from keypoint_detection import heatmaps
-from keypoint_detection.allocator import PREDICTION_BYTES, keep_freed_memory
+from keypoint_detection.allocator import PREDICTION, keep_freed_memory
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.export import export
@@ -112,7 +112,7 @@ def library_way(path: Path, network: Path) -> Callable[[], object]:
 
 def plain_way_with_memory(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
     """The baseline in a process that keeps freed memory, as the predictor's does."""
-    keep_freed_memory(PREDICTION_BYTES)
+    keep_freed_memory(*PREDICTION)
     return plain_way(path, side)
 
 

@@ -18,6 +18,7 @@ from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.sampler import TrainingSampler
 
 IMAGES = 16
 FILE_SIZE = (640, 480)
@@ -83,7 +84,7 @@ def run() -> list[Row]:
         annotations = read_annotations(path, path.parent)
         plain = DataLoader(PlainDataset(path), batch_size=BATCH_SIZE)
         work = f"{IMAGES} JPEG 640x480 to 320x240, {CHANNELS} channels x {KEYPOINTS} keypoints, stride 1, no workers"
-        augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0)
+        augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0, cutmix=0.5)
         cache = ImageCache(annotations, scan_sizes(annotations))
         for title, arguments, target in (
             ("loader", {}, 2),
@@ -95,7 +96,8 @@ def run() -> list[Row]:
             dataset = KeypointsDataset(
                 annotations, heatmap_sigma=SIGMA, heatmap_stride=1, image_size=(SIZE[1], SIZE[0]), **arguments
             )
-            ours = DataLoader(dataset, batch_size=BATCH_SIZE, collate_fn=dataset.collate)
+            sampler = TrainingSampler(IMAGES, seed=0, batch_size=BATCH_SIZE)
+            ours = DataLoader(dataset, sampler=sampler, batch_size=BATCH_SIZE, collate_fn=dataset.collate)
             row = Row(title, work, 0, "PIL, per image, full grid per keypoint", target=target)
             rows.append(compare(row, lambda ours=ours: list(ours), lambda: list(plain), repeats=7))
     return rows

@@ -6,38 +6,60 @@ import ctypes
 import os
 import sys
 
-# What a training and what a predictor, which lives in somebody else's process, keeps at most.
-TRAINING_BYTES = 2**30
-PREDICTION_BYTES = 2**28
+# Bytes of the largest block that is kept, and of free memory at the end of the heap. A training has its process for
+# itself; a predictor lives in somebody else's, where blocks go as far as glibc may raise its own limit.
+TRAINING = (2**30, 2**30)
+PREDICTION = (2**25, 2**28)
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-# The largest block that every glibc takes from the heap, and not from the system.
-_SMALLEST_LIMIT = 2**25
+# An old glibc takes no higher limit for blocks.
+_BLOCK_OF_OLD_GLIBC = 2**25
+# Environment variables of glibc by which its user has chosen, and what stands in the third one then.
+_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+_TUNABLES = ("glibc.malloc.trim_threshold", "glibc.malloc.mmap_threshold")
+
+_highest = [0, 0]
 
 
-def keep_freed_memory(most_bytes: int) -> bool:
-    """Lets the C library keep memory that was freed, for the whole process.
+def keep_freed_memory(block_bytes: int, total_bytes: int) -> bool:
+    """Lets glibc keep memory that was freed, for the whole process and those that it forks, from now on.
 
     By default glibc gives the end of its heap, and large blocks, back to the system as soon as they are free. A network
     on the CPU frees and wants the same hundred megabytes at every step, and the system clears each page of them every
-    time: without that, training takes 10 to 20 % less time (benchmarks/README.md). Who has chosen otherwise by
-    an environment variable of glibc is left alone, and so is another C library.
+    time: `benchmarks/freed_memory.py` measures what that costs. In exchange the process stays as large as it has been
+    at its largest, or larger where something small that is still in use lies above what is free. Threads other than the
+    first take blocks of 32 MiB and more from the system as before.
 
     Args:
-        most_bytes: How much free memory at the end of the heap is kept, and the size in bytes from which a block is
-            still taken from the system and given back.
+        block_bytes: Size, below 2 ** 31, from which a block is still taken from the system and given back at once.
+        total_bytes: Free memory at the end of the heap, below 2 ** 31, from which it is given back.
 
     Returns:
-        Whether anything was changed.
+        Whether glibc has taken it. Not so where its environment variables set one of the two, or another C library is
+        in use. What was set here before is never lowered.
     """
-    chosen = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
-    if chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or not sys.platform.startswith("linux"):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(name in os.environ for name in _VARIABLES) or any(name in tunables for name in _TUNABLES):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # not glibc
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return False
-    # An old glibc refuses the larger size for blocks, and then keeps its own.
-    blocks = mallopt(_M_MMAP_THRESHOLD, most_bytes) or mallopt(_M_MMAP_THRESHOLD, min(most_bytes, _SMALLEST_LIMIT))
-    return bool(blocks and mallopt(_M_TRIM_THRESHOLD, most_bytes))
+    block_bytes, total_bytes = max(block_bytes, _highest[0]), max(total_bytes, _highest[1])
+    if not mallopt(_M_MMAP_THRESHOLD, block_bytes) and not mallopt(_M_MMAP_THRESHOLD, _BLOCK_OF_OLD_GLIBC):
+        return False
+    _highest[:] = block_bytes, total_bytes
+    return bool(mallopt(_M_TRIM_THRESHOLD, total_bytes))
+
+
+def give_back_freed_memory() -> None:
+    """Gives memory that is free now back to the system, where glibc is in use."""
+    malloc_trim = _function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _function(name: str) -> ctypes._FuncPointer | None:
+    """A function of the C library, None where that is not glibc."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

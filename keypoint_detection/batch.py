@@ -17,11 +17,12 @@ class Batch(NamedTuple):
         images: `(B, 3, H, W)` float32 RGB in [0, 1]. Images smaller than the largest of the batch are padded with 0 at
             the right and the bottom.
         keypoints: `(B, C, K, 2)` float32 xy in continuous pixels of `images`. NaN stands for no keypoint. K is the
-            largest number of keypoints that a channel has in the batch, and at least 1.
+            largest number of keypoints that a channel has in the batch, and at least 1; more where images were mixed.
         heatmaps: `(B, C, h, w)` float32 in [0, 1] with `h = ceil(H / stride)`, or None until they are rendered.
         sizes: `(B, 2)` int64, height and width of the part of each image that is not padding.
         labelled: `(B, C)` bool. False leaves the channel of that image out of the loss and the metrics.
-        transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file.
+        transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file; of a mixed
+            image, of the one that its index is of.
         indices: `(B,)` int64, the position of each sample in its annotations.
     """
 

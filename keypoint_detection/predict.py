@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from keypoint_detection.allocator import PREDICTION_BYTES, keep_freed_memory
+from keypoint_detection.allocator import PREDICTION, keep_freed_memory
 from keypoint_detection.data.dataset import collate_images
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
@@ -104,8 +104,6 @@ class TorchNetwork:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
-        if self.device.type == "cpu":
-            keep_freed_memory(PREDICTION_BYTES)
         content = load_checkpoint(checkpoint)
         self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
         try:
@@ -114,6 +112,8 @@ class TorchNetwork:
             message = f"checkpoint {checkpoint}: its weights are not those of the network that it describes"
             raise InputError(message) from error
         self.detector.to(self.device).eval()
+        if self.device.type == "cpu":
+            keep_freed_memory(*PREDICTION)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
@@ -143,6 +143,8 @@ def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
 
 class KeypointPredictor:
     """Finds keypoints in images of any kind and size.
+
+    With a checkpoint on a CPU the process keeps memory that was freed, up to 256 MB, as `keep_freed_memory` says.
 
     `KeypointPredictor("best.ckpt")("image.png")["corner"].xy` are the corners in pixels of that image.
 

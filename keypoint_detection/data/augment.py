@@ -1,6 +1,6 @@
-"""Random changes of training images: one homography and one chain of photometric changes per sample.
+"""Random changes of a training image: one homography and one chain of photometric changes.
 
-H W image.
+With another image it is mixed by the data set, which has both. H W image.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Augmentation:
         rotation: largest rotation in either direction, in degrees (0 to 180).
         horizontal_flip: probability of mirroring left and right.
         vertical_flip: probability of mirroring top and bottom.
+        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another
+            image, with its keypoints (`cutmix.cutmix`; the data set does it).
         scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
         shear: largest shear along either axis, in degrees (below 60).
         translation: largest shift along either axis, as a fraction of the image's side.
@@ -57,8 +59,6 @@ class Augmentation:
         noise: largest standard deviation of noise in the brightness, as a fraction of white.
         jpeg: probability of compressing as JPEG of quality 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
-        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another
-            image of the batch, with its keypoints.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Augmentation:
         rotation: float,
         horizontal_flip: float,
         vertical_flip: float,
+        cutmix: float,
         scale: float = 0.25,
         shear: float = 0.0,
         translation: float = 0.1,
@@ -83,7 +84,6 @@ class Augmentation:
         noise: float = 0.0,
         jpeg: float = 0.0,
         erasing: float = 0.0,
-        cutmix: float = 0.5,
     ) -> None:
         _check(0, 180, rotation=rotation)
         _check(0, 10, scale=scale)

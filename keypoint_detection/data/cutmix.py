@@ -1,4 +1,4 @@
-"""Parts of one training image in another, with their keypoints.
+"""A part of one training image in another, with its keypoints.
 
 C channels, K keypoints, H W image.
 """
@@ -6,46 +6,40 @@ C channels, K keypoints, H W image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from keypoint_detection.batch import Batch
 
-# Share of the image that the rectangle covers, and the largest ratio of its sides, as shares of the image's, squared.
+# Share of the area that the rectangle covers.
 _AREA = (0.15, 0.5)
+# The rectangle is at most this many times as wide as high, or as high as wide, both as shares of the image's sides.
 _LARGEST_RATIO = math.e**0.5
 
 
-def cutmix(samples: Sequence[Batch], probability: float, randoms: Sequence[np.random.Generator]) -> list[Batch]:
-    """Replaces a random rectangle of some images by the same part of the next image of the batch.
+def cutmix(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
+    """Replaces a random rectangle of an image by the same part of another one.
 
     After Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features. Here
     the rectangle brings its keypoints with it and hides those that it covers, so that the labels stay exact; the
     network sees parts of an object without the rest of it, and in combinations that no image shows.
 
     Args:
-        samples: Training samples, changed by all other augmentation: batches without their first dimension.
-        probability: Of each sample, in [0, 1].
-        randoms: Where the randomness of each sample comes from.
+        sample: A training sample, changed by all other augmentation: a batch without its first dimension, with images
+            `(3, H, W)` and keypoints `(C, K, 2)`.
+        other: Another one, of any size. The rectangle lies in the upper left part that both images have, and covers
+            15 to 50 % of that.
+        random: Where the randomness comes from.
 
     Returns:
-        The samples, of which the mixed ones are new. A channel that is not labelled in one of two images is not
-        labelled in what they are mixed to, and a sample without any label is left as it is.
+        The mixed sample, with the keypoints of both, NaN for those that are not seen; its `transforms` and `indices`
+        are those of `sample`. `sample` itself where the other one has no labels for one of its channels: its
+        keypoints could be seen and would be missing.
     """
-    result = list(samples)
-    if len(samples) < 2:
-        return result
-    others = [*samples[1:], samples[0]]
-    for position, (sample, other, random) in enumerate(zip(samples, others, randoms, strict=True)):
-        if random.uniform() < probability and sample.labelled.any() and other.labelled.any():
-            result[position] = _paste(sample, other, random)
-    return result
-
-
-def _paste(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
-    """The sample with a random rectangle of the other one, within both images."""
+    if not sample.labelled.any() or (sample.labelled & ~other.labelled).any():
+        return sample
     size = np.minimum(sample.images.shape[1:], other.images.shape[1:])
     ratio = _LARGEST_RATIO ** random.uniform(-1, 1)
     shares = np.sqrt(random.uniform(*_AREA) * np.array([ratio, 1 / ratio]))
@@ -54,12 +48,19 @@ def _paste(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
     bottom, right = top + int(sides[0]), left + int(sides[1])
     images = sample.images.clone()
     images[:, top:bottom, left:right] = other.images[:, top:bottom, left:right]
-    inside = [
-        ((points >= points.new_tensor([left, top])) & (points < points.new_tensor([right, bottom]))).all(dim=-1)
-        for points in (sample.keypoints, other.keypoints)
-    ]
-    kept = sample.keypoints.masked_fill(inside[0][..., None], math.nan)
-    brought = other.keypoints.masked_fill(~inside[1][..., None], math.nan)
-    return sample._replace(
-        images=images, keypoints=torch.cat([kept, brought], dim=1), labelled=sample.labelled & other.labelled
-    )
+    rectangle = (left, top, right, bottom)
+    kept = sample.keypoints.masked_fill(_seen_in(rectangle, sample), math.nan)
+    brought = other.keypoints.masked_fill(~_seen_in(rectangle, other), math.nan)
+    return sample._replace(images=images, keypoints=torch.cat([kept, brought], dim=1))
+
+
+def _seen_in(rectangle: tuple[int, int, int, int], sample: Batch) -> Tensor:
+    """Which keypoints lie on pixels of a rectangle (left, top, right, bottom), `(C, K, 1)` bool.
+
+    One on the right or lower border of the image belongs to the last pixel.
+    """
+    left, top, right, bottom = rectangle
+    height, width = sample.images.shape[1:]
+    pixels = sample.keypoints.floor().minimum(sample.keypoints.new_tensor([width - 1, height - 1]))
+    inside = (pixels >= pixels.new_tensor([left, top])) & (pixels < pixels.new_tensor([right, bottom]))
+    return inside.all(dim=-1, keepdim=True)

@@ -46,8 +46,7 @@ class KeypointsDataset(Dataset[Batch]):
 
     `dataset[index]` and `dataset[Key(index, ...)]` give a `Batch` without its first dimension. Every random choice is a
     pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what
-    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once; those
-    of a loader's batch may be mixed with one another, which depends on the keys of the batch and on nothing else.
+    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
 
     Args:
         annotations: the images and their labels.
@@ -104,21 +103,17 @@ class KeypointsDataset(Dataset[Batch]):
         return len(self.annotations)
 
     def __getitem__(self, key: int | Key) -> Batch:
-        sample = self._sample(key)
+        (sample,) = self.__getitems__([key])
         if self.render:
             rendered = self.render_heatmaps(sample.keypoints, (sample.images.shape[1], sample.images.shape[2]))
             return sample._replace(heatmaps=rendered)
         return sample
 
     def __getitems__(self, keys: Sequence[int | Key]) -> list[Batch]:
-        """The samples of one batch, mixed; heatmaps are left to `collate`. Torch's loader calls this."""
-        samples = [self._sample(key) for key in keys]
-        keys = [_as_key(key) for key in keys]
-        if self.augmentation is None or not self.augmentation.cutmix or not keys[0].augmented:
-            return samples
-        # Other numbers than those of `_sample`; a blank's epoch is -1.
-        randoms = [np.random.default_rng((self.seed, key.epoch + 1, key.index, 1)) for key in keys]
-        return cutmix(samples, self.augmentation.cutmix, randoms)
+        """The samples of one batch; their heatmaps are left to `collate`. Torch's loader calls this."""
+        whole = [Key(*key) if isinstance(key, tuple) else Key(key) for key in keys]
+        unmixed = {key._replace(partner=None): self._sample(key) for key in whole}
+        return [self._mix(key, unmixed) for key in whole]
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
         """Joins samples to a batch as `collate` does, and renders its heatmaps."""
@@ -132,8 +127,21 @@ class KeypointsDataset(Dataset[Batch]):
         """Heatmaps `(..., h, w)` of keypoints `(..., K, 2)` in an image of `size` (H, W), on the keypoints' device."""
         return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
 
-    def _sample(self, key: int | Key) -> Batch:
-        index, epoch, scale, augmented = _as_key(key)
+    def _mix(self, key: Key, unmixed: dict[Key, Batch]) -> Batch:
+        """The sample of a key, now and then with a part of its partner's; read already are those of the same batch."""
+        sample = unmixed[key._replace(partner=None)]
+        alone = key.partner in (None, key.index) or key.epoch == BLANK
+        if self.augmentation is None or not key.augmented or alone:
+            return sample
+        random = np.random.default_rng((self.seed, key.epoch + 1, key.index % len(self), 1))  # not those of `_sample`
+        if random.uniform() >= self.augmentation.cutmix:
+            return sample
+        other = key._replace(index=key.partner, partner=None)
+        return cutmix(sample, unmixed[other] if other in unmixed else self._sample(other), random)
+
+    def _sample(self, key: Key) -> Batch:
+        """The sample of a key, mixed with no other."""
+        index, epoch, scale, augmented, _ = key
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
@@ -209,10 +217,6 @@ class KeypointsDataset(Dataset[Batch]):
             transforms=torch.eye(3, dtype=torch.float64),
             indices=torch.tensor(-1 if is_filler else index),
         )
-
-
-def _as_key(key: int | Key) -> Key:
-    return Key(*key) if isinstance(key, tuple) else Key(key)
 
 
 def collate(samples: Sequence[Batch]) -> Batch:

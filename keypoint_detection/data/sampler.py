@@ -22,12 +22,14 @@ class Key(NamedTuple):
         epoch: number of the pass over the images, or `BLANK`.
         scale: factor of the size of training images, in (0, 1].
         augmented: whether training images are changed at random.
+        partner: number of the image that training images may be mixed with; None for none.
     """
 
     index: int
     epoch: int = 0
     scale: float = 1.0
     augmented: bool = True
+    partner: int | None = None
 
 
 # The epoch of keys whose sample is a blank that counts neither in loss nor in metrics.
@@ -81,11 +83,26 @@ class TrainingSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch = self.epoch
         order = np.random.default_rng((self.seed, epoch)).permutation(self.n)
-        order = np.resize(order, len(self) * self.world)[self.rank :: self.world]
+        order = np.resize(order, len(self) * self.world)
+        partners = self._partners(order)[self.rank :: self.world]
+        order = order[self.rank :: self.world]
         for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
-            like = () if self.curriculum is None else self.curriculum(epoch, batch)
-            for index in order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist():
-                yield Key(index, epoch, *like)
+            scale, augmented = (1.0, True) if self.curriculum is None else self.curriculum(epoch, batch)
+            images = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
+            for index, partner in zip(order[images].tolist(), partners[images].tolist(), strict=True):
+                yield Key(index, epoch, scale, augmented, partner)
+
+    def _partners(self, order: np.ndarray) -> np.ndarray:
+        """For each image of an epoch the one after it in its batch of all processes; in the last place, the first.
+
+        So they do not depend on the number of processes, and with one process they are read already. In batches of
+        one, pairs of them count as a batch.
+        """
+        size = max(2, self.batch_size * self.world)
+        following = np.roll(order, -1)
+        ends = np.append(np.arange(size, len(order), size), len(order)) - 1
+        following[ends] = order[ends // size * size]
+        return following
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""

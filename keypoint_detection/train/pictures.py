@@ -25,7 +25,7 @@ from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap
 
 # Share of a training's time that its pictures may take.
 PICTURES_SHARE = 0.01
-# Predicted heatmaps in one picture: with many channels it shows fewer images, and each of them is large enough.
+# Predicted heatmaps in one picture, about: with many channels it shows fewer images, or it would be slow and huge.
 HEATMAPS = 40
 # Of the picture of augmented images: images, versions of each, and width of each in pixels.
 IMAGES = 6
@@ -34,7 +34,7 @@ WIDTH = 320
 
 
 class AugmentationPicture(pl.Callback):
-    """Draws some training images with their labels, as they come in the first epochs."""
+    """Draws some training images with their labels, as the first epochs change them; mixed with one another."""
 
     def __init__(self, path: Path, channel_names: list[str]) -> None:
         """Makes the callback.
@@ -55,7 +55,9 @@ class AugmentationPicture(pl.Callback):
         chosen = np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int).tolist()
         rows = []
         for epoch in range(versions):
-            samples = dataset.__getitems__([Key(index, epoch) for index in chosen])
+            partners = [*chosen[1:], chosen[0]]
+            keys = [Key(index, epoch, partner=other) for index, other in zip(chosen, partners, strict=True)]
+            samples = [dataset[key] for key in keys]
             labels = [dict(zip(self.channel_names, sample.keypoints.numpy(), strict=True)) for sample in samples]
             pictures = zip(samples, labels, strict=True)
             rows.append([draw_keypoints(sample.images, true=true, width=WIDTH) for sample, true in pictures])
@@ -71,8 +73,8 @@ class HeatmapPictures(pl.Callback):
         metrics: Says which validations evaluate.
         folder: Where the pictures go.
         channel_names: Names of the channels.
-        max_pictures: Largest number of images that are drawn at an evaluation; with their heatmaps fewer where there
-            are more than ten channels. 0 draws none.
+        max_pictures: Largest number of images that are drawn at an evaluation, and with their heatmaps at most 40
+            divided by the number of channels, but one. 0 draws none.
     """
 
     def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # the script's own folder, which Python puts first, 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
-from keypoint_detection.allocator import TRAINING_BYTES, keep_freed_memory
+from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, check_detector, prepare_data
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
@@ -94,7 +94,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
         batches_per_epoch=datamodule.batches_per_epoch(),
     )
     checkpoint = str(interrupted.checkpoint) if interrupted else None
-    keep_freed_memory(TRAINING_BYTES)  # not before, so that what reading the labels took goes back to the system
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
     try:
         trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         return finish(trainer, folder)
@@ -104,6 +105,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
         if explained:
             raise explained from error
         raise
+    finally:
+        give_back_freed_memory()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from keypoint_detection.errors import InputError
 
 GEOMETRIC = ("rotation", "scale", "shear", "translation", "perspective", "crop", "horizontal_flip", "vertical_flip")
 PHOTOMETRIC = ("brightness", "contrast", "saturation", "hue", "grayscale", "blur", "noise", "jpeg", "erasing")
-OFF = dict.fromkeys(GEOMETRIC + PHOTOMETRIC, 0.0)
+OFF = dict.fromkeys((*GEOMETRIC, *PHOTOMETRIC, "cutmix"), 0.0)
 SIZE = (90, 120)
 
 
@@ -97,6 +97,7 @@ def test_the_same_generator_gives_the_same_change():
         rotation=30,
         horizontal_flip=0.5,
         vertical_flip=0.1,
+        cutmix=0.5,
         blur=0.5,
         jpeg=0.5,
         erasing=0.5,

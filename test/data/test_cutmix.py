@@ -11,7 +11,7 @@ from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.cutmix import cutmix
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.sampler import BLANK, Key
+from keypoint_detection.data.sampler import BLANK, Key, TrainingSampler
 from keypoint_detection.errors import InputError
 
 
@@ -27,8 +27,8 @@ def sample(value, height=40, width=60, points=50, labelled=(True, True)):
     )  # fmt: skip
 
 
-def randoms(count, seed=0):
-    return [np.random.default_rng((seed, index)) for index in range(count)]
+def random(seed=0):
+    return np.random.default_rng(seed)
 
 
 def points_of(mixed):
@@ -39,7 +39,7 @@ def points_of(mixed):
 @pytest.mark.parametrize("size", [(40, 60), (70, 30)])
 def test_every_keypoint_is_one_of_the_image_that_is_seen_there(seed, size):
     own, other = sample(1), sample(2, *size)
-    mixed = cutmix([own, other], 1.0, randoms(2, seed))[0]
+    mixed = cutmix(own, other, random(seed))
     shown = mixed.images[0]
     assert mixed.images.shape == own.images.shape
     assert (mixed.images == shown).all()
@@ -47,7 +47,7 @@ def test_every_keypoint_is_one_of_the_image_that_is_seen_there(seed, size):
     height, width = len(rows), len(columns)
     assert (shown == 2).sum() == height * width, "one rectangle"
     common = min(size[0], 40) * min(size[1], 60)
-    assert 0.12 * common < height * width <= 0.5 * common
+    assert 0.12 * common < height * width <= 0.5 * common  # whole pixels are less
     expected = [
         point.tolist()
         for source, value in ((own, 1), (other, 2))
@@ -59,25 +59,33 @@ def test_every_keypoint_is_one_of_the_image_that_is_seen_there(seed, size):
     assert torch.equal(own.images, torch.ones(3, 40, 60)), "the sample itself is as it was"
 
 
-def test_probability():
-    samples = [sample(value) for value in range(1, 401)]
-    mixed = cutmix(samples, 0.3, randoms(400))
-    assert 80 < sum(a is not b for a, b in zip(samples, mixed, strict=True)) < 160
-    assert all(a is b for a, b in zip(samples, cutmix(samples, 0.0, randoms(400)), strict=True))
-    assert cutmix(samples[:1], 1.0, randoms(1))[0] is samples[0]
+def test_keypoints_on_the_far_borders_belong_to_the_last_pixels():
+    corner = torch.tensor([60.0, 40.0])
+    own, other = (sample(value, points=1) for value in (1, 2))
+    own.keypoints[0, 0] = other.keypoints[0, 0] = corner
+    pasted = 0
+    for seed in range(300):
+        mixed = cutmix(own, other, random(seed))
+        covered = bool(mixed.images[0, -1, -1] == 2)
+        assert mixed.keypoints[0].isnan().any(-1).tolist() == [covered, not covered]
+        pasted += covered
+    assert 0 < pasted < 300
 
 
-def test_what_is_not_labelled_in_one_of_them_is_not_labelled():
-    mixed = cutmix([sample(1), sample(2, labelled=(True, False))], 1.0, randoms(2))
-    assert [m.labelled.tolist() for m in mixed] == [[True, False], [True, False]]
+def test_what_is_not_labelled_stays_so_and_hides_nothing_that_is():
+    everything, part, rest = (sample(1, labelled=labels) for labels in ((True, True), (True, False), (False, True)))
+    mixed = cutmix(part, everything, random())
+    assert mixed is not part
+    assert mixed.labelled.tolist() == [True, False]
+    assert cutmix(everything, part, random()) is everything
+    assert cutmix(part, rest, random()) is part
 
 
 def test_blanks_are_neither_changed_nor_pasted():
-    samples = [sample(1), sample(2, labelled=(False, False)), sample(3)]
-    mixed = cutmix(samples, 1.0, randoms(3))
-    assert mixed[0] is samples[0]
-    assert mixed[1] is samples[1]
-    assert set(mixed[2].images.unique().tolist()) == {1, 3}
+    blank = sample(1, labelled=(False, False))
+    assert cutmix(blank, sample(2), random()) is blank
+    whole = sample(2)
+    assert cutmix(whole, blank, random()) is whole
 
 
 @pytest.fixture
@@ -97,27 +105,75 @@ def same(a, b):
     return all(torch.equal(x.nan_to_num(nan=-9), y.nan_to_num(nan=-9)) for x, y in pairs)
 
 
-def test_batches_of_a_data_set_are_mixed_while_images_are_changed(dataset):
-    keys = [Key(index, 2) for index in range(6)]
+def test_keys_with_a_partner_are_mixed_while_images_are_changed(dataset):
+    keys = [Key(index, 2, partner=(index + 1) % 6) for index in range(6)]
     mixed, plain = dataset(1.0).__getitems__(keys), dataset(0.0).__getitems__(keys)
     assert not any(torch.equal(a.images, b.images) for a, b in zip(mixed, plain, strict=True))
-    single = [dataset(1.0)[key]._replace(heatmaps=None) for key in keys]
-    assert all(same(a, b) for a, b in zip(plain, single, strict=True)), "all other changes are the same"
+    alone = dataset(1.0).__getitems__([key._replace(partner=None) for key in keys])
+    assert all(same(a, b) for a, b in zip(alone, plain, strict=True)), "all other changes are the same"
+    itself = dataset(1.0).__getitems__([key._replace(partner=key.index) for key in keys])
+    assert all(same(a, b) for a, b in zip(itself, plain, strict=True))
     keys = [key._replace(augmented=False) for key in keys]
     mixed, plain = dataset(1.0).__getitems__(keys), dataset(0.0).__getitems__(keys)
     assert all(same(a, b) for a, b in zip(mixed, plain, strict=True))
 
 
-def test_a_batch_with_a_blank_can_be_mixed(dataset):
-    mixed = dataset(1.0).__getitems__([Key(0, 0), Key(1, BLANK), Key(2, 0)])
-    assert [bool(m.labelled.any()) for m in mixed] == [True, False, True]
+def test_a_sample_depends_on_its_key_alone(dataset):
+    data = dataset(1.0)
+    keys = [Key(index, 2, partner=(index + 1) % 6) for index in range(6)]
+    together = data.__getitems__(keys)
+    assert all(same(a, data[key]._replace(heatmaps=None)) for a, key in zip(together, keys, strict=True))
+    assert not same(together[0], data.__getitems__([keys[0]._replace(partner=3)])[0])
+    assert not same(together[0], data.__getitems__([keys[0]._replace(epoch=3)])[0])
+    assert data.__getitems__([]) == []
+
+
+def test_some_samples_are_mixed(dataset):
+    keys = [Key(index % 6, index // 6, partner=(index + 1) % 6) for index in range(600)]
+    pairs = zip(dataset(0.3).__getitems__(keys), dataset(0.0).__getitems__(keys), strict=True)
+    assert 120 < sum(not torch.equal(a.images, b.images) for a, b in pairs) < 240
+
+
+def test_rectangles_differ_between_samples(dataset):
+    keys = [Key(0, epoch, partner=1) for epoch in range(20)]
+    pairs = zip(dataset(1.0).__getitems__(keys), dataset(0.0).__getitems__(keys), strict=True)
+    assert len({tuple((a.images != b.images).any(0).nonzero()[0].tolist()) for a, b in pairs}) > 10
+
+
+def test_a_blank_is_no_partner(dataset):
+    mixed = dataset(1.0).__getitems__([Key(0, BLANK, partner=1), Key(1, 0, partner=2)])
+    assert [bool(m.labelled.any()) for m in mixed] == [False, True]
+    assert not mixed[0].images.any()
+
+
+@pytest.mark.parametrize(("batch_size", "world"), [(4, 1), (2, 2), (1, 4), (1, 1), (3, 3), (16, 1)])
+def test_partners_are_those_of_one_process(batch_size, world):
+    def partners(rank, batch_size, world):
+        sampler = TrainingSampler(10, seed=1, batch_size=batch_size, rank=rank, world=world, epoch=5)
+        return [(key.index, key.partner) for key in sampler]
+
+    shares = [partners(rank, batch_size, world) for rank in range(world)]
+    joined = [pair for pairs in zip(*shares, strict=True) for pair in pairs]
+    assert joined[:10] == partners(0, batch_size * world, 1)[:10] or 10 % world
+    order = [index for index, _ in joined]
+    size = max(2, batch_size * world)
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        assert joined[start : start + size] == list(zip(batch, [*batch[1:], batch[0]], strict=True))
+
+
+def test_a_resumed_epoch_has_the_same_partners():
+    whole = list(TrainingSampler(10, seed=1, batch_size=4))
+    assert list(TrainingSampler(10, seed=1, batch_size=4, batches_done=1)) == whole[4:]
 
 
 def test_the_number_of_workers_does_not_matter(dataset):
-    batches = [[Key(0, 4), Key(3, 4), Key(2, 4)], [Key(1, 4), Key(5, 4), Key(4, 4)]]
     data = dataset(0.7)
-    loaders = [DataLoader(data, batch_sampler=batches, collate_fn=data.collate, num_workers=n) for n in (0, 2)]
-    assert all(same(a, b) for a, b in zip(*loaders, strict=True))
+    sampler = list(TrainingSampler(6, seed=1, batch_size=3))
+    loaders = [DataLoader(data, sampler=sampler, batch_size=3, collate_fn=data.collate, num_workers=n) for n in (0, 2)]
+    batches = list(zip(*loaders, strict=True))
+    assert all(same(a, b) for a, b in batches)
+    assert any(batch.keypoints.shape[2] > 1 for batch, _ in batches), "something was mixed"
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])

@@ -12,7 +12,7 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.loading import automatic_num_workers
 from keypoint_detection.errors import InputError
 
-AUGMENTATION = Augmentation(rotation=180, horizontal_flip=0.5, vertical_flip=0.5, noise=0.2)
+AUGMENTATION = Augmentation(rotation=180, horizontal_flip=0.5, vertical_flip=0.5, cutmix=0.5, noise=0.2)
 
 
 @pytest.fixture

@@ -21,11 +21,12 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 
-TURNED = {"rotation": 180, "horizontal_flip": 0.5, "vertical_flip": 0.0}
+TURNED = {"rotation": 180, "horizontal_flip": 0.5, "vertical_flip": 0.0, "cutmix": 0.5}
 STRONG = Augmentation(
     rotation=40,
     horizontal_flip=0.5,
     vertical_flip=0.0,
+    cutmix=0.5,
     scale=0.3,
     shear=5,
     translation=0.2,
@@ -189,7 +190,9 @@ def test_channels_without_keypoints_can_be_ignored(annotations):
     write_data_set(annotations.image_root, [(40, 30)], only_left, "left.json")
     left = read_annotations(annotations.image_root / "left.json", annotations.image_root)
     mirrored = make(
-        left, empty_channels="ignore", augmentation=Augmentation(rotation=30, horizontal_flip=1, vertical_flip=0)
+        left,
+        empty_channels="ignore",
+        augmentation=Augmentation(rotation=30, horizontal_flip=1, vertical_flip=0, cutmix=0),
     )
     assert mirrored[0].labelled.tolist() == [False, True]
 

@@ -62,7 +62,7 @@ def train(folder, callbacks, workers=0, checkpoint=None, batch_size=2, **argumen
         heatmap_stride=1,
         batch_size=batch_size,
         num_workers=workers,
-        augmentation=Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0),
+        augmentation=Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0, cutmix=0.5),
     )
     reader = Reader()
     trainer = pl.Trainer(
