@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from keypoint_detection import predict
+from keypoint_detection.allocator import PREDICTION
 from keypoint_detection.errors import InputError
-from keypoint_detection.predict import KeypointPredictor, Keypoints
+from keypoint_detection.predict import KeypointPredictor, Keypoints, TorchNetwork
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 
@@ -77,6 +79,20 @@ def test_the_detection_that_gave_the_threshold_counts_whatever_rounding_does(abo
     content["state_dict"]["score_thresholds"] = torch.tensor([score * (1 + above), float("nan")])
     torch.save(content, tmp_path / "copy.ckpt")
     assert len(KeypointPredictor(tmp_path / "copy.ckpt", device="cpu")(image)["red"].xy) == count
+
+
+def test_freed_memory_is_kept_where_a_cpu_predicts(checkpoint, monkeypatch):
+    calls = []
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda *limits: calls.append(limits))
+    TorchNetwork(checkpoint, "cpu")
+    assert calls == [PREDICTION]
+
+
+def test_a_file_that_is_no_checkpoint_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "keep_freed_memory", lambda *limits: pytest.fail("was called"))
+    (tmp_path / "no.ckpt").write_bytes(b"no")
+    with pytest.raises(InputError):
+        TorchNetwork(tmp_path / "no.ckpt", "cpu")
 
 
 def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):

@@ -21,7 +21,7 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
     Detections of equal score enter together, as one step.
 
     Args:
-        scores: `(D,)` scores of the detections of the whole set.
+        scores: `(D,)` scores of the detections of the whole set, none NaN.
         true_positives: `(D,)` or `(D, T)` bool, which of them are right.
         num_truths: number of true keypoints in the whole set.
 
@@ -44,7 +44,7 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     Visual Object Classes Challenge, from 2010 on with all points).
 
     Args:
-        scores: `(D,)` scores of the detections of the whole set.
+        scores: `(D,)` scores of the detections of the whole set, none NaN.
         true_positives: `(D,)` or `(D, T)` bool, which of them are right.
         num_truths: number of true keypoints in the whole set.
 

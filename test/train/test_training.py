@@ -15,8 +15,10 @@ from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 from wandb_offline import read_runs
 
 from keypoint_detection import KeypointDetector, fit
+from keypoint_detection.allocator import TRAINING
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
+from keypoint_detection.train import train as training
 
 ROOT = TEST_DATASET.parents[1]
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
@@ -142,6 +144,15 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     )
     assert all(torch.equal(first[name], second[name]) for name in first if name != "score_thresholds")
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_freed_memory_is_kept_while_a_cpu_trains(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "keep_freed_memory", lambda *limits: calls.append(limits))
+    monkeypatch.setattr(training, "give_back_freed_memory", lambda: calls.append("given back"))
+    short = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 1, "max_pictures": 0}
+    fit(**short, run_dir=str(tmp_path / "run"))
+    assert calls == [TRAINING, "given back"]
 
 
 @pytest.mark.parametrize(
