@@ -35,8 +35,8 @@ def cutmix(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
 
     Returns:
         The mixed sample, with the keypoints of both, NaN for those that are not seen, which may be more of a channel
-        than any image has; its `transforms` and `indices` are those of `sample`. `sample` itself where the other one has no labels for one of its channels: its
-        keypoints could be seen and would be missing.
+        than any image has; its `transforms` and `indices` are those of `sample`. Or `sample` itself, where the other
+        one has no labels for one of its channels: keypoints could be seen there and would be missing.
     """
     if not sample.labelled.any() or (sample.labelled & ~other.labelled).any():
         return sample
