@@ -78,6 +78,14 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         meant = [dashes + flag for name in unknown for flag in nearest(name, flags)]
         hint = f"did you mean {', '.join(meant)}?" if meant else "-h lists the flags"
         return f"unknown flag: {given} ({hint})"
+    missing = re.search(r"arguments are required: ([\w, ]+)", message)
+    if missing:
+        # Those without dashes are given by their place.
+        given = [f"--{name}" if name in flags else name for name in re.split(r",\s*", missing.group(1).strip())]
+        return f"missing: {', '.join(given)} (-h lists the flags)"
+    no_file = re.search(r'key "(\w+)": (?:File does not exist|Path is not a file): \'(.*)\'', message)
+    if no_file:
+        return f"--{no_file.group(1)} {no_file.group(2)}: expected a file, found none"
     several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
     single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
     mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)

@@ -55,6 +55,25 @@ def test_an_unknown_flag_is_one_line_with_the_nearest_one(words, line, tmp_path,
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train"], "missing: --json_dataset_path (-h lists the flags)"),
+        (["evaluate"], "missing: --checkpoint, --json_dataset_path (-h lists the flags)"),
+        (["predict", "--checkpoint", "best.ckpt"], "missing: --output, paths (-h lists the flags)"),
+    ],
+)
+def test_missing_flags_are_one_line_as_they_are_written(words, line, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_missing_configuration_file_is_one_line(tmp_path, capsys):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        assert main(["train", "--config", str(path)]) == 2
+        assert capsys.readouterr().err == f"error: --config {path}: expected a file, found none\n"
+
+
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
