@@ -13,7 +13,7 @@ from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
-from keypoint_detection.picture_layout import image_grid, resize
+from keypoint_detection.picture_layout import add_legend, image_grid, resize
 from keypoint_detection.visualization import draw_keypoints
 
 PICTURE_WIDTH = 480
@@ -52,7 +52,7 @@ def check(
         keypoint_coordinates=keypoint_coordinates,
         decode=decode,
     )
-    if picture is not None and report.annotations is not None:
+    if picture is not None and report.examples:
         try:
             Image.fromarray(draw_examples(report)).save(picture)
         except (OSError, ValueError) as error:
@@ -69,7 +69,8 @@ def draw_examples(report: CheckReport) -> np.ndarray:
         labels = annotations.keypoints(index, width=image.shape[1], height=image.shape[0])
         true = dict(zip(annotations.channel_names, labels, strict=True))
         pictures.append(resize(draw_keypoints(image, true=true, width=PICTURE_WIDTH), PICTURE_WIDTH))
-    return image_grid([pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)])
+    grid = image_grid([pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)])
+    return add_legend(grid, dict.fromkeys(annotations.channel_names, ""), "ring: labelled keypoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if the data set is not fit to train on.
     """
     parser = flags.parser_for(check, "keypoint-detection check")
-    report = flags.call(check, parser.parse_args(list(arguments) if arguments is not None else None).as_dict())
+    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    report = flags.call(check, config)
     sys.stdout.write("\n".join(report.lines()) + "\n")
+    if config["picture"] and report.examples:
+        sys.stdout.write(f"\npicture: {config['picture']}\n")
     return 2 if report.errors else 0

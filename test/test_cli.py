@@ -1,6 +1,8 @@
 """The console script: its subcommands and their help."""
 
 import pytest
+from configuration import TEST_DATASET
+from PIL import Image
 
 from keypoint_detection.cli import COMMANDS, main, usage
 from keypoint_detection.data.formats import FORMATS
@@ -72,6 +74,26 @@ def test_a_missing_configuration_file_is_one_line(tmp_path, capsys):
     for path in (tmp_path / "none.yaml", tmp_path):
         assert main(["train", "--config", str(path)]) == 2
         assert capsys.readouterr().err == f"error: --config {path}: expected a file, found none\n"
+
+
+def test_check_draws_labelled_images_and_says_where(tmp_path, capsys):
+    picture = tmp_path / "look.png"
+    labels = str(TEST_DATASET / "annotations.json")
+    assert main(["check", "--json_dataset_path", labels, "--picture", str(picture)]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\npicture: {picture}\n")
+    with Image.open(picture) as image:
+        assert min(image.size) > 480
+
+
+def test_check_without_a_readable_image_draws_nothing_and_says_why(tmp_path, capsys):
+    labels = tmp_path / "labels.json"
+    labels.write_text('{"dataset": [{"image_path": "none.png", "a": [[0.5, 0.5]]}]}')
+    picture = tmp_path / "look.png"
+    assert main(["check", "--json_dataset_path", str(labels), "--picture", str(picture)]) == 2
+    out = capsys.readouterr().out
+    assert "none.png: no such image file" in out
+    assert "picture" not in out
+    assert not picture.exists()
 
 
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):

@@ -171,8 +171,10 @@ def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray
     if empty:
         report.warnings.append(f"{counted(empty, 'image')} without a keypoint in any channel, counted as negatives")
     repeated = _repeated_keypoints(inside)
-    if repeated:
-        report.warnings.append(f"{counted(repeated, 'keypoint')} repeating another one of its channel")
+    if len(repeated):
+        place, written = _describe_place(inside, int(repeated[0]))
+        text = f"{counted(len(repeated), 'keypoint')} repeating another one of its channel"
+        report.warnings.append(f"{text}, such as {written} in {place}")
     readable = np.nonzero(sizes.all(1))[0]
     # The fullest image, the emptiest, and some in between.
     by_count = readable[np.argsort(-report.counts.sum(1)[readable], kind="stable")]
@@ -220,16 +222,21 @@ def _advice(annotations: Annotations, sizes: np.ndarray) -> str:
     return f'; use --keypoint_coordinates {better}, or "coordinates" in the file if it states them'
 
 
-def _describe_keypoint(annotations: Annotations, keypoint: int, sizes: np.ndarray) -> str:
-    """File, entry, channel and place of a keypoint that lies outside."""
+def _describe_place(annotations: Annotations, keypoint: int) -> tuple[str, str]:
+    """File, entry and channel of a keypoint, and its coordinates as they are written there."""
     row = int(torch.searchsorted(annotations.offsets, keypoint, right=True)) - 1
     image, channel = divmod(row, len(annotations.channel_names))
     x, y = annotations.xy[keypoint].tolist()
-    width, height = sizes[image].tolist()
-    place = f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}"'
     written = 1 - y if annotations.coordinates == "blender" else y
+    return f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}"', f"({x:g}, {written:g})"
+
+
+def _describe_keypoint(annotations: Annotations, keypoint: int, sizes: np.ndarray) -> str:
+    """File, entry, channel and place of a keypoint that lies outside."""
+    place, written = _describe_place(annotations, keypoint)
+    width, height = sizes[int(annotations.images_of_keypoints()[keypoint])].tolist()
     limits = "0 to 1" if annotations.normalized else f"an image of {width} x {height}"
-    return f"{place}: the keypoint ({x:g}, {written:g}) lies outside of {limits}"
+    return f"{place}: the keypoint {written} lies outside of {limits}"
 
 
 def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
@@ -249,9 +256,10 @@ def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
         )
 
 
-def _repeated_keypoints(annotations: Annotations) -> int:
-    """How many keypoints have the very place of another one of the same image and channel."""
+def _repeated_keypoints(annotations: Annotations) -> np.ndarray:
+    """Which keypoints have the very place of one before them, of the same image and channel; their indices in order."""
     rows = torch.repeat_interleave(torch.arange(len(annotations.offsets) - 1), annotations.offsets.diff())
     place = annotations.xy.view(torch.int32).to(torch.int64)
     keys = np.stack([rows.numpy(), place[:, 0].numpy(), place[:, 1].numpy()], 1)
-    return len(keys) - len(np.unique(keys, axis=0))
+    _, first = np.unique(keys, axis=0, return_index=True)
+    return np.setdiff1d(np.arange(len(keys)), first)

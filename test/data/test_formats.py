@@ -213,6 +213,10 @@ def test_check_reports_counts_sizes_and_all_bad_images(folder):
     for words in ("outside", '"flap"', "negatives", "repeat"):
         assert sum(words in warning for warning in report.warnings) == 1
     assert len(report.warnings) == 4
+    repeated = next(warning for warning in report.warnings if "repeat" in warning)
+    assert "1 keypoint repeating" in repeated
+    assert repeated.endswith('entry 0 ("a.png"), channel "corner"')
+    assert "such as (0.5, 0.5) in " in repeated
     assert set(report.examples) == {0, 1, 2}
     text = report.lines()
     assert text[0].endswith("5 images, 3 channels, 8 keypoints")
