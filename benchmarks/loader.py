@@ -84,7 +84,7 @@ def run() -> list[Row]:
         annotations = read_annotations(path, path.parent)
         plain = DataLoader(PlainDataset(path), batch_size=BATCH_SIZE)
         work = f"{IMAGES} JPEG 640x480 to 320x240, {CHANNELS} channels x {KEYPOINTS} keypoints, stride 1, no workers"
-        augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0, cutmix=0.5)
+        augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0)
         cache = ImageCache(annotations, scan_sizes(annotations))
         for title, arguments, target in (
             ("loader", {}, 2),

@@ -33,14 +33,14 @@ class Augmentation:
 
     Geometric changes are joined into one homography, which moves the keypoints and samples the image once. A value of
     0 turns a change off. Shear, perspective, hue, blur, noise and erasing together held trainings of minutes back, so
-    they are off by default; hours of training on rendered images, for a camera that sees others, may want them.
+    they are off by default; hours of training on rendered images, for a camera that sees others, may want them. Parts
+    of other images helped where a hundred images of things that lie every way were seen a hundred times each, and
+    nowhere else (benchmarks/README.md).
 
     Args:
         rotation: largest rotation in either direction, in degrees (0 to 180).
         horizontal_flip: probability of mirroring left and right.
         vertical_flip: probability of mirroring top and bottom.
-        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another
-            image, with its keypoints (`cutmix.cutmix`; the data set does it).
         scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
         shear: largest shear along either axis, in degrees (below 60).
         translation: largest shift along either axis, as a fraction of the image's side.
@@ -59,6 +59,8 @@ class Augmentation:
         noise: largest standard deviation of noise in the brightness, as a fraction of white.
         jpeg: probability of compressing as JPEG of quality 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
+        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another one,
+            with its keypoints (`cutmix.cutmix`; the data set does it).
     """
 
     def __init__(
@@ -67,7 +69,6 @@ class Augmentation:
         rotation: float,
         horizontal_flip: float,
         vertical_flip: float,
-        cutmix: float,
         scale: float = 0.25,
         shear: float = 0.0,
         translation: float = 0.1,
@@ -84,6 +85,7 @@ class Augmentation:
         noise: float = 0.0,
         jpeg: float = 0.0,
         erasing: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         _check(0, 180, rotation=rotation)
         _check(0, 10, scale=scale)

@@ -36,9 +36,6 @@ SMALLEST_SIGMA_CELLS = 0.8
 SIGMAS_PER_GAP = 3.0
 CELLS_PER_GAP = 2.5
 FEWEST_AUGMENTED = 10
-# Up to so many images parts of them are mixed, and how often: trainings of minutes see these again and again, where
-# they are far from done with more of them (benchmarks/README.md).
-MOST_MIXED, CUTMIX = 200, 0.5
 # Images of a large set that are looked at.
 MOST_IMAGES = 2000
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
@@ -67,7 +64,6 @@ class Recipe:
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
         augmented_share: Share of the training in which images are changed at random.
-        cutmix: Probability of replacing a part of an image by that of another one.
         augment_train: Whether training images are changed at random.
         reasons: Why `auto` chose what it chose, by name.
     """
@@ -82,7 +78,6 @@ class Recipe:
     horizontal_flip: float
     vertical_flip: float
     augmented_share: float
-    cutmix: float
     augment_train: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -108,7 +103,6 @@ def choose_recipe(
     horizontal_flip: float | Auto = "auto",
     vertical_flip: float | Auto = "auto",
     augmented_share: float | Auto = "auto",
-    cutmix: float | Auto = "auto",
     augment_train: bool | Auto = "auto",
 ) -> Recipe:
     """Replaces `auto` by values that suit the data and the device, and logs each with its reason.
@@ -132,9 +126,6 @@ def choose_recipe(
         vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
         augmented_share: Share of the training, in [0, 1], in which images are changed at random; after it they come as
             they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
-        cutmix: Probability of replacing a random rectangle of a training image, 15 to 50 % of its area, by the same
-            part of another one, with its keypoints. auto is 0.5 for up to 200 images and 0 for more; with more of
-            them it may pay in trainings of hours.
         augment_train: Change training images at random. auto does so from 10 images upwards: a training on fewer is a
             check that it can learn them by heart.
 
@@ -176,7 +167,6 @@ def choose_recipe(
         horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
-        cutmix=choose("cutmix", cutmix, CUTMIX if count <= MOST_MIXED else 0.0, f"for {counted(count, 'image')}"),
         augment_train=choose(
             "augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}"
         ),

@@ -84,7 +84,7 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
         "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
-        "augment_train": True, "augmented_share": 0.4, "cutmix": 0.25,
+        "augment_train": True, "augmented_share": 0.4,
     }  # fmt: skip
     recipe = choose(annotations, **given)
     assert recipe.values() == given | {"image_size": [100, 200]}
@@ -99,11 +99,6 @@ def test_a_handful_of_images_is_learnt_as_it_is(annotations):
     many = annotations.subset([0, 1, 2, 3] * 3)
     assert not choose(annotations).augment_train
     assert choose(many).augment_train
-
-
-@pytest.mark.parametrize(("count", "cutmix"), [(4, 0.5), (200, 0.5), (201, 0.0)])
-def test_parts_of_few_images_are_mixed(annotations, count, cutmix):
-    assert choose(annotations.subset(np.arange(count) % 4)).cutmix == cutmix
 
 
 def test_small_batches_take_smaller_steps(annotations):
