@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
 # Bytes of the largest block that is kept, and of free memory at the end of the heap. A training has its process for
 # itself; a predictor lives in somebody else's, where blocks go as far as glibc may raise its own limit.
@@ -60,6 +61,6 @@ def give_back_freed_memory() -> None:
         malloc_trim(0)
 
 
-def _function(name: str) -> ctypes._FuncPointer | None:
+def _function(name: str) -> Callable[..., int] | None:
     """A function of the C library, None where that is not glibc."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

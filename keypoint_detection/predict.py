@@ -144,7 +144,7 @@ def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
 class KeypointPredictor:
     """Finds keypoints in images of any kind and size.
 
-    With a checkpoint on a CPU the process keeps memory that was freed, up to 256 MB, as `keep_freed_memory` says.
+    With a checkpoint on a CPU the process keeps memory that was freed, as `keep_freed_memory` says.
 
     `KeypointPredictor("best.ckpt")("image.png")["corner"].xy` are the corners in pixels of that image.
 

@@ -131,7 +131,7 @@ class KeypointsDataset(Dataset[Batch]):
         """The sample of a key, now and then with a part of its partner's; read already are those of the same batch."""
         sample = unmixed[key._replace(partner=None)]
         alone = key.partner in (None, key.index) or key.epoch == BLANK
-        if self.augmentation is None or not key.augmented or alone:
+        if self.augmentation is None or not self.augmentation.cutmix or not key.augmented or alone:
             return sample
         random = np.random.default_rng((self.seed, key.epoch + 1, key.index % len(self), 1))  # not those of `_sample`
         if random.uniform() >= self.augmentation.cutmix:

@@ -34,7 +34,7 @@ WIDTH = 320
 
 
 class AugmentationPicture(pl.Callback):
-    """Draws some training images with their labels, as the first epochs change them; mixed with one another."""
+    """Draws some training images with their labels, as the first epochs change and mix them."""
 
     def __init__(self, path: Path, channel_names: list[str]) -> None:
         """Makes the callback.
