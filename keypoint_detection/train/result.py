@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
+from keypoint_detection.train.last_checkpoint import EXIT_CODE
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
@@ -115,10 +119,12 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     pictures.checkpoint_epoch = load_checkpoint(best)["epoch"]
     found = ValidationImages(metrics)
     trainer.callbacks.append(found)
-    trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
+    with _stops_when_terminated(trainer):
+        trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.datamodule.test_annotations is not None:
-        trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
+        with _stops_when_terminated(trainer):
+            trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         curves = read_curves(folder.path / "metrics.csv")
@@ -133,6 +139,21 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     return TrainingResult(
         detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit
     )
+
+
+@contextmanager
+def _stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
+    """Ends with the exit code of SIGTERM where that came meanwhile.
+
+    Lightning leaves out the rest of an evaluation then and ends with exit code 0, as if all were done; what goes on
+    from `last.ckpt` evaluates again.
+    """
+    try:
+        yield
+    except SIGTERMException as stopped:
+        raise SIGTERMException(EXIT_CODE) from stopped
+    if trainer.received_sigterm:
+        raise SIGTERMException(EXIT_CODE)
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 
@@ -29,6 +30,25 @@ def test_killed_and_terminated_in_mid_epoch_a_training_ends_with_the_same_bits()
     assert "SIGKILL after row" in done.stdout
     assert ": exit 143" in done.stdout
     assert "2 interruptions, 0 of 1 trainings ended differently" in done.stdout
+
+
+def test_terminated_in_the_final_evaluation_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch):
+    whole = SHORT | {"max_epochs": 1, "resume": "auto", "run_dir": str(tmp_path)}
+    validate = pl.Trainer.validate
+
+    def terminated(trainer, *arguments, **options):
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        trainer._signal_connector.received_sigterm = True
+        return validate(trainer, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pl.Trainer, "validate", terminated)
+        with pytest.raises(SystemExit) as stopped:
+            fit(**whole)
+    assert stopped.value.code == 143
+    assert not (tmp_path / "report.html").exists()
+    assert "best/meanAP" in fit(**whole).metrics
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_trial_notices_a_single_bit():

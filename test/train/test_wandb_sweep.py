@@ -41,7 +41,8 @@ def run_agent(folder, *arguments):
     result = subprocess.run(
         command, cwd=folder, env=environment, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert result.returncode == 0, result.stdout
+    # wandb's agent may crash when Python takes it down, after its last word: a thread of its own still writes then.
+    assert result.returncode == 0 or "Received exit command" in result.stdout, result.stdout
     return result.stdout
 
 
