@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
-from harness import PAUSE, THREADS, InProcess, Row, compare, main, milliseconds
-from inference import HEIGHT, WIDTH, dots, save_checkpoint, trained_detector
+from harness import DETECTOR_VALUES, PAUSE, THREADS, InProcess, Row, compare, main, milliseconds
+from inference import HEIGHT, KEYPOINTS, WIDTH, dots, library_way, plain_network, save_checkpoint, trained_detector
 from PIL import Image
 
 from keypoint_detection import heatmaps
@@ -18,34 +18,16 @@ from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.images import load_image
 from keypoint_detection.export import export
 from keypoint_detection.models.backbones.layers import fold_normalization
-from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_network import OnnxNetwork
 from keypoint_detection.predict import KeypointPredictor
 
 REPEATS = 15
 
 
-def eager_way(checkpoint: Path, picture: Path) -> Callable[[], object]:
-    """The baseline: the network of a checkpoint as a script runs it on an image in memory."""
-    plain = KeypointDetector.load_from_checkpoint(checkpoint, map_location="cpu").eval()
-    plain.to(memory_format=torch.contiguous_format)
-    image = load_image(picture)
-
-    @torch.no_grad()
-    def run_once() -> object:
-        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous().float() / 255
-        tensor = (tensor - plain.backbone.image_mean) / plain.backbone.image_std
-        maps = plain.head(plain.backbone.features(tensor)).sigmoid()
-        return heatmaps.decode(maps, plain.hparams.max_keypoints, stride=plain.hparams.heatmap_stride)
-
-    return run_once
-
-
-def exported_way(model: Path, picture: Path) -> Callable[[], object]:
-    """The exported file, on an image in memory."""
-    exported = KeypointPredictor(model)
-    exported.network = OnnxNetwork(model, threads=THREADS)
-    return partial(exported, load_image(picture))
+def eager_way(checkpoint: Path, image: np.ndarray) -> Callable[[], object]:
+    """The baseline: the network of a checkpoint as a script runs it, and this library's peaks."""
+    network, stride = plain_network(checkpoint), DETECTOR_VALUES["heatmap_stride"]
+    return lambda: heatmaps.decode(network(image), KEYPOINTS, stride=stride)
 
 
 def run() -> list[Row]:
@@ -64,7 +46,7 @@ def run() -> list[Row]:
         exported.network = OnnxNetwork(model, threads=THREADS)
         work = f"one {WIDTH}x{HEIGHT} image, Unet defaults"
         row = Row("ONNX file", work, 0, "eager PyTorch, its default memory format", target=1.5)
-        with InProcess(exported_way, model, picture) as ours, InProcess(eager_way, checkpoint, picture) as plain:
+        with InProcess(library_way, image, model) as ours, InProcess(eager_way, checkpoint, image) as plain:
             rows = [compare(row, ours, plain, repeats=REPEATS, pause=PAUSE)]
         row = Row("ONNX file", work, 0, "the checkpoint in KeypointPredictor")
         rows += [compare(row, lambda: exported(image), lambda: eager(image), repeats=REPEATS, pause=PAUSE)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from harness import PAUSE, InProcess, Row, compare, main
@@ -38,7 +39,7 @@ def run() -> list[Row]:
         with InProcess(task, name, True) as kept, InProcess(task, name, False) as given_back:
             row = compare(row, kept, given_back, REPEATS, PAUSE)
             peaks = f"at most {kept.peak_bytes / 1e9:.2f} and {given_back.peak_bytes / 1e9:.2f} GB in use"
-        rows.append(Row(**{**row.__dict__, "note": peaks}))
+        rows.append(replace(row, note=peaks))
     return rows
 
 

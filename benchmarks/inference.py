@@ -17,12 +17,14 @@ import torch
 from harness import DETECTOR_VALUES, PAUSE, THREADS, InProcess, Row, compare, main
 from PIL import Image
 from skimage.feature import peak_local_max
+from torch import Tensor
 from torch.nn import functional as F
 
 from keypoint_detection import heatmaps
 from keypoint_detection.allocator import PREDICTION, keep_freed_memory
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.data.inputs import ImageInput
 from keypoint_detection.export import export
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import one_cycle
@@ -31,6 +33,7 @@ from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.train.recipe import LARGEST_SIDE
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 4
+KEYPOINTS = 20  # the most of a channel, as by default
 
 
 def dots(images: int, height: int, width: int, seed: int) -> Batch:
@@ -80,34 +83,44 @@ def run() -> list[Row]:
         return [row for side in (None, LARGEST_SIDE["cpu"]) for row in time_size(detector, path, side)]
 
 
-def plain_way(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
-    """The baseline: what a script does with the network of the checkpoint beside the image."""
-    plain = KeypointDetector.load_from_checkpoint(path.with_suffix(".ckpt"), map_location="cpu").eval()
+def plain_network(checkpoint: Path) -> Callable[[np.ndarray], Tensor]:
+    """What a script does with the network of a checkpoint: `(H, W, 3)` uint8 to heatmaps `(1, C, h, w)`."""
+    plain = KeypointDetector.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     plain.to(memory_format=torch.contiguous_format)
-    stride, most = plain.hparams.heatmap_stride, plain.hparams.max_keypoints
-    height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
 
     @torch.no_grad()
+    def run_once(picture: np.ndarray) -> Tensor:
+        height, width = picture.shape[:2]
+        image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+        image = (image - plain.backbone.image_mean) / plain.backbone.image_std
+        image = F.pad(image, (0, -width % plain.backbone.size_divisor, 0, -height % plain.backbone.size_divisor))
+        return plain.head(plain.backbone.features(image)).sigmoid()
+
+    return run_once
+
+
+def plain_way(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
+    """The baseline: PIL, the network of the checkpoint beside the image, and the peaks of scikit-image."""
+    network, stride = plain_network(path.with_suffix(".ckpt")), DETECTOR_VALUES["heatmap_stride"]
+    height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
+
     def run_once() -> list[np.ndarray]:
         picture = Image.open(path).convert("RGB")
         if side is not None:
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)[None].contiguous()
-        image = (image - plain.backbone.image_mean) / plain.backbone.image_std
-        image = F.pad(image, (0, -width % plain.backbone.size_divisor, 0, -height % plain.backbone.size_divisor))
-        maps = plain.head(plain.backbone.features(image)).sigmoid()[0].numpy()
-        peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=most, exclude_border=False) for m in maps]
+        maps = network(np.asarray(picture))[0].numpy()
+        peaks = [peak_local_max(m, threshold_abs=0.01, num_peaks=KEYPOINTS, exclude_border=False) for m in maps]
         return [stride * channel[:, ::-1] for channel in peaks]
 
     return run_once
 
 
-def library_way(path: Path, network: Path) -> Callable[[], object]:
+def library_way(image: ImageInput, network: Path) -> Callable[[], object]:
     """This library's way, with a checkpoint or an exported file."""
     predictor = KeypointPredictor(network, device="cpu")
     if network.suffix == ".onnx":
         predictor.network = OnnxNetwork(network, threads=THREADS)
-    return partial(predictor, path)
+    return partial(predictor, image)
 
 
 def plain_way_with_memory(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -127,7 +128,7 @@ def large() -> list[Row]:
         baseline_name = "16 steps at 480x270" if count > 1 else "4 channels"
         row = compare(Row(f"a training step, {name}", "batch 1", 0, baseline_name), ours, baseline, REPEATS)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIBIBYTE
-        rows.append(Row(**{**row.__dict__, "note": f"this process never used more than {peak:.1f} GiB"}))
+        rows.append(replace(row, note=f"this process never used more than {peak:.1f} GiB"))
     return rows
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -117,8 +117,20 @@ class LastCheckpoint(Checkpoint):
                     "stopped by SIGTERM after step %d: --resume %s goes on from there",
                     trainer.global_step, self.path.parents[1],
                 )  # fmt: skip
-            # Lightning kills its first process when another one ends with an error.
-            raise SIGTERMException(EXIT_CODE if trainer.is_global_zero else 0)
+            stop_after_sigterm(trainer)
+
+
+def stop_after_sigterm(trainer: pl.Trainer) -> NoReturn:
+    """Ends this process as one that SIGTERM has stopped.
+
+    Args:
+        trainer: Says which process this is.
+
+    Raises:
+        SIGTERMException: Always, with the exit code of SIGTERM.
+    """
+    # Lightning kills its first process when another one ends with an error.
+    raise SIGTERMException(EXIT_CODE if trainer.is_global_zero else 0)
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:

@@ -57,7 +57,7 @@ class AugmentationPicture(pl.Callback):
         for epoch in range(versions):
             partners = [*chosen[1:], chosen[0]]
             keys = [Key(index, epoch, partner=other) for index, other in zip(chosen, partners, strict=True)]
-            samples = [dataset[key] for key in keys]
+            samples = dataset.__getitems__(keys)
             labels = [dict(zip(self.channel_names, sample.keypoints.numpy(), strict=True)) for sample in samples]
             pictures = zip(samples, labels, strict=True)
             rows.append([draw_keypoints(sample.images, true=true, width=WIDTH) for sample, true in pictures])
@@ -73,8 +73,8 @@ class HeatmapPictures(pl.Callback):
         metrics: Says which validations evaluate.
         folder: Where the pictures go.
         channel_names: Names of the channels.
-        max_pictures: Largest number of images that are drawn at an evaluation, and with their heatmaps at most 40
-            divided by the number of channels, but one. 0 draws none.
+        max_pictures: Largest number of images that are drawn at an evaluation. With their heatmaps it is no more than
+            40 divided by the number of channels, and at least one. 0 draws none.
     """
 
     def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:

@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
-from keypoint_detection.train.last_checkpoint import EXIT_CODE
+from keypoint_detection.train.last_checkpoint import stop_after_sigterm
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
@@ -148,12 +148,10 @@ def _stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
     Lightning leaves out the rest of an evaluation then and ends with exit code 0, as if all were done; what goes on
     from `last.ckpt` evaluates again.
     """
-    try:
+    with suppress(SIGTERMException):
         yield
-    except SIGTERMException as stopped:
-        raise SIGTERMException(EXIT_CODE) from stopped
     if trainer.received_sigterm:
-        raise SIGTERMException(EXIT_CODE)
+        stop_after_sigterm(trainer)
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
