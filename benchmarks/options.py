@@ -10,11 +10,14 @@ from types import SimpleNamespace
 
 import torch
 from harness import DETECTOR_VALUES, Row, compare, main
+from torch import Tensor
+from torch.nn import functional as F
 from training_step import make_batch
 
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.losses import LOSSES, LossTargets, channel_mean
 from keypoint_detection.models.optimization import build_optimizer, parameter_groups
 
 REPEATS = 5
@@ -111,6 +114,24 @@ def place_of_rendering() -> list[Row]:
     return rows
 
 
+def loss() -> list[Row]:
+    """Binary cross-entropy and its gradient, against torch's."""
+    truth = heatmaps.render(
+        torch.rand(4, 32, 1, 2, generator=torch.Generator().manual_seed(0)) * 288, (288, 288), 6.0, 4
+    )
+    logits = torch.randn(truth.shape).sub_(6).to(memory_format=torch.channels_last).requires_grad_()
+    everywhere = torch.ones_like(truth, dtype=torch.bool)
+    targets = LossTargets(truth, everywhere, everywhere)
+
+    def torchs(logits: Tensor, targets: LossTargets) -> Tensor:
+        values = F.binary_cross_entropy_with_logits(logits, targets.heatmaps, reduction="none")
+        return channel_mean(values, targets.mask)
+
+    row = Row("BCE and its gradient", "4 images x 32 channels x 72x72", 0, "torch's binary_cross_entropy_with_logits")
+    ours, baseline = (lambda way=way: way(logits, targets).sum().backward() for way in (LOSSES["bce"], torchs))
+    return [compare(row, ours, baseline, 21)]
+
+
 def large() -> list[Row]:
     """Many channels and large images, against the same number of cells in pieces of the usual size."""
     rows = []
@@ -134,7 +155,7 @@ def large() -> list[Row]:
 
 def run() -> list[Row]:
     """All of them."""
-    return [*place_of_rendering(), *large(), *offered()]
+    return [*place_of_rendering(), *loss(), *large(), *offered()]
 
 
 if __name__ == "__main__":

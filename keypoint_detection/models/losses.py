@@ -65,8 +65,10 @@ def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _B
         `(C,)`.
     """
     logits, truth = _prepare(logits, targets)
-    weight = 1 + bce_keypoint_weight * truth if bce_keypoint_weight else None
-    return channel_mean(F.binary_cross_entropy_with_logits(logits, truth, weight, reduction="none"), targets.mask)
+    values = _BinaryCrossEntropy.apply(logits, truth)
+    if bce_keypoint_weight:
+        values = values * (1 + bce_keypoint_weight * truth)
+    return channel_mean(values, targets.mask)
 
 
 def mse(logits: Tensor, targets: LossTargets) -> Tensor:
@@ -176,8 +178,10 @@ def evaluate_loss(
     """
     with torch.autocast(logits.device.type, enabled=False):
         losses = LOSSES[name](logits.float(), targets, **arguments)
-    weight = 1 + arguments.get("bce_keypoint_weight", _BCE_KEYPOINT_WEIGHT) * targets.heatmaps
-    return losses, channel_mean(heatmaps.entropy(targets.heatmaps) * weight, targets.mask)
+    entropy = heatmaps.entropy(targets.heatmaps)
+    if weight := arguments.get("bce_keypoint_weight", _BCE_KEYPOINT_WEIGHT):
+        entropy = entropy * (1 + weight * targets.heatmaps)
+    return losses, channel_mean(entropy, targets.mask)
 
 
 def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:
@@ -188,3 +192,27 @@ def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(logits.dtype, torch.float32)
     logits = torch.where(targets.mask, logits.to(dtype), 0.0)
     return logits, torch.where(targets.mask, targets.heatmaps.to(dtype), 0.0)
+
+
+class _BinaryCrossEntropy(torch.autograd.Function):
+    """Binary cross-entropy of every cell, whose small values keep their digits.
+
+    torch's own takes the difference of two large numbers where a cell is background and nearly right, and longer on a
+    CPU, where its log1p is slow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, truth: Tensor) -> Tensor:
+        """Logits and true heatmaps, of any one shape -> values of that shape."""
+        ctx.save_for_backward(logits, truth)
+        small = logits.abs().neg_().exp_()
+        above = small + 1
+        # log1p(small) after Kahan: the logarithm of the rounded sum, times what rounding did to it.
+        values = above.log().mul_(small).div_(above.sub_(1).clamp_(min=torch.finfo(above.dtype).tiny))
+        return values.addcmul_(logits, truth, value=-1).add_(logits.clamp(min=0))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the logits; true heatmaps get none."""
+        logits, truth = ctx.saved_tensors
+        return logits.sigmoid().sub_(truth).mul_(gradient), None

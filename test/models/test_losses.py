@@ -169,6 +169,14 @@ def test_bce_of_the_truth_is_its_entropy():
     assert found == pytest.approx(heatmaps.entropy(truth).mean().item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("logit", [-3.0, -9.0, -15.0])
+def test_bce_of_background_that_is_nearly_right_keeps_its_digits(logit):
+    nothing = torch.zeros(1, 1, 1, 1)
+    targets = LossTargets(nothing, nothing > 0, nothing == 0)
+    found = LOSSES["bce"](nothing + logit, targets).item()
+    assert found == pytest.approx(math.log1p(math.exp(logit)), rel=1e-6)
+
+
 def test_bce_weights_keypoints_and_keeps_its_minimum():
     logits, truth, positives, mask = make_targets(10, shape=(1, 1, 4, 4), share_masked=0.0)
     targets = as_targets(truth, positives, mask)
