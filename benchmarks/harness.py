@@ -22,8 +22,10 @@ import torch
 
 THREADS = 2
 # Seconds before each measurement of a whole network: the threads of one that ran before it go on spinning for a while,
-# and would take the cores. The first image after it wakes the cores up, which takes up to 10 ms on a virtual machine.
+# and would take the cores. The call after it, which does not count, wakes them up: up to 10 ms on a virtual machine.
 PAUSE = 0.05
+# Seconds for which something is called again and again until its time is known.
+STREAM = 0.02
 # Much like what the recipe chooses for images of 400 pixels at their own size.
 DETECTOR_VALUES = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
 
@@ -79,35 +81,36 @@ def compare(
     repeats: int = 7,
     pause: float = 0.0,
 ) -> Row:
-    """Time two callables in turns, after one round that does not count, and fill the medians into the row.
+    """Time two callables in turns, and fill the medians into the row.
+
+    What is measured is one call of a stream (see `milliseconds`), and not one whose data and code the other side has
+    driven out of the caches.
 
     Args:
         row: What is measured.
         ours: This library's way.
         baseline: The other way.
         repeats: How often each is measured.
-        pause: Seconds to wait before each measurement. After a pause one call does not count, so that what is measured
-            is one of a stream.
+        pause: Seconds to wait before each measurement.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for callable_, kept in zip((ours, baseline), times, strict=True):
             time.sleep(pause)
-            elapsed = milliseconds(callable_, calls_before=1 if pause else 0)
-            if turn:
-                kept.append(elapsed)
+            kept.append(milliseconds(callable_))
     return replace(row, milliseconds=statistics.median(times[0]), baseline_milliseconds=statistics.median(times[1]))
 
 
-def milliseconds(callable_: Callable[[], object] | InProcess, calls_before: int = 0) -> float:
-    """Time of one call, after others that do not count."""
+def milliseconds(callable_: Callable[[], object] | InProcess) -> float:
+    """Mean time of calls that take `STREAM` seconds together, after one that does not count."""
     if isinstance(callable_, InProcess):
-        return callable_.milliseconds(calls_before)
-    for _ in range(calls_before):
-        callable_()
-    start = time.perf_counter()
+        return callable_.milliseconds()
     callable_()
-    return 1000 * (time.perf_counter() - start)
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < STREAM or not calls:
+        callable_()
+        calls += 1
+    return 1000 * elapsed / calls
 
 
 class InProcess:
@@ -132,14 +135,14 @@ class InProcess:
         self._connection.close()  # which ends its loop
         self._process.join()
 
-    def milliseconds(self, calls_before: int) -> float:
-        """Time of one call as measured there, after others that do not count.
+    def milliseconds(self) -> float:
+        """The time as it is measured there.
 
         Raises:
             RuntimeError: If the process has ended; it has written why.
         """
         try:
-            self._connection.send(calls_before)
+            self._connection.send(None)
             return self._connection.recv()
         except (EOFError, OSError) as error:
             raise RuntimeError("the process of a benchmark has ended with an error, above") from error
@@ -156,7 +159,8 @@ def _serve(connection: Connection, make: Callable[..., Callable[[], object]], ar
     callable_ = make(*arguments)
     with suppress(EOFError):  # the end of the benchmark
         while True:
-            connection.send(milliseconds(callable_, connection.recv()))
+            connection.recv()
+            connection.send(milliseconds(callable_))
 
 
 def machine() -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.metrics.base import KeypointMetric, drop_missing
+from keypoint_detection.metrics.radix import ascending_order
 
 
 def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,7 +30,7 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
         belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
     """
-    order = torch.argsort(scores, descending=True).numpy()
+    order = ascending_order(scores.numpy())[::-1]
     ordered = scores.numpy()[order]
     last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
     hits = true_positives.numpy()[order].cumsum(axis=0)[last_of_score].T
@@ -53,7 +54,7 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     """
     if not num_truths:
         return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
-    order = np.argsort(scores.numpy())
+    order = ascending_order(scores.numpy())
     ordered = scores.numpy().take(order)
     # How many detections have a lower score: of those of equal score the same, by the place of the lowest of them.
     lower = np.arange(len(ordered))

@@ -202,9 +202,7 @@ def _match_groups(
         if not in_order:
             rows = np.take_along_axis(rows, descending_order(scores.take(rows)), axis=0)
         xy, true_xy = (x.take(rows), y.take(rows)), (true_x.take(truth_rows), true_y.take(truth_rows))
-        found = match_groups(xy, true_xy, limits)
-        for column, values in zip(distances, found, strict=True):
-            column[rows] = values
+        match_groups(xy, true_xy, limits, rows, distances)
     return distances[:, :-1]
 
 

@@ -39,10 +39,10 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     order = descending_order(_float64(scores).reshape(groups, detections).T).T[..., None]
     x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
     true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
-    found = match_groups((x, y), (true_x, true_y), _float64(distances)).T
-    result = np.empty_like(found)
-    np.put_along_axis(result, order, found, axis=1)
-    return torch.from_numpy(result).view(*lead, detections, len(distances))
+    result = np.full((len(distances), groups * detections), np.nan)
+    places = order[..., 0].T + detections * np.arange(groups)
+    match_groups((x, y), (true_x, true_y), _float64(distances), places, result)
+    return torch.from_numpy(result.T).view(*lead, detections, len(distances))
 
 
 def _float64(tensor: Tensor) -> np.ndarray:
@@ -66,19 +66,19 @@ def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
     return not rises.any()
 
 
-def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np.ndarray:
+def match_groups(
+    xy: Coordinates, truths: Coordinates, limits: np.ndarray, places: np.ndarray, found: np.ndarray
+) -> None:
     """Match arrays; numpy, because a process that shares its cores waits long for the threads of small torch tensors.
 
     Args:
         xy: x `(N, G)` and y `(N, G)` of detections in the order in which those of a group choose, NaN for none.
         truths: x `(K, G)` and y `(K, G)` of true keypoints, NaN for none.
         limits: `(T,)` threshold distances.
-
-    Returns:
-        `(T, N, G)` distances, NaN where a detection is a false positive.
+        places: `(N, G)` the column of each detection in `found`.
+        found: `(T, D)`, gets the distances of those detections that take a true keypoint.
     """
     detections, groups = xy[0].shape
-    result = np.full((len(limits), detections, groups), np.nan)
     at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * len(truths[0])))
     for first in range(0, groups, at_once):
         chunk = slice(first, first + at_once)
@@ -91,10 +91,8 @@ def match_groups(xy: Coordinates, truths: Coordinates, limits: np.ndarray) -> np
         winner, won = _take_turns(
             turn.take(pair) + x.size * threshold, truth.take(pair) + true_x.size * threshold, distance.take(pair)
         )
-        found = np.full((len(limits), *x.shape), np.nan)
-        found.ravel()[winner] = won
-        result[..., chunk] = found
-    return result
+        threshold = winner // max(1, x.size)
+        found[threshold, places[:, chunk].take(winner - x.size * threshold)] = won
 
 
 def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -120,7 +118,8 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
     squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
     near = np.flatnonzero(distance <= limit)  # a few of those that are near in x
-    near = near.take(turn.take(near).argsort(kind="stable"))
+    # As narrow as it can be: numpy sorts 16 bits by radix.
+    near = near.take(turn.take(near).astype(np.min_scalar_type(x.size)).argsort(kind="stable"))
     return turn.take(near), truth.take(near), distance.take(near)
 
 
