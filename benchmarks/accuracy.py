@@ -12,8 +12,9 @@ import csv
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,20 +41,46 @@ COLUMNS = [
 ]
 
 
-def top_errors(checkpoint: Path, json_path: Path) -> np.ndarray:
-    """Distances in pixels of the top detections to the only keypoint of their channel, over all images."""
+class Top(NamedTuple):
+    """The top detection of a channel that has one keypoint in an image.
+
+    Attributes:
+        image: index of the image.
+        channel: name.
+        truth: `(2,)` xy in pixels.
+        found: `(2,)` xy in pixels, NaN without a detection.
+        diagonal: of the image, in pixels.
+    """
+
+    image: int
+    channel: str
+    truth: np.ndarray
+    found: np.ndarray
+    diagonal: float
+
+    @property
+    def error(self) -> float:
+        """Distance in pixels; the diagonal without a detection."""
+        return self.diagonal if np.isnan(self.found).any() else float(np.hypot(*(self.found - self.truth)))
+
+
+def top_detections(checkpoint: Path, json_path: Path) -> Iterator[Top]:
+    """The top detections of all channels that have one keypoint in an image, over all images."""
     predictor = KeypointPredictor(checkpoint, score_threshold=0.0, max_keypoints=1)
     annotations = read_annotations(json_path, json_path.parent)
-    errors = []
     for index in range(len(annotations)):
         image = load_image(annotations.path(index))
         height, width = image.shape[:2]
         prediction = predictor(image)
         for name, truth in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
             if len(truth) == 1:
-                found = prediction[name].xy
-                errors.append(np.hypot(*(found[0] - truth[0])) if len(found) else np.hypot(height, width))
-    return np.array(errors)
+                found = np.append(prediction[name].xy, [[np.nan, np.nan]], axis=0)[0]
+                yield Top(index, name, truth[0], found, float(np.hypot(height, width)))
+
+
+def top_errors(checkpoint: Path, json_path: Path) -> np.ndarray:
+    """Distances in pixels of the top detections to the only keypoint of their channel, over all images."""
+    return np.array([top.error for top in top_detections(checkpoint, json_path)])
 
 
 def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""How exact labels are, where two views show the same keypoints: one coordinate is then known twice.
+
+`python benchmarks/label_noise.py DATA/train.json DATA/test.json best.ckpt --views "paw_side=paw_below nose_side=..."`
+
+A camera that sees an animal directly and in a mirror below it sees each part twice, at about the same x. How a part's
+first x follows from its other three coordinates (linearly) is fitted to the labels of the first file. The labels of the
+second file, and what the detector found there, are then asked for the same: labels that leave more than the detector's
+keypoints hold errors that it has not learnt, and that the other view contradicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from accuracy import top_detections
+
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import load_image
+
+Keypoints = dict[tuple[int, str], np.ndarray]  # xy in pixels by image and channel
+
+# Pixels: a detection further from its label is another part of the animal, which says nothing of how exact either is.
+WITHIN = 12.0
+
+
+def single_labels(json_path: Path) -> Keypoints:
+    """The keypoints of channels that have one in an image."""
+    annotations = read_annotations(json_path, json_path.parent)
+    labels = {}
+    for index in range(len(annotations)):
+        height, width = load_image(annotations.path(index)).shape[:2]
+        for name, xy in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
+            if len(xy) == 1:
+                labels[index, name] = xy[0]
+    return labels
+
+
+def pair_up(keypoints: Keypoints, views: tuple[str, str]) -> np.ndarray:
+    """Both views of a part, of the images that have both: `(n, 4)` x and y of the first, x and y of the second."""
+    first, second = views
+    images = sorted({image for image, _ in keypoints})
+    both = [(keypoints.get((image, first)), keypoints.get((image, second))) for image in images]
+    return np.array([np.append(a, b) for a, b in both if a is not None and b is not None]).reshape(-1, 4)
+
+
+def terms(pairs: np.ndarray) -> np.ndarray:
+    """What the first x follows from, `(n, 4)`."""
+    return np.column_stack([np.ones(len(pairs)), pairs[:, 1:]])
+
+
+def main() -> None:
+    """Prints what labels and detections leave unexplained."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path, metavar="TRAIN.json")
+    parser.add_argument("test", type=Path, metavar="TEST.json")
+    parser.add_argument("checkpoint", type=Path, nargs="+")
+    parser.add_argument("--views", required=True, help="pairs of channels, first=second")
+    arguments = parser.parse_args()
+    views = [tuple(pair.split("=")) for pair in arguments.views.split()]
+    labels = single_labels(arguments.train)
+    pairs = [pair_up(labels, view) for view in views]
+    coefficients = [np.linalg.lstsq(terms(fitted), fitted[:, 0])[0] for fitted in pairs]
+    for checkpoint in arguments.checkpoint:
+        tops = [top for top in top_detections(checkpoint, arguments.test) if top.error <= WITHIN]
+        for name, keypoints in (
+            ("labels", {(top.image, top.channel): top.truth for top in tops}),
+            ("detections", {(top.image, top.channel): top.found for top in tops}),
+        ):
+            pairs = [pair_up(keypoints, view) for view in views]
+            left = [np.abs(p[:, 0] - terms(p) @ c) for p, c in zip(pairs, coefficients, strict=True)]
+            parts = ", ".join(f"{view[0]} {np.median(x):.2f}" for view, x in zip(views, left, strict=True))
+            total = np.concatenate(left)
+            print(f"{checkpoint}: {name} leave {np.median(total):.2f} px in the median of {len(total)} pairs ({parts})")
+
+
+if __name__ == "__main__":
+    main()
