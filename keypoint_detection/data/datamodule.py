@@ -276,7 +276,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         # On a device other than the CPU rendering is nearly free, and the transfer is smaller without heatmaps.
         on_cpu = device_type(self.trainer) == "cpu"
         dataset.render = on_cpu if self.render_heatmaps_on == "auto" else self.render_heatmaps_on == "loader"
-        shared = loader_arguments(self.num_workers, self.trainer)
+        shared = loader_arguments(self.num_workers, self.trainer, report=stage == "train")
         return {"dataset": dataset, "collate_fn": dataset.collate, **shared}
 
     def _chosen_batch_size(self) -> int:

@@ -70,12 +70,13 @@ def process(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None) -> dict[str, Any]:
+def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report: bool = False) -> dict[str, Any]:
     """Workers, and pinned memory where it speeds up the transfer.
 
     Args:
         num_workers: how many; "auto" chooses.
         trainer: which knows the device, if there is one yet.
+        report: log what "auto" chose, and why.
 
     Raises:
         InputError: if `num_workers` is neither "auto" nor a number of at least 0.
@@ -83,7 +84,7 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None) -> dict
     device = device_type(trainer)
     if num_workers == "auto":
         num_workers, reason = automatic_num_workers(device, 1 if trainer is None else max(1, trainer.num_devices))
-        if trainer is not None:
+        if report and trainer is not None:
             logger.info("num_workers: %d (%s)", num_workers, reason)
     if not isinstance(num_workers, int) or num_workers < 0:
         raise InputError(f"num_workers: expected auto or a whole number of at least 0, got {num_workers!r}")

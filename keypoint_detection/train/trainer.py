@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
+from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
 from keypoint_detection.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -79,6 +81,11 @@ def create_trainer(
         arguments["max_epochs"] = -1
     if arguments["log_every_n_steps"] is None:
         arguments["log_every_n_steps"] = min(50, max(1, batches_per_epoch))
+    lines = [ProgressLines()] if arguments["enable_progress_bar"] is not False and not shows_bars() else []
+    if lines:
+        arguments["enable_progress_bar"] = False
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_the_training)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")  # of torch to Lightning
     # The timer comes first: the others ask it whether this is the last epoch.
     timer = [Timer(duration=duration, verbose=False)] if duration else []
     return pl.Trainer(
@@ -88,12 +95,17 @@ def create_trainer(
         strategy=strategy,
         gradient_clip_val=gradient_clip_val,
         profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
-        callbacks=[*timer, *callbacks],
+        callbacks=[*timer, *callbacks, *lines],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder.path,
         use_distributed_sampler=False,  # the data module's own sampler repeats no sample
     )
+
+
+def _concerns_the_training(record: logging.LogRecord) -> bool:
+    """Whether a note of Lightning is none on products of its makers, or on devices that the user has not."""
+    return not record.getMessage().startswith(("💡 Tip", "TPU available: False"))
 
 
 def check_strategy(strategy: str) -> None:

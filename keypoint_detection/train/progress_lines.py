@@ -1,0 +1,54 @@
+"""The progress of a training as lines, where a progress bar would fill a log file with itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+# Seconds between two lines.
+_AFTER_VALIDATION = 5.0
+_WITHIN_EPOCHS = 60.0
+
+
+def shows_bars() -> bool:
+    """Whether the output is one in which a progress bar replaces itself: a terminal or a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+class ProgressLines(pl.Callback):
+    """Prints a line after validations, at most every five seconds, and one a minute while there is none."""
+
+    def __init__(self) -> None:
+        self._started = self._printed = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._started = self._printed = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints where a long epoch is."""
+        if time.monotonic() - self._printed >= _WITHIN_EPOCHS:
+            loss = float(outputs["loss"])
+            self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints what the validation of a training found."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if time.monotonic() - self._printed >= _AFTER_VALIDATION:
+            values = {name: trainer.callback_metrics.get(f"validation/{name}") for name in ("loss", "meanAP")}
+            found = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items() if value is not None)
+            self._print(trainer, f"validation {found}")
+
+    def _print(self, trainer: pl.Trainer, text: str) -> None:
+        self._printed = time.monotonic()
+        if trainer.is_global_zero:
+            epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            seconds = self._printed - self._started
+            sys.stdout.write(f"{seconds:.0f} s: epoch {trainer.current_epoch + 1}{epochs}, {text}\n")
+            sys.stdout.flush()

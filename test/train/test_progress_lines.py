@@ -1,0 +1,51 @@
+import io
+import re
+import sys
+
+import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection.train import progress_lines
+from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
+from keypoint_detection.train.train import fit
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_shows_bars(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert shows_bars()
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert not shows_bars()
+    monkeypatch.setitem(sys.modules, "ipykernel", None)  # a notebook
+    assert shows_bars()
+
+
+def test_a_log_file_gets_a_line_per_validation(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(progress_lines, "_AFTER_VALIDATION", 0.0)
+    arguments = {**DEFAULT_HYPERPARAMETERS, "max_epochs": 2, "enable_progress_bar": True, "run_dir": str(tmp_path)}
+    fit(**arguments)
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if re.match(r"\d+ s: ", line)]
+    assert [line.split(", ")[0].split(": ")[1] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all(re.search(r"validation loss \S+, meanAP \S+$", line) for line in lines)
+    assert "it/s" not in printed
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(59.0, ""), (61.0, "61 s: epoch 3, step 5 of 100, loss 0.25\n")])
+def test_a_long_epoch_says_once_a_minute_where_it_is(monkeypatch, capsys, seconds, expected):
+    class Trainer:
+        current_epoch, max_epochs, num_training_batches, is_global_zero = 2, -1, 100, True
+
+    clock = [0.0]
+    monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
+    lines = ProgressLines()
+    clock[0] = seconds
+    for batch_idx in (4, 5):
+        lines.on_train_batch_end(Trainer(), None, {"loss": torch.tensor(0.25)}, None, batch_idx)
+    assert capsys.readouterr().out == expected
