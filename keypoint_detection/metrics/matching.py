@@ -146,7 +146,8 @@ def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tu
         starts = np.flatnonzero(np.append(True, turn[1:] != turn[:-1]))
         chosen = starts
         if len(starts) < len(turn):
-            nearest = np.minimum.reduceat(distance, starts).repeat(np.diff(starts, append=len(turn)))
+            ends = np.append(starts[1:], len(turn))
+            nearest = np.minimum.reduceat(distance, starts).repeat(ends - starts)
             chosen = np.flatnonzero(distance == nearest)
             chosen = chosen[np.append(True, turn[chosen[1:]] != turn[chosen[:-1]])]  # one of those at equal distance
         first_turn[truth[::-1]] = turn[::-1]  # of several assignments to one element the last one stays

@@ -26,10 +26,10 @@ def ascending_order(values: np.ndarray) -> np.ndarray:
     if (short == values).all():  # as scores that a network gave are: half the digits
         values = short
     size = 8 * values.itemsize
-    sign = np.array(1 << (size - 1), dtype=f"u{values.itemsize}")
-    bits = values.view(sign.dtype)
-    # Negative numbers have the sign bit, and grow towards 0 with falling bits.
-    bits = np.where(bits & sign, ~bits, bits | sign)
+    bits = values.view(f"u{values.itemsize}")
+    if np.signbit(values).any():
+        # Negative numbers have the highest bit, and grow towards 0 with falling bits.
+        bits = np.where(np.signbit(values), ~bits, bits | np.array(1 << (size - 1), dtype=bits.dtype))
     order = None
     for shift in range(0, size, _DIGIT):
         digits = (bits >> np.array(shift, dtype=bits.dtype)).astype(np.uint16)
