@@ -95,17 +95,18 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
         "pin_memory": device == "cuda",
         # Its own, so that making an iterator does not change what the model draws from torch's.
         "generator": torch.Generator(),
-        "worker_init_fn": leave_sigterm_to_the_training,
+        "worker_init_fn": leave_signals_to_the_training,
     }
 
 
-def leave_sigterm_to_the_training(worker: int) -> None:
-    """Ignores SIGTERM in a worker: schedulers send it to all processes, and the training still has to save.
+def leave_signals_to_the_training(worker: int) -> None:
+    """Ignores SIGTERM and Ctrl-C in a worker: they reach all processes, and the training still has to save.
 
     Args:
         worker: Number of the worker.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[int, str]:

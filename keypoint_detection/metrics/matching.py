@@ -42,7 +42,7 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     result = np.full((len(distances), groups * detections), np.nan)
     places = order[..., 0].T + detections * np.arange(groups)
     match_groups((x, y), (true_x, true_y), _float64(distances), places, result)
-    return torch.from_numpy(result.T).view(*lead, detections, len(distances))
+    return torch.from_numpy(result.T.copy()).view(*lead, detections, len(distances))
 
 
 def _float64(tensor: Tensor) -> np.ndarray:
@@ -75,8 +75,8 @@ def match_groups(
         xy: x `(N, G)` and y `(N, G)` of detections in the order in which those of a group choose, NaN for none.
         truths: x `(K, G)` and y `(K, G)` of true keypoints, NaN for none.
         limits: `(T,)` threshold distances.
-        places: `(N, G)` the column of each detection in `found`.
-        found: `(T, D)`, gets the distances of those detections that take a true keypoint.
+        places: `(N, G)` the column of each detection in `found`; any column for a detection that is missing.
+        found: `(T, D)` float64, NaN. Gets the distances of those detections that take a true keypoint.
     """
     detections, groups = xy[0].shape
     at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * len(truths[0])))
@@ -118,8 +118,7 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
     squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
     near = np.flatnonzero(distance <= limit)  # a few of those that are near in x
-    # As narrow as it can be: numpy sorts 16 bits by radix.
-    near = near.take(turn.take(near).astype(np.min_scalar_type(x.size)).argsort(kind="stable"))
+    near = near.take(turn.take(near).argsort(kind="stable"))
     return turn.take(near), truth.take(near), distance.take(near)
 
 

@@ -1,4 +1,4 @@
-"""The order of many numbers by radix, in a time that grows with their number and not faster.
+"""The order of many numbers by radix, in a few passes over them however many they are.
 
 D numbers.
 """
@@ -13,10 +13,11 @@ _DIGIT = 16  # bits, for which numpy's stable sort is itself a radix sort
 def ascending_order(values: np.ndarray) -> np.ndarray:
     """Sort by the bits of floating-point numbers, which in ascending order are those of ascending integers.
 
-    On 10,000 scores it takes a third of the time of `np.argsort`.
+    On 10,000 scores it takes a third of the time of `np.argsort`, and two thirds where they need float64; below 1000 it
+    is no faster.
 
     Args:
-        values: `(D,)` float32 or float64, none NaN.
+        values: `(D,)` float32 or float64 in native byte order, none NaN.
 
     Returns:
         `(D,)` int64, the places of the values in ascending order. Equal ones stay in theirs, but for -0 before 0.

@@ -195,24 +195,25 @@ def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
-    """Binary cross-entropy of every cell, whose small values keep their digits.
+    """Binary cross-entropy of every cell, whose small values keep their digits; the gradient is that of torch's.
 
-    torch's own takes the difference of two large numbers where a cell is background and nearly right, and longer on a
-    CPU, where its log1p is slow.
+    torch's own takes the difference of two large numbers where a cell is background and nearly right, and takes longer
+    on a CPU, where its log1p is slow.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> Tensor:
-        """Logits and true heatmaps, of any one shape -> values of that shape."""
+        """Finite logits and true heatmaps, floating point of any one shape -> values of that shape."""
         ctx.save_for_backward(logits, truth)
         small = logits.abs().neg_().exp_()
         above = small + 1
-        # log1p(small) after Kahan: the logarithm of the rounded sum, times what rounding did to it.
-        values = above.log().mul_(small).div_(above.sub_(1).clamp_(min=torch.finfo(above.dtype).tiny))
-        return values.addcmul_(logits, truth, value=-1).add_(logits.clamp(min=0))
+        # log1p(small): the logarithm of the rounded sum, and what rounding took from it.
+        log = above.log()
+        log.addcdiv_(small.sub_(above - 1), above)
+        return logits.clamp(min=0).addcmul_(logits, truth, value=-1).add_(log)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient of the logits; true heatmaps get none."""
         logits, truth = ctx.saved_tensors
-        return logits.sigmoid().sub_(truth).mul_(gradient), None
+        return (logits.sigmoid() - truth) * gradient, None  # not in place, so that it has a gradient itself

@@ -69,7 +69,7 @@ def create_checkpoint_callbacks(
         checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
             most every five seconds.
         checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none
-            writes it between epochs only. SIGTERM always writes it.
+            writes it between epochs only. SIGTERM and Ctrl-C always write it.
 
     Returns:
         The callbacks.

@@ -20,11 +20,11 @@ from keypoint_detection.errors import InputError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 5.0
-EXIT_CODE = 128 + signal.SIGTERM
+_REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes the latest checkpoint after epochs and steps, and when SIGTERM asks the training to stop.
+    """Writes the latest checkpoint after epochs and steps, and when SIGTERM or Ctrl-C asks the training to stop.
 
     The end of an epoch is the moment before the next one: its validation is done by then, its schedule has made its
     step, and its values are logged. In mid-epoch a checkpoint is written after a step that no validation follows;
@@ -50,14 +50,15 @@ class LastCheckpoint(Checkpoint):
         self._first_step = self._saved_step = 0
         self._saved_at = -math.inf
         self._due = False
-        self._terminated = False
+        self._signal: signal.Signals | None = None  # that asked this process to stop
         self._between_epochs = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes where the training begins, and takes SIGTERM from Lightning, which would stop without a checkpoint."""
+        """Notes where it begins, and takes the signals from Lightning, which would stop without a checkpoint."""
         self._saved_step = self._first_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._terminate)  # Lightning puts the former handler back after the training
+            for number in _REASONS:
+                signal.signal(number, self._ask_to_stop)  # Lightning puts the former handlers back after the training
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -92,12 +93,16 @@ class LastCheckpoint(Checkpoint):
             _set_to_last_batch(checkpoint["loops"]["fit_loop"])
             checkpoint["epoch"] -= 1  # Lightning writes the one that would follow, and does not read it
 
-    def _terminate(self, signal_number: int, frame: FrameType | None) -> None:
-        self._terminated = True
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            logger.warning("stopping after this step, or the validation that runs; Ctrl-C once more stops at once")
+        self._signal = signal.Signals(number)
 
     def _stops(self, trainer: pl.Trainer) -> bool:
         """Whether any process was asked to stop: all of them have to save together."""
-        return trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
     def _epoch_is_due(self, trainer: pl.Trainer) -> bool:
         if self.every_n_epochs != "auto":
@@ -112,25 +117,27 @@ class LastCheckpoint(Checkpoint):
         self._due = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if stops:
+            number = self._signal or signal.SIGTERM  # another process may have got it
             if trainer.is_global_zero:
                 logger.warning(
-                    "stopped by SIGTERM after step %d: --resume %s goes on from there",
-                    trainer.global_step, self.path.parents[1],
+                    "%s after step %d: --resume %s goes on from there",
+                    _REASONS[number], trainer.global_step, self.path.parents[1],
                 )  # fmt: skip
-            stop_after_sigterm(trainer)
+            end_as_stopped_by(number, trainer)
 
 
-def stop_after_sigterm(trainer: pl.Trainer) -> NoReturn:
-    """Ends this process as one that SIGTERM has stopped.
+def end_as_stopped_by(number: signal.Signals, trainer: pl.Trainer) -> NoReturn:
+    """Ends this process as one that a signal has stopped.
 
     Args:
+        number: The signal.
         trainer: Says which process this is.
 
     Raises:
-        SIGTERMException: Always, with the exit code of SIGTERM.
+        SIGTERMException: Always, with the exit code of the signal: 143 for SIGTERM, 130 for SIGINT.
     """
     # Lightning kills its first process when another one ends with an error.
-    raise SIGTERMException(EXIT_CODE if trainer.is_global_zero else 0)
+    raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:

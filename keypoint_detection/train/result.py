@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
-from keypoint_detection.train.last_checkpoint import stop_after_sigterm
+from keypoint_detection.train.last_checkpoint import end_as_stopped_by
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
@@ -151,7 +152,7 @@ def _stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
     with suppress(SIGTERMException):
         yield
     if trainer.received_sigterm:
-        stop_after_sigterm(trainer)
+        end_as_stopped_by(signal.SIGTERM, trainer)
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:

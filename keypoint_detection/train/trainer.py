@@ -85,7 +85,8 @@ def create_trainer(
     if lines:
         arguments["enable_progress_bar"] = False
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_the_training)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")  # of torch to Lightning
+    # What torch has deprecated is for Lightning to change.
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     # The timer comes first: the others ask it whether this is the last epoch.
     timer = [Timer(duration=duration, verbose=False)] if duration else []
     return pl.Trainer(

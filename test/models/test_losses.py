@@ -156,7 +156,9 @@ def test_extreme_logits_stay_finite(name, size):
 def test_gradient_equals_finite_differences(name):
     logits, truth, positives, mask = make_targets(8, shape=(1, 2, 3, 3))
     targets = as_targets(truth, positives, mask)
-    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, targets), torch.tensor(logits, requires_grad=True))
+    tensor = torch.tensor(logits, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, targets), tensor)
+    assert torch.autograd.gradgradcheck(lambda x: LOSSES[name](x, targets), tensor)
 
 
 def test_bce_of_the_truth_is_its_entropy():
@@ -169,12 +171,13 @@ def test_bce_of_the_truth_is_its_entropy():
     assert found == pytest.approx(heatmaps.entropy(truth).mean().item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("logit", [-3.0, -9.0, -15.0])
-def test_bce_of_background_that_is_nearly_right_keeps_its_digits(logit):
-    nothing = torch.zeros(1, 1, 1, 1)
-    targets = LossTargets(nothing, nothing > 0, nothing == 0)
-    found = LOSSES["bce"](nothing + logit, targets).item()
-    assert found == pytest.approx(math.log1p(math.exp(logit)), rel=1e-6)
+@pytest.mark.parametrize("logit", [3.0, 9.0, 15.0, 17.0, 30.0, 80.0])
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_bce_of_a_cell_that_is_nearly_right_keeps_its_digits(truth, logit):
+    heatmap = torch.full((1, 1, 1, 1), truth)
+    targets = LossTargets(heatmap, heatmap > 0.5, heatmap >= 0)
+    found = LOSSES["bce"](torch.full_like(heatmap, logit if truth else -logit), targets).item()
+    assert found == pytest.approx(math.log1p(math.exp(-logit)), rel=1e-6, abs=1e-36)
 
 
 def test_bce_weights_keypoints_and_keeps_its_minimum():

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
-from keypoint_detection.train import checkpoint_io
+from keypoint_detection.train import checkpoint_io, train
 from keypoint_detection.train.metrics_file import MetricsFile
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,50 @@ def test_killed_and_terminated_in_mid_epoch_a_training_ends_with_the_same_bits()
     assert "SIGKILL after row" in done.stdout
     assert ": exit 143" in done.stdout
     assert "2 interruptions, 0 of 1 trainings ended differently" in done.stdout
+
+
+class CtrlC(pl.Callback):
+    """Interrupts this process after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_step in self.steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def fit_with(callback, monkeypatch, **flags):
+    build = train.build_callbacks
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "build_callbacks", lambda *arguments: [callback, *build(*arguments)])
+        fit(**flags)
+
+
+def test_after_ctrl_c_a_training_goes_on_from_where_it_was(tmp_path, monkeypatch, caplog):
+    flags = SHORT | {"checkpoint_every_n_steps": None, "max_epochs": 3, "resume": "auto", "run_dir": str(tmp_path)}
+    before = signal.getsignal(signal.SIGINT)
+    with caplog.at_level("WARNING"), pytest.raises(SystemExit) as stopped:
+        fit_with(CtrlC([3]), monkeypatch, **flags)
+    assert stopped.value.code == 130
+    assert f"interrupted after step 3: --resume {tmp_path} goes on from there" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is before
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+    fit(**flags)
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    class Twice(CtrlC):
+        def on_train_batch_end(self, trainer, *arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stopped:
+        fit_with(Twice([]), monkeypatch, **SHORT, run_dir=str(tmp_path))
+    assert stopped.value.code == 1
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 def test_terminated_in_the_final_evaluation_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch):
