@@ -37,9 +37,9 @@ class Row:
     Attributes:
         name: what was measured.
         work: on how much.
-        milliseconds: median time of this library.
+        milliseconds: time of one call of this library, the median of several means.
         baseline: what it is compared with, empty for none.
-        baseline_milliseconds: median time of the baseline.
+        baseline_milliseconds: the same of the baseline.
         target: the ratio of the two (baseline to ours) that has to be reached; None for a line without a demand.
         at_most: the demand is that ours takes at most `1 / target` of the baseline's time, shown as such.
         note: anything else that belongs to it, such as memory.

@@ -4,8 +4,9 @@
 
 A camera that sees an animal directly and in a mirror below it sees each part twice, at about the same x. How a part's
 first x follows from its other three coordinates (linearly) is fitted to the labels of the first file. The labels of the
-second file, and what the detector found there, are then asked for the same: labels that leave more than the detector's
-keypoints hold errors that it has not learnt, and that the other view contradicts.
+second file, and what the detector found there, are then asked for the same. What labels leave is an upper bound of
+their noise, for the views may show different sides of a part. That detections leave less does not show that they are
+nearer to the truth: a detector whose errors in both views go together agrees with itself.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import numpy as np
 from accuracy import top_detections
 
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import load_image
+from keypoint_detection.data.images import image_size
 
 Keypoints = dict[tuple[int, str], np.ndarray]  # xy in pixels by image and channel
 
-# Pixels: a detection further from its label is another part of the animal, which says nothing of how exact either is.
+# Pixels: a detection further from its label is missing, or of another part, and says nothing of how exact either is.
 WITHIN = 12.0
 
 
@@ -30,7 +31,7 @@ def single_labels(json_path: Path) -> Keypoints:
     annotations = read_annotations(json_path, json_path.parent)
     labels = {}
     for index in range(len(annotations)):
-        height, width = load_image(annotations.path(index)).shape[:2]
+        width, height = image_size(annotations.path(index))
         for name, xy in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
             if len(xy) == 1:
                 labels[index, name] = xy[0]
@@ -58,8 +59,12 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="+")
     parser.add_argument("--views", required=True, help="pairs of channels, first=second")
     arguments = parser.parse_args()
-    views = [tuple(pair.split("=")) for pair in arguments.views.split()]
     labels = single_labels(arguments.train)
+    names = {name for _, name in labels}
+    views = [tuple(pair.split("=")) for pair in arguments.views.split()]
+    for view in views:
+        if len(view) != 2 or not set(view) <= names:
+            parser.error(f"--views {'='.join(view)}: expected first=second of {', '.join(sorted(names))}")
     pairs = [pair_up(labels, view) for view in views]
     coefficients = [np.linalg.lstsq(terms(fitted), fitted[:, 0])[0] for fitted in pairs]
     for checkpoint in arguments.checkpoint:
