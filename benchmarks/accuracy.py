@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ import yaml
 
 from keypoint_detection import fit
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import load_image
+from keypoint_detection.data.images import image_size
 from keypoint_detection.predict import KeypointPredictor
 
 COLUMNS = [
@@ -41,46 +43,47 @@ COLUMNS = [
 ]
 
 
-class Top(NamedTuple):
-    """The top detection of a channel that has one keypoint in an image.
+class SingleKeypoint(NamedTuple):
+    """The keypoint of a channel that has one in an image.
 
     Attributes:
-        image: index of the image.
-        channel: name.
-        truth: `(2,)` xy in pixels.
-        found: `(2,)` xy in pixels, NaN without a detection.
+        path: image file.
         diagonal: of the image, in pixels.
+        channel: name.
+        xy: `(2,)` in pixels.
     """
 
-    image: int
-    channel: str
-    truth: np.ndarray
-    found: np.ndarray
+    path: Path
     diagonal: float
-
-    @property
-    def error(self) -> float:
-        """Distance in pixels; the diagonal without a detection."""
-        return self.diagonal if np.isnan(self.found).any() else float(np.hypot(*(self.found - self.truth)))
+    channel: str
+    xy: np.ndarray
 
 
-def top_detections(checkpoint: Path, json_path: Path) -> Iterator[Top]:
-    """The top detections of all channels that have one keypoint in an image, over all images."""
-    predictor = KeypointPredictor(checkpoint, score_threshold=0.0, max_keypoints=1)
+def single_keypoints(json_path: Path) -> Iterator[SingleKeypoint]:
+    """All of them, image by image."""
     annotations = read_annotations(json_path, json_path.parent)
     for index in range(len(annotations)):
-        image = load_image(annotations.path(index))
-        height, width = image.shape[:2]
-        prediction = predictor(image)
-        for name, truth in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
-            if len(truth) == 1:
-                found = np.append(prediction[name].xy, [[np.nan, np.nan]], axis=0)[0]
-                yield Top(index, name, truth[0], found, float(np.hypot(height, width)))
+        path = annotations.path(index)
+        width, height = image_size(path)
+        for name, xy in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
+            if len(xy) == 1:
+                yield SingleKeypoint(path, math.hypot(width, height), name, xy[0])
+
+
+def top_detections(checkpoint: Path, json_path: Path) -> Iterator[tuple[SingleKeypoint, np.ndarray | None]]:
+    """Every single keypoint, and the `(2,)` xy of the top detection of its channel, None without one."""
+    predictor = KeypointPredictor(checkpoint, score_threshold=0.0, max_keypoints=1)
+    for path, keypoints in itertools.groupby(single_keypoints(json_path), key=lambda keypoint: keypoint.path):
+        prediction = predictor(path)
+        for keypoint in keypoints:
+            found = prediction[keypoint.channel].xy
+            yield keypoint, found[0] if len(found) else None
 
 
 def top_errors(checkpoint: Path, json_path: Path) -> np.ndarray:
     """Distances in pixels of the top detections to the only keypoint of their channel, over all images."""
-    return np.array([top.error for top in top_detections(checkpoint, json_path)])
+    pairs = top_detections(checkpoint, json_path)
+    return np.array([truth.diagonal if xy is None else np.hypot(*(xy - truth.xy)) for truth, xy in pairs])
 
 
 def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str, Any]) -> dict[str, Any]:

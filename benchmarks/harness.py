@@ -80,11 +80,9 @@ def compare(
     baseline: Callable[[], object] | InProcess,
     repeats: int = 7,
     pause: float = 0.0,
+    once: bool = False,
 ) -> Row:
     """Time two callables in turns, and fill the medians into the row.
-
-    What is measured is one call of a stream (see `milliseconds`), and not one whose data and code the other side has
-    driven out of the caches.
 
     Args:
         row: What is measured.
@@ -92,22 +90,25 @@ def compare(
         baseline: The other way.
         repeats: How often each is measured.
         pause: Seconds to wait before each measurement.
+        once: Measure single calls, whose data and code the other side has driven out of the caches, in the place of one
+            call of a stream (see `milliseconds`).
     """
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for callable_, kept in zip((ours, baseline), times, strict=True):
             time.sleep(pause)
-            kept.append(milliseconds(callable_))
+            kept.append(milliseconds(callable_, once))
     return replace(row, milliseconds=statistics.median(times[0]), baseline_milliseconds=statistics.median(times[1]))
 
 
-def milliseconds(callable_: Callable[[], object] | InProcess) -> float:
-    """Mean time of calls that take `STREAM` seconds together, after one that does not count."""
+def milliseconds(callable_: Callable[[], object] | InProcess, once: bool = False) -> float:
+    """Mean time of calls that take `STREAM` seconds together, after one that does not count; or of one call."""
     if isinstance(callable_, InProcess):
-        return callable_.milliseconds()
-    callable_()
+        return callable_.milliseconds(once)
+    if not once:
+        callable_()
     calls, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < STREAM or not calls:
+    while (elapsed := time.perf_counter() - start) < (0 if once else STREAM) or not calls:
         callable_()
         calls += 1
     return 1000 * elapsed / calls
@@ -135,14 +136,14 @@ class InProcess:
         self._connection.close()  # which ends its loop
         self._process.join()
 
-    def milliseconds(self) -> float:
+    def milliseconds(self, once: bool) -> float:
         """The time as it is measured there.
 
         Raises:
             RuntimeError: If the process has ended; it has written why.
         """
         try:
-            self._connection.send(None)
+            self._connection.send(once)
             return self._connection.recv()
         except (EOFError, OSError) as error:
             raise RuntimeError("the process of a benchmark has ended with an error, above") from error
@@ -159,8 +160,7 @@ def _serve(connection: Connection, make: Callable[..., Callable[[], object]], ar
     callable_ = make(*arguments)
     with suppress(EOFError):  # the end of the benchmark
         while True:
-            connection.recv()
-            connection.send(milliseconds(callable_))
+            connection.send(milliseconds(callable_, connection.recv()))
 
 
 def machine() -> str:

@@ -15,27 +15,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from accuracy import top_detections
+from accuracy import single_keypoints, top_detections
 
-from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import image_size
+Keypoints = dict[tuple[Path, str], np.ndarray]  # xy in pixels by image file and channel
 
-Keypoints = dict[tuple[int, str], np.ndarray]  # xy in pixels by image and channel
-
-# Pixels: a detection further from its label is missing, or of another part, and says nothing of how exact either is.
+# Pixels: a detection further from its label is of another part, and says nothing of how exact either is.
 WITHIN = 12.0
-
-
-def single_labels(json_path: Path) -> Keypoints:
-    """The keypoints of channels that have one in an image."""
-    annotations = read_annotations(json_path, json_path.parent)
-    labels = {}
-    for index in range(len(annotations)):
-        width, height = image_size(annotations.path(index))
-        for name, xy in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
-            if len(xy) == 1:
-                labels[index, name] = xy[0]
-    return labels
 
 
 def pair_up(keypoints: Keypoints, views: tuple[str, str]) -> np.ndarray:
@@ -59,7 +44,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="+")
     parser.add_argument("--views", required=True, help="pairs of channels, first=second")
     arguments = parser.parse_args()
-    labels = single_labels(arguments.train)
+    labels = {(label.path, label.channel): label.xy for label in single_keypoints(arguments.train)}
     names = {name for _, name in labels}
     views = [tuple(pair.split("=")) for pair in arguments.views.split()]
     for view in views:
@@ -68,11 +53,11 @@ def main() -> None:
     pairs = [pair_up(labels, view) for view in views]
     coefficients = [np.linalg.lstsq(terms(fitted), fitted[:, 0])[0] for fitted in pairs]
     for checkpoint in arguments.checkpoint:
-        tops = [top for top in top_detections(checkpoint, arguments.test) if top.error <= WITHIN]
-        for name, keypoints in (
-            ("labels", {(top.image, top.channel): top.truth for top in tops}),
-            ("detections", {(top.image, top.channel): top.found for top in tops}),
-        ):
+        truths, detections = {}, {}
+        for label, found in top_detections(checkpoint, arguments.test):
+            if found is not None and np.hypot(*(found - label.xy)) <= WITHIN:
+                truths[label.path, label.channel], detections[label.path, label.channel] = label.xy, found
+        for name, keypoints in (("labels", truths), ("detections", detections)):
             pairs = [pair_up(keypoints, view) for view in views]
             left = [np.abs(p[:, 0] - terms(p) @ c) for p, c in zip(pairs, coefficients, strict=True)]
             parts = ", ".join(f"{view[0]} {np.median(x):.2f}" for view, x in zip(views, left, strict=True))

@@ -68,13 +68,11 @@ def read_annotations(
     """
     source, root = Path(json_path), Path(image_root)
     _check_coordinates("keypoint_coordinates", keypoint_coordinates)
-    if not root.is_dir() and not source.is_file() and root == source.parent:
-        raise InputError(f"{source}: no such file, expected a data set in JSON")
+    reader = FORMATS[recognise(source)].read
     if not root.is_dir():
         raise InputError(
             f"{root}: {'not a folder' if root.exists() else 'no such folder'}, expected the images' folder"
         )
-    reader = FORMATS[recognise(source)].read
     with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
     _check_paths(annotations)

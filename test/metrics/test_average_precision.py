@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keypoint_detection.metrics import base, matching
 from keypoint_detection.metrics.average_precision import (
     KeypointAveragePrecision,
     average_precision,
@@ -81,6 +83,18 @@ def test_average_precision_equals_the_definition_on_random_cases(coarse):
             assert value == pytest.approx(expected, abs=1e-9, nan_ok=True)
             undefined += math.isnan(expected)
     assert undefined < 500
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 2**32), groups=st.integers(1, 5), distances=st.integers(1, 60), coarse=st.booleans())
+def test_working_on_a_part_of_the_groups_at_once_changes_nothing(seed, groups, distances, coarse):
+    predictions, targets = random_case(random.Random(seed), coarse)
+    whole = computed(predictions, targets, [1, 2.5, 4])
+    with (
+        mock.patch.object(base, "_GROUPS_AT_ONCE", groups),
+        mock.patch.object(matching, "_DISTANCES_AT_ONCE", distances),
+    ):
+        assert computed(predictions, targets, [1, 2.5, 4]) == pytest.approx(whole, abs=0, nan_ok=True)
 
 
 @settings(deadline=None, max_examples=50)

@@ -62,7 +62,13 @@ def test_after_ctrl_c_a_training_goes_on_from_where_it_was(tmp_path, monkeypatch
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 3
     fit(**flags)
-    assert torch.load(last, weights_only=True)["global_step"] == 6
+    fit(**flags | {"run_dir": str(tmp_path / "whole")})
+    found, whole = (
+        torch.load(path, weights_only=True) for path in (last, tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    )
+    assert found["global_step"] == whole["global_step"] == 6
+    for weights in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(found[weights], whole[weights], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
