@@ -20,8 +20,9 @@ from keypoint_detection.train.run_folder import RunFolder
 WRITE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 }  # fmt: skip
-# A checkpoint holds float32 weights, their average, and two moments of AdamW.
-BYTES_PER_PARAMETER = 4 * 4
+# A checkpoint for use holds float32 weights, last.ckpt also their average, and two moments of AdamW.
+BYTES_PER_PARAMETER = 4
+COPIES_IN_LAST = 4
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -57,13 +58,14 @@ def check_space(folder: RunFolder, detector: nn.Module, save_top_k: int) -> None
         InputError: If there is less free space than they take.
     """
     size = BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in detector.parameters())
-    files = max(1, save_top_k) + 2  # the best ones, the last one, and the next one while it is written
+    files = max(1, save_top_k) + 2  # the best ones, the last one, and its next one while it is written
+    needed = (files - 2 + 2 * COPIES_IN_LAST) * size
     there = sum(path.stat().st_size for path in folder.checkpoints.glob("*.ckpt"))
     free = shutil.disk_usage(folder.checkpoints).free
-    if free + there < files * size:
+    if free + there < needed:
         raise InputError(
             f"--run_dir {folder.path}: {free / 1e6:.1f} MB are free there, expected at least "
-            f"{(files * size - there) / 1e6:.1f} MB for {files} checkpoints"
+            f"{(needed - there) / 1e6:.1f} MB for {files} checkpoints"
         )
 
 

@@ -1,4 +1,7 @@
-"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted."""
+"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted.
+
+It alone holds what a training goes on with; the checkpoints beside it are for use, and a third as large.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ from keypoint_detection.errors import InputError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 5.0
+# What Lightning and its averaging of weights put into a checkpoint for a training that goes on.
+TRAINING_STATE = (
+    "optimizer_states", "lr_schedulers", "callbacks", "loops", "current_model_state", "averaging_state",
+)  # fmt: skip
 _REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
@@ -51,7 +58,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = -math.inf
         self._due = False
         self._signal: signal.Signals | None = None  # that asked this process to stop
-        self._between_epochs = False
+        self._saving = self._between_epochs = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where it begins, and takes the signals from Lightning, which would stop without a checkpoint."""
@@ -88,8 +95,11 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets Lightning go on with the next epoch where one has ended."""
-        if self._between_epochs:
+        """Lets Lightning go on with the next epoch where one has ended; other checkpoints keep what is for use."""
+        if not self._saving:
+            for key in TRAINING_STATE:
+                checkpoint.pop(key, None)
+        elif self._between_epochs:
             _set_to_last_batch(checkpoint["loops"]["fit_loop"])
             checkpoint["epoch"] -= 1  # Lightning writes the one that would follow, and does not read it
 
@@ -111,9 +121,9 @@ class LastCheckpoint(Checkpoint):
         return trainer.strategy.broadcast(time.monotonic() - self._saved_at >= SECONDS_BETWEEN_SAVES)
 
     def _save(self, trainer: pl.Trainer, *, between_epochs: bool, stops: bool = False) -> None:
-        self._between_epochs = between_epochs
-        trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser and all that a resume needs
-        self._between_epochs = False
+        self._saving, self._between_epochs = True, between_epochs
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saving = False
         self._due = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if stops:

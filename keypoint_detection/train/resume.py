@@ -55,10 +55,16 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     checkpoint = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
     if resume == "auto" and not checkpoint.exists():
         return None
-    step = load_checkpoint(checkpoint)["global_step"]
+    content = load_checkpoint(checkpoint)
+    if "optimizer_states" not in content:
+        raise InputError(
+            f"--resume {resume}: holds weights for use only, expected last.ckpt; --checkpoint {checkpoint} starts a "
+            "new training from these weights"
+        )
     folder = RunFolder(checkpoint.absolute().parents[1])
     split = folder.read_json("split.json")
     if split is None:
         raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")
     logger.info("going on from %s", checkpoint)
-    return Resumed(checkpoint, step, folder, split, (folder.read_json("run.json") or {}).get("wandb_id"))
+    wandb_id = (folder.read_json("run.json") or {}).get("wandb_id")
+    return Resumed(checkpoint, content["global_step"], folder, split, wandb_id)

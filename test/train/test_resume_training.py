@@ -96,6 +96,16 @@ def test_nothing_to_go_on_with_is_bad_input(resume, named, tmp_path):
         fit(**SHORT, resume=resume)
 
 
+def test_a_checkpoint_for_use_is_small_and_nothing_to_go_on_with(tmp_path):
+    best = fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path)).best_checkpoint
+    last = best.with_name("last.ckpt")
+    assert best.stat().st_size < 0.45 * last.stat().st_size
+    with pytest.raises(
+        InputError, match=r"weights for use only, expected last\.ckpt; --checkpoint .*best\.ckpt starts"
+    ):
+        fit(**SHORT, resume=str(best))
+
+
 def test_a_relative_path_of_the_checkpoint_finds_the_folder_of_its_run(tmp_path, monkeypatch):
     fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path / "run" / "checkpoints")
