@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from keypoint_detection.metrics.average_precision import mean_of_defined, precision_recall_curve
@@ -29,9 +29,10 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         return {"recall": math.nan, "precision": math.nan, "best_f1": math.nan, "best_threshold": math.nan}
     if not len(thresholds):
         return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
-    f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
-    best = f1.argmax()
-    values = torch.stack([recall[best], precision[best], f1[best], thresholds[best].double()]).tolist()
+    both = (precision + recall).numpy()  # numpy, whose calls on little data take a fraction of torch's
+    f1 = 2 * (precision * recall).numpy() / np.where(both > 0, both, 1)
+    best = int(f1.argmax())
+    values = [float(column[best]) for column in (recall, precision, f1, thresholds)]
     return dict(zip(("recall", "precision", "best_f1", "best_threshold"), values, strict=True))
 
 
@@ -55,11 +56,11 @@ class Localization(KeypointMetric):
         for channel in range(len(self.channel_names)):
             scores, distances, num_truths = matches.of_channel(channel)
             matched = ~distances[:, largest].isnan()
-            near = distances[matched, largest]
+            near = distances[matched, largest].numpy()
             per_channel.append(
                 {
-                    "median_distance": near.quantile(0.5).item() if len(near) else math.nan,
-                    "mean_distance": near.mean().item(),
+                    "median_distance": float(np.median(near)) if len(near) else math.nan,
+                    "mean_distance": float(near.mean()) if len(near) else math.nan,
                     **best_f1(scores, matched, num_truths),
                 }
             )

@@ -84,7 +84,7 @@ class HeatmapPictures(pl.Callback):
         self.max_pictures = max_pictures
         self.checkpoint_epoch: int | None = None  # of the checkpoint that is evaluated after the training
         self._started = time.monotonic()
-        self._drawing = 0.0  # seconds
+        self._drawing = self._latest = 0.0  # seconds for all pictures, and for those of the latest evaluation
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -93,8 +93,8 @@ class HeatmapPictures(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        """Draws the first batch, unless the pictures before took too long."""
-        affordable = self._drawing <= PICTURES_SHARE * (time.monotonic() - self._started)
+        """Draws the first batch, unless the pictures would take too long with these."""
+        affordable = self._drawing + self._latest <= PICTURES_SHARE * (time.monotonic() - self._started)
         ends = trainer.state.fn != "fit" or is_last_epoch(trainer)
         if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or ends):
             self._draw(log_prefix(trainer), trainer, outputs, batch)
@@ -131,7 +131,8 @@ class HeatmapPictures(pl.Callback):
             path = self.folder / f"{stage}_{name}_epoch{epoch:04d}.jpg"
             image.save(path, quality=90)
             log_picture(trainer, f"{stage}/{name}", path)
-        self._drawing += time.monotonic() - start
+        self._latest = time.monotonic() - start
+        self._drawing += self._latest
 
 
 def log_picture(trainer: pl.Trainer, key: str, path: Path) -> None:

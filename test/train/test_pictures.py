@@ -28,7 +28,7 @@ def make_batch(images, channels):
         "scores": torch.rand(images, channels, 2),
     }  # fmt: skip
     trainer = SimpleNamespace(
-        is_global_zero=True, loggers=[], current_epoch=0, max_epochs=200, max_steps=-1, should_stop=False,
+        is_global_zero=True, loggers=[], current_epoch=0, max_epochs=250, max_steps=-1, should_stop=False,
         sanity_checking=False, state=SimpleNamespace(fn="fit"),
     )  # fmt: skip
     return batch, outputs, trainer
@@ -64,13 +64,13 @@ def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp
     callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, ["a"])
     batch, outputs, trainer = make_batch(1, 1)
     callback.on_train_start(trainer, None)
-    for epoch in range(200):
+    for epoch in range(250):
         trainer.current_epoch = epoch
         clock.now = max(clock.now, float(epoch))
         callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
     drawn = sorted(int(path.stem[-4:]) for path in tmp_path.glob("*keypoints*"))
-    # One second each: the next one is due when 100 times as many seconds have passed.
-    assert drawn == [0, 100, 199]
+    # One second each: the second is due when 100 times the seconds of both have passed.
+    assert drawn == [0, 200, 249]
     # After the training, pictures carry the epoch of the checkpoint that they are of.
     trainer.state.fn, callback.checkpoint_epoch = "validate", 123
     callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
