@@ -111,7 +111,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     """
     metrics = next(callback for callback in trainer.callbacks if isinstance(callback, MetricsLogger))
     shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
-    logger.info(shares.summary())
+    if shares.seconds["step"]:  # a training that had ended before it was resumed makes none
+        logger.info(shares.summary())
     best = folder.checkpoints / "best.ckpt"
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
@@ -129,7 +130,9 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         curves = read_curves(folder.path / "metrics.csv")
-        plot_curves(curves, folder.path / "curves.png", EPOCHS, list(detector.hparams.keypoint_channels))
+        names = list(detector.hparams.keypoint_channels)
+        unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
+        plot_curves(curves, folder.path / "curves.png", EPOCHS, names, unit)
         write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / "curves.png")
     for run_logger in trainer.loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_strategy, create_trainer, parse_duration
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
+
+logger = logging.getLogger(__name__)
 
 
 def fit(**hyperparameters: Any) -> TrainingResult:
@@ -101,6 +104,10 @@ def train(config: dict[str, Any]) -> TrainingResult:
         return finish(trainer, folder)
     except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)
+        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes an exit with code 1
+            if (folder.checkpoints / "last.ckpt").exists():
+                logger.warning("interrupted: --resume %s goes on", folder.path)
+            raise KeyboardInterrupt from error
         explained = explain_write_error(error, folder) if isinstance(error, OSError) else None
         if explained:
             raise explained from error

@@ -77,10 +77,26 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(KeyboardInterrupt):
         fit_with(Twice([]), monkeypatch, **SHORT, run_dir=str(tmp_path))
-    assert stopped.value.code == 1
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_ctrl_c_in_the_final_evaluation_says_how_to_go_on(tmp_path, monkeypatch, caplog):
+    class InEvaluation(pl.Callback):
+        def on_validation_batch_end(self, trainer, *arguments):
+            if trainer.state.fn == "validate":
+                os.kill(os.getpid(), signal.SIGINT)
+
+    flags = SHORT | {"max_epochs": 1, "resume": "auto", "run_dir": str(tmp_path)}
+    with caplog.at_level("WARNING"), pytest.raises(KeyboardInterrupt):
+        fit_with(InEvaluation(), monkeypatch, **flags)
+    assert f"interrupted: --resume {tmp_path} goes on" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        result = fit(**flags)
+    assert "best/meanAP" in result.metrics
+    assert "time: " not in caplog.text  # no step was made
 
 
 def test_terminated_in_the_final_evaluation_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch):
