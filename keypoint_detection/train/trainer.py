@@ -36,6 +36,16 @@ NOT_FLAGS = {
 }  # fmt: skip
 
 
+class NetworkSize(pl.Callback):
+    """Says how large the network is before it trains."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Counts what a strategy may soon spread over devices."""
+        if stage == "fit":
+            total = sum(parameter.numel() for parameter in pl_module.parameters())
+            logger.info("network: %.3g million parameters", total / 1e6)
+
+
 def trainer_flags() -> list[str]:
     """Names of the arguments of Lightning's Trainer that are flags as they are."""
     return [name for name in inspect.signature(pl.Trainer).parameters if name not in NOT_FLAGS]
@@ -81,6 +91,9 @@ def create_trainer(
         arguments["max_epochs"] = -1
     if arguments["log_every_n_steps"] is None:
         arguments["log_every_n_steps"] = min(50, max(1, batches_per_epoch))
+    # Lightning's table tells two layers, and 0 operations for want of an image; --enable_model_summary true prints it.
+    size = [NetworkSize()] if arguments["enable_model_summary"] is None else []
+    arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
     lines = [ProgressLines()] if arguments["enable_progress_bar"] is not False and not shows_bars() else []
     if lines:
         arguments["enable_progress_bar"] = False
@@ -96,7 +109,7 @@ def create_trainer(
         strategy=strategy,
         gradient_clip_val=gradient_clip_val,
         profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
-        callbacks=[*timer, *callbacks, *lines],
+        callbacks=[*timer, *callbacks, *size, *lines],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder.path,
