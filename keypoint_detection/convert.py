@@ -23,6 +23,8 @@ def convert(
 ) -> str:
     """Write the labels of a data set in another format, with other channels or coordinates.
 
+    Image paths stay relative to the folder that they are relative to.
+
     Args:
         json_dataset_path: JSON file to read, in this library's or in COCO's format.
         output: File to write, replaced if it exists.
@@ -38,9 +40,10 @@ def convert(
     Raises:
         InputError: If something is wrong with the file or its images, or the output cannot be written.
     """
+    folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     written = formats.convert(
         json_dataset_path,
-        Path(image_dataset_path or Path(json_dataset_path).parent),
+        folder,
         output,
         to=to,
         keypoint_channels=keypoint_channels,
@@ -48,7 +51,8 @@ def convert(
         output_coordinates=output_coordinates,
     )
     names = written.channel_names
-    return f"{output}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
+    text = f"{output}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
+    return f"{text}; image paths are relative to {folder}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -197,11 +197,12 @@ class KeypointsDataset(Dataset[Batch]):
         try:
             return load_image(self.annotations.path(index)) if self.cache is None else self.cache.load(index)
         except InputError as error:
+            message = f"{self.annotations.describe(index)}: {error}"
             if not self.skip_corrupt:
-                raise
+                raise InputError(message) from error
             if not self._reported[index]:
                 self._reported[index] = True
-                logger.warning("Skipped: %s", error)
+                logger.warning("Skipped: %s", message)
             return None
 
     def _blank(self, index: int, image: np.ndarray | None, is_filler: bool) -> Batch:
