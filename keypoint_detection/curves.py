@@ -15,24 +15,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from keypoint_detection.picture_layout import channel_colours
+from keypoint_detection.picture_layout import paper_colours
 
+DISTANCES = "distance of matched keypoints"
 # Which log names share a plot: the part after the stage, as in `validation/AP/<channel>/d=2`.
 TITLES = {
     "loss": "loss",
     "gt_loss": "loss",
     "AP": "average precision",
     "meanAP": "average precision",
-    "median_distance": "distance of matched keypoints",
-    "mean_distance": "distance of matched keypoints",
+    "median_distance": DISTANCES,
+    "mean_distance": DISTANCES,
     "learning_rate": "learning rate",
 }
 LEGEND_CHANNELS = 60
 LEGEND_COLUMNS = 8
 STAGE_DASHES = {"train": "--", "validation": "-"}
 DISTANCE_DASHES = ("-", "--", ":", "-.")
-# Channels' colours are made for dark pictures: on white paper they are this much darker.
-DARKER = 0.88
 TOTAL = "black"
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -83,7 +82,11 @@ def parse_name(name: str) -> Curve:
 
 
 def plot_curves(
-    series: Series, path: str | PathLike, x_label: str = "epoch", channel_names: Sequence[str] = ()
+    series: Series,
+    path: str | PathLike,
+    x_label: str = "epoch",
+    channel_names: Sequence[str] = (),
+    distance_unit: str = "pixels",
 ) -> None:
     """Draws curves of a training, one plot per kind of value.
 
@@ -95,6 +98,7 @@ def plot_curves(
         path: The PNG file to write.
         x_label: What the steps count.
         channel_names: The channels in the order of their colours; others follow as they come.
+        distance_unit: What distances count.
     """
     colours = _colours(series, channel_names)
     distances = _distances(series)
@@ -120,6 +124,8 @@ def plot_curves(
             axes.set_yscale("log")
         if title == "average precision":
             axes.set_ylim(-0.02, 1.02)
+        if title == DISTANCES:
+            axes.set_ylabel(distance_unit)
         _legend_of_looks(axes, names, distances)
     _legend_of_channels(figure, colours)
     FigureCanvasAgg(figure).print_png(str(path))
@@ -161,7 +167,7 @@ def _colours(names: Iterable[str], channel_names: Sequence[str]) -> dict[str, tu
     """Colour of each channel that has a curve, by name."""
     found = dict.fromkeys(channel for name in names if (channel := parse_name(name).channel) is not None)
     order = list(dict.fromkeys([*channel_names, *found]))
-    colours = (DARKER * channel_colours(len(order)) / 255).tolist()
+    colours = (paper_colours(len(order)) / 255).tolist()
     return {name: tuple(colour) for name, colour in zip(order, colours, strict=True) if name in found}
 
 

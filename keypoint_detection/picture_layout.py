@@ -14,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; more channels get evenly spread hues.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 200, 130), (240, 228, 66), (0, 114, 230), (213, 60, 0), (230, 120, 190))
+# How bright red, green and blue look, and the brightest that a thin line on white paper may be, of 255.
+BRIGHTNESS = (0.299, 0.587, 0.114)
+PAPER_BRIGHTNESS = 150.0
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 
@@ -32,6 +35,21 @@ def channel_colours(count: int) -> np.ndarray:
     shades = ((0.62, 1.0), (0.5, 0.75), (0.78, 0.6))
     colours = [colorsys.hls_to_rgb(i / count, *shades[i % len(shades)]) for i in range(count)]
     return np.rint(255 * np.array(colours)).astype(np.uint8)
+
+
+def paper_colours(count: int) -> np.ndarray:
+    """The colours of channels for white paper: the same ones, darker where they are too light for it.
+
+    Args:
+        count: Number of channels.
+
+    Returns:
+        `(count, 3)` uint8.
+    """
+    colours = channel_colours(count).astype(np.float64)
+    brightness = colours @ BRIGHTNESS
+    darker = np.minimum(1, PAPER_BRIGHTNESS / np.maximum(brightness, 1))
+    return np.rint(colours * darker[:, None]).astype(np.uint8)
 
 
 def resize(picture: np.ndarray, width: int) -> np.ndarray:

@@ -28,7 +28,8 @@ from keypoint_detection.prediction_files import (
     is_video,
 )
 from keypoint_detection.processes import Processes, start_processes
-from keypoint_detection.visualization import draw_keypoints
+from keypoint_detection.visualization import add_legend, draw_keypoints
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -111,8 +112,16 @@ def predict(
         found = _in_order(journal, sorted(files, key=is_video), root)
         write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
         journal.remove()
-        logger.info("%s: image paths are relative to %s", target, root)
+        logger.info("%s: %s; paths are relative to %s", target, _summary(found), root)
     return sum(failures)
+
+
+def _summary(found: Sequence[PredictedImage]) -> str:
+    """How many keypoints there are in how many images or frames."""
+    keypoints = sum(len(scores) for image in found for scores in image.scores.values())
+    frames = sum(image.frame is not None for image in found)
+    seen = [counted(number, noun) for number, noun in ((len(found) - frames, "image"), (frames, "frame")) if number]
+    return f"{counted(keypoints, 'keypoint')} in {' and '.join(seen) or 'no image'}"
 
 
 def _in_order(journal: Journal, files: Sequence[Path], root: Path) -> list[PredictedImage]:
@@ -225,7 +234,8 @@ class _Overlays:
 def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     xy = {name: keypoints.xy for name, keypoints in prediction.items()}
     scores = {name: keypoints.scores for name, keypoints in prediction.items()}
-    return draw_keypoints(image, predicted=xy, scores=scores, width=image.shape[1])
+    picture = draw_keypoints(image, predicted=xy, scores=scores, width=image.shape[1])
+    return add_legend(picture, dict.fromkeys(xy, ""), "the higher a score, the larger its cross")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ Pictures are `(H, W, 3)` uint8 RGB arrays. B batch, C channels, K keypoints, N d
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -195,7 +196,7 @@ def _cell_width(columns: int, image_width: int) -> int:
 def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names: Sequence[str]) -> np.ndarray:
     """Predicted above true heatmaps of each image: all channels in one picture first, then one column per channel.
 
-    More channels than fit side by side go on below, with all images again.
+    Images of few channels stand side by side; more channels than fit go on below, with all images again.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
@@ -210,15 +211,23 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
     blocks = math.ceil(len(captions) / PANEL_COLUMNS)
     columns = math.ceil(len(captions) / blocks)
     width = _cell_width(columns, images.shape[-1])
-    rows = []
+    rows_of_images = []
     for index in range(len(images)):
         image = images[index : index + 1]
         heatmaps = torch.stack((predicted[index], true[index]))
         composites = compose_heatmaps(image, heatmaps, width)
         overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), width=width)
+        rows = []
         for title, composite, channels in zip(("predicted", "true"), composites, np.split(overlays, 2), strict=True):
             pictures = [composite, *channels]
             rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
+        rows_of_images.append(rows)
+    across = min(len(images), PANEL_WIDTH // (columns * width)) if blocks == 1 else 1
+    across = math.ceil(len(images) / math.ceil(len(images) / across))  # as many in every row
+    groups = (rows_of_images[start : start + across] for start in range(0, len(images), across))
+    rows = [[*itertools.chain(*side_by_side)] for group in groups for side_by_side in zip(*group, strict=True)]
+    if across > 1:
+        return image_grid(rows, captions * across)
     starts = range(0, len(captions), columns)
     grids = [image_grid([row[i : i + columns] for row in rows], captions[i : i + columns]) for i in starts]
     return stack(grids)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from keypoint_detection import heatmaps
 from keypoint_detection.curves import group_series, parse_name
+from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.visualization import (
     add_legend,
     channel_colours,
@@ -40,6 +41,18 @@ def test_colours_are_distinct(count):
     colours = channel_colours(count)
     assert colours.shape == (count, 3)
     assert len({tuple(colour) for colour in colours.tolist()}) == count
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 32, 50])
+def test_colours_on_paper_are_dark_enough_distinct_and_of_the_same_hue(count):
+    bright, dark = (colours(count).astype(float) for colours in (channel_colours, paper_colours))
+    assert len({tuple(colour) for colour in dark.tolist()}) == count
+    gray = np.asarray(Image.fromarray(dark[None].astype(np.uint8)).convert("L"))
+    assert gray.max() <= 0.6 * 255
+    proportions = [colours / colours.max(axis=1, keepdims=True) for colours in (bright, dark)]
+    assert proportions[0] == pytest.approx(proportions[1], abs=0.01)
+    enough = bright @ (0.299, 0.587, 0.114) <= 150
+    assert np.array_equal(dark[enough], bright[enough])
 
 
 def test_float_images_become_bytes():
@@ -165,8 +178,10 @@ def test_panels_hold_every_image_and_channel(channels, stride, batch):
     blocks = -(-(channels + 1) // 11)
     columns = -(-(channels + 1) // blocks)
     cell = min(2200 // columns, 288) // 47 * 47
-    assert panel.shape[1] == columns * (cell + 4) + 4
-    assert panel.shape[0] > blocks * 2 * batch * cell * 41 / 47
+    across = min(batch, 2200 // (columns * cell)) if blocks == 1 else 1
+    across = -(-batch // -(-batch // across))
+    assert panel.shape[1] == across * columns * (cell + 4) + 4
+    assert panel.shape[0] > blocks * 2 * -(-batch // across) * cell * 41 / 47
     # Rows of the heatmaps that are predicted to be empty are gray; the true ones are not.
     first_row = panel[60 : 60 + cell // 2, cell + 12 : 2 * cell]
     assert (first_row.max(axis=2) == first_row.min(axis=2)).all()
@@ -174,6 +189,16 @@ def test_panels_hold_every_image_and_channel(channels, stride, batch):
     assert keypoint_panel(images, keypoints, scores, keypoints, names).dtype == np.uint8
     nothing = torch.full((batch, channels, 1, 2), float("nan"))
     assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names).shape[2] == 3
+
+
+def test_images_of_few_channels_stand_side_by_side_each_with_its_own_heatmaps():
+    images, true = torch.zeros(3, 3, 32, 32), torch.zeros(3, 1, 32, 32)
+    true[torch.arange(3), 0, 16, 4 + 8 * torch.arange(3)] = 1  # from image to image further to the right
+    panel = heatmap_panel(images, torch.zeros_like(true), true, ["a"]).astype(int)
+    assert panel.shape[1] > 2 * panel.shape[0]
+    cell = 288 + 4
+    bright = [panel[-cell:, (2 * i + 1) * cell : (2 * i + 2) * cell].max(axis=(0, 2)).argmax() for i in range(3)]
+    assert bright == pytest.approx([4 + 9 * (4.5 + 8 * i) for i in range(3)], abs=9)
 
 
 def test_panels_do_not_change_their_inputs():
@@ -210,7 +235,7 @@ def test_a_channel_has_one_colour_and_legends_cover_no_curve(tmp_path, monkeypat
     canvas.draw()
     losses, precisions = canvas.figure.axes
     lines = dict(zip(names, [*losses.lines, *precisions.lines], strict=True))
-    expected = {"b": 0.88 * channel_colours(2)[0] / 255, "a": 0.88 * channel_colours(2)[1] / 255}
+    expected = dict(zip("ba", paper_colours(2) / 255, strict=True))
     for name, line in lines.items():
         assert line.get_color() == pytest.approx(expected[name.split("/")[2]])
     dashes = {name: line.get_linestyle() for name, line in lines.items()}
@@ -221,6 +246,17 @@ def test_a_channel_has_one_colour_and_legends_cover_no_curve(tmp_path, monkeypat
     assert [text.get_text() for text in legends[2].texts] == ["all channels", "b", "a"]
     for legend in legends:
         assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in (losses, precisions))
+
+
+def test_distances_say_their_unit(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
+    for unit in ((), ("diagonals of the image",)):
+        plot_curves(SERIES, tmp_path / "curves.png", "epoch", ["nose"], *unit)
+    titles = {axes.get_title(): axes.get_ylabel() for axes in figures[0].figure.axes}
+    assert titles.pop("distance of matched keypoints") == "pixels"
+    assert set(titles.values()) == {""}
+    assert "diagonals of the image" in [axes.get_ylabel() for axes in figures[1].figure.axes]
 
 
 @pytest.mark.parametrize("series", [SERIES, {}, {"train/loss": ([0], [float("nan")])}])

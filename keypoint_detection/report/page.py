@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.data.images import load_image
+from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.report.curves import curve_charts
 from keypoint_detection.report.data import ReportData, ReportImage
 from keypoint_detection.report.measured import Measured, measure, rank_images
@@ -102,6 +103,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
             ]
         ),
         "channels": list(data.channel_names),
+        "colours": ["#" + bytes(colour).hex() for colour in paper_colours(len(data.channel_names))],
         "distances": distances,
         "distance": distances[position],
         "thresholds": thresholds,

@@ -20,9 +20,9 @@ const state = {
 };
 const painters = []; // drawn again when a channel, the distance or the width changes
 
-// Colours that colour-blind readers can tell apart (Okabe and Ito) come first, then hues at the golden angle.
+const colourOf = (channel) => report.colours[channel]; // the one that it has in the pictures of the training
+// Of lines that are no channels; colour-blind readers can tell them apart (Okabe and Ito).
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5fd0", "#8a7a3b"];
-const colourOf = (channel) => channel < PALETTE.length ? PALETTE[channel] : `hsl(${(channel * 137.5) % 360} 65% 48%)`;
 const dashOf = (channel) => ["none", "7 3", "2 3", "9 3 2 3"][Math.floor(channel / PALETTE.length) % 4];
 const visibleChannels = () => report.channels.map((_, c) => c).filter((c) => state.visible[c]);
 const sumOver = (items, valueOf) => items.reduce((sum, item) => sum + valueOf(item), 0);
@@ -87,7 +87,7 @@ function drawTraining() {
   byId("training").hidden = report.curves.length === 0;
   for (const chart of report.curves) {
     const host = element("div", { class: "chart" });
-    const colour = (s) => colourOf(s.channel === null ? s.colour : s.channel);
+    const colour = (s) => s.channel === null ? PALETTE[s.colour % PALETTE.length] : colourOf(s.channel);
     const legend = element("ul", { class: "legend" }, ...chart.series.map((s) => element("li", {},
       vector("svg", { viewBox: "0 0 24 8", class: "key" }, vector("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: "line", stroke: colour(s), "stroke-dasharray": s.dash })), s.name)));
     byId("curves").append(element("figure", { class: "card" }, element("figcaption", {}, element("h3", {}, chart.title)), host, legend));
