@@ -134,7 +134,9 @@ class Evaluation:
             + [_number(row[key], 2) for key in ("median", "mean", "p90")]
             for name, row in self._rows()
         ]
-        title = f"{counted(len(self.images), 'image')}: AP and localisation error in px within {self.distance:g} px"
+        rows[-1][1] = ""  # their number is no mean; the title has it
+        seen = f"{counted(len(self.images), 'image')} with {counted(self.mean['truths'], 'true keypoint')}"
+        title = f"{seen}: AP and localisation error in px within {self.distance:g} px"
         return _table(title, header, rows)
 
     def _threshold_table(self) -> str:
