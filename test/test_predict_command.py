@@ -42,8 +42,10 @@ def run(checkpoint, output, *arguments):
     )
 
 
-def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path):
-    assert run(checkpoint, tmp_path / "out.json", images) == 0
+def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert run(checkpoint, tmp_path / "out.json", images) == 0
+    assert f"out.json: 3 keypoints in 3 images; paths are relative to {images}" in caplog.text
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["coordinates"] == "pixel"
     assert [entry["image_path"] for entry in content["dataset"]] == list(PLACES)
@@ -189,7 +191,7 @@ def test_only_the_first_process_ends_with_an_error_for_unreadable_files(monkeypa
     assert predict_command.main(["--checkpoint", "c.ckpt", "--output", "o.json", "images"]) == code
 
 
-def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path):
+def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path, caplog):
     places = [(12.5 + 4 * frame, 20.5) for frame in range(5)]
     video = tmp_path / "clips" / "moving.mp4"
     video.parent.mkdir()
@@ -198,7 +200,9 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
             writer.append_data(dots((48, 64), [place]))
     (tmp_path / "clips" / "broken.avi").write_bytes(b"no video")
     arguments = [tmp_path / "clips", "--overlays", tmp_path / "drawn", "--batch_size", 2, "--score_threshold", 0.3]
-    assert run(checkpoint, tmp_path / "out.json", *arguments) == 1  # for the broken one
+    with caplog.at_level("INFO"):
+        assert run(checkpoint, tmp_path / "out.json", *arguments) == 1  # for the broken one
+    assert "out.json: 5 keypoints in 5 frames; " in caplog.text
     dataset = json.loads((tmp_path / "out.json").read_text())["dataset"]
     assert [entry["image_path"] for entry in dataset] == [f"moving.mp4#{frame}" for frame in range(5)]
     assert np.allclose([entry["red"][0] for entry in dataset], places, atol=1)

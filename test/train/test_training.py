@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -215,6 +216,15 @@ def test_a_flag_of_another_backbone_is_said_to_have_no_effect(caplog):
     with pytest.raises(InputError, match=r"missing\.json"):
         fit(**flags)
     assert "--dilations has no effect: Unet does not take it" in caplog.text
+
+
+def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplog):
+    flags = DEFAULT_HYPERPARAMETERS | {"max_epochs": 1, "wandb_mode": "disabled"}
+    with caplog.at_level("INFO"):
+        detector = fit(**flags, run_dir=str(tmp_path)).detector
+    (said,) = re.findall(r"network: (\S+) million parameters", caplog.text)
+    assert float(said) == pytest.approx(sum(p.numel() for p in detector.parameters()) / 1e6, rel=0.01)
+    assert "FLOPs" not in caplog.text
 
 
 def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
