@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; more channels get evenly spread hues.
-COLOURS = ((230, 159, 0), (86, 180, 233), (0, 200, 130), (240, 228, 66), (0, 114, 230), (213, 60, 0), (230, 120, 190))
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 200, 130), (230, 120, 190), (0, 114, 230), (213, 60, 0), (240, 228, 66))
 # How bright red, green and blue look, and the brightest that a thin line on white paper may be, of 255.
 BRIGHTNESS = (0.299, 0.587, 0.114)
 PAPER_BRIGHTNESS = 150.0

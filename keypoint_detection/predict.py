@@ -70,7 +70,7 @@ class Network(Protocol):
 def usable_thresholds(stored: Sequence[float] | np.ndarray) -> np.ndarray:
     """Score thresholds to predict with, from those that a checkpoint holds.
 
-    Each of these is the score of a detection that is to count, so it is lowered by as much as rounding may change that.
+    Some are scores of detections that are to count, so all are lowered by as much as rounding may change them.
 
     Args:
         stored: `(C,)`, NaN where none is known.

@@ -20,8 +20,10 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         num_truths: number of true keypoints in the whole set.
 
     Returns:
-        `recall`, `precision`, `best_f1` and `best_threshold` (detections with at least this score count; the highest
-        of several that are as good). NaN where undefined: everything without a true keypoint, precision and threshold
+        `recall`, `precision`, `best_f1` and `best_threshold`: detections with at least this score count. Of several
+        sets of detections that are as good it is that of the highest scores, and the threshold lies in the middle
+        between the lowest of these and the next lower score (0 if there is none), because other images have detections
+        as good with a little less. NaN where undefined: everything without a true keypoint, precision and threshold
         without a detection.
     """
     precision, recall, thresholds = precision_recall_curve(scores, true_positives, num_truths)
@@ -29,11 +31,19 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         return {"recall": math.nan, "precision": math.nan, "best_f1": math.nan, "best_threshold": math.nan}
     if not len(thresholds):
         return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
-    both = (precision + recall).numpy()  # numpy, whose calls on little data take a fraction of torch's
-    f1 = 2 * (precision * recall).numpy() / np.where(both > 0, both, 1)
+    # Of whole numbers, so that what is as good is equal to the last digit; in numpy, whose calls on little data take a
+    # fraction of torch's.
+    hits = np.rint(recall.numpy() * num_truths)
+    counts = np.rint(hits / np.where(hits > 0, precision.numpy(), 1))
+    f1 = 2 * hits / (counts + num_truths)
     best = int(f1.argmax())
-    values = [float(column[best]) for column in (recall, precision, f1, thresholds)]
-    return dict(zip(("recall", "precision", "best_f1", "best_threshold"), values, strict=True))
+    lower = float(thresholds[best + 1]) if best + 1 < len(thresholds) else 0.0
+    return {
+        "recall": float(recall[best]),
+        "precision": float(precision[best]),
+        "best_f1": float(f1[best]),
+        "best_threshold": (float(thresholds[best]) + lower) / 2,
+    }
 
 
 class Localization(KeypointMetric):

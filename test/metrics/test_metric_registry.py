@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from keypoint_detection.metrics import METRICS
+from keypoint_detection.metrics.localization import best_f1
 
 NAN = float("nan")
 CHANNELS = ("nose", "paw")
@@ -160,11 +163,37 @@ def test_localization_by_hand():
             "best_f1": 3 / 7,
             "best_f1/nose": 6 / 7,
             "best_f1/paw": 0.0,
-            "best_threshold": 0.2,
-            "best_threshold/nose": 0.2,
+            "best_threshold": 0.1,
+            "best_threshold/nose": 0.1,
             "best_threshold/paw": NAN,
         }
     )
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 20).map(lambda score: score / 20), st.booleans()), min_size=1, max_size=12),
+    st.integers(0, 5),
+)
+def test_no_threshold_beats_the_best_f1_and_it_lies_between_two_scores(detections, unfound):
+    scores, right = torch.tensor([score for score, _ in detections]).double(), torch.tensor([r for _, r in detections])
+    truths = int(right.sum()) + unfound
+    found = best_f1(scores, right, truths)
+    if not truths:
+        assert all(math.isnan(value) for value in found.values())
+        return
+
+    def f1(threshold):
+        counted = scores >= threshold
+        return 2 * int((counted & right).sum()) / (int(counted.sum()) + truths)
+
+    assert f1(found["best_threshold"]) == pytest.approx(found["best_f1"])
+    assert found["best_f1"] == pytest.approx(max(map(f1, scores.tolist())))
+    values = scores.tolist()
+    counted = [score for score in values if score >= found["best_threshold"]]
+    lower = max((score for score in values if score < found["best_threshold"]), default=0.0)
+    assert found["best_threshold"] == pytest.approx((min(counted) + lower) / 2)
+    as_good = [score for score in values if f1(score) == pytest.approx(found["best_f1"])]
+    assert min(counted) == max(as_good)
 
 
 # What each of two processes sees: uneven, with images that both saw; then one process without a single update.

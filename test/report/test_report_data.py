@@ -52,7 +52,7 @@ def test_numbers_worked_out_by_hand():
     assert row["AP 4 px"] == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert [row["Median px"], row["Mean px"], row["90 % px"]] == pytest.approx([1.5, 1.5, 2.7])
     assert [row["Precision"], row["Recall"], row["F1"]] == pytest.approx([1 / 2, 1 / 3, 2 / 5])
-    assert [row["Best F1"], row["Its threshold"]] == pytest.approx([2 / 3, 0.625])
+    assert [row["Best F1"], row["Its threshold"]] == pytest.approx([2 / 3, 0.625 / 2])
     assert payload["distance"] == 4
     assert payload["histogram"]["counts"] == [[1, *[0] * 14, 1, *[0] * 4]]
     bins = payload["quality"][1]["bins"][0]
