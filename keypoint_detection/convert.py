@@ -23,7 +23,7 @@ def convert(
 ) -> str:
     """Write the labels of a data set in another format, with other channels or coordinates.
 
-    Image paths stay relative to the folder that they are relative to.
+    Image paths are written as they are, relative to `image_dataset_path`.
 
     Args:
         json_dataset_path: JSON file to read, in this library's or in COCO's format.

@@ -129,12 +129,12 @@ class Evaluation:
 
     def _precision_table(self) -> str:
         header = ["channel", "true", *(f"AP@{d:g}" for d in self.threshold_distances), "median", "mean", "90 %"]
+        truths = [*(str(row["truths"]) for row in self.channels.values()), ""]  # their sum is no mean
         rows = [
-            [name, str(row["truths"]), *map(_number, row["average_precision"])]
+            [name, number, *map(_number, row["average_precision"])]
             + [_number(row[key], 2) for key in ("median", "mean", "p90")]
-            for name, row in self._rows()
+            for (name, row), number in zip(self._rows(), truths, strict=True)
         ]
-        rows[-1][1] = ""  # their number is no mean; the title has it
         seen = f"{counted(len(self.images), 'image')} with {counted(self.mean['truths'], 'true keypoint')}"
         title = f"{seen}: AP and localisation error in px within {self.distance:g} px"
         return _table(title, header, rows)

@@ -147,13 +147,13 @@ def add_legend(
     height = round(font.size * 1.6)
     places, x, y = [], height / 2, height / 2
     texts = [_fit(f"{name} {text}".strip(), font, width - 3 * height) for name, text in entries.items()]
-    for text in [marks, *texts]:
+    for text in [_fit(marks, font, width - height), *texts]:
         needed = font.getlength(text) + 1.6 * height
         if x + needed > width and x > height:
             x, y = height / 2, y + height
         places.append((x, y, text))
         x += needed
-    strip = Image.new("RGB", (width, round(y + height * 1.5)), BACKGROUND)
+    strip = Image.new("RGB", (width, 2 * round((y + height * 1.5) / 2)), BACKGROUND)  # even, as videos have to be
     draw = ImageDraw.Draw(strip)
     colours = [INK, *map(tuple, channel_colours(len(entries)).tolist())]
     for (x, y, text), colour in zip(places, colours, strict=True):

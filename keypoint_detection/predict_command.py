@@ -33,6 +33,8 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
+# Width in pixels from which a picture has room for a legend below it.
+LEGEND_FROM = 150
 FORMAT_ENDINGS = {".json": "native", ".csv": "csv"}
 
 
@@ -235,7 +237,9 @@ def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     xy = {name: keypoints.xy for name, keypoints in prediction.items()}
     scores = {name: keypoints.scores for name, keypoints in prediction.items()}
     picture = draw_keypoints(image, predicted=xy, scores=scores, width=image.shape[1])
-    return add_legend(picture, dict.fromkeys(xy, ""), "the higher a score, the larger its cross")
+    if image.shape[1] < LEGEND_FROM:
+        return picture
+    return add_legend(picture, dict.fromkeys(xy, ""), "larger cross: higher score")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -91,13 +91,23 @@ def test_overlays_are_pictures_with_marks(checkpoint, images, tmp_path):
     assert run(checkpoint, tmp_path / "out.json", images, "--overlays", tmp_path / "drawn") == 0
     drawn = np.asarray(Image.open(tmp_path / "drawn" / "sub" / "b.jpg")).astype(int)
     plain = np.asarray(Image.open(images / "sub" / "b.jpg")).astype(int)
-    drawn, legend = np.split(drawn, [len(plain)])
     assert drawn.shape == plain.shape
-    # The legend has a dot in the colour of the channel, and is dark elsewhere.
-    assert np.abs(legend - channel_colours(1)[0]).sum(axis=2).min() < 60
-    assert np.median(legend) < 40
     assert np.abs(drawn - plain)[5:20, 22:38].max() > 60
     assert np.abs(drawn - plain)[30:, :20].max() < 40
+
+
+@pytest.mark.parametrize(("width", "legend"), [(140, False), (150, True), (321, True)])
+def test_overlays_have_a_legend_where_there_is_room(checkpoint, tmp_path, width, legend):
+    Image.fromarray(dots((61, width), [(30.5, 20.5)])).save(tmp_path / "image.png")
+    assert run(checkpoint, tmp_path / "out.json", tmp_path / "image.png", "--overlays", tmp_path / "drawn") == 0
+    drawn = np.asarray(Image.open(tmp_path / "drawn" / "image.jpg")).astype(int)
+    assert drawn.shape[1] == width
+    below = drawn[61:]
+    assert len(below) % 2 == 0
+    assert bool(len(below)) is legend
+    if legend:  # a dot in the colour of each channel, and the words of what crosses mean, which end before the border
+        assert all(np.abs(below - colour).sum(axis=2).min() < 90 for colour in channel_colours(2))
+        assert below[:, -4:].max() < 60 < np.median(below.max(axis=(0, 2)))
 
 
 def test_an_unreadable_file_is_reported_and_skipped(checkpoint, images, tmp_path, caplog):
@@ -200,17 +210,20 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
             writer.append_data(dots((48, 64), [place]))
     (tmp_path / "clips" / "broken.avi").write_bytes(b"no video")
     arguments = [tmp_path / "clips", "--overlays", tmp_path / "drawn", "--batch_size", 2, "--score_threshold", 0.3]
+    Image.fromarray(dots((48, 64), places[:2])).save(tmp_path / "still.png")
     with caplog.at_level("INFO"):
-        assert run(checkpoint, tmp_path / "out.json", *arguments) == 1  # for the broken one
+        assert run(checkpoint, tmp_path / "with.json", tmp_path / "still.png", *arguments) == 1  # for the broken one
+        assert run(checkpoint, tmp_path / "out.json", *arguments) == 1
+    assert "with.json: 7 keypoints in 1 image and 5 frames; " in caplog.text
     assert "out.json: 5 keypoints in 5 frames; " in caplog.text
     dataset = json.loads((tmp_path / "out.json").read_text())["dataset"]
     assert [entry["image_path"] for entry in dataset] == [f"moving.mp4#{frame}" for frame in range(5)]
     assert np.allclose([entry["red"][0] for entry in dataset], places, atol=1)
     drawn = list(imiter(tmp_path / "drawn" / "moving.mp4", plugin="FFMPEG"))
     assert len(drawn) == 5
-    assert drawn[0].shape[1:] == (64, 3)
+    assert drawn[0].shape == (48, 64, 3)
     plain = list(imiter(video, plugin="FFMPEG"))
-    assert all(np.abs(a[:48].astype(int) - b).max() > 60 for a, b in zip(drawn, plain, strict=True))
+    assert all(np.abs(a.astype(int) - b).max() > 60 for a, b in zip(drawn, plain, strict=True))
 
 
 @pytest.mark.parametrize("missing", ["nothing.png", "nowhere/*.png"])

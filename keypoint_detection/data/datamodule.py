@@ -28,9 +28,6 @@ from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Batches of training that make one batch of evaluation.
-EVALUATION_BATCHES = 2
-
 Stage = Literal["train", "validation", "test"]
 
 
@@ -270,9 +267,7 @@ class KeypointsDataModule(pl.LightningDataModule):
     def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
         box = parse_image_size(self.image_size)
         sizes = [fit_size((h, w), box) if w else (0, 0) for w, h in self.parts.sizes[stage].tolist()]
-        # Without gradients the memory of a training batch holds more images, and fewer calls take less time.
-        batch_size = EVALUATION_BATCHES * self._chosen_batch_size()
-        sampler = EvaluationSampler(np.array(sizes), batch_size, *process(self.trainer))
+        sampler = EvaluationSampler(np.array(sizes), self._chosen_batch_size(), *process(self.trainer))
         return DataLoader(**self._arguments(stage), batch_sampler=sampler)
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:

@@ -58,14 +58,14 @@ def check_space(folder: RunFolder, detector: nn.Module, save_top_k: int) -> None
         InputError: If there is less free space than they take.
     """
     size = BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in detector.parameters())
-    files = max(1, save_top_k) + 2  # the best ones, the last one, and its next one while it is written
-    needed = (files - 2 + 2 * COPIES_IN_LAST) * size
+    for_use = 1 + (save_top_k if save_top_k > 1 else 0)
+    needed = (for_use + 2 * COPIES_IN_LAST) * size  # the next last.ckpt is written beside the former one
     there = sum(path.stat().st_size for path in folder.checkpoints.glob("*.ckpt"))
     free = shutil.disk_usage(folder.checkpoints).free
     if free + there < needed:
         raise InputError(
             f"--run_dir {folder.path}: {free / 1e6:.1f} MB are free there, expected at least "
-            f"{(needed - there) / 1e6:.1f} MB for {files} checkpoints"
+            f"{(needed - there) / 1e6:.1f} MB for checkpoints"
         )
 
 

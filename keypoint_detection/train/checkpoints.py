@@ -12,17 +12,41 @@ from torch import Tensor
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
+# What Lightning and its averaging of weights put into a checkpoint for a training that goes on.
+TRAINING_STATE = (
+    "optimizer_states", "lr_schedulers", "callbacks", "loops", "current_model_state", "averaging_state",
+    "MixedPrecision",
+)  # fmt: skip
 # Mean APs that lie below the highest by this share of it at most are as good as it.
 _AS_GOOD = 0.01
 
 
 class TopCheckpoints(ModelCheckpoint):
-    """Keeps the checkpoints with the highest mean AP, looking only after validations that computed it."""
+    """Keeps the checkpoints with the highest mean AP, looking only after validations that computed it.
+
+    They are for use, and leave out what only a training that goes on needs: a half to three quarters of it all.
+    """
+
+    _saving = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves if the mean AP is among the best."""
         if MONITOR in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leaves out the state of the training, if it is one of these that is saved."""
+        if self._saving:
+            for key in TRAINING_STATE:
+                checkpoint.pop(key, None)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        # Lightning's `save_weights_only` would leave out what the other callbacks add: averaged weights, thresholds.
+        self._saving = True
+        super()._save_checkpoint(trainer, filepath)
+        self._saving = False
 
 
 class BestCheckpoint(TopCheckpoints):

@@ -1,7 +1,4 @@
-"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted.
-
-It alone holds what a training goes on with; the checkpoints beside it are for use, and a third as large.
-"""
+"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted."""
 
 from __future__ import annotations
 
@@ -23,10 +20,6 @@ from keypoint_detection.errors import InputError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 5.0
-# What Lightning and its averaging of weights put into a checkpoint for a training that goes on.
-TRAINING_STATE = (
-    "optimizer_states", "lr_schedulers", "callbacks", "loops", "current_model_state", "averaging_state",
-)  # fmt: skip
 _REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
@@ -58,7 +51,12 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = -math.inf
         self._due = False
         self._signal: signal.Signals | None = None  # that asked this process to stop
-        self._saving = self._between_epochs = False
+        self._between_epochs = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file is one that this training has written."""
+        return self._saved_at > -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where it begins, and takes the signals from Lightning, which would stop without a checkpoint."""
@@ -95,11 +93,8 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets Lightning go on with the next epoch where one has ended; other checkpoints keep what is for use."""
-        if not self._saving:
-            for key in TRAINING_STATE:
-                checkpoint.pop(key, None)
-        elif self._between_epochs:
+        """Lets Lightning go on with the next epoch where one has ended."""
+        if self._between_epochs:
             _set_to_last_batch(checkpoint["loops"]["fit_loop"])
             checkpoint["epoch"] -= 1  # Lightning writes the one that would follow, and does not read it
 
@@ -121,9 +116,9 @@ class LastCheckpoint(Checkpoint):
         return trainer.strategy.broadcast(time.monotonic() - self._saved_at >= SECONDS_BETWEEN_SAVES)
 
     def _save(self, trainer: pl.Trainer, *, between_epochs: bool, stops: bool = False) -> None:
-        self._saving, self._between_epochs = True, between_epochs
-        trainer.save_checkpoint(self.path, weights_only=False)
-        self._saving = False
+        self._between_epochs = between_epochs
+        trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser and all that a resume needs
+        self._between_epochs = False
         self._due = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if stops:

@@ -58,8 +58,8 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     content = load_checkpoint(checkpoint)
     if "optimizer_states" not in content:
         raise InputError(
-            f"--resume {resume}: holds weights for use only, expected last.ckpt; --checkpoint {checkpoint} starts a "
-            "new training from these weights"
+            f"--resume {resume}: holds weights for use only, expected {checkpoint.with_name('last.ckpt')}; "
+            f"--checkpoint {checkpoint} starts a new training from these weights"
         )
     folder = RunFolder(checkpoint.absolute().parents[1])
     split = folder.read_json("split.json")

@@ -19,9 +19,10 @@ from keypoint_detection.train import flags
 from keypoint_detection.train.build import build_callbacks, build_detector, check_detector, prepare_data
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.last_checkpoint import LastCheckpoint
 from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
-from keypoint_detection.train.resume import find_interrupted
+from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_strategy, create_trainer, parse_duration
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
@@ -104,9 +105,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
         return finish(trainer, folder)
     except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)
-        if isinstance(error.__context__, KeyboardInterrupt):  # of which Lightning makes an exit with code 1
-            if (folder.checkpoints / "last.ckpt").exists():
-                logger.warning("interrupted: --resume %s goes on", folder.path)
+        if _is_ctrl_c(error):
+            _say_how_to_go_on(folder, callbacks, interrupted)
             raise KeyboardInterrupt from error
         explained = explain_write_error(error, folder) if isinstance(error, OSError) else None
         if explained:
@@ -114,6 +114,21 @@ def train(config: dict[str, Any]) -> TrainingResult:
         raise
     finally:
         give_back_freed_memory()
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it is what Ctrl-C raises, or the exit that Lightning makes of that."""
+    return isinstance(error, KeyboardInterrupt) or (
+        type(error) is SystemExit and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+@rank_zero_only
+def _say_how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupted: Resumed | None) -> None:
+    """Names what to resume, where there is a checkpoint of this training."""
+    last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
+    if interrupted or last.exists:
+        logger.warning("interrupted: --resume %s goes on", folder.path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
 from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.watch import NetworkSize
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +35,6 @@ NOT_FLAGS = {
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
 }  # fmt: skip
-
-
-class NetworkSize(pl.Callback):
-    """Says how large the network is before it trains."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Counts what a strategy may soon spread over devices."""
-        if stage == "fit":
-            total = sum(parameter.numel() for parameter in pl_module.parameters())
-            logger.info("network: %.3g million parameters", total / 1e6)
 
 
 def trainer_flags() -> list[str]:

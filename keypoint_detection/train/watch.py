@@ -1,4 +1,4 @@
-"""Callbacks that watch a training: stop it early, notice a collapse, and say where the time went."""
+"""Callbacks that watch a training: say what trains, stop it early, notice a collapse, and say where the time went."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from typing import Any
 import pytorch_lightning as pl
 
 logger = logging.getLogger(__name__)
+
+
+class NetworkSize(pl.Callback):
+    """Says how large the network is before it trains."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Counts its parameters; later, a strategy may have spread them over devices."""
+        if stage == "fit" and trainer.is_global_zero:
+            logger.info("network: %s parameters", f"{sum(p.numel() for p in pl_module.parameters()):,}")
 
 
 class RelativeEarlyStopping(pl.Callback):

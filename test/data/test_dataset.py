@@ -1,6 +1,7 @@
 import logging
 import math
 import pickle
+import re
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -260,6 +261,15 @@ def test_a_corrupt_image_raises_or_is_skipped_and_reported_once(annotations, fol
     assert batch.labelled.tolist() == [[True] * 3, [False] * 3, [False] * 3]
     assert not batch.images[1].any()
     assert batch.keypoints[1].isnan().all()
+
+
+def test_an_error_of_a_worker_is_one_line(annotations, folder):
+    (folder / "001.png").write_bytes(b"no image")
+    dataset = make(annotations)
+    loader = DataLoader(dataset, batch_size=2, sampler=[(0, 0), (1, 0)], collate_fn=dataset.collate, num_workers=1)
+    with pytest.raises(InputError) as raised:
+        list(loader)
+    assert re.fullmatch(r'.*\.json: entry 1 \("001\.png"\): .*001\.png: [^\n]+', str(raised.value))
 
 
 def test_blank_samples_count_nowhere(annotations):

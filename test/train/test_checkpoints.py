@@ -3,31 +3,57 @@
 import csv
 from types import SimpleNamespace
 
+import pytest
+import pytorch_lightning as pl
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
+from keypoint_detection.train import train
 from keypoint_detection.train.checkpoints import BestCheckpoint
 
 # These make the mean AP rise above 0 within three epochs.
 LEARNS_FAST = {"learning_rate": 0.1, "maximal_gt_keypoint_pixel_distances": "40 80"}
 
 
-def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path):
+@pytest.mark.parametrize("ema_decay", [0.9, 0])
+def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path, monkeypatch, ema_decay):
+    own = tmp_path / "own.ckpt"
+
+    class SavesItself(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            trainer.save_checkpoint(own)
+
+    build = train.build_callbacks
+    monkeypatch.setattr(train, "build_callbacks", lambda *arguments: [*build(*arguments), SavesItself()])
     changes = {**LEARNS_FAST, "save_top_k": 2, "ap_epoch_start": 0, "max_epochs": 3, "wandb_mode": "disabled"}
-    fit(**{**DEFAULT_HYPERPARAMETERS, **changes}, run_dir=str(tmp_path))
+    fit(**{**DEFAULT_HYPERPARAMETERS, **changes}, ema_decay=ema_decay, run_dir=str(tmp_path))
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["validation/meanAP"]]
     scores = {int(row["epoch"]): float(row["validation/meanAP"]) for row in rows}
     assert list(scores) == [0, 1, 2]
     assert max(scores.values()) > min(scores.values())
     first, second, _ = sorted(scores, key=lambda epoch: -scores[epoch])  # of equal ones the earlier is kept
-    best = {f"epoch{epoch:04d}-AP{scores[epoch]:.4f}.ckpt": epoch for epoch in (first, second)}
-    best["best.ckpt"] = max(epoch for epoch, score in scores.items() if score >= 0.99 * scores[first])
     folder = tmp_path / "checkpoints"
+    best = {path.name: epoch for epoch in (first, second) for path in folder.glob(f"epoch{epoch:04d}-AP*.ckpt")}
+    for name, epoch in best.items():
+        assert float(name.split("-AP")[1].removesuffix(".ckpt")) == pytest.approx(scores[epoch], abs=1e-4)
+    best["best.ckpt"] = max(epoch for epoch, score in scores.items() if score >= 0.99 * scores[first])
+    assert len(best) == 3
     assert {path.name for path in folder.iterdir()} == {*best, "last.ckpt"}
     for name, epoch in {**best, "last.ckpt": 2}.items():
         assert torch.load(folder / name, weights_only=False)["epoch"] == epoch, name
+    # These are for use; the last one, and any that others save, has what a training needs to go on.
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    state = {"optimizer_states", "lr_schedulers", "loops", "callbacks"}
+    state |= {"current_model_state"} if ema_decay else set()
+    assert state <= last.keys()
+    assert state <= torch.load(own, weights_only=True).keys()
+    for name in best:
+        checkpoint = torch.load(folder / name, weights_only=True)
+        assert not state & checkpoint.keys(), name
+        assert {"state_dict", "hyper_parameters", "validation_metrics"} <= checkpoint.keys(), name
+        assert checkpoint["state_dict"].keys() == last["state_dict"].keys()
 
 
 def test_of_checkpoints_that_are_as_good_as_the_best_the_latest_is_kept(tmp_path):

@@ -100,9 +100,7 @@ def test_a_checkpoint_for_use_is_small_and_nothing_to_go_on_with(tmp_path):
     best = fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path)).best_checkpoint
     last = best.with_name("last.ckpt")
     assert best.stat().st_size < 0.45 * last.stat().st_size
-    with pytest.raises(
-        InputError, match=r"weights for use only, expected last\.ckpt; --checkpoint .*best\.ckpt starts"
-    ):
+    with pytest.raises(InputError, match=r"for use only, expected .*/last\.ckpt; --checkpoint .*/best\.ckpt starts a"):
         fit(**SHORT, resume=str(best))
 
 

@@ -20,7 +20,7 @@ const state = {
 };
 const painters = []; // drawn again when a channel, the distance or the width changes
 
-const colourOf = (channel) => report.colours[channel]; // the one that it has in the pictures of the training
+const colourOf = (channel) => report.colours[channel]; // darker, the one that it has in pictures
 // Of lines that are no channels; colour-blind readers can tell them apart (Okabe and Ito).
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5fd0", "#8a7a3b"];
 const dashOf = (channel) => ["none", "7 3", "2 3", "9 3 2 3"][Math.floor(channel / PALETTE.length) % 4];
