@@ -45,8 +45,10 @@ class TopCheckpoints(ModelCheckpoint):
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         # Lightning's `save_weights_only` would leave out what the other callbacks add: averaged weights, thresholds.
         self._saving = True
-        super()._save_checkpoint(trainer, filepath)
-        self._saving = False
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        finally:
+            self._saving = False
 
 
 class BestCheckpoint(TopCheckpoints):
