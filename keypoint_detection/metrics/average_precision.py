@@ -16,6 +16,25 @@ from keypoint_detection.metrics.base import KeypointMetric, drop_missing
 from keypoint_detection.metrics.radix import ascending_order
 
 
+def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many detections count at every score threshold, and how many of them are right.
+
+    Detections of equal score enter together, as one step.
+
+    Args:
+        scores: `(D,)` scores of the detections of the whole set, none NaN.
+        true_positives: `(D,)` or `(D, T)` bool, which of them are right.
+
+    Returns:
+        The `(n,)` distinct scores in descending order; for each, how many detections have at least that score, `(n,)`,
+        and how many of these are right, `(n,)` or `(n, T)`.
+    """
+    order = ascending_order(scores.numpy())[::-1]
+    ordered = scores.numpy()[order]
+    last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
+    return ordered[last_of_score], last_of_score + 1, true_positives.numpy()[order].cumsum(axis=0)[last_of_score]
+
+
 def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: int) -> tuple[Tensor, Tensor, Tensor]:
     """Precision and recall at every score threshold.
 
@@ -30,12 +49,9 @@ def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: i
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
         belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
     """
-    order = ascending_order(scores.numpy())[::-1]
-    ordered = scores.numpy()[order]
-    last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
-    hits = true_positives.numpy()[order].cumsum(axis=0)[last_of_score].T
-    precision, recall = hits / (last_of_score + 1), hits / (num_truths or math.nan)
-    return torch.from_numpy(precision.T), torch.from_numpy(recall.T), torch.from_numpy(ordered[last_of_score])
+    thresholds, counts, hits = hits_at_thresholds(scores, true_positives)
+    precision, recall = (hits.T / counts).T, hits / (num_truths or math.nan)
+    return torch.from_numpy(precision), torch.from_numpy(recall), torch.from_numpy(thresholds)
 
 
 def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from keypoint_detection.metrics.average_precision import mean_of_defined, precision_recall_curve
+from keypoint_detection.metrics.average_precision import hits_at_thresholds, mean_of_defined
 from keypoint_detection.metrics.base import KeypointMetric
 
 
@@ -26,21 +26,17 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         as good with a little less. NaN where undefined: everything without a true keypoint, precision and threshold
         without a detection.
     """
-    precision, recall, thresholds = precision_recall_curve(scores, true_positives, num_truths)
+    thresholds, counts, hits = hits_at_thresholds(scores, true_positives)
     if not num_truths:
         return {"recall": math.nan, "precision": math.nan, "best_f1": math.nan, "best_threshold": math.nan}
     if not len(thresholds):
         return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
-    # Of whole numbers, so that what is as good is equal to the last digit; in numpy, whose calls on little data take a
-    # fraction of torch's.
-    hits = np.rint(recall.numpy() * num_truths)
-    counts = np.rint(hits / np.where(hits > 0, precision.numpy(), 1))
-    f1 = 2 * hits / (counts + num_truths)
+    f1 = 2 * hits / (counts + num_truths)  # of whole numbers: what is as good is equal to the last digit
     best = int(f1.argmax())
     lower = float(thresholds[best + 1]) if best + 1 < len(thresholds) else 0.0
     return {
-        "recall": float(recall[best]),
-        "precision": float(precision[best]),
+        "recall": float(hits[best] / num_truths),
+        "precision": float(hits[best] / counts[best]),
         "best_f1": float(f1[best]),
         "best_threshold": (float(thresholds[best]) + lower) / 2,
     }
