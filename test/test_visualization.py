@@ -41,6 +41,8 @@ def test_colours_are_distinct(count):
     colours = channel_colours(count)
     assert colours.shape == (count, 3)
     assert len({tuple(colour) for colour in colours.tolist()}) == count
+    # Channels next to one another, such as left and right of a part, look unlike.
+    assert np.abs(np.diff(colours.astype(int), axis=0)).sum(axis=1).min(initial=765) > 110
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 32, 50])
