@@ -342,10 +342,11 @@ def test_cell_centres_by_hand():
 
 
 def test_entropy_is_the_floor_of_the_binary_cross_entropy():
-    targets = torch.tensor([0.0, 1e-4, 0.25, 0.5, 0.9, 1.0])
-    by_hand = [0 if p in (0, 1) else -p * math.log(p) - (1 - p) * math.log(1 - p) for p in targets.tolist()]
+    targets = torch.tensor([0.0, 1e-39, 1e-6, 1e-4, 0.25, 0.5, 0.9, 1.0])
+    by_hand = [0 if p in (0, 1) else -p * math.log(p) - (1 - p) * math.log1p(-p) for p in targets.tolist()]
     entropy = heatmaps.entropy(targets)
     torch.testing.assert_close(entropy, torch.tensor(by_hand), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(heatmaps.entropy(targets.half()).float(), entropy, atol=2e-3, rtol=1e-2)
     for offset in (-0.1, 0.1):
         other = (targets + offset).clamp(0.01, 0.99)
         loss = torch.nn.functional.binary_cross_entropy(other, targets, reduction="none")
