@@ -197,6 +197,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         if self.heatmap_sigma is None or self.heatmap_stride is None:
             raise InputError("heatmap_sigma and heatmap_stride: expected numbers before the data is loaded, got None")
         if stage not in self._datasets:
+            # Training images are wanted in full size: they are turned and scaled, and some smaller than others.
+            box = None if stage == "train" else parse_image_size(self.image_size)
             self._datasets[stage] = KeypointsDataset(
                 annotations,
                 heatmap_sigma=self.heatmap_sigma,
@@ -205,7 +207,7 @@ class KeypointsDataModule(pl.LightningDataModule):
                 augmentation=self.augmentation if stage == "train" else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
-                cache=create_cache(annotations, self.parts.sizes[stage], self.cache_images),
+                cache=create_cache(annotations, self.parts.sizes[stage], self.cache_images, box),
                 corrupt_images=self.corrupt_images,
             )
         return self._datasets[stage]

@@ -57,7 +57,8 @@ class KeypointsDataset(Dataset[Batch]):
         seed: seed of the augmentation.
         empty_channels: what a channel without keypoints means: "absent" (there is none in the image) or "ignore" (it
             was not labelled, so it counts neither in loss nor in metrics).
-        cache: holds decoded images; None reads the file every time.
+        cache: holds decoded images, in full size or (without augmentation) as they fit into `image_size`; None reads
+            the file every time.
         render: False leaves `heatmaps` None, for rendering them later on another device.
         corrupt_images: what happens when an image cannot be read: "raise" an error, or "skip" it (it is reported once,
             and a blank image takes its place that counts neither in loss nor in metrics).
@@ -87,6 +88,8 @@ class KeypointsDataset(Dataset[Batch]):
         self.heatmap_sigma = heatmap_sigma
         self.heatmap_stride = heatmap_stride
         self.image_size = parse_image_size(image_size)
+        if augmentation is not None and cache is not None and cache.image_size is not None:
+            raise ValueError("random changes need images in full size, and this cache resizes them")
         self.augmentation = augmentation
         self.seed = seed
         self.cache = cache
@@ -148,11 +151,12 @@ class KeypointsDataset(Dataset[Batch]):
         image = self._load(index)
         if image is None or epoch == BLANK:
             return self._blank(index, image, is_filler=epoch == BLANK)
-        size = (image.shape[0], image.shape[1])
+        size = (image.shape[0], image.shape[1]) if self.cache is None else self.cache.file_size(index)
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
         if self.augmentation is None or not augmented:
-            pixels, to_file = letterbox(image, self.image_size, scale)
+            pixels, to_image = letterbox(image, self.image_size, scale)
+            to_file = scaling((image.shape[0], image.shape[1]), size) @ to_image
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
         else:
             random = np.random.default_rng((self.seed, epoch, index))
@@ -193,7 +197,7 @@ class KeypointsDataset(Dataset[Batch]):
         return self.augmentation.photometric(pixels, random), np.linalg.inv(from_file), keypoints, labelled
 
     def _load(self, index: int) -> np.ndarray | None:
-        """The decoded image, or None if it cannot be read and is to be skipped."""
+        """The decoded image, as it is or as the cache resized it, or None if it cannot be read and is to be skipped."""
         try:
             return load_image(self.annotations.path(index)) if self.cache is None else self.cache.load(index)
         except InputError as error:

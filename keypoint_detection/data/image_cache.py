@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.geometry import fit_size, resize
 from keypoint_detection.data.images import load_image, scan_headers
 from keypoint_detection.errors import InputError
 
@@ -35,19 +36,28 @@ class ImageCache:
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, then its header is read.
         memory_limit: bytes to use at most; images that no longer fit are decoded each time. None stands for
             80 % of what the machine has free, and it is an error if the images need more.
+        image_size: height and width that images are resized to fit into before they are kept, which saves time and
+            memory where they are never changed at random; None keeps them in full size.
 
     Raises:
         InputError: if the images need more memory than there is and `memory_limit` is None.
     """
 
-    def __init__(self, annotations: Annotations, sizes: np.ndarray, memory_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        annotations: Annotations,
+        sizes: np.ndarray,
+        memory_limit: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
         self.annotations = annotations
+        self.image_size = image_size
         sizes = np.array(sizes, np.int64)
         for index, header in scan_headers(annotations, np.nonzero((sizes == 0).any(1))[0]):
             if isinstance(header, InputError):
                 raise header
             sizes[index] = header[:2]
-        needed = sizes.prod(1) * 3
+        needed = _kept_sizes(sizes, image_size).prod(1) * 3
         free = int(free_memory() * (1 - _KEPT_FREE))
         if memory_limit is None and needed.sum() > free:
             raise InputError(
@@ -68,43 +78,65 @@ class ImageCache:
     def __len__(self) -> int:
         return len(self._filled)
 
+    def file_size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels of the file of image `index`."""
+        width, height = self._sizes[index].tolist()
+        return height, width
+
     def load(self, index: int) -> np.ndarray:
-        """Returns image `index` as `(H, W, 3)` uint8 RGB in full size: perhaps the cache itself, so do not write to it.
+        """Returns image `index` as `(H, W, 3)` uint8 RGB: perhaps the cache itself, so do not write to it.
 
         Raises:
             InputError: naming the file, if it cannot be read or has another size than before.
         """
         start = int(self._starts[index])
         if start < 0:
-            return load_image(self.annotations.path(index))
-        width, height = self._sizes[index].tolist()
+            return self._decode(index)
+        height, width = fit_size(self.file_size(index), self.image_size)
         place = self._pixels[start : start + width * height * 3].numpy().reshape(height, width, 3)
         # Two processes may fill in the same image at once: they write the same bytes, and the flag comes last.
         if not self._filled[index]:
-            pixels = load_image(self.annotations.path(index))
-            if pixels.shape != place.shape:
-                raise InputError(
-                    f"{self.annotations.path(index)}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but it had "
-                    f"{width} x {height} when the run began"
-                )
-            place[:] = pixels
+            place[:] = self._decode(index)
             self._filled[index] = True
         return place
 
+    def _decode(self, index: int) -> np.ndarray:
+        """Reads a file, and resizes its image to the size in which images are kept."""
+        path, size = self.annotations.path(index), self.file_size(index)
+        pixels = load_image(path)
+        if pixels.shape[:2] != size:
+            raise InputError(
+                f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but it had {size[1]} x {size[0]} "
+                "when the run began"
+            )
+        return resize(pixels, fit_size(size, self.image_size)).permute(1, 2, 0).numpy()
+
 
 def create_cache(
-    annotations: Annotations, sizes: np.ndarray, cache_images: bool | Literal["auto"]
+    annotations: Annotations,
+    sizes: np.ndarray,
+    cache_images: bool | Literal["auto"],
+    image_size: tuple[int, int] | None = None,
 ) -> ImageCache | None:
     """Makes the cache of a set of images, if there is to be one.
 
     Args:
         annotations: the images.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown.
-        cache_images: whether to; "auto" caches a set whose decoded images take up to a gigabyte.
+        cache_images: whether to; "auto" caches a set whose images, as they are kept, take up to a gigabyte.
+        image_size: size to fit them into, see `ImageCache`.
     """
     if cache_images == "auto":
-        cache_images = bool(sizes.all()) and 3 * int(sizes.astype(np.int64).prod(axis=1).sum()) <= _AUTOMATIC_BYTES
-    return ImageCache(annotations, sizes) if cache_images else None
+        needed = 3 * int(_kept_sizes(sizes.astype(np.int64), image_size).prod(axis=1).sum()) if sizes.all() else None
+        cache_images = needed is not None and needed <= _AUTOMATIC_BYTES
+    return ImageCache(annotations, sizes, image_size=image_size) if cache_images else None
+
+
+def _kept_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarray:
+    """Width and height of images `(N, 2)` as the cache keeps them, those of the files given."""
+    if image_size is None:
+        return sizes
+    return np.array([fit_size((height, width), image_size)[::-1] for width, height in sizes.tolist()], np.int64)
 
 
 def free_memory() -> int:

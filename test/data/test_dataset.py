@@ -117,16 +117,27 @@ def test_validation_and_prediction_see_the_same_bits(annotations, folder):
 PHOTOMETRIC = ("brightness", "contrast", "saturation", "hue", "noise", "grayscale", "blur", "erasing")
 
 
+class OneBlob:
+    """A cache of one image with a blob at a place."""
+
+    image_size = None
+
+    def __init__(self, centre, size, sigma):
+        self.image = blob_image(centre, size, sigma)
+
+    def file_size(self, index):
+        return self.image.shape[:2]
+
+    def load(self, index):
+        return self.image
+
+
 @pytest.mark.parametrize("image_size", [None, 48])
 def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_size):
-    class OneBlob:
-        def load(self, index):
-            return blob_image((33.3, 21.7), (60, 80), 3)
-
     write_data_set(annotations.image_root, [(80, 60)], [{"left_eye": [[33.3, 21.7]], "right_eye": []}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
     augmentation = Augmentation(**TURNED, shear=10, perspective=0.1, fill="zeros", **dict.fromkeys(PHOTOMETRIC, 0.0))
-    dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob())
+    dataset = make(blob, augmentation=augmentation, image_size=image_size, cache=OneBlob((33.3, 21.7), (60, 80), 3))
     channels = set()
     for epoch in range(40):
         sample = dataset[0, epoch]
@@ -144,13 +155,9 @@ def test_augmented_keypoints_are_where_the_image_shows_them(annotations, image_s
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(**TURNED, **dict.fromkeys(PHOTOMETRIC, 0.0))])
 def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations, augmentation):
-    class OneBlob:
-        def load(self, index):
-            return blob_image((150.3, 99.1), (260, 300), 8)
-
     write_data_set(annotations.image_root, [(300, 260)], [{"spot": [[150.3, 99.1]]}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
-    dataset = make(blob, augmentation=augmentation, cache=OneBlob())
+    dataset = make(blob, augmentation=augmentation, cache=OneBlob((150.3, 99.1), (260, 300), 8))
     for epoch in range(4):
         sample = dataset[Key(0, epoch, 0.6)]
         assert sample.images.shape == (3, 156, 180)
@@ -247,6 +254,21 @@ def test_cached_images_are_those_of_the_files(annotations):
     for epoch in range(3):  # the cache must survive what is done to the images
         assert same(cached[1, epoch], plain[1, epoch])
     assert same(make(annotations, cache=cached.cache)[1], make(annotations)[1])
+
+
+@pytest.mark.parametrize("image_size", [None, (90, 30), (40, 400), (7, 9)])
+def test_images_that_are_cached_as_they_fit_are_those_of_the_files(annotations, image_size):
+    cache = ImageCache(annotations, scan_sizes(annotations), image_size=image_size)
+    cached, plain = (make(annotations, image_size=image_size, cache=c) for c in (cache, None))
+    for index in range(len(annotations)):
+        for _ in range(2):
+            assert same(cached[index], plain[index])
+
+
+def test_images_that_are_cached_as_they_fit_are_not_for_random_changes(annotations):
+    cache = ImageCache(annotations, scan_sizes(annotations), image_size=(20, 20))
+    with pytest.raises(ValueError, match="full size"):
+        make(annotations, image_size=(20, 20), augmentation=STRONG, cache=cache)
 
 
 def test_a_corrupt_image_raises_or_is_skipped_and_reported_once(annotations, folder, caplog):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.image_cache import ImageCache
+from keypoint_detection.data.image_cache import ImageCache, create_cache
 from keypoint_detection.data.images import image_size, load_image, read_header, scan_sizes
 from keypoint_detection.errors import InputError
 
@@ -299,3 +299,25 @@ def test_cache_refuses_an_image_that_changed_its_size(cached, tmp_path):
     pixels("RGB", RED, (9, 9)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match=r"0\.png: 9 x 9 pixels, but it had 4 x 3"):
         cache.load(0)
+
+
+def test_cache_of_fitted_images_keeps_these_alone(cached, tmp_path):
+    cache = ImageCache(cached, scan_sizes(cached), memory_limit=2 * 2 * 3 * 3, image_size=(2, 3))
+    for index in range(3):
+        cache.load(index)
+    for number in range(3):
+        (tmp_path / f"{number}.png").unlink()
+    assert np.array_equal(cache.load(0), np.full((2, 3, 3), (1, 0, 0)))  # 4 x 3 pixels
+    assert np.array_equal(cache.load(1), np.full((2, 3, 3), (2, 0, 0)))  # 5 x 3
+    assert [cache.file_size(index) for index in range(3)] == [(3, 4), (3, 5), (3, 6)]
+    with pytest.raises(InputError, match=r"2\.png: no such image file"):
+        cache.load(2)
+
+
+def test_automatic_cache_counts_images_as_they_are_kept(cached, monkeypatch):
+    monkeypatch.setattr(image_cache, "_AUTOMATIC_BYTES", 3 * (2 * 3 + 2 * 3 + 2 * 3))
+    sizes = scan_sizes(cached)
+    assert create_cache(cached, sizes, "auto") is None
+    assert len(create_cache(cached, sizes, "auto", (2, 3))) == 3
+    assert create_cache(cached, sizes, "auto", (3, 3)) is not None
+    assert create_cache(cached, sizes, "auto", (4, 4)) is None
