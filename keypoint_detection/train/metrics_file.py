@@ -15,12 +15,15 @@ from pytorch_lightning.utilities import rank_zero_only
 from keypoint_detection.files import write_atomic
 
 STEP = "step"
+# How the names of the first columns begin, in their order.
+_FIRST = (STEP, "epoch", "learning_rate", "train/", "validation/")
 
 
 class MetricsFile(Logger):
     """Writes a row whenever something is logged, at once, so that nothing waits in memory.
 
-    Columns are sorted by name. A new one rewrites the file, which is replaced as a whole.
+    Columns begin with what tells of the training, and those of one kind are sorted by name. A new one rewrites the
+    file, which is replaced as a whole.
 
     Args:
         folder: Folder of the run.
@@ -83,9 +86,14 @@ class MetricsFile(Logger):
         return [{name: v for name, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        self._columns = sorted({name for row in rows for name in row})
+        self._columns = sorted({name for row in rows for name in row}, key=_place)
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.path, text.getvalue())
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Sorts columns."""
+    return next((place for place, start in enumerate(_FIRST) if name.startswith(start)), len(_FIRST)), name

@@ -124,6 +124,7 @@ class Smp(Backbone):
             copied = copy_weights(self.encoder, read_weights(self.encoder_weights), self.encoder_weights)
             logger.info("took %d weights of encoder %s from %s", copied, self.encoder_name, self.encoder_weights)
         elif self.pretrained:
+            logger.info("fetching weights of encoder %s, unless they are here already", self.encoder_name)
             self.encoder.load_state_dict(self._download())
 
     def _download(self) -> dict[str, Tensor]:
