@@ -151,7 +151,8 @@ class KeypointAveragePrecision(KeypointMetric):
             targets: for each image its true keypoints, xy `(K, 2)` in pixels, NaN likewise.
 
         Raises:
-            ValueError: If the numbers of images, or of positions and scores of an image, differ.
+            ValueError: If the numbers of images, or of positions and scores of an image, differ, or positions are not
+                x and y.
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got predictions for {len(predictions)} images and targets for {len(targets)}")
@@ -185,4 +186,6 @@ def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, 
     except RuntimeError:
         rows = torch.cat(tensors)
         counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
+    if rows.numel() and columns > 1 and rows.shape[-1] != columns:
+        raise ValueError(f"got positions of shape {tuple(tensors[0].shape)}, expected (N, {columns})")
     return rows.reshape(-1, columns).cpu().double(), counts

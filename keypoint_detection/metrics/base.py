@@ -116,6 +116,18 @@ class KeypointMetric(Metric):
         self._waiting = []
         super().reset()
 
+    def forward(self, *args: Any, **arguments: Any) -> Any:
+        """Add a batch and compute the metric of it alone; see the torchmetrics class."""
+        self._pack()
+        return super().forward(*args, **arguments)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add what another metric has seen; see the torchmetrics class."""
+        self._pack()
+        if isinstance(incoming_state, KeypointMetric):
+            incoming_state._pack()
+        super().merge_state(incoming_state)
+
     def sync(self, *args: Any, **arguments: Any) -> None:
         """Gather the states of all processes; see the torchmetrics class."""
         self._pack()

@@ -55,6 +55,20 @@ def test_batches_and_repeated_images_do_not_change_a_metric(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_a_batch_alone_and_another_metric_are_added_to_what_was_seen(name):
+    first, second = random_batch(range(5)), random_batch(range(5, 9))
+    metric, other = METRICS[name](CHANNELS, DISTANCES), METRICS[name](CHANNELS, DISTANCES)
+    metric.update(*first)
+    assert metric(*second) == same(value_of(name, second))
+    assert metric.compute() == same(value_of(name, first, second))
+    metric.reset()
+    metric.update(*first)
+    other.update(*second)
+    metric.merge_state(other)
+    assert metric.compute() == same(value_of(name, first, second))
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_rows_stay_on_the_cpu_when_the_metric_follows_its_inputs_to_a_device(name, monkeypatch):
     monkeypatch.setattr("keypoint_detection.metrics.base._BATCHES_AT_ONCE", 2)
     metric = METRICS[name](CHANNELS, DISTANCES)
