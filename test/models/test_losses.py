@@ -191,7 +191,23 @@ def test_bce_weights_keypoints_and_keeps_its_minimum():
     assert best.grad.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("arguments", [{"awing_alpha": 1.0}, {"awing_epsilon": 0.0}])
+@pytest.mark.parametrize("arguments", [{"focal_alpha": 0.5}, {"focal_beta": 0.5}])
+def test_focal_checks_its_exponents(arguments):
+    logits, truth, positives, mask = make_targets(9)
+    with pytest.raises(InputError, match="focal_alpha"):
+        LOSSES["focal"](torch.tensor(logits), as_targets(truth, positives, mask), **arguments)
+
+
+@pytest.mark.parametrize("logit", [-40.0, 0.0, 40.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_finite_however_sure_the_network_is(name, logit):
+    truth = torch.tensor([0.0, 0.3, 1.0]).view(1, 1, 1, 3)
+    logits = torch.full_like(truth, logit).requires_grad_()
+    LOSSES[name](logits, LossTargets(truth, truth == 1, truth >= 0)).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("arguments", [{"awing_alpha": 2.0}, {"awing_epsilon": 0.0}])
 def test_awing_checks_its_constants(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="awing_alpha"):
