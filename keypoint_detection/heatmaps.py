@@ -192,10 +192,9 @@ def decode(
     scores, cells = highest_peaks(maps, wanted, radius, threshold)
     around = neighbourhoods(maps, cells)
     xy = refine(around, (height, width))[:, :count]
-    if not is_exporting():
-        tied = tied_maps(around.heights, scores, threshold)
-        _decode_tied(maps, tied, scores[:, :count], xy, radius, threshold)
+    tied = torch.arange(len(maps)) if is_exporting() else tied_maps(around.heights, scores, threshold)
     scores = scores[:, :count]
+    _decode_tied(maps, tied, scores, xy, radius, threshold)
     missing = ~(scores >= threshold)
     xy = to_pixels(xy, stride).masked_fill(missing[..., None], math.nan)
     scores = scores.masked_fill(missing, 0)
