@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import nearest
+from keypoint_detection.wording import counted, nearest
+
+logger = logging.getLogger(__name__)
 
 
 class ChannelGroup(NamedTuple):
@@ -44,6 +47,20 @@ def parse_channels(spec: Sequence[str] | str | None, available: Sequence[str], s
             raise InputError(f'{source}: keypoint_channels asks for channel "{member}" twice')
         seen.add(member)
     return groups
+
+
+def tell_left_out(groups: Iterable[ChannelGroup], available: Sequence[str], source: str) -> None:
+    """Logs which channels of a file nobody has asked for, since their keypoints count nowhere.
+
+    Args:
+        groups: what was asked for.
+        available: the channels of the file.
+        source: the name of the file.
+    """
+    wanted = {member for group in groups for member in group.members}
+    left_out = [name for name in available if name not in wanted]
+    if left_out:
+        logger.info("%s: %s left out: %s", source, counted(len(left_out), "channel"), ", ".join(left_out))
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import suggestion
+from keypoint_detection.data.channels import parse_channels, suggestion, tell_left_out
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
 
@@ -76,7 +76,10 @@ def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Sequ
             raise InputError(f'{stream.path}: expected the key "{key}" at the top level{suggestion(key, found)}')
     if not images.names:
         raise InputError(f'{stream.path}: the data set is empty, "images" holds nothing')
-    return _assemble(images, objects, categories or {}, stream.path, image_root).select_channels(spec)
+    annotations = _assemble(images, objects, categories or {}, stream.path, image_root)
+    names, source = annotations.channel_names, str(stream.path)
+    tell_left_out(parse_channels(spec, names, source), names, source)
+    return annotations.select_channels(spec)
 
 
 def channels_of(names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from keypoint_detection.data.image_cache import create_cache
 from keypoint_detection.data.images import image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.parts import Parts, read_parts
-from keypoint_detection.data.sampler import EvaluationSampler, SequentialKeys, TrainingSampler
+from keypoint_detection.data.sampler import EvaluationSampler, TrainingSampler
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -182,10 +182,10 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self.parts.split
 
     def diagonals(self, stage: Stage, indices: Tensor) -> Tensor:
-        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64."""
+        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64 on the CPU."""
         sizes, annotations = self.parts.sizes[stage], self.parts.annotations[stage]
         known = [sizes[i] if sizes[i].all() else image_size(annotations.path(i)) for i in indices.tolist()]
-        return torch.from_numpy(np.hypot(*np.array(known, dtype=np.float64).T)).to(indices.device)
+        return torch.from_numpy(np.hypot(*np.array(known, dtype=np.float64).T))
 
     def dataset(self, stage: Stage) -> KeypointsDataset:
         """The samples of a part, made once; only those for training are augmented.
@@ -247,10 +247,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test samples (of the validation samples if there are none) in their order."""
-        stage: Stage = "test" if "test" in self.files else "validation"
-        sampler = SequentialKeys(len(self.parts.annotations[stage]))
-        return DataLoader(**self._arguments(stage), sampler=sampler, batch_size=self._chosen_batch_size())
+        """The batches of `test_dataloader`, or those of `val_dataloader` where there is no test file."""
+        return self._evaluation_loader("test" if "test" in self.files else "validation")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch to the device."""

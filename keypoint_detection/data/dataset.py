@@ -233,13 +233,12 @@ def collate(samples: Sequence[Batch]) -> Batch:
     Returns:
         The batch. Its heatmaps are None.
     """
-    images, _ = collate_images([sample.images for sample in samples])
     count = max(sample.keypoints.shape[1] for sample in samples)
     keypoints = torch.full((len(samples), len(samples[0].keypoints), count, 2), torch.nan)
     for target, sample in zip(keypoints, samples, strict=True):
         target[:, : sample.keypoints.shape[1]] = sample.keypoints
     return Batch(
-        images=images,
+        images=_pad([sample.images for sample in samples]),
         keypoints=keypoints,
         heatmaps=None,
         sizes=torch.stack([sample.sizes for sample in samples]),
@@ -249,23 +248,15 @@ def collate(samples: Sequence[Batch]) -> Batch:
     )
 
 
-def collate_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Joins images to a batch, padded with 0 at the right and the bottom to the largest of them.
-
-    Args:
-        images: `(3, H, W)` each.
-
-    Returns:
-        `(B, 3, H, W)`, and `(B, 2)` int64 height and width of each image without its padding.
-    """
-    sizes = torch.tensor([image.shape[1:] for image in images])
-    if (sizes == sizes[0]).all():
-        return torch.stack(list(images)), sizes
-    height, width = sizes.amax(0).tolist()
+def _pad(images: Sequence[Tensor]) -> Tensor:
+    """Joins images `(3, H, W)` to `(B, 3, H, W)`, padded with 0 at the right and the bottom to the largest of them."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    if all(image.shape[1:] == (height, width) for image in images):
+        return torch.stack(list(images))
     batch = torch.zeros(len(images), 3, height, width)
     for target, image in zip(batch, images, strict=True):
         target[:, : image.shape[1], : image.shape[2]] = image
-    return batch, sizes
+    return batch
 
 
 def _pack(keypoints: Sequence[np.ndarray]) -> Tensor:

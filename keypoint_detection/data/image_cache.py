@@ -15,7 +15,7 @@ import torch
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.geometry import fit_size, resize
-from keypoint_detection.data.images import load_image, scan_headers
+from keypoint_detection.data.images import complete_sizes, load_image
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ _AUTOMATIC_BYTES = 10**9
 class ImageCache:
     """Decoded images in shared memory; whichever process decodes an image first, decodes it for all.
 
-    The places of all images are laid out ahead, from their sizes. Memory is taken when an image is filled in.
+    The places of all images are laid out ahead, from their sizes, and their memory is taken at once. With several
+    training processes each one has a cache of its own.
 
     Args:
         annotations: the data set.
@@ -52,17 +53,13 @@ class ImageCache:
     ) -> None:
         self.annotations = annotations
         self.image_size = image_size
-        sizes = np.array(sizes, np.int64)
-        for index, header in scan_headers(annotations, np.nonzero((sizes == 0).any(1))[0]):
-            if isinstance(header, InputError):
-                raise header
-            sizes[index] = header[:2]
+        sizes = complete_sizes(annotations, sizes)
         needed = _kept_sizes(sizes, image_size).prod(1) * 3
-        free = int(free_memory() * (1 - _KEPT_FREE))
+        free = _usable_memory()
         if memory_limit is None and needed.sum() > free:
             raise InputError(
                 f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
-                f"and {_gigabytes(free)} are free for it; train without the cache or limit its memory"
+                f"and {_gigabytes(free)} are free for it; --cache_images false trains without"
             )
         limit = free if memory_limit is None else min(memory_limit, free)
         fits = np.cumsum(needed) <= limit
@@ -71,7 +68,7 @@ class ImageCache:
         total = int(needed[fits].sum())
         self._sizes = torch.from_numpy(sizes)
         self._starts = torch.from_numpy(np.where(fits, np.cumsum(needed) - needed, -1))
-        # Unlike `share_memory_()`, this neither copies nor touches the pages.
+        # Unlike `share_memory_()`, this does not copy.
         self._pixels = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(total, 1)))
         self._filled = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
 
@@ -123,12 +120,13 @@ def create_cache(
     Args:
         annotations: the images.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown.
-        cache_images: whether to; "auto" caches a set whose images, as they are kept, take up to a gigabyte.
+        cache_images: whether to; "auto" caches a set whose images, as they are kept, take up to a gigabyte and fit
+            into the memory that is free.
         image_size: size to fit them into, see `ImageCache`.
     """
     if cache_images == "auto":
         needed = 3 * int(_kept_sizes(sizes.astype(np.int64), image_size).prod(axis=1).sum()) if sizes.all() else None
-        cache_images = needed is not None and needed <= _AUTOMATIC_BYTES
+        cache_images = needed is not None and needed <= min(_AUTOMATIC_BYTES, _usable_memory())
     return ImageCache(annotations, sizes, image_size=image_size) if cache_images else None
 
 
@@ -137,6 +135,10 @@ def _kept_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.nda
     if image_size is None:
         return sizes
     return np.array([fit_size((height, width), image_size)[::-1] for width, height in sizes.tolist()], np.int64)
+
+
+def _usable_memory() -> int:
+    return int(free_memory() * (1 - _KEPT_FREE))
 
 
 def free_memory() -> int:

@@ -110,6 +110,27 @@ def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarra
     return sizes
 
 
+def complete_sizes(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
+    """Reads the headers of those images whose size is not known.
+
+    Args:
+        annotations: the images.
+        sizes: `(N, 2)` width and height of each image in pixels; 0 where it is not known.
+
+    Returns:
+        `(N, 2)` int64 width and height of all images.
+
+    Raises:
+        InputError: naming file and entry of the first image that is missing or unreadable.
+    """
+    sizes = np.array(sizes, np.int64)
+    for index, header in scan_headers(annotations, np.flatnonzero((sizes == 0).any(axis=1))):
+        if isinstance(header, InputError):
+            raise header
+        sizes[index] = header[:2]
+    return sizes
+
+
 def scan_headers(
     annotations: Annotations, indices: Iterable[int], read: Callable[[Path], ImageHeader] | None = None
 ) -> Iterator[tuple[int, ImageHeader | InputError]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import parse_channels, suggestion
+from keypoint_detection.data.channels import parse_channels, suggestion, tell_left_out
 from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
@@ -90,7 +90,9 @@ def _choose_channels(entry: Any, spec: Sequence[str] | str | None, source: Path)
         raise InputError(f"{source}: entry 0 is {_shown(entry)}, expected an object")
     names = [key for key in entry if key not in METADATA_KEYS]
     if spec is not None:
-        return [member for group in parse_channels(spec, names, str(source)) for member in group.members]
+        groups = parse_channels(spec, names, str(source))
+        tell_left_out(groups, [name for name in names if isinstance(entry[name], list)], str(source))
+        return [member for group in groups for member in group.members]
     # Anything else is a note of the user's own, such as a date.
     channels = [name for name in names if isinstance(entry[name], list)]
     if not channels:

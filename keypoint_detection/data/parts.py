@@ -12,7 +12,7 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.images import complete_sizes, scan_sizes
 from keypoint_detection.data.splits import check_same_images, describe_split, image_names, random_split, recorded_split
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.wording import counted
@@ -82,9 +82,17 @@ def read_parts(
         all_sizes = sizes["train"]
         for name, indices in zip(("train", "validation"), chosen, strict=True):
             parts[name], sizes[name] = whole["train"].subset(indices), all_sizes[indices]
+        logger.info(
+            "%s: %s to train on, %s to validate on",
+            whole["train"].source, counted(len(parts["train"]), "image"), len(parts["validation"]),
+        )  # fmt: skip
     if split is not None:
         for name, annotations in parts.items():
             check_same_images(annotations, split, name)
+    for name in parts.keys() - {"train"}:  # whose batches are of one size
+        sizes[name] = complete_sizes(parts[name], sizes[name])
+    if not len(parts["train"].xy):
+        logger.warning("%s: no image to train on has any keypoint, so there is nothing to learn", parts["train"].source)
     _warn_of_shared_images(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 

@@ -156,20 +156,6 @@ class EvaluationSampler(Sampler[list[Key]]):
         return iter(self.batches)
 
 
-class SequentialKeys(Sampler[Key]):
-    """All images in their order, for prediction."""
-
-    def __init__(self, n: int) -> None:
-        """Creates the sampler for `n` images."""
-        self.n = n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __iter__(self) -> Iterator[Key]:
-        return map(Key, range(self.n))
-
-
 def _batches_of_one_size(sizes: np.ndarray, indices: Sequence[int], batch_size: int) -> list[list[int]]:
     """Splits images into batches of one size, in the order of the first image of each size."""
     groups: dict[tuple[int, ...], list[int]] = {}

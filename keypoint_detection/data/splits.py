@@ -110,5 +110,8 @@ def _positions(
         raise InputError(f"split: expected a list of image names under {part!r}, got {names!r}")
     for name in names:
         if name not in positions:
-            raise InputError(f"split: {part!r} lists {name!r}, which is not in {annotations.source}")
+            raise InputError(
+                f"split: {part!r} lists {name!r}, which is not in {annotations.source}, expected the file that the "
+                "split was made of"
+            )
     return np.array([positions[name] for name in names])

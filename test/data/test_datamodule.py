@@ -7,8 +7,10 @@ import pytorch_lightning as pl
 import torch
 from data_sets import write_data_set
 
+from keypoint_detection.data import parts
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.loading import automatic_num_workers
 from keypoint_detection.errors import InputError
 
@@ -54,6 +56,18 @@ def test_split_off_validation(folder):
     parts = module.parts
     module.setup("fit")
     assert module.parts is parts
+
+
+def test_the_sizes_of_the_parts_are_said(folder, caplog):
+    with caplog.at_level("INFO"):
+        ready(folder, validation_split_ratio=0.3)
+    assert "dataset.json: 7 images to train on, 3 to validate on" in caplog.text
+
+
+def test_labels_without_any_keypoint_are_said_to_teach_nothing(tmp_path, caplog):
+    write_data_set(tmp_path, [(20, 10)] * 4, [{"a": []}] * 4)
+    ready(tmp_path)
+    assert "no image to train on has any keypoint" in caplog.text
 
 
 def test_the_curriculum_decides_which_batches_are_changed(folder):
@@ -106,6 +120,15 @@ def test_without_a_test_file(folder):
         module.test_dataloader()
     predicted = [batch.indices for batch in module.predict_dataloader()]
     assert torch.cat(predicted).tolist() == list(range(len(module.validation_annotations)))
+
+
+def test_batches_of_an_evaluation_have_one_size_however_many_headers_are_read_at_first(folder, monkeypatch):
+    monkeypatch.setattr(parts, "scan_sizes", lambda annotations: scan_sizes(annotations, limit=2))
+    module = ready(folder, validation_split_ratio=0.6, batch_size=10)
+    assert (module.train_sizes == 0).any()
+    for batch in module.val_dataloader():
+        assert (batch.sizes == batch.sizes[0]).all()
+    assert sum(len(batch.indices) for batch in module.val_dataloader()) == 6
 
 
 def test_only_training_is_augmented(folder):

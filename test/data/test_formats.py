@@ -88,6 +88,21 @@ def test_channels_are_chosen_ordered_and_merged(folder):
         read_annotations(path, folder, keypoint_channels=["z=x", "y"], max_keypoints=[2, -1])
 
 
+def test_channels_that_nobody_asked_for_are_named(folder, caplog):
+    entry = {"image_path": "a.png", "x": [[0, 0]], "y": [], "z": [[1, 0]], "note": "no channel"}
+    native = save(folder, {"dataset": [entry, {**entry, "image_path": "b.png"}]})
+    with caplog.at_level("INFO"):
+        read_annotations(native, folder, keypoint_channels="x=z y")
+        read_annotations(native, folder)
+        assert not caplog.records
+        read_annotations(native, folder, keypoint_channels="y")
+        convert(native, folder, folder / "deeper" / "coco.json", to="coco")
+        read_annotations(folder / "deeper" / "coco.json", folder, keypoint_channels="x")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.endswith("data.json: 2 channels left out: x, z")
+    assert second.endswith("coco.json: 2 channels left out: y, z")
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_text_may_be_indented_and_begin_with_a_byte_order_mark(folder, indent, encoding):
@@ -183,8 +198,8 @@ def test_convert_refuses_what_cannot_work(folder):
         convert(source, folder, folder / "out.json", to="yolo")
     with pytest.raises(InputError, match="would overwrite"):
         convert(source, folder, folder / "." / "data.json", to="coco")
-    with pytest.raises(InputError, match=r"missing/out\.json: cannot be written"):
-        convert(source, folder, folder / "missing" / "out.json", to="coco")
+    with pytest.raises(InputError, match=r"a\.png/out\.json: cannot be written"):
+        convert(source, folder, folder / "a.png" / "out.json", to="coco")
     with pytest.raises(InputError, match="output_coordinates"):
         convert(source, folder, folder / "out.json", to="native", output_coordinates="meters")
 

@@ -294,6 +294,13 @@ def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monke
         ImageCache(cached, scan_sizes(cached))
 
 
+def test_automatic_cache_does_without_where_memory_is_short(cached, monkeypatch):
+    monkeypatch.setattr(image_cache, "free_memory", lambda: 100)
+    assert create_cache(cached, scan_sizes(cached), "auto") is None
+    with pytest.raises(InputError, match="--cache_images false"):
+        create_cache(cached, scan_sizes(cached), True)
+
+
 def test_cache_refuses_an_image_that_changed_its_size(cached, tmp_path):
     cache = ImageCache(cached, scan_sizes(cached))
     pixels("RGB", RED, (9, 9)).save(tmp_path / "0.png")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keypoint_detection.data.sampler import BLANK, EvaluationSampler, Key, SequentialKeys, TrainingSampler
+from keypoint_detection.data.sampler import BLANK, EvaluationSampler, Key, TrainingSampler
 from keypoint_detection.errors import InputError
 
 
@@ -94,8 +94,3 @@ def test_evaluation_of_equal_sizes_keeps_the_order():
 def test_a_process_without_images_gets_blanks():
     sampler = EvaluationSampler(np.full((2, 2), 64), batch_size=1, rank=2, world=3)
     assert [key.epoch for batch in sampler for key in batch] == [BLANK]
-
-
-def test_prediction_is_in_order():
-    assert list(SequentialKeys(3)) == [Key(0), Key(1), Key(2)]
-    assert len(SequentialKeys(3)) == 3
