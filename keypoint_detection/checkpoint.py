@@ -14,11 +14,10 @@ import torch
 
 from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import write_atomic
+from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.flags import OneLineParser, call, parser_for
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.report.page import finite
 from keypoint_detection.wording import counted
 
 CALIBRATION_KEY = "score_threshold_calibration"

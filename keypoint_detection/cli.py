@@ -59,13 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(module: str, arguments: Sequence[str]) -> int:
     """Runs the `main` of a module; bad input is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     try:
         return importlib.import_module(module).main(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 130
 
 

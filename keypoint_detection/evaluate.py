@@ -21,8 +21,10 @@ from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import Evaluation, summarise
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
+from keypoint_detection.files import check_writable
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
@@ -88,7 +90,11 @@ def evaluate(
         raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
     if recall is not None and not 0 < recall < 1:
         raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
+    if recall is not None and Path(checkpoint).suffix == SAFETENSORS:
+        raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     processes = processes or Processes(device)
+    if report is not None and processes.rank == 0:
+        check_writable(report, "--report")
     predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
@@ -183,7 +189,7 @@ def read_labels(
     annotations = read_annotations(
         json_path, folder, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates, max_keypoints=None
     ).select_channels(list(channel_names))
-    sizes = scan_sizes(annotations)
+    sizes = scan_sizes(annotations, limit=None)
     annotations = leave_out_outside(annotations, sizes)
     if split is None:
         return annotations, sizes
@@ -229,6 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = call(start_processes, config)
+    if config["output"] and processes.rank == 0:
+        check_writable(config["output"], "--output")
     evaluation = call(evaluate, config, processes=processes)
     if processes.rank != 0:
         return 0

@@ -16,14 +16,13 @@ import torch
 
 from keypoint_detection.calibration import Calibration
 from keypoint_detection.evaluation_pass import EvaluatedImages
-from keypoint_detection.files import write_atomic
+from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.metrics import Matches
 from keypoint_detection.metrics.average_precision import mean_of_defined
 from keypoint_detection.metrics.errors import ERROR_KINDS, ErrorTaxonomy, error_taxonomy
 from keypoint_detection.metrics.localization import best_f1
 from keypoint_detection.report import ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import pad
-from keypoint_detection.report.page import finite
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers
 from keypoint_detection.wording import counted
 
@@ -102,9 +101,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json` to a file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+        write_atomic(Path(path), json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
 
     def report_data(self, title: str, **options: Any) -> ReportData:
         """What the report shows; `options` are more attributes of `ReportData`."""

@@ -94,10 +94,10 @@ def images_of_batch(
         truths: `(B, C, K, 2)` true keypoints likewise.
     """
     indices = batch.indices.tolist()
-    corners = transform_points(batch.sizes.flip(1).double(), batch.transforms).round()
+    corners = transform_points(batch.sizes.cpu().flip(1).double(), batch.transforms.cpu()).round()
     images = images_from_batch(
         names=[annotations.name(index) if index >= 0 else "" for index in indices],
-        sizes=corners.flip(1).cpu(),
+        sizes=corners.flip(1),
         xy=xy.float().cpu(),
         scores=scores.float().cpu(),
         truths=truths.float().cpu(),

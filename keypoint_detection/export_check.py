@@ -13,7 +13,6 @@ import torch
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import render
-from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import Network, usable_thresholds
 from keypoint_detection.wording import counted
 
@@ -49,7 +48,7 @@ HALF = Tolerance(pixels=0.25, flat_pixels=0.5, score=0.02)
 LOWEST_SCORE = 0.05
 
 
-class CheckReport(NamedTuple):
+class ExportAgreement(NamedTuple):
     """How well two detectors agree.
 
     Attributes:
@@ -69,13 +68,6 @@ class CheckReport(NamedTuple):
             f"checked against PyTorch on {counted(self.images, 'image')}: {counted(self.keypoints, 'keypoint')}, "
             f"at most {self.pixels:.2g} px and {self.score:.2g} of score apart"
         )
-
-
-def keypoint_caps(detector: KeypointDetector) -> list[int]:
-    """Most keypoints of each of the C channels."""
-    values = detector.hparams
-    caps = values.keypoint_channel_max_keypoints or [-1] * len(values.keypoint_channels)
-    return [values.max_keypoints if cap == -1 else cap for cap in caps]
 
 
 def check_images(seed: int = 0) -> list[np.ndarray]:
@@ -99,7 +91,7 @@ def check_images(seed: int = 0) -> list[np.ndarray]:
 
 def check_network(
     expected: Network, found: Network, caps: list[int], tolerance: Tolerance, lowest: float = 1.0, smallest: int = 1
-) -> CheckReport:
+) -> ExportAgreement:
     """Compares the keypoints of two detectors on random images.
 
     Args:
@@ -138,7 +130,7 @@ def check_network(
             f"{len(far)} of {counted(len(pairs), 'keypoint')} are more than {tolerance.pixels:g} px away; {max(far)}"
         )
     distances, differences = ([getattr(pair, name) for pair in pairs] for name in ("distance", "difference"))
-    return CheckReport(len(images), len(pairs), max(distances, default=0.0), max(differences, default=0.0))
+    return ExportAgreement(len(images), len(pairs), max(distances, default=0.0), max(differences, default=0.0))
 
 
 class _Pair(NamedTuple):

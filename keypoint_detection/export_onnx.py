@@ -18,11 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network, keypoint_caps
+from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network
 from keypoint_detection.files import write_atomic
 from keypoint_detection.models.backbones import Backbone
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.hyperparameters import keypoint_caps
 from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
 from keypoint_detection.onnx_nodes import Nodes
@@ -82,7 +83,7 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
         tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
         # Enlarged, an image of one pixel is flat, and rounding moves its peaks.
         smallest = 2 if network.detector.hparams.image_size else 1
-        caps = keypoint_caps(network.detector)
+        caps = keypoint_caps(network.detector.hparams)
         report = check_network(network, OnnxNetwork(path), caps, tolerance, lowest, smallest)
     except InputError as error:
         path.unlink()
@@ -93,7 +94,7 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
 
 def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.ModelProto:
     """Builds the whole graph, from the bytes of an image to keypoints, with its metadata."""
-    values, caps = detector.hparams, keypoint_caps(detector)
+    values, caps = detector.hparams, keypoint_caps(detector.hparams)
     options = DecodingOptions(caps, values.minimal_keypoint_extraction_pixel_distance, values.heatmap_stride)
     fill = detector.backbone.image_mean.numpy() * 255
     before, after = Nodes("before/"), Nodes("after/")

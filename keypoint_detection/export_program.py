@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, check_network, keypoint_caps
+from keypoint_detection.export_check import FULL, check_network
 from keypoint_detection.files import write_atomic
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.hyperparameters import keypoint_caps
 from keypoint_detection.onnx_network import split_channels
 from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
@@ -55,7 +56,7 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         "version": library_version(),
         "channel_names": network.channel_names,
         "score_thresholds": [None if math.isnan(value) else value for value in network.score_thresholds],
-        "max_keypoints": keypoint_caps(network.detector),
+        "max_keypoints": keypoint_caps(network.detector.hparams),
         "smallest_side": smallest_side(network.detector),
     }
     with warnings.catch_warnings():
@@ -131,7 +132,7 @@ class ImageToKeypoints(nn.Module):
     def __init__(self, detector: KeypointDetector) -> None:
         super().__init__()
         self.detector = detector
-        self.caps = keypoint_caps(detector)
+        self.caps = keypoint_caps(detector.hparams)
         self.register_buffer("score_thresholds", torch.from_numpy(usable_thresholds(detector.score_thresholds.cpu())))
 
     @torch.no_grad()

@@ -1,13 +1,40 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and what may stand in them."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
+
+from keypoint_detection.errors import InputError
+
+
+def check_writable(path: str | Path, name: str) -> None:
+    """Makes the folder of a file, and checks that files can be written there, before the work that fills it.
+
+    Args:
+        path: The file.
+        name: What the user calls it, such as `--output`.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{name} {path}: cannot be written there ({error.strerror or error})") from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
     """Writes a file under a temporary name and renames it, so that a reader never finds half of it.
+
+    Folders that are missing are made.
 
     Args:
         path: The file.
@@ -22,6 +49,7 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     data = content.encode() if isinstance(content, str) else content
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -31,5 +59,15 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
         error.filename = str(path)  # not set where the disk is full
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as of a folder that is a file, which the error above has told
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for every float that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

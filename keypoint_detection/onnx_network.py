@@ -22,13 +22,15 @@ class OnnxNetwork:
 
     Args:
         path: The file.
+        device: Where onnxruntime runs it: `cpu`, `cuda` (of which it takes the first), or `auto` for the better one
+            that it offers.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
 
     Raises:
-        InputError: If the extra `export` is not installed, or the file is no exported detector.
+        InputError: If the extra `export` is not installed, it is no exported detector, or there is no such device.
     """
 
-    def __init__(self, path: str | PathLike[str], threads: int = 0) -> None:
+    def __init__(self, path: str | PathLike[str], device: str = "auto", threads: int = 0) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -40,8 +42,14 @@ class OnnxNetwork:
         options.log_severity_level = 3
         # Threads that go on spinning after a run would take the cores from torch and from reading images.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        offered = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+        offered = {
+            name: provider for name, provider in offered.items() if provider in onnxruntime.get_available_providers()
+        }
+        kind = device.removesuffix(":0")
+        if kind not in ("auto", *offered):
+            raise InputError(f"--device {device}: onnxruntime offers {', '.join(offered)}")
+        providers = list(offered.values()) if kind == "auto" else [offered[kind]]
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
             self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])

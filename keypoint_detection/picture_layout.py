@@ -8,7 +8,10 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -71,8 +74,10 @@ def resize(picture: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((width, height), method))
 
 
+@lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    """A font with Latin, Greek and Cyrillic letters, which the one that comes with Pillow has not."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from keypoint_detection.allocator import PREDICTION, keep_freed_memory
-from keypoint_detection.data.dataset import collate_images
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
 from keypoint_detection.errors import InputError
@@ -105,7 +104,11 @@ class TorchNetwork:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
         content = load_checkpoint(checkpoint)
-        self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
+        try:
+            self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
+        except InputError as error:
+            own = "what you have added to a registry has to be there before"
+            raise InputError(f"checkpoint {checkpoint}: {error} ({own})") from error
         try:
             self.detector.load_state_dict(content["state_dict"])
         except RuntimeError as error:  # torch lists every weight that does not fit, over many lines
@@ -126,10 +129,14 @@ class TorchNetwork:
         """See `Network`."""
         size = self.detector.hparams.image_size
         inputs, transforms = zip(*(letterbox(image, tuple(size) if size else None) for image in images), strict=True)
-        batch, sizes = collate_images(inputs)
-        xy, scores = self._folded.detect(batch.to(self.device), sizes.to(self.device))
-        xy = transform_points(xy.cpu(), torch.from_numpy(np.stack(transforms)))
-        return list(zip(xy.numpy(), scores.cpu().numpy(), strict=True))
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        # Images of one size go together: beside a larger one an image would be padded, and its keypoints be others.
+        for shape in dict.fromkeys(image.shape for image in inputs):
+            same = [index for index, image in enumerate(inputs) if image.shape == shape]
+            xy, scores = self._folded.detect(torch.stack([inputs[index] for index in same]).to(self.device))
+            xy = transform_points(xy.cpu(), torch.from_numpy(np.stack([transforms[index] for index in same])))
+            found |= dict(zip(same, zip(xy.numpy(), scores.cpu().numpy(), strict=True), strict=True))
+        return [found[index] for index in range(len(images))]
 
 
 def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
@@ -137,7 +144,9 @@ def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
     if Path(path).suffix == ".onnx":
         from keypoint_detection.onnx_network import OnnxNetwork  # needs the optional extra `export`
 
-        return OnnxNetwork(path)
+        return OnnxNetwork(path, device)
+    if Path(path).suffix == ".pt2":
+        raise InputError(f"{path}: a program, which torch.export.load runs by itself; expected a checkpoint or .onnx")
     return TorchNetwork(path, device)
 
 
@@ -153,7 +162,8 @@ class KeypointPredictor:
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
             takes the thresholds that the checkpoint holds: those of the best F1 in its validation.
-        max_keypoints: Largest number of keypoints per channel and image. None for the training's.
+        max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's.
+            None for the training's. An ONNX file has its own largest number built in.
         batch_size: Images that go through the network at once.
         tile: Side in pixels of overlapping tiles, for images much larger than those that the network was trained on.
             None takes images whole.
@@ -174,6 +184,9 @@ class KeypointPredictor:
         if batch_size < 1 or (max_keypoints is not None and max_keypoints < 1) or (tile is not None and tile < 32):
             raise InputError("expected batch_size and max_keypoints of at least 1, and a tile of at least 32")
         self.network = load_network(checkpoint, device)
+        if max_keypoints is not None and isinstance(self.network, TorchNetwork):
+            values = self.network.detector.hparams
+            values.max_keypoints = max(values.max_keypoints, max_keypoints)
         self.score_threshold = score_threshold
         self.max_keypoints = max_keypoints
         self.batch_size = batch_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +63,8 @@ def predict(
         format: What to write: native (this library's own, which can be corrected and trained on), csv or coco
             (results); auto goes by the ending of the output.
         overlays: Folder for pictures with the keypoints drawn in, and for a video of each video.
-        score_threshold: The score from which a detection counts; the checkpoint's own per channel when left out.
+        score_threshold: The score from which a detection counts, where none is below 0.01; the checkpoint's own per
+            channel when left out.
         max_keypoints: Largest number of keypoints per channel and image; the training's when left out.
         batch_size: Images that go through the network at once.
         tile: Side in pixels of overlapping tiles, for images much larger than those trained on.
@@ -95,7 +97,7 @@ def predict(
         "folder of all PATHS": str(root),
     }
     journal = _open_journal(target, resume, settings, processes)
-    pictures = _Overlays(Path(overlays), root) if overlays else None
+    pictures = _Overlays(Path(overlays), root, files) if overlays else None
     failed = 0
     images = processes.share([file for file in files if not is_video(file)])
     bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0)
@@ -208,16 +210,29 @@ def _chunks(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 
 
 class _Overlays:
-    """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs."""
+    """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs.
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    Where files differ by their endings alone, these stay in the names: `a.png.jpg` beside `a.tif.jpg`.
+    """
+
+    def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
+        self._shared: set[Path] = set()
+        named = Counter(self._path(file.absolute().relative_to(root).as_posix()) for file in files)
+        self._shared = {path for path, count in named.items() if count > 1}
         if folder.absolute() == root:
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
 
+    def _path(self, name: str) -> Path:
+        """Where the overlay of an input goes."""
+        input_path = self.folder / name
+        ending = ".mp4" if is_video(input_path) else ".jpg"
+        path = input_path.with_suffix(ending)
+        return input_path.with_name(input_path.name + ending) if path in self._shared else path
+
     def picture(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Writes the picture of an image."""
-        path = (self.folder / name).with_suffix(".jpg")
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_draw(image, prediction)).save(path, quality=92)
 
@@ -225,7 +240,7 @@ class _Overlays:
         """Writes the video while its frames pass through."""
         import imageio.v2 as imageio
 
-        path = (self.folder / name).with_suffix(".mp4")
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with imageio.get_writer(path, fps=rate, macro_block_size=2) as writer:
             for number, frame, prediction in frames:

@@ -42,6 +42,17 @@ class Processes:
         return values
 
 
+def _device_of(accelerator: str) -> str:
+    """Where a single process runs its network on a kind of device."""
+    if accelerator in ("auto", "cpu"):
+        return accelerator
+    present = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    if present == "cpu" or accelerator not in ("gpu", present):
+        here = "cpu" if present == "cpu" else f"cpu or {present}"
+        raise InputError(f"--accelerator {accelerator}: expected auto, or what this machine has: {here}")
+    return present
+
+
 def start_processes(
     device: str,
     accelerator: str = "auto",
@@ -53,7 +64,7 @@ def start_processes(
 
     Args:
         device: Where the network of a single process runs.
-        accelerator: Kind of device of several processes: cpu, gpu or auto.
+        accelerator: Kind of device: cpu, gpu or auto.
         devices: Processes on each machine, which share the images; start torchrun or srun with as many.
         strategy: How several processes work together: ddp; auto is ddp where there are several.
         num_nodes: Number of machines.
@@ -65,7 +76,7 @@ def start_processes(
         InputError: If there are not as many devices.
     """
     if devices == 1 and num_nodes == 1 and strategy == "auto":
-        return Processes("cpu" if device == "auto" and accelerator == "cpu" else device)
+        return Processes(_device_of(accelerator) if device == "auto" else device)
     if device != "auto":
         raise InputError(f"--device {device}: expected --accelerator with several processes, such as --accelerator gpu")
     try:

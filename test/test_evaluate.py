@@ -191,6 +191,10 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
         ({"batch_size": 0}, "batch_size"),
         ({"empty_channels": "maybe"}, "empty_channels"),
         ({"no_such_flag": 1}, "no_such_flag"),
+        ({"output": "/dev/null/numbers.json"}, "--output /dev/null/numbers.json: cannot be written"),
+        ({"report": "/dev/null/report.html"}, "--report /dev/null/report.html: cannot be written"),
+        ({"recall": 0.9, "checkpoint": "weights.safetensors"}, "--recall 0.9: expected a checkpoint"),
+        ({"accelerator": "nonsense", "device": "auto"}, "--accelerator nonsense"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, changes, named, capsys):

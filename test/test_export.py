@@ -308,10 +308,11 @@ def test_a_file_that_is_no_export_gets_one_line(content, tmp_path):
         ({"half": True, "output": "model.pt2"}, "half"),
         ({"opset": 11}, "18"),
         ({"output": "model.bin"}, r"\.onnx or \.pt2"),
-        ({"output": "missing/model.onnx"}, "folder"),
+        ({"output": "file/model.onnx"}, "cannot be written"),
     ],
 )
 def test_bad_arguments_are_named(checkpoint, arguments, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match=text):
         export(str(checkpoint), **{"output": "model.onnx", **arguments})

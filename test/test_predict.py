@@ -104,6 +104,24 @@ def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):
     assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold={"red": 0.01})(image)["red"].xy) == 1
 
 
+def test_a_larger_image_in_the_batch_changes_no_bit(checkpoint):
+    small, large = dots((33, 41), [(10.5, 30.5), (38.5, 4.5)]), dots((70, 90), [(60.5, 50.5)])
+    predictor = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.02)
+    alone = predictor(small)
+    for batch in ([small, large], [large, small]):
+        together = predictor(batch)[0 if batch[0] is small else 1]
+        for name, keypoints in alone.items():
+            assert np.array_equal(keypoints.xy, together[name].xy)
+            assert np.array_equal(keypoints.scores, together[name].scores)
+
+
+def test_more_keypoints_than_in_training_are_found_where_they_are_asked_for(checkpoint):
+    places = [(10.5 + 20 * column, 10.5 + 20 * row) for column in range(6) for row in range(5)]
+    image = dots((110, 130), places)
+    assert len(KeypointPredictor(checkpoint, device="cpu")(image)["red"].xy) == 20
+    assert len(KeypointPredictor(checkpoint, device="cpu", max_keypoints=50)(image)["red"].xy) == 30
+
+
 def test_the_cap_keeps_the_best(checkpoint):
     image = dots((40, 60), [(10.5, 20.5), (45.5, 8.5)])
     image[:30, 30:] = (image[:30, 30:] * 0.8).astype(np.uint8)
@@ -223,6 +241,19 @@ def test_a_file_that_is_no_checkpoint_is_one_line_that_names_it(tmp_path, conten
         KeypointPredictor(path)
     assert "\n" not in str(error.value)
     assert "weights_only" not in str(error.value)  # no advice to run what is in the file
+
+
+def test_a_program_is_no_checkpoint_and_says_what_runs_it(tmp_path):
+    with pytest.raises(InputError, match=r"model\.pt2: .*torch\.export\.load"):
+        KeypointPredictor(tmp_path / "model.pt2")
+
+
+def test_a_checkpoint_of_a_backbone_that_is_not_registered_says_so(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["backbone_type"] = "Mine"
+    torch.save(content, tmp_path / "mine.ckpt")
+    with pytest.raises(InputError, match=r"mine\.ckpt: backbone_type 'Mine' is unknown, .* added to a registry"):
+        KeypointPredictor(tmp_path / "mine.ckpt")
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):

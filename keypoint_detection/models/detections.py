@@ -26,6 +26,25 @@ class Detections(NamedTuple):
     scores: Tensor
 
 
+def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, stride: int) -> Tensor:
+    """Turn logits into heatmaps.
+
+    Args:
+        logits: `(B, C, h, w)`.
+        images: `(B, 3, H, W)` the images that they come from.
+        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding, None without padding.
+        stride: Pixels per cell of the heatmaps.
+
+    Returns:
+        `(B, C, h, w)` float32 in [0, 1], 0 in padding.
+    """
+    probabilities = logits.float().sigmoid()
+    if sizes is None:
+        return probabilities
+    mask = heatmaps.valid_mask(sizes, (images.shape[-2], images.shape[-1]), stride)
+    return torch.where(mask, probabilities, 0.0)
+
+
 def decode_detections(
     probabilities: Tensor, sizes: Tensor | None, caps: list[int], min_distance: float, stride: int
 ) -> Detections:

@@ -20,7 +20,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
-from keypoint_detection.models.detections import Detections, decode_detections
+from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_trained
 from keypoint_detection.models.losses import evaluate_loss
 from keypoint_detection.models.targets import loss_targets
@@ -45,7 +45,8 @@ class KeypointDetector(pl.LightningModule):
         loss: Name of the loss in `LOSSES`.
         loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
         image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
-        max_keypoints: Most keypoints that are decoded per channel and image.
+        max_keypoints: Most keypoints that are decoded per channel and image. A training raises it to one and a half
+            times the largest number in an image of its data.
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
         minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
             network's input, only the higher one is decoded.
@@ -215,8 +216,7 @@ class KeypointDetector(pl.LightningModule):
         Returns:
             Keypoints in pixels of `images`.
         """
-        size = (images.shape[-2], images.shape[-1])
-        return self._decode(self._probabilities(self(images), size, sizes), sizes)
+        return self._decode(predicted_heatmaps(self(images), images, sizes, self.hparams.heatmap_stride), sizes)
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
         """Compute the loss of a batch.
@@ -236,8 +236,7 @@ class KeypointDetector(pl.LightningModule):
         """
         logits = self(batch.images)
         losses = self._losses(logits, batch)
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        probabilities = self._probabilities(logits, size, batch.sizes)
+        probabilities = predicted_heatmaps(logits, batch.images, batch.sizes, self.hparams.heatmap_stride)
         xy, scores = self._decode(probabilities, batch.sizes)
         del losses["loss"]
         xy = heatmaps.transform_points(xy, batch.transforms)
@@ -247,6 +246,16 @@ class KeypointDetector(pl.LightningModule):
         """See `validation_step`."""
         return self.validation_step(batch, batch_idx)
 
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Find the keypoints of a batch.
+
+        Returns:
+            `xy` `(B, C, N, 2)` in pixels of the image files, NaN for none, `scores` `(B, C, N)`, and `indices` `(B,)`,
+            which image of the data set each is (-1 for none).
+        """
+        xy, scores = self.detect(batch.images, batch.sizes)
+        return {"xy": heatmaps.transform_points(xy, batch.transforms), "scores": scores, "indices": batch.indices}
+
     def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         values = self.hparams
         targets = loss_targets(batch, values.heatmap_sigma, values.heatmap_stride)
@@ -255,18 +264,9 @@ class KeypointDetector(pl.LightningModule):
         counted = (weights > 0).sum().clamp(min=1)
         return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
 
-    def _probabilities(self, logits: Tensor, size: tuple[int, int], sizes: Tensor | None) -> Tensor:
-        """Heatmaps `(B, C, h, w)` in float32, 0 in padding."""
-        probabilities = logits.float().sigmoid()
-        if sizes is None:
-            return probabilities
-        return torch.where(heatmaps.valid_mask(sizes, size, self.hparams.heatmap_stride), probabilities, 0.0)
-
     def _decode(self, probabilities: Tensor, sizes: Tensor | None) -> Detections:
         values = self.hparams
-        caps = values.keypoint_channel_max_keypoints or [-1] * len(values.keypoint_channels)
-        caps = [values.max_keypoints if cap == -1 else cap for cap in caps]
-        distance = values.minimal_keypoint_extraction_pixel_distance
+        caps, distance = hyperparameters.keypoint_caps(values), values.minimal_keypoint_extraction_pixel_distance
         return decode_detections(probabilities, sizes, caps, distance, values.heatmap_stride)
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -56,6 +56,12 @@ def complete(values: MutableMapping[str, Any]) -> None:
         values[name] = plain(name, defaults(member) | (values[name] or {}))
 
 
+def keypoint_caps(values: Mapping[str, Any]) -> list[int]:
+    """The most keypoints that are decoded in each of the C channels."""
+    caps = values["keypoint_channel_max_keypoints"] or [-1] * len(values["keypoint_channels"])
+    return [values["max_keypoints"] if cap == -1 else cap for cap in caps]
+
+
 def check(values: Mapping[str, Any]) -> None:
     """Check the values of a detector's hyperparameters.
 

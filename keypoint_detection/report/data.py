@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keypoint_detection.models.checkpoint_file import library_version
+
 # How epochs are counted in pictures' names, checkpoints, logs and here.
 EPOCHS = "epoch, the first is 0"
 
@@ -132,12 +134,11 @@ def images_from_batch(
 
 def run_information(**entries: str) -> dict[str, str]:
     """Where a report comes from: `entries` first (checkpoint, data set ...), then date, command line and versions."""
-    packages = ("keypoint_detection", "torch", "pytorch-lightning")
+    versions = [f"keypoint_detection {library_version()}"]
+    versions += [f"{name} {version(name)}" for name in ("torch", "pytorch-lightning")]
     return {
         **entries,
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "command": shlex.join(sys.argv),
-        "versions": ", ".join(
-            [f"{name} {version(name)}" for name in packages] + [f"Python {platform.python_version()}"]
-        ),
+        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
     }

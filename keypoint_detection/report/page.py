@@ -8,8 +8,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.data.images import load_image
+from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.report.curves import curve_charts
 from keypoint_detection.report.data import ReportData, ReportImage
@@ -39,18 +38,7 @@ MAX_DETECTIONS = 100_000  # of larger sets the browser counts only the images of
 
 def write_report(data: ReportData, path: str | Path) -> None:
     """Writes the page of `build_report`; readers see the old file or the new one, never half of one."""
-    path = Path(path)
-    page = build_report(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(page)
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_atomic(Path(path), build_report(data))
 
 
 def build_report(data: ReportData) -> str:
@@ -74,15 +62,6 @@ def build_report(data: ReportData) -> str:
 
 def _template(name: str) -> str:
     return (TEMPLATE / name).read_text(encoding="utf-8")
-
-
-def finite(value: Any) -> Any:
-    """The same nested value with None for every float that is not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _payload(data: ReportData) -> dict[str, Any]:

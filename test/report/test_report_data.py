@@ -160,7 +160,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert before.rstrip().endswith("</html>")
 
     def fail(self, target):
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     data.title = "Another"
