@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStoppin
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 2, 1)
+# Detections beyond those that are labelled, so that wrong ones do not crowd out right ones.
+MORE_THAN_LABELLED = 1.5
 
 
 def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None) -> tuple[KeypointsDataModule, Recipe]:
@@ -64,6 +67,26 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
     datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
     return datamodule, recipe
+
+
+def keypoint_caps(datamodule: KeypointsDataModule, max_keypoints: int) -> dict[str, Any]:
+    """How many keypoints of a channel are decoded: half as many again as an image of the data holds, or more.
+
+    Args:
+        datamodule: The data, set up.
+        max_keypoints: The number that was asked for.
+
+    Returns:
+        `max_keypoints`, that number or a higher one, which is logged, and `keypoint_channel_max_keypoints`.
+    """
+    most = max(int(part.counts().max()) for part in datamodule.parts.annotations.values())
+    wanted = math.ceil(MORE_THAN_LABELLED * most)
+    if wanted > max_keypoints:
+        logger.info(
+            "--max_keypoints %d in the place of %d: an image holds %d of a channel", wanted, max_keypoints, most
+        )
+    of_channels = datamodule.keypoint_channel_max_keypoints
+    return {"max_keypoints": max(wanted, max_keypoints), "keypoint_channel_max_keypoints": of_channels}
 
 
 def check_detector(config: Mapping[str, Any]) -> None:

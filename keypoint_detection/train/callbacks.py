@@ -222,13 +222,14 @@ class MetricsLogger(pl.Callback):
             self.score_thresholds = thresholds.cpu().clone()
 
     def _update(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
-        truths = transform_points(batch.keypoints.double(), batch.transforms)
-        xy = outputs["xy"].double()
+        # On the CPU, where the metrics keep them anyway, and where there is float64.
+        truths = transform_points(batch.keypoints.cpu().double(), batch.transforms.cpu())
+        xy = outputs["xy"].cpu().double()
         if self.threshold_unit == "image":
-            diagonals = trainer.datamodule.diagonals(stage, batch.indices).to(xy.device)[:, None, None, None]
+            diagonals = trainer.datamodule.diagonals(stage, batch.indices)[:, None, None, None]
             truths, xy = truths / diagonals, xy / diagonals
         for metric in self.metrics[stage].values():
-            metric.to(xy.device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
+            metric.to(outputs["xy"].device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
 
     def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> None:
         values: dict[str, float] = {}

@@ -73,7 +73,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("Going on", find_interrupted, {"run_dir"}),
     ("Fine-tuning", find_trained_weights, set()),
     ("Weights & Biases", create_wandb_logger, {"run_dir", "hyperparameters", "resume_id"}),
-    ("Duration and devices", create_trainer, {"config", "folder", "callbacks", "loggers", "batches_per_epoch"}),
+    ("Duration and devices", create_trainer, {"config", "folder", "callbacks", "batches_per_epoch"}),
 ]
 
 

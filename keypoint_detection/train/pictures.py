@@ -113,8 +113,8 @@ class HeatmapPictures(pl.Callback):
         start = time.monotonic()
         images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
         predicted = outputs["heatmaps"][:count].float().cpu()
-        to_input = torch.linalg.inv(batch.transforms[:count].double().cpu())
-        xy = transform_points(outputs["xy"][:count].double().cpu(), to_input)
+        to_input = torch.linalg.inv(batch.transforms[:count].cpu().double())
+        xy = transform_points(outputs["xy"][:count].cpu().double(), to_input)
         with_heatmaps = slice(max(1, HEATMAPS // len(self.channel_names)))
         pictures = {
             "heatmaps": heatmap_panel(

@@ -48,7 +48,8 @@ class ProgressLines(pl.Callback):
     def _print(self, trainer: pl.Trainer, text: str) -> None:
         self._printed = time.monotonic()
         if trainer.is_global_zero:
-            epochs = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            # Counted from 0, as Lightning's bar and the names of the pictures do.
+            epochs = f"/{trainer.max_epochs - 1}" if (trainer.max_epochs or -1) > 0 else ""
             seconds = self._printed - self._started
-            sys.stdout.write(f"{seconds:.0f} s: epoch {trainer.current_epoch + 1}{epochs}, {text}\n")
+            sys.stdout.write(f"{seconds:.0f} s: epoch {trainer.current_epoch}{epochs}, {text}\n")
             sys.stdout.flush()

@@ -60,6 +60,19 @@ class RunFolder:
             given = str(_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
         return cls(Path(given))
 
+    def refuse_used(self) -> None:
+        """Refuses a folder whose checkpoints a new training would overwrite.
+
+        Raises:
+            InputError: If it holds some, and is not the folder of a job that a cluster has started again.
+        """
+        checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
+        if checkpoint and not any(self.path.glob("hpc_ckpt_*.ckpt")):  # of which Lightning takes the latest
+            raise InputError(
+                f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
+                f"new folder; --resume {self.path} goes on with that training"
+            )
+
     def make(self) -> None:
         """Makes the folder and checks that it can be written to.
 

@@ -16,7 +16,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
 from keypoint_detection.train import flags
-from keypoint_detection.train.build import build_callbacks, build_detector, check_detector, prepare_data
+from keypoint_detection.train.build import (
+    build_callbacks,
+    build_detector,
+    check_detector,
+    keypoint_caps,
+    prepare_data,
+)
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
@@ -24,7 +30,7 @@ from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
-from keypoint_detection.train.trainer import check_strategy, create_trainer, parse_duration
+from keypoint_detection.train.trainer import check_duration, check_strategy, create_trainer
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
 logger = logging.getLogger(__name__)
@@ -55,9 +61,11 @@ def train(config: dict[str, Any]) -> TrainingResult:
         See `fit`.
     """
     # Reading a large data set first would be a long wait for these errors.
-    parse_duration(config["max_time"])
+    check_duration(config)
     check_strategy(config["strategy"])
     interrupted = flags.call(find_interrupted, config)
+    if config["run_dir"] and not interrupted:
+        RunFolder(Path(config["run_dir"])).refuse_used()
     # A training that goes on has all that it took over, and its source may be gone.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
     trained = find_trained_weights(source)
@@ -66,14 +74,22 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
-    config = {**config, **recipe.values(), "keypoint_channel_max_keypoints": datamodule.keypoint_channel_max_keypoints}
+    config = {**config, **recipe.values(), **keypoint_caps(datamodule, config["max_keypoints"])}
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     if trained and not interrupted:
         trained.load(detector)
-    chosen = flags.call(RunFolder.choose, config, name=config["wandb_name"])
-    folder = interrupted.folder if interrupted else chosen
+    # A new folder is chosen as late as possible, or trainings that were started at once would choose the same one.
+    folder = interrupted.folder if interrupted else flags.call(RunFolder.choose, config, name=config["wandb_name"])
     callbacks = build_callbacks(config, folder, channels)
+    trainer = flags.call(
+        create_trainer,
+        config,
+        config=config,
+        folder=folder,
+        callbacks=callbacks,
+        batches_per_epoch=datamodule.batches_per_epoch(),
+    )
     folder.make()
     check_space(folder, detector, config["save_top_k"])
     if rank_zero_only.rank == 0:
@@ -88,15 +104,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
-    trainer = flags.call(
-        create_trainer,
-        config,
-        config=config,
-        folder=folder,
-        callbacks=callbacks,
-        loggers=[csv_logger, wandb_logger] if wandb_logger else [csv_logger],
-        batches_per_epoch=datamodule.batches_per_epoch(),
-    )
+    trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
     checkpoint = str(interrupted.checkpoint) if interrupted else None
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
@@ -106,8 +114,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)
         if _is_ctrl_c(error):
-            _say_how_to_go_on(folder, callbacks, interrupted)
-            raise KeyboardInterrupt from error
+            raise KeyboardInterrupt(_how_to_go_on(folder, callbacks, interrupted)) from error
         explained = explain_write_error(error, folder) if isinstance(error, OSError) else None
         if explained:
             raise explained from error
@@ -123,12 +130,10 @@ def _is_ctrl_c(error: BaseException) -> bool:
     )
 
 
-@rank_zero_only
-def _say_how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupted: Resumed | None) -> None:
+def _how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupted: Resumed | None) -> str:
     """Names what to resume, where there is a checkpoint of this training."""
     last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
-    if interrupted or last.exists:
-        logger.warning("interrupted: --resume %s goes on", folder.path)
+    return f"interrupted: --resume {folder.path} goes on" if interrupted or last.exists else "interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

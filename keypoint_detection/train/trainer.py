@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
@@ -46,7 +46,6 @@ def create_trainer(
     config: Mapping[str, Any],
     folder: RunFolder,
     callbacks: Sequence[pl.Callback],
-    loggers: Sequence[Logger],
     batches_per_epoch: int,
     max_time: str | None = None,
     accelerator: str = "auto",
@@ -60,7 +59,6 @@ def create_trainer(
         config: All hyperparameters; those of Lightning's Trainer are passed on as they are.
         folder: Folder of the run.
         callbacks: Callbacks of the training.
-        loggers: Loggers of the training.
         batches_per_epoch: Number of training batches in an epoch.
         max_time: Time after which the training stops, as DD:HH:MM:SS; the schedule of the learning rate then ends with
             it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
@@ -70,7 +68,10 @@ def create_trainer(
         gradient_clip_val: Norm that gradients are clipped to; none leaves them as they are.
 
     Returns:
-        The Trainer.
+        The Trainer, without loggers.
+
+    Raises:
+        InputError: If Lightning cannot make it of these, for example for want of a device.
     """
     arguments = {name: config[name] for name in trainer_flags() if name in config}
     duration = parse_duration(max_time)
@@ -93,24 +94,44 @@ def create_trainer(
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     # The timer comes first: the others ask it whether this is the last epoch.
     timer = [Timer(duration=duration, verbose=False)] if duration else []
-    return pl.Trainer(
-        **arguments,
-        precision=config["precision"],
-        accelerator=accelerator,
-        strategy=strategy,
-        gradient_clip_val=gradient_clip_val,
-        profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
-        callbacks=[*timer, *callbacks, *size, *lines],
-        logger=list(loggers),
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=folder.path,
-        use_distributed_sampler=False,  # the data module's own sampler repeats no sample
-    )
+    try:
+        return pl.Trainer(
+            **arguments,
+            precision=config["precision"],
+            accelerator=accelerator,
+            strategy=strategy,
+            gradient_clip_val=gradient_clip_val,
+            profiler=None if profiler is None else PROFILERS[profiler](dirpath=folder.path, filename="profile"),
+            callbacks=[*timer, *callbacks, *size, *lines],
+            logger=False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=folder.path,
+            use_distributed_sampler=False,  # the data module has its own sampler for each process
+        )
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        raise InputError(f"the training cannot be set up: {' '.join(str(error).split())}") from error
 
 
 def _concerns_the_training(record: logging.LogRecord) -> bool:
     """Whether a note of Lightning is none on products of its makers, or on devices that the user has not."""
     return not record.getMessage().startswith(("💡 Tip", "TPU available: False"))
+
+
+def check_duration(config: Mapping[str, Any]) -> None:
+    """Refuses a training without a step.
+
+    Args:
+        config: A value for every flag.
+
+    Raises:
+        InputError: If it has none.
+    """
+    for name in ("max_epochs", "max_steps"):
+        if config[name] is not None and (config[name] == 0 or config[name] < -1):
+            raise InputError(f"--{name} {config[name]}: expected at least 1, or -1 for any number")
+    duration = parse_duration(config["max_time"])
+    if duration is not None and duration <= timedelta(0):
+        raise InputError(f"--max_time {config['max_time']}: expected more than no time")
 
 
 def check_strategy(strategy: str) -> None:

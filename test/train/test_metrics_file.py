@@ -33,3 +33,5 @@ def test_rows_after_the_checkpoint_and_one_that_was_cut_off_are_dropped(tmp_path
         ["19", "1", "2.0"],
         ["24", "1", "1.5"],
     ]
+    MetricsFile(tmp_path).log_metrics({"test/loss": 0.5}, step=0)  # of a training that begins anew
+    assert rows(tmp_path) == [["step", "test/loss"], ["0", "0.5"]]

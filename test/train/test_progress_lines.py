@@ -32,12 +32,12 @@ def test_a_log_file_gets_a_line_per_validation(monkeypatch, tmp_path, capsys):
     fit(**arguments)
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if re.match(r"\d+ s: ", line)]
-    assert [line.split(", ")[0].split(": ")[1] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert [line.split(", ")[0].split(": ")[1] for line in lines] == ["epoch 0/1", "epoch 1/1"]
     assert all(re.search(r"validation loss \S+, meanAP \S+$", line) for line in lines)
     assert "it/s" not in printed
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(59.0, ""), (61.0, "61 s: epoch 3, step 5 of 100, loss 0.25\n")])
+@pytest.mark.parametrize(("seconds", "expected"), [(59.0, ""), (61.0, "61 s: epoch 2, step 5 of 100, loss 0.25\n")])
 def test_a_long_epoch_says_once_a_minute_where_it_is(monkeypatch, capsys, seconds, expected):
     class Trainer:
         current_epoch, max_epochs, num_training_batches, is_global_zero = 2, -1, 100, True

@@ -9,17 +9,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
+from PIL import Image
 from wandb_offline import read_runs
 
 from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.allocator import TRAINING
 from keypoint_detection.cli import main
+from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
+from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.train import train as training
+from keypoint_detection.train.run_folder import RunFolder
 
 ROOT = TEST_DATASET.parents[1]
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
@@ -227,10 +233,71 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
     assert "FLOPs" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_epochs": 0}, "--max_epochs 0: expected at least 1"),
+        ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
+        ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than no time"),
+        ({"accelerator": "mps"}, "cannot be set up: .*MPS"),
+        ({"strategy": "no such"}, "cannot be set up: .*'no such'"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_and_leaves_nothing_behind(tmp_path, flags, message):
+    with pytest.raises(InputError, match=message) as error:
+        fit(**DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled"} | flags, run_dir=str(tmp_path / "run"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_as_many_keypoints_are_decoded_as_images_hold(tmp_path):
+    points = [[12.0 + 20 * (number % 6), 12.0 + 20 * (number // 6)] for number in range(24)]
+    entries = [{"image_path": f"{number}.png", "many": points} for number in range(4)]
+    for entry in entries:
+        Image.new("RGB", (128, 96)).save(tmp_path / entry["image_path"])
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    flags = {"json_dataset_path": str(path), "max_epochs": 1, "wandb_mode": "disabled", "image_size": "128"}
+    detector = fit(**flags, max_pictures=0, num_workers=0, run_dir=str(tmp_path / "run")).detector
+    assert detector.hparams.max_keypoints == 36
+    assert detector.detect(torch.rand(1, 3, 96, 128)).xy.shape == (1, 1, 36, 2)
+
+
+def test_lightning_predicts_with_the_detector_and_its_data(result):
+    module = KeypointsDataModule(TEST_DATASET / "annotations.json", batch_size=2, heatmap_sigma=2.0, heatmap_stride=4)
+    detector = KeypointDetector.load_from_checkpoint(result.best_checkpoint)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    batches = trainer.predict(detector, datamodule=module)
+    assert torch.cat([batch["indices"] for batch in batches]).tolist() == [0]
+    (image,) = (module.validation_annotations.path(0),)
+    found = KeypointPredictor(result.best_checkpoint, device="cpu", score_threshold=0)(image)
+    for channel, keypoints in enumerate(found.values()):
+        xy, scores = batches[0]["xy"][0, channel], batches[0]["scores"][0, channel]
+        np.testing.assert_allclose(xy[scores > 0], keypoints.xy, atol=1e-3)
+
+
 def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="run_dir"):
         fit(**DEFAULT_HYPERPARAMETERS, run_dir=str(tmp_path / "file" / "run"))
+
+
+def test_a_folder_that_holds_a_training_is_not_overwritten(result):
+    before = {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"holds a training already .* --resume .* goes on with that training"):
+        fit(**DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "not read before"}, run_dir=str(result.run_dir))
+    assert before == {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
+
+
+def test_a_cluster_may_start_a_job_again_in_its_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.make()
+    folder.refuse_used()
+    (folder.checkpoints / "last.ckpt").touch()
+    with pytest.raises(InputError, match=r"last\.ckpt"):
+        folder.refuse_used()
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()  # which Lightning writes there, and goes on from
+    folder.refuse_used()
 
 
 def test_run_json_says_where_the_run_came_from(result):
