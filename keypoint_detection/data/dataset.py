@@ -88,8 +88,9 @@ class KeypointsDataset(Dataset[Batch]):
         self.heatmap_sigma = heatmap_sigma
         self.heatmap_stride = heatmap_stride
         self.image_size = parse_image_size(image_size)
-        if augmentation is not None and cache is not None and cache.image_size is not None:
-            raise ValueError("random changes need images in full size, and this cache resizes them")
+        kept_size = None if cache is None else cache.image_size
+        if kept_size is not None and (augmentation is not None or kept_size != self.image_size):
+            raise ValueError(f"this cache resizes images to {kept_size}, expected full size or {image_size} unchanged")
         self.augmentation = augmentation
         self.seed = seed
         self.cache = cache

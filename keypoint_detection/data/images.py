@@ -110,12 +110,13 @@ def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarra
     return sizes
 
 
-def complete_sizes(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
+def complete_sizes(annotations: Annotations, sizes: np.ndarray, skip_unreadable: bool = False) -> np.ndarray:
     """Reads the headers of those images whose size is not known.
 
     Args:
         annotations: the images.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where it is not known.
+        skip_unreadable: leave the size of an image that cannot be read at 0: whoever reads the image will see.
 
     Returns:
         `(N, 2)` int64 width and height of all images.
@@ -125,9 +126,10 @@ def complete_sizes(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
     """
     sizes = np.array(sizes, np.int64)
     for index, header in scan_headers(annotations, np.flatnonzero((sizes == 0).any(axis=1))):
-        if isinstance(header, InputError):
+        if not isinstance(header, InputError):
+            sizes[index] = header[:2]
+        elif not skip_unreadable:
             raise header
-        sizes[index] = header[:2]
     return sizes
 
 

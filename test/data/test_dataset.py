@@ -269,6 +269,8 @@ def test_images_that_are_cached_as_they_fit_are_not_for_random_changes(annotatio
     cache = ImageCache(annotations, scan_sizes(annotations), image_size=(20, 20))
     with pytest.raises(ValueError, match="full size"):
         make(annotations, image_size=(20, 20), augmentation=STRONG, cache=cache)
+    with pytest.raises(ValueError, match=r"images to \(20, 20\)"):
+        make(annotations, image_size=(40, 20), cache=cache)
 
 
 def test_a_corrupt_image_raises_or_is_skipped_and_reported_once(annotations, folder, caplog):
