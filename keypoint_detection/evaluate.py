@@ -93,7 +93,7 @@ def evaluate(
     if recall is not None and Path(checkpoint).suffix == SAFETENSORS:
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     processes = processes or Processes(device)
-    if report is not None and processes.rank == 0:
+    if report is not None:
         check_writable(report, "--report")
     predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = call(start_processes, config)
-    if config["output"] and processes.rank == 0:
+    if config["output"]:
         check_writable(config["output"], "--output")
     evaluation = call(evaluate, config, processes=processes)
     if processes.rank != 0:

@@ -6,13 +6,17 @@ C channels, H W image, N keypoints.
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 METADATA_KEY = "keypoint_detection"
 
@@ -22,8 +26,8 @@ class OnnxNetwork:
 
     Args:
         path: The file.
-        device: Where onnxruntime runs it: `cpu`, `cuda` (of which it takes the first), or `auto` for the better one
-            that it offers.
+        device: Where onnxruntime runs it: `cpu`, `cuda` or `cuda:1`, or `auto` for the better one that it offers. It
+            runs on the CPU, with a warning, where onnxruntime offers no other.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
 
     Raises:
@@ -42,14 +46,7 @@ class OnnxNetwork:
         options.log_severity_level = 3
         # Threads that go on spinning after a run would take the cores from torch and from reading images.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        offered = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-        offered = {
-            name: provider for name, provider in offered.items() if provider in onnxruntime.get_available_providers()
-        }
-        kind = device.removesuffix(":0")
-        if kind not in ("auto", *offered):
-            raise InputError(f"--device {device}: onnxruntime offers {', '.join(offered)}")
-        providers = list(offered.values()) if kind == "auto" else [offered[kind]]
+        providers = _providers(device, onnxruntime.get_available_providers())
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
             self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
@@ -91,3 +88,15 @@ def split_channels(rows: np.ndarray, channels: int, count: int) -> tuple[np.ndar
         own = rows[rows[:, 0] == channel]
         xy[channel, : len(own)], scores[channel, : len(own)] = own[:, 1:3], own[:, 3]
     return xy, scores
+
+
+def _providers(device: str, offered: Sequence[str]) -> list[str | tuple[str, dict[str, int]]]:
+    """What onnxruntime is to run on, the best first."""
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps", "xpu") or not (number or "0").isdigit():
+        raise InputError(f"--device {device}: expected cpu, cuda or auto")
+    if kind in ("auto", "cuda") and "CUDAExecutionProvider" in offered:
+        return [("CUDAExecutionProvider", {"device_id": int(number or 0)}), "CPUExecutionProvider"]
+    if kind not in ("auto", "cpu"):
+        logger.warning("onnxruntime offers no %s here, so the network runs on the cpu", kind)
+    return ["CPUExecutionProvider"]

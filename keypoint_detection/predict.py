@@ -21,9 +21,11 @@ from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.inputs import ImageInput, to_rgb
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 # Where no validation has found a channel's best score, nothing better is known.
@@ -104,11 +106,11 @@ class TorchNetwork:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
         content = load_checkpoint(checkpoint)
-        try:
-            self.detector = KeypointDetector(**content["hyper_parameters"], load_pretrained=False)
-        except InputError as error:
-            own = "what you have added to a registry has to be there before"
-            raise InputError(f"checkpoint {checkpoint}: {error} ({own})") from error
+        values = content["hyper_parameters"]
+        if values.get("backbone_type", "Unet") not in BACKBONES or values.get("loss", "bce") not in LOSSES:
+            names = f"backbone {values.get('backbone_type')} and the loss {values.get('loss')}"
+            raise InputError(f"checkpoint {checkpoint} has the {names}; add yours to its registry before you load it")
+        self.detector = KeypointDetector(**values, load_pretrained=False)
         try:
             self.detector.load_state_dict(content["state_dict"])
         except RuntimeError as error:  # torch lists every weight that does not fit, over many lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -212,23 +211,22 @@ def _chunks(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
 class _Overlays:
     """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs.
 
-    Where files differ by their endings alone, these stay in the names: `a.png.jpg` beside `a.tif.jpg`.
+    Where two of these would be the same, all keep the endings of their inputs: `a.png.jpg` beside `a.tif.jpg`.
     """
 
     def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
-        self._shared: set[Path] = set()
-        named = Counter(self._path(file.absolute().relative_to(root).as_posix()) for file in files)
-        self._shared = {path for path, count in named.items() if count > 1}
+        self._keep_endings = False
+        names = [file.absolute().relative_to(root).as_posix() for file in files]
+        self._keep_endings = len(set(map(self._path, names))) < len(names)
         if folder.absolute() == root:
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
 
     def _path(self, name: str) -> Path:
         """Where the overlay of an input goes."""
-        input_path = self.folder / name
-        ending = ".mp4" if is_video(input_path) else ".jpg"
-        path = input_path.with_suffix(ending)
-        return input_path.with_name(input_path.name + ending) if path in self._shared else path
+        path = self.folder / name
+        ending = ".mp4" if is_video(path) else ".jpg"
+        return path.with_name(path.name + ending) if self._keep_endings else path.with_suffix(ending)
 
     def picture(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Writes the picture of an image."""

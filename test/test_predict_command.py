@@ -97,12 +97,12 @@ def test_overlays_are_pictures_with_marks(checkpoint, images, tmp_path):
 
 
 def test_overlays_of_files_that_differ_by_their_ending_are_files_of_their_own(checkpoint, tmp_path):
-    for name in ("in/a/one.png", "in/a/one.bmp", "in/b/one.png", "in/a/two.png"):
+    for name in ("in/a/one.png", "in/a/one.bmp", "in/a/one.png.png", "in/b/one.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(dots((40, 60), [(30.5, 20.5)])).save(tmp_path / name)
     assert run(checkpoint, tmp_path / "out.json", tmp_path / "in", "--overlays", tmp_path / "drawn") == 0
     drawn = sorted(str(path.relative_to(tmp_path / "drawn")) for path in (tmp_path / "drawn").rglob("*.*"))
-    assert drawn == ["a/one.bmp.jpg", "a/one.png.jpg", "a/two.jpg", "b/one.jpg"]
+    assert drawn == ["a/one.bmp.jpg", "a/one.png.jpg", "a/one.png.png.jpg", "b/one.png.jpg"]
 
 
 @pytest.mark.parametrize(("width", "legend"), [(140, False), (150, True), (321, True)])

@@ -45,8 +45,8 @@ class KeypointDetector(pl.LightningModule):
         loss: Name of the loss in `LOSSES`.
         loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
         image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
-        max_keypoints: Most keypoints that are decoded per channel and image. A training raises it to one and a half
-            times the largest number in an image of its data.
+        max_keypoints: Most keypoints that are decoded per channel and image. None for 20, or in a training for one and
+            a half times as many as the fullest image holds, if that is more.
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
         minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
             network's input, only the higher one is decoded.
@@ -81,7 +81,7 @@ class KeypointDetector(pl.LightningModule):
         loss: str = "bce",
         loss_arguments: dict[str, Any] | None = None,
         image_size: list[int] | None = None,
-        max_keypoints: int = 20,
+        max_keypoints: int | None = None,
         keypoint_channel_max_keypoints: list[int] | None = None,
         minimal_keypoint_extraction_pixel_distance: float = 1.0,
         optimizer: str = "muon",

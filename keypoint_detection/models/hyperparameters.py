@@ -11,6 +11,9 @@ from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULES
 from keypoint_detection.models.registry import check_arguments, defaults, look_up
 
+# Keypoints that are decoded in a channel where nothing else is said.
+MAX_KEYPOINTS = 20
+
 
 def plain(name: str, value: Any) -> Any:
     """Bring a hyperparameter to plain Python values, so that a checkpoint with it loads without running code.
@@ -50,6 +53,8 @@ def complete(values: MutableMapping[str, Any]) -> None:
     """
     for name, value in list(values.items()):
         values[name] = plain(name, value)
+    if values["max_keypoints"] is None:
+        values["max_keypoints"] = MAX_KEYPOINTS
     check(values)
     backbone = look_up(BACKBONES, values["backbone_type"], "backbone_type")
     for name, member in (("backbone", backbone), ("loss_arguments", LOSSES[values["loss"]])):

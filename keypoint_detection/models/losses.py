@@ -102,10 +102,12 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
         `(C,)`.
 
     Raises:
-        InputError: for an exponent below 1, with which gradients may be NaN.
+        InputError: for an alpha between 0 and 1, with which gradients may be NaN, or a negative exponent.
     """
-    if focal_alpha < 1 or focal_beta < 1:
-        raise InputError(f"focal_alpha is {focal_alpha} and focal_beta is {focal_beta}, expected at least 1")
+    if 0 < focal_alpha < 1 or min(focal_alpha, focal_beta) < 0:
+        raise InputError(
+            f"focal_alpha is {focal_alpha} and focal_beta is {focal_beta}, expected 0 or at least 1, and at least 0"
+        )
     logits, truth = _prepare(logits, targets)
     probability = logits.sigmoid()
     positive = -((1 - probability) ** focal_alpha) * F.logsigmoid(logits)
@@ -141,11 +143,11 @@ def awing(
         `(C,)`.
 
     Raises:
-        InputError: for an alpha of at most 2, with which gradients may be NaN, or an epsilon of at most 0.
+        InputError: for an alpha below 2, with which gradients may be NaN, or an epsilon of at most 0.
     """
-    if awing_alpha <= 2 or awing_epsilon <= 0:
+    if awing_alpha < 2 or awing_epsilon <= 0:
         raise InputError(
-            f"awing_alpha is {awing_alpha} and awing_epsilon is {awing_epsilon}, expected more than 2 and more than 0"
+            f"awing_alpha is {awing_alpha} and awing_epsilon is {awing_epsilon}, expected at least 2 and more than 0"
         )
     logits, truth = _prepare(logits, targets)
     difference = (logits.sigmoid() - truth).abs()

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -15,6 +16,7 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.hyperparameters import MAX_KEYPOINTS
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train import flags
 from keypoint_detection.train.bad_loss import StopAtBadLoss
@@ -69,24 +71,26 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     return datamodule, recipe
 
 
-def keypoint_caps(datamodule: KeypointsDataModule, max_keypoints: int) -> dict[str, Any]:
-    """How many keypoints of a channel are decoded: half as many again as an image of the data holds, or more.
+def keypoint_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) -> dict[str, Any]:
+    """How many keypoints of a channel are decoded.
 
     Args:
         datamodule: The data, set up.
-        max_keypoints: The number that was asked for.
+        max_keypoints: The number that was asked for, or None.
 
     Returns:
-        `max_keypoints`, that number or a higher one, which is logged, and `keypoint_channel_max_keypoints`.
+        `max_keypoints`, where None was asked for the number that suits the data, which is logged if it is not the
+        usual one; and `keypoint_channel_max_keypoints`.
     """
-    most = max(int(part.counts().max()) for part in datamodule.parts.annotations.values())
-    wanted = math.ceil(MORE_THAN_LABELLED * most)
-    if wanted > max_keypoints:
-        logger.info(
-            "--max_keypoints %d in the place of %d: an image holds %d of a channel", wanted, max_keypoints, most
-        )
     of_channels = datamodule.keypoint_channel_max_keypoints
-    return {"max_keypoints": max(wanted, max_keypoints), "keypoint_channel_max_keypoints": of_channels}
+    if max_keypoints is None:
+        fullest = np.max([part.counts().max(axis=0) for part in datamodule.parts.annotations.values()], axis=0)
+        capped = np.array(of_channels or [-1] * len(fullest)) != -1
+        most = int(np.where(capped, 0, fullest).max())
+        max_keypoints = max(MAX_KEYPOINTS, math.ceil(MORE_THAN_LABELLED * most))
+        if max_keypoints > MAX_KEYPOINTS:
+            logger.info("--max_keypoints %d (an image holds %d of a channel)", max_keypoints, most)
+    return {"max_keypoints": max_keypoints, "keypoint_channel_max_keypoints": of_channels}
 
 
 def check_detector(config: Mapping[str, Any]) -> None:

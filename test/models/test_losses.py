@@ -191,7 +191,7 @@ def test_bce_weights_keypoints_and_keeps_its_minimum():
     assert best.grad.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("arguments", [{"focal_alpha": 0.5}, {"focal_beta": 0.5}])
+@pytest.mark.parametrize("arguments", [{"focal_alpha": 0.5}, {"focal_alpha": -1.0}, {"focal_beta": -0.5}])
 def test_focal_checks_its_exponents(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="focal_alpha"):
@@ -199,15 +199,23 @@ def test_focal_checks_its_exponents(arguments):
 
 
 @pytest.mark.parametrize("logit", [-40.0, 0.0, 40.0])
-@pytest.mark.parametrize("name", LOSSES)
-def test_gradients_are_finite_however_sure_the_network_is(name, logit):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, {}) for name in LOSSES),
+        ("focal", {"focal_alpha": 0.0, "focal_beta": 0.5}),
+        ("focal", {"focal_alpha": 1.0}),
+        ("awing", {"awing_alpha": 2.0}),
+    ],
+)
+def test_gradients_are_finite_however_sure_the_network_is(name, arguments, logit):
     truth = torch.tensor([0.0, 0.3, 1.0]).view(1, 1, 1, 3)
     logits = torch.full_like(truth, logit).requires_grad_()
-    LOSSES[name](logits, LossTargets(truth, truth == 1, truth >= 0)).sum().backward()
+    LOSSES[name](logits, LossTargets(truth, truth == 1, truth >= 0), **arguments).sum().backward()
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("arguments", [{"awing_alpha": 2.0}, {"awing_epsilon": 0.0}])
+@pytest.mark.parametrize("arguments", [{"awing_alpha": 1.9}, {"awing_epsilon": 0.0}])
 def test_awing_checks_its_constants(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="awing_alpha"):
