@@ -29,8 +29,6 @@ LARGEST_SIDE = {"cpu": 288, "gpu": 640}
 CHEAP_BELOW, CHEAP_SIDE = 330, 256
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
-# Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
-PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16", "16")
 # Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
 SIGMA_FRACTION = 0.015
 SMALLEST_SIGMA_CELLS = 0.8
@@ -137,8 +135,6 @@ def choose_recipe(
     Raises:
         InputError: If a value is out of its range.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"--precision {precision}: expected one of 32, bf16-mixed, 16-mixed, auto")
     reasons: dict[str, str] = {}
 
     def choose(name: str, value: Any, choice: Any, reason: str) -> Any:

@@ -68,9 +68,11 @@ class RunFolder:
         """
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
         if checkpoint and not any(self.path.glob("hpc_ckpt_*.ckpt")):  # of which Lightning takes the latest
+            last = (self.checkpoints / "last.ckpt").exists()
+            goes_on = f"; --resume {self.path} goes on with that training" if last else ""
             raise InputError(
                 f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
-                f"new folder; --resume {self.path} goes on with that training"
+                f"new folder{goes_on}"
             )
 
     def make(self) -> None:

@@ -30,7 +30,7 @@ from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
-from keypoint_detection.train.trainer import check_duration, check_strategy, create_trainer
+from keypoint_detection.train.trainer import check_setup, create_trainer
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
 logger = logging.getLogger(__name__)
@@ -61,10 +61,9 @@ def train(config: dict[str, Any]) -> TrainingResult:
         See `fit`.
     """
     # Reading a large data set first would be a long wait for these errors.
-    check_duration(config)
-    check_strategy(config["strategy"])
+    check_setup(config)
     interrupted = flags.call(find_interrupted, config)
-    if config["run_dir"] and not interrupted:
+    if config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
     # A training that goes on has all that it took over, and its source may be gone.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
@@ -104,7 +103,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
         folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
-    trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
+    if not trainer.fast_dev_run:  # which leaves no trace
+        trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
     checkpoint = str(interrupted.checkpoint) if interrupted else None
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
@@ -131,9 +131,10 @@ def _is_ctrl_c(error: BaseException) -> bool:
 
 
 def _how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupted: Resumed | None) -> str:
-    """Names what to resume, where there is a checkpoint of this training."""
+    """Names what to resume, where there is a checkpoint of this training; in the first process alone."""
     last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
-    return f"interrupted: --resume {folder.path} goes on" if interrupted or last.exists else "interrupted"
+    told = rank_zero_only.rank == 0 and (interrupted or last.exists)
+    return f"interrupted: --resume {folder.path} goes on" if told else "interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

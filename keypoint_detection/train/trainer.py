@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -23,6 +24,8 @@ from keypoint_detection.train.watch import NetworkSize
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIME = timedelta(minutes=5)
+# Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16", "16")
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
@@ -117,14 +120,15 @@ def _concerns_the_training(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("💡 Tip", "TPU available: False"))
 
 
-def check_duration(config: Mapping[str, Any]) -> None:
-    """Refuses a training without a step.
+def check_setup(config: Mapping[str, Any]) -> None:
+    """Refuses what no training can be made of, before its data is read.
 
     Args:
         config: A value for every flag.
 
     Raises:
-        InputError: If it has none.
+        InputError: For a training without a step, a number format that rounds keypoints, a kind of device that is not
+            there, or a strategy whose processes end with the training, since what they found is needed after it.
     """
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
@@ -132,20 +136,14 @@ def check_duration(config: Mapping[str, Any]) -> None:
     duration = parse_duration(config["max_time"])
     if duration is not None and duration <= timedelta(0):
         raise InputError(f"--max_time {config['max_time']}: expected more than no time")
-
-
-def check_strategy(strategy: str) -> None:
-    """Refuses strategies whose processes end with the training, since what they found is needed after it.
-
-    Args:
-        strategy: Lightning's name of it.
-
-    Raises:
-        InputError: If it spawns or forks.
-    """
-    if strategy.endswith(("_spawn", "_fork", "_notebook")):
+    if config["precision"] not in PRECISIONS:
+        raise InputError(f"--precision {config['precision']}: expected one of 32, bf16-mixed, 16-mixed, auto")
+    if config["accelerator"] in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
+        raise InputError(f"--accelerator {config['accelerator']}: expected auto or cpu, this machine has no other")
+    if config["strategy"].endswith(("_spawn", "_fork", "_notebook")):
         raise InputError(
-            f"--strategy {strategy}: expected one that starts the command again, as {strategy.split('_')[0]}"
+            f"--strategy {config['strategy']}: expected one that starts the command again, as "
+            f"{config['strategy'].split('_')[0]}"
         )
 
 

@@ -91,12 +91,6 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     assert recipe.reasons == {}
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64", "17"])
-def test_formats_that_would_round_keypoints_are_refused(annotations, precision):
-    with pytest.raises(InputError, match=f"--precision {precision}: expected one of 32, bf16-mixed, 16-mixed"):
-        choose(annotations, precision=precision)
-
-
 def test_none_keeps_the_images_as_they_are(annotations):
     assert choose(annotations, image_size="none").image_size is None
 
