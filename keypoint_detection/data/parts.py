@@ -89,9 +89,10 @@ def read_parts(
     if split is not None:
         for name, annotations in parts.items():
             check_same_images(annotations, split, name)
-    for name in parts.keys() - {"train"}:  # whose batches are of one size, and whose keypoints count
-        sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
-        parts[name] = leave_out_outside(parts[name], sizes[name])
+    for name in parts.keys() - {"train"}:
+        if not sizes[name].all():  # batches are to be of one size, and keypoints outside are not to count
+            sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
+            parts[name] = leave_out_outside(parts[name], sizes[name])
     if not len(parts["train"].xy):
         logger.warning("%s: no image to train on has any keypoint, so there is nothing to learn", parts["train"].source)
     _warn_of_shared_images(parts)
