@@ -85,8 +85,9 @@ class LossLogger(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch, and the learning rate at its end."""
-        pl_module.log_dict(self._compute("train", "train"))
-        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
+        # All processes have the same values; to say that they are to be synchronised spares a warning for each.
+        pl_module.log_dict(self._compute("train", "train"), sync_dist=True)
+        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""
