@@ -21,7 +21,7 @@ from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import Evaluation, summarise
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
-from keypoint_detection.files import check_writable
+from keypoint_detection.files import make_folder
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
@@ -29,6 +29,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
+from keypoint_detection.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +95,15 @@ def evaluate(
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     processes = processes or Processes(device)
     if report is not None:
-        check_writable(report, "--report")
+        make_folder(Path(report).parent, f"--report {report}")
     predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     annotations, sizes = read_labels(
         Path(json_dataset_path), folder, predictor.channel_names, keypoint_channels, keypoint_coordinates, split
     )
+    if recall is not None and split is None:
+        _warn_of_training_images(checkpoint, annotations)
     dataset = make_dataset(detector, annotations, empty_channels)
     evaluated = EvaluatedImages(annotations, distances)
     loader = make_loader(dataset, sizes, batch_size, num_workers, processes.rank, processes.world)
@@ -126,6 +129,17 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
         expected = ", ".join(f"{value:g}" for value in distances)
         raise InputError(f"--distance {distance:g}: expected one of the threshold distances: {expected}")
     return float(distance)
+
+
+def _warn_of_training_images(checkpoint: str | Path, annotations: Annotations) -> None:
+    """Warns of a promise on images of the training, told from the record of the run that the checkpoint lies in."""
+    record = RunFolder(Path(checkpoint).absolute().parents[1]).read_json("split.json") or {}
+    if annotations.fingerprint() == record.get("fingerprints", {}).get("train"):
+        logger.warning(
+            "%s: the training saw most of these images, so new ones may fall short of the promise; --split %s takes "
+            "those that were held out",
+            annotations.source, Path(checkpoint).parents[1] / "split.json",
+        )  # fmt: skip
 
 
 def _write_report(
@@ -236,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = call(start_processes, config)
     if config["output"]:
-        check_writable(config["output"], "--output")
+        make_folder(Path(config["output"]).parent, f"--output {config['output']}")
     evaluation = call(evaluate, config, processes=processes)
     if processes.rank != 0:
         return 0

@@ -12,23 +12,22 @@ from typing import Any
 from keypoint_detection.errors import InputError
 
 
-def check_writable(path: str | Path, name: str) -> None:
-    """Makes the folder of a file, and checks that files can be written there, before the work that fills it.
+def make_folder(folder: Path, asked: str) -> None:
+    """Makes a folder, and checks that files can be written there, before the work that fills it.
 
     Args:
-        path: The file.
-        name: What the user calls it, such as `--output`.
+        folder: The folder.
+        asked: What the user asked for, such as `--output numbers.json`.
 
     Raises:
         InputError: If they cannot.
     """
-    folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            probe.write(b"0" * 4096)  # a block, which a full disk does not take
     except OSError as error:
-        raise InputError(f"{name} {path}: cannot be written there ({error.strerror or error})") from error
+        raise InputError(f"{asked}: cannot be written there ({error.strerror or error})") from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:

@@ -107,9 +107,12 @@ class TorchNetwork:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
         content = load_checkpoint(checkpoint)
         values = content["hyper_parameters"]
-        if values.get("backbone_type", "Unet") not in BACKBONES or values.get("loss", "bce") not in LOSSES:
-            names = f"backbone {values.get('backbone_type')} and the loss {values.get('loss')}"
-            raise InputError(f"checkpoint {checkpoint} has the {names}; add yours to its registry before you load it")
+        for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
+            if name in values and values[name] not in registry:
+                raise InputError(
+                    f"checkpoint {checkpoint} has the {name.removesuffix('_type')} {values[name]} that is not known "
+                    "here: add it to its registry before you load it"
+                )
         self.detector = KeypointDetector(**values, load_pretrained=False)
         try:
             self.detector.load_state_dict(content["state_dict"])

@@ -42,15 +42,25 @@ class Processes:
         return values
 
 
-def _device_of(accelerator: str) -> str:
-    """Where a single process runs its network on a kind of device."""
-    if accelerator in ("auto", "cpu"):
-        return accelerator
-    present = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    if present == "cpu" or accelerator not in ("gpu", present):
-        here = "cpu" if present == "cpu" else f"cpu or {present}"
-        raise InputError(f"--accelerator {accelerator}: expected auto, or what this machine has: {here}")
-    return present
+def device_of(accelerator: str) -> str:
+    """Where a single process runs its network on a kind of device.
+
+    Args:
+        accelerator: Lightning's name of it.
+
+    Returns:
+        torch's name of the device, or auto.
+
+    Raises:
+        InputError: If this machine has none.
+    """
+    present = [torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else []
+    if accelerator == "gpu" and present:
+        return present[0]
+    if accelerator not in ("auto", "cpu", *present):
+        choices = " or ".join(["auto", "cpu", *present])
+        raise InputError(f"--accelerator {accelerator}: expected {choices}, which this machine has")
+    return accelerator
 
 
 def start_processes(
@@ -76,7 +86,7 @@ def start_processes(
         InputError: If there are not as many devices.
     """
     if devices == 1 and num_nodes == 1 and strategy == "auto":
-        return Processes(_device_of(accelerator) if device == "auto" else device)
+        return Processes(device_of(accelerator) if device == "auto" else device)
     if device != "auto":
         raise InputError(f"--device {device}: expected --accelerator with several processes, such as --accelerator gpu")
     try:

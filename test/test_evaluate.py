@@ -10,6 +10,7 @@ from colour_detector import colour_checkpoint, dots
 from PIL import Image
 
 from keypoint_detection.cli import main
+from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.evaluate import evaluate
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.report.measured import worst_images
@@ -159,6 +160,19 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
         {"red": second, "green": 0.6}, rel=2e-5
     )
     assert [file.name for file in tmp_path.iterdir()] == ["copy.ckpt"]
+
+
+def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, caplog):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    shutil.copy(folder / "best.ckpt", checkpoints)
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    split = {"fingerprints": {"train": labels.fingerprint()}, "train": [labels.name(0)], "validation": [labels.name(1)]}
+    for record, warned in ((split, True), (split | {"fingerprints": {"train": "of others"}}, False)):
+        (tmp_path / "run" / "split.json").write_text(json.dumps(record))
+        caplog.clear()
+        evaluate(checkpoints / "best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
+        assert ("the training saw most of these images" in caplog.text) is warned
 
 
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import make_folder
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.sweep.flag_check import check_flags
 from keypoint_detection.sweep.results import Run, ranked, table, write_results
@@ -59,10 +60,7 @@ def sweep(
     pruner = create_pruner(asked.content.get("early_terminate"), prune, prune_after)
     check_flags(asked)
     folder = Path(sweep_dir or Path("sweeps") / asked.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--sweep_dir {folder}: cannot write there: {error.strerror or error}") from error
+    make_folder(folder, f"--sweep_dir {folder}")
     study = open_study(asked, folder, storage, pruner)
     add_runs(study, runs)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers send it; like Ctrl-C

@@ -46,8 +46,10 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
         The study.
 
     Raises:
-        InputError: If the database cannot be opened, or holds a sweep of this name that is another one.
+        InputError: If the database cannot be opened, it holds a sweep of this name that is another one, or the folder
+            holds runs of another sweep, which those of this one would go on with.
     """
+    has_runs = any(folder.glob("run-*"))  # before the sweep is looked for, which another process may begin just now
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage or f"sqlite:///{folder.absolute() / 'study.db'}"
     direction = "maximize" if sweep.maximize else "minimize"
@@ -61,12 +63,15 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
         reason = str(error.__cause__ or error).splitlines()[0]
         raise InputError(f"{name} {hide_password(url)}: cannot be opened: {reason}") from error
     begun = study.user_attrs.get("sweep")
+    if begun is None and has_runs:
+        optuna.delete_study(study_name=sweep.name, storage=database)
+        raise InputError(f"--sweep_dir {folder}: holds runs of another sweep, expected one for {sweep.path} alone")
     if begun is None:
         study.set_user_attr("sweep", sweep.identity)
     elif begun != sweep.identity:
         raise InputError(
             f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} began with other parameters ({begun}); "
-            "expected the same, or another name or --sweep_dir"
+            "expected the same, or another name and --sweep_dir"
         )
     return study
 

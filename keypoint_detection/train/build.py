@@ -71,7 +71,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     return datamodule, recipe
 
 
-def keypoint_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) -> dict[str, Any]:
+def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) -> dict[str, Any]:
     """How many keypoints of a channel are decoded.
 
     Args:

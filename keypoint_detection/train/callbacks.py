@@ -139,7 +139,7 @@ class MetricsLogger(pl.Callback):
         channel_names: Names of the channels.
         maximal_gt_keypoint_pixel_distances: Threshold distances of the average precision, separated by spaces: how far
             from a true keypoint, in pixels of the image file, a detection may lie to be correct.
-        threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal.
+        threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
         ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run.
     """
@@ -155,6 +155,11 @@ class MetricsLogger(pl.Callback):
     ) -> None:
         self.row = row
         self.threshold_distances = parse_distances(maximal_gt_keypoint_pixel_distances)
+        if threshold_unit == "image" and max(self.threshold_distances) >= 1:
+            raise InputError(
+                f"--maximal_gt_keypoint_pixel_distances {maximal_gt_keypoint_pixel_distances!r}: expected fractions of "
+                "the image's diagonal with --threshold_unit image, as in '0.01 0.02'"
+            )
         self.threshold_unit = threshold_unit
         self.ap_epoch_start = ap_epoch_start
         self.ap_epoch_freq = ap_epoch_freq
@@ -229,8 +234,9 @@ class MetricsLogger(pl.Callback):
         if self.threshold_unit == "image":
             diagonals = trainer.datamodule.diagonals(stage, batch.indices)[:, None, None, None]
             truths, xy = truths / diagonals, xy / diagonals
+        scores, labelled, indices = outputs["scores"].cpu(), batch.labelled.cpu(), batch.indices.cpu()
         for metric in self.metrics[stage].values():
-            metric.to(outputs["xy"].device).update(xy, outputs["scores"], truths, batch.labelled, batch.indices)
+            metric.to(outputs["xy"].device).update(xy, scores, truths, labelled, indices)
 
     def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> None:
         values: dict[str, float] = {}

@@ -125,7 +125,7 @@ class LastCheckpoint(Checkpoint):
             number = self._signal or signal.SIGTERM  # another process may have got it
             if trainer.is_global_zero:
                 logger.warning(
-                    "%s after step %d: --resume %s goes on from there",
+                    "%s after step %d: --resume %s goes on from there, with the other flags as they were",
                     _REASONS[number], trainer.global_step, self.path.parents[1],
                 )  # fmt: skip
             end_as_stopped_by(number, trainer)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import write_atomic
+from keypoint_detection.files import make_folder, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class RunFolder:
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
         if checkpoint and not any(self.path.glob("hpc_ckpt_*.ckpt")):  # of which Lightning takes the latest
             last = (self.checkpoints / "last.ckpt").exists()
-            goes_on = f"; --resume {self.path} goes on with that training" if last else ""
+            goes_on = f"; --resume {self.path} goes on with that training, with its other flags" if last else ""
             raise InputError(
                 f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
                 f"new folder{goes_on}"
@@ -81,14 +81,8 @@ class RunFolder:
         Raises:
             InputError: If it cannot.
         """
-        try:
-            for folder in (self.path, self.checkpoints, self.pictures):
-                folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".writable-{os.getpid()}"
-            probe.write_bytes(b"0" * 4096)
-            probe.unlink()
-        except OSError as error:
-            raise InputError(f"--run_dir {self.path}: cannot write there: {error.strerror or error}") from error
+        for folder in (self.path, self.checkpoints, self.pictures):
+            make_folder(folder, f"--run_dir {self.path}")
         os.environ[RUN_DIR_VARIABLE] = str(self.path.absolute())
 
     @property

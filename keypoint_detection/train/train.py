@@ -20,7 +20,7 @@ from keypoint_detection.train.build import (
     build_callbacks,
     build_detector,
     check_detector,
-    keypoint_caps,
+    decoding_caps,
     prepare_data,
 )
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
@@ -73,7 +73,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
-    config = {**config, **recipe.values(), **keypoint_caps(datamodule, config["max_keypoints"])}
+    config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     if trained and not interrupted:
@@ -103,7 +103,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
-    if not trainer.fast_dev_run:  # which leaves no trace
+    if not trainer.fast_dev_run:  # which logs nothing
         trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
     checkpoint = str(interrupted.checkpoint) if interrupted else None
     if trainer.strategy.root_device.type == "cpu":
@@ -134,7 +134,7 @@ def _how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupt
     """Names what to resume, where there is a checkpoint of this training; in the first process alone."""
     last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
     told = rank_zero_only.rank == 0 and (interrupted or last.exists)
-    return f"interrupted: --resume {folder.path} goes on" if told else "interrupted"
+    return f"interrupted: --resume {folder.path} goes on, with the other flags as they were" if told else "interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

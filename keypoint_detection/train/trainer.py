@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
 from keypoint_detection.train.run_folder import RunFolder
@@ -138,8 +138,8 @@ def check_setup(config: Mapping[str, Any]) -> None:
         raise InputError(f"--max_time {config['max_time']}: expected more than no time")
     if config["precision"] not in PRECISIONS:
         raise InputError(f"--precision {config['precision']}: expected one of 32, bf16-mixed, 16-mixed, auto")
-    if config["accelerator"] in ("gpu", "cuda", "mps") and not torch.accelerator.is_available():
-        raise InputError(f"--accelerator {config['accelerator']}: expected auto or cpu, this machine has no other")
+    if config["accelerator"] in ("gpu", "cuda", "mps"):
+        device_of(config["accelerator"])  # which has to be there
     if config["strategy"].endswith(("_spawn", "_fork", "_notebook")):
         raise InputError(
             f"--strategy {config['strategy']}: expected one that starts the command again, as "

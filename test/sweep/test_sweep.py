@@ -114,6 +114,18 @@ def test_the_same_command_goes_on_and_a_higher_count_adds_runs(folder):
     assert rows("again") == [{**row, "seconds": new["seconds"]} for row, new in zip(rows(), rows("again"), strict=True)]
 
 
+def test_a_folder_with_runs_of_another_sweep_is_refused_and_stays_as_it_is(folder, capsys):
+    assert main([*write_sweep(RATES), "--sweep_dir", "sweeps/shared"]) == 0
+    before = {path: path.read_bytes() for path in Path("sweeps/shared").rglob("*.csv")}
+    assert len(before) > 1
+    other = [*write_sweep({"rate": {"values": [7, 8]}}, name="other"), "--sweep_dir", "sweeps/shared"]
+    for _ in range(2):
+        assert main(other) == 2
+        assert "--sweep_dir sweeps/shared: holds runs of another sweep" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("sweeps/shared").rglob("*.csv")} == before
+    assert main([*write_sweep(RATES), "--sweep_dir", "sweeps/shared"]) == 0
+
+
 def test_a_failed_run_is_reported_and_the_sweep_goes_on(folder, capsys, caplog):
     caplog.set_level("INFO")
     assert main(write_sweep({"rate": {"value": 1}, "outcome": {"values": ["failure", "nan", "success"]}})) == 1

@@ -240,6 +240,7 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
         ({"precision": "bf16-true"}, "--precision bf16-true: expected one of 32, bf16-mixed, 16-mixed"),
         ({"strategy": "ddp_spawn"}, "--strategy ddp_spawn: expected one that starts the command again, as ddp"),
+        ({"threshold_unit": "image"}, "_distances '.*': expected fractions of the image's diagonal"),
         ({"strategy": "no such"}, "cannot be set up: .*'no such'"),
     ],
 )
