@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from keypoint_detection.picture_layout import paper_colours
@@ -30,6 +31,8 @@ TITLES = {
 }
 LEGEND_CHANNELS = 60
 LEGEND_COLUMNS = 8
+LEGEND_FONT = 8  # points
+LEGEND_SPACE = 42  # points of a column beside its longest name
 STAGE_DASHES = {"train": "--", "validation": "-"}
 DISTANCE_DASHES = ("-", "--", ":", "-.")
 TOTAL = "black"
@@ -100,16 +103,21 @@ def plot_curves(
         channel_names: The channels in the order of their colours; others follow as they come.
         distance_unit: What distances count.
     """
+    series = {name: curve for name, curve in series.items() if np.isfinite(curve[1]).any()}
     colours = _colours(series, channel_names)
     distances = _distances(series)
     groups = group_series(series)
     columns = 2 if len(groups) == 4 else min(3, max(1, len(groups)))
     rows = max(1, math.ceil(len(groups) / columns))
-    figure = _figure(5.4 * columns, 4.3 * rows + 0.2 * math.ceil(len(colours) / LEGEND_COLUMNS))
+    width = 5.4 * columns
+    figure = _figure(width, 4.3 * rows + 0.2 * math.ceil(len(colours) / _legend_columns(colours, width)))
     for position, (title, names) in enumerate(groups.items(), start=1):
         axes = figure.add_subplot(rows, columns, position)
         _style(axes, title, x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        first, last = (pick(pick(series[name][0]) for name in names) for pick in (min, max))
+        if first == last:
+            axes.set_xlim(first - 0.5, last + 0.5)
         positive = True
         # Totals come last, so that they lie over the channels.
         for name in sorted(names, key=lambda name: parse_name(name).channel is None):
@@ -148,8 +156,15 @@ def plot_precision_recall(curves: Series, path: str | PathLike, title: str = "pr
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     if curves:
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        columns = min(4, _legend_columns(curves, 6.4))
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=LEGEND_FONT, frameon=False)
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _legend_columns(names: Iterable[str], width: float) -> int:
+    """Columns of a legend that fit into a width in inches."""
+    longest = max((TextPath((0, 0), name, size=LEGEND_FONT).get_extents().width for name in names), default=0.0)
+    return max(1, min(LEGEND_COLUMNS, int(72 * width / (longest + LEGEND_SPACE))))
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -206,7 +221,7 @@ def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[str])
     if not handles:
         return
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2 if len(handles) == 4 else 3}
-    axes.legend(handles=handles, fontsize=8, frameon=False, handlelength=3, **place)
+    axes.legend(handles=handles, fontsize=LEGEND_FONT, frameon=False, handlelength=3, **place)
 
 
 def _legend_of_channels(figure: Figure, colours: Mapping[str, tuple[float, ...]]) -> None:
@@ -218,5 +233,5 @@ def _legend_of_channels(figure: Figure, colours: Mapping[str, tuple[float, ...]]
     handles += [Line2D([], [], color=colour, linewidth=2.4, label=name) for name, colour in shown]
     if len(shown) < len(colours):
         handles.append(Line2D([], [], linestyle="none", label=f"and {len(colours) - len(shown)} more"))
-    columns = min(LEGEND_COLUMNS, len(handles))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    columns = min(_legend_columns(colours, figure.get_figwidth()), len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=LEGEND_FONT, frameon=False)

@@ -110,7 +110,7 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (
     draw = ImageDraw.Draw(canvas)
     lefts = np.cumsum([gap, *(width + gap for width in widths)]).tolist()
     for caption, left, width in zip(captions, lefts, widths, strict=False):
-        text = _fit(caption, font, width)
+        text = _fit(caption, font, width - font.size)
         draw.text((left + (width - font.getlength(text)) / 2, top / 2), text, fill=INK, font=font, anchor="lm")
     for row, height in zip(rows, heights, strict=True):
         for picture, left in zip(row, lefts, strict=False):

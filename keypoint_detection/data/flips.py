@@ -93,12 +93,13 @@ def parse_flip_pairs(flip_pairs: str, channel_names: Sequence[str]) -> list[tupl
     return pairs
 
 
-def mirror_permutation(channel_names: Sequence[str], flip_pairs: str) -> tuple[int, ...] | None:
+def mirror_permutation(channel_names: Sequence[str], flip_pairs: str, report: bool = False) -> tuple[int, ...] | None:
     """Which channel each channel takes its keypoints from when the image is mirrored.
 
     Args:
         channel_names: names of all channels.
         flip_pairs: `"a=b c=d"`, `"auto"` to guess from the names, or `"none"` when no channel has a side.
+        report: whether to log the pairs.
 
     Returns:
         One position per channel, or None if the names tell sides and not all of them find a partner: then images
@@ -120,7 +121,7 @@ def mirror_permutation(channel_names: Sequence[str], flip_pairs: str) -> tuple[i
             return None
     else:
         pairs = parse_flip_pairs(flip_pairs, channel_names)
-    if pairs:
+    if pairs and report:
         logger.info("A mirrored image swaps the channels %s.", " ".join(f"{a}={b}" for a, b in pairs))
     partner = dict(pairs) | {b: a for a, b in pairs}
     return tuple(list(channel_names).index(partner.get(name, name)) for name in channel_names)

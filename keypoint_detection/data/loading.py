@@ -119,11 +119,33 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     Returns:
         The number of workers and the reason.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // processes_per_machine
+    share = _cores() // processes_per_machine
     if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
     if share <= 2:
         return 0, f"training itself keeps {share} cores busy"
     return min(2, share - 2), f"training keeps most of {share} cores busy"
+
+
+def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
+    """What makes a training wait less for its data.
+
+    Args:
+        loader: Of its images.
+        trainer: Which knows the device.
+
+    Returns:
+        The ways that are left, as flags.
+    """
+    ways = []
+    if device_type(trainer) != "cpu" or _cores() > loader.num_workers + 2:  # on a CPU the training needs cores too
+        ways.append(f"more than --num_workers {loader.num_workers}")
+    if loader.dataset.cache is None:
+        ways.append("--cache_images true")
+    return ", ".join([*ways, "a smaller --image_size"])
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from keypoint_detection.files import write_atomic
 from keypoint_detection.sweep.parameters import Parameter
@@ -25,7 +26,8 @@ from keypoint_detection.sweep.sweep_file import flag_text
 from keypoint_detection.wording import counted
 
 MOST_TICKS = 12
-TICKS_OF_NUMBERS = 5
+TICKS_OF_NUMBERS = 6
+TITLE_STEP = 13  # points
 
 
 @dataclass(frozen=True)
@@ -60,27 +62,36 @@ def parameter_axis(parameter: Parameter, values: Sequence[Any]) -> Axis:
         where = {name: position for position, name in ticks}
         step = -(-len(ticks) // MOST_TICKS)
         return Axis(parameter.name, np.array([where[flag_text(value)] for value in values]), ticks[::step])
-    return number_axis(parameter.name, values, parameter.log)
+    return number_axis(parameter.name, values, parameter.log, parameter.whole)
 
 
-def number_axis(title: str, values: Sequence[float], log: bool = False) -> Axis:
-    """The axis of numbers, from the smallest to the largest of them.
+def number_axis(title: str, values: Sequence[float], log: bool = False, whole: bool = False) -> Axis:
+    """The axis of numbers, from the smallest to the largest of them, with ticks at round ones.
 
     Args:
         title: What stands above it.
         values: The number of each run.
         log: Whether equal steps are equal factors.
+        whole: Whether all numbers are whole.
 
     Returns:
         The axis.
     """
-    scaled = np.array(values, dtype=float)
-    scaled = np.log(scaled) if log else scaled
-    low, high = (scaled.min(), scaled.max()) if len(scaled) else (0.0, 1.0)
-    span = high - low or 1.0
-    shares = np.linspace(0, 1, TICKS_OF_NUMBERS) if high > low else np.zeros(1)
-    texts = [f"{np.exp(low + share * span) if log else low + share * span:.3g}" for share in shares]
-    return Axis(title, (scaled - low) / span, list(zip(shares.tolist(), texts, strict=True)))
+    numbers = np.array(values, dtype=float)
+    low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 1.0)
+    scale = np.log if log else np.asarray
+    if low == high:
+        return Axis(title, np.full(len(numbers), 0.5), [(0.5, f"{low:.6g}")])
+    locator = (
+        LogLocator(subs=(1, 2, 5), numticks=99)
+        if log
+        else MaxNLocator(TICKS_OF_NUMBERS, integer=whole, steps=[1, 2, 5, 10])
+    )
+    ticks = locator.tick_values(low, high)
+    ticks = ticks[(low <= ticks) & (ticks <= high)]
+    positions = (scale(np.concatenate((numbers, ticks))) - scale(low)) / (scale(high) - scale(low))
+    texts = [f"{tick:.6g}" for tick in ticks]
+    return Axis(title, positions[: len(numbers)], list(zip(positions[len(numbers) :].tolist(), texts, strict=True)))
 
 
 def draw_parallel_coordinates(
@@ -110,7 +121,7 @@ def draw_parallel_coordinates(
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    colours = ScalarMappable(Normalize(low, high if high > low else low + 1), matplotlib.colormaps["viridis"])
+    colours = ScalarMappable(Normalize(low, high), matplotlib.colormaps["viridis"])
     if not maximize:
         colours.set_cmap("viridis_r")
     # The best run is drawn last, on top of the others.
@@ -125,8 +136,9 @@ def draw_parallel_coordinates(
     title = f"{counted(len(values), 'run')}, thick: the best" + (
         f", dotted: {dotted} not trained to their end" if dotted else ""
     )
-    plot.set_title(title, fontsize=10, pad=28)
-    figure.colorbar(colours, ax=plot, label=metric, pad=0.02)
+    plot.set_title(title, fontsize=10, pad=28 + TITLE_STEP)
+    if low < high:
+        figure.colorbar(colours, ax=plot, label=metric, pad=0.02)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     write_atomic(path, stream.getvalue())
@@ -140,8 +152,9 @@ def _draw_axes(plot: Axes, drawn: Sequence[Axis]) -> None:
                 text, (place, position), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", zorder=4,
                 bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
             )  # fmt: skip
+        height = 12 + TITLE_STEP * (place % 2)  # neighbours would cover one another
         plot.annotate(
-            axis.title, (place, 1), xytext=(0, 12), textcoords="offset points", fontsize=9, ha="center", va="bottom"
+            axis.title, (place, 1), xytext=(0, height), textcoords="offset points", fontsize=9, ha="center", va="bottom"
         )
     plot.set_xlim(-0.2, len(drawn) - 0.6)
     plot.set_ylim(-0.04, 1.04)

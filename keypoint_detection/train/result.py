@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from keypoint_detection.data.loading import advise
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
@@ -112,7 +113,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     metrics = next(callback for callback in trainer.callbacks if isinstance(callback, MetricsLogger))
     shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
     if shares.seconds["step"]:  # a training that had ended before it was resumed makes none
-        logger.info(shares.summary())
+        logger.info(shares.summary(advise(trainer.train_dataloader, trainer)))
     best = folder.checkpoints / "best.ckpt"
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"

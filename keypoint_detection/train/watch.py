@@ -93,14 +93,15 @@ class CollapseWarning(pl.Callback):
 
 
 class TimeShares(pl.Callback):
-    """Measures which share of the training went to waiting for data, to the steps and to evaluation.
+    """Measures which share of the training went to waiting for data, to the steps, to evaluation and to all else.
 
-    The end of a step is the end of its optimizer step on the host. On a GPU the queue of kernels runs behind, so that
-    waiting for data is only counted where the host itself waits.
+    All else is what happens between epochs, such as saving checkpoints. The end of a step is the end of its optimizer
+    step on the host. On a GPU the queue of kernels runs behind, so that waiting for data is only counted where the host
+    itself waits.
     """
 
     def __init__(self) -> None:
-        self.seconds = {"data": 0.0, "step": 0.0, "evaluation": 0.0}
+        self.seconds = {"data": 0.0, "step": 0.0, "evaluation": 0.0, "other": 0.0}
         self._mark = time.perf_counter()
 
     def _lap(self, part: str) -> None:
@@ -109,12 +110,12 @@ class TimeShares(pl.Callback):
         self._mark = now
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock of an epoch that goes on after an interruption."""
+        """Starts the clock."""
         self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock."""
-        self._mark = time.perf_counter()
+        """Ends what came between two epochs."""
+        self._lap("other")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Ends the wait for a batch."""
@@ -126,19 +127,34 @@ class TimeShares(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts an evaluation."""
-        self._mark = time.perf_counter()
+        if not trainer.sanity_checking:
+            self._lap("other")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends an evaluation."""
         if not trainer.sanity_checking:
             self._lap("evaluation")
 
-    def summary(self) -> str:
-        """One line with the shares, and advice where the data takes more than 15 %."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops the clock."""
+        self._lap("other")
+
+    def summary(self, advice: str) -> str:
+        """One line with the shares.
+
+        Args:
+            advice: Where the data takes more than 15 %, what makes it less.
+
+        Returns:
+            The line.
+        """
         total = sum(self.seconds.values()) or 1.0
         shares = {part: seconds / total for part, seconds in self.seconds.items()}
-        text = ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+        told = {part: f"{share:.0%}" for part, share in shares.items()}
+        if told["other"] == "0%":
+            del told["other"]
+        text = ", ".join(f"{part} {share}" for part, share in told.items())
         line = f"time: {text} of {total:.0f} s"
         if shares["data"] > 0.15:
-            line += "; to wait less for data: more --num_workers, --cache_images true, or a smaller --image_size"
+            line += f"; to wait less for data: {advice}"
         return line

@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+
+import pytest
+
+from keypoint_detection.data.loading import advise
+from keypoint_detection.train.watch import TimeShares
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "workers", "cache", "expected"),
+    [
+        (2, "cpu", 0, object(), "a smaller --image_size"),
+        (2, "cpu", 0, None, "--cache_images true, a smaller --image_size"),
+        (8, "cpu", 2, object(), "more than --num_workers 2, a smaller --image_size"),
+        (8, "cuda", 7, None, "more than --num_workers 7, --cache_images true, a smaller --image_size"),
+    ],
+)
+def test_advice_names_what_is_left_to_try(monkeypatch, cores, device, workers, cache, expected):
+    monkeypatch.setattr("keypoint_detection.data.loading._cores", lambda: cores)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=SimpleNamespace(type=device)))
+    loader = SimpleNamespace(num_workers=workers, dataset=SimpleNamespace(cache=cache))
+    assert advise(loader, trainer) == expected
+
+
+def test_advice_is_given_where_the_data_takes_long():
+    shares = TimeShares()
+    shares.seconds = {"data": 15.0, "step": 80.0, "evaluation": 5.0, "other": 0.1}
+    assert shares.summary("some advice") == "time: data 15%, step 80%, evaluation 5% of 100 s"
+    shares.seconds["data"] = 16.0
+    assert shares.summary("some advice").endswith("of 101 s; to wait less for data: some advice")
+
+
+def test_every_second_of_a_training_is_in_one_of_the_shares(monkeypatch):
+    now = 0
+    monkeypatch.setattr("keypoint_detection.train.watch.time.perf_counter", lambda: now)
+    shares, trainer = TimeShares(), SimpleNamespace(sanity_checking=False)
+    hooks = ["train_start"]
+    hooks += 2 * ["train_epoch_start", "train_batch_start", "train_batch_end", "validation_start", "validation_end"]
+    for seconds, hook in enumerate([*hooks, "train_end"]):
+        now += seconds
+        getattr(shares, f"on_{hook}")(trainer, None)
+    # The epochs begin after 1 and 6 seconds; 4, 9 and 11 pass before evaluations and at the end.
+    assert shares.seconds == {"data": 2 + 7, "step": 3 + 8, "evaluation": 5 + 10, "other": 1 + 4 + 6 + 9 + 11}
+    assert sum(shares.seconds.values()) == now
