@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import math
@@ -201,6 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    width = max(map(len, ACTIONS))
-    lines = [f"  {name:{width}}  {(action.__doc__ or '').splitlines()[0]}" for name, action in ACTIONS.items()]
-    return "\n".join(["usage: keypoint-detection checkpoint ACTION PATH ...", "", *lines, ""])
+    calls = {
+        " ".join([name, *(word.upper() for word in POSITIONAL if word in inspect.signature(action).parameters)]): action
+        for name, action in ACTIONS.items()
+    }
+    width = max(map(len, calls))
+    lines = [f"  {shape:{width}}  {(action.__doc__ or '').splitlines()[0]}" for shape, action in calls.items()]
+    return "\n".join(["usage: keypoint-detection checkpoint ACTION ...", "", *lines, ""])

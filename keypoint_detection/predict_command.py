@@ -99,11 +99,10 @@ def predict(
     pictures = _Overlays(Path(overlays), root, files) if overlays else None
     failed = 0
     images = processes.share([file for file in files if not is_video(file)])
-    bar = tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0)
-    for chunk in _chunks(images, batch_size):
-        failed += _predict_images(chunk, root, predictor, journal, pictures)
-        bar.update(len(chunk))
-    bar.close()
+    with tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0) as bar:
+        for chunk in _chunks(images, batch_size):
+            failed += _predict_images(chunk, root, predictor, journal, pictures)
+            bar.update(len(chunk))
     for video in processes.share([file for file in files if is_video(file)]):
         failed += _predict_video(video, root, predictor, journal, pictures)
     failures, counts = zip(*processes.gather((failed, journal.close())), strict=True)
@@ -263,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0, or 1 if a file could not be read; of several processes the first one says so.
+
+    Raises:
+        KeyboardInterrupt: If the user stops it; it says how to go on.
     """
     parser = flags.parser_for(
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
@@ -271,6 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
     config: dict[str, Any] = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = flags.call(start_processes, config)
-    failed = flags.call(predict, config, processes=processes)
+    try:
+        failed = flags.call(predict, config, processes=processes)
+    except KeyboardInterrupt as error:
+        # The first process speaks for all of them.
+        raise KeyboardInterrupt("" if processes.rank else "interrupted: the same with --resume goes on") from error
     # Lightning kills its first process, which may still be writing, when another one ends with an error.
     return 1 if failed and processes.rank == 0 else 0

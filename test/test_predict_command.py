@@ -126,7 +126,7 @@ def test_an_unreadable_file_is_reported_and_skipped(checkpoint, images, tmp_path
     assert len(json.loads((tmp_path / "out.json").read_text())["dataset"]) == 3
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_path, monkeypatch, capsys):
     real, seen = predict_command.load_image, []
 
     def interrupted(path):
@@ -138,6 +138,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     monkeypatch.setattr(predict_command, "load_image", interrupted)
     output = tmp_path / "out.json"
     assert run(checkpoint, output, images, "--batch_size", 1) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same with --resume goes on"
     assert not output.exists()
     assert run(checkpoint, output, "--batch_size", 1, "--resume", images) == 0
     assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
