@@ -208,6 +208,26 @@ def add_flag(
     group.add_argument(f"--{parameter.name}", type=hints(source)[parameter.name], help=text, **options)
 
 
+class ConfigFile(jsonargparse.ActionConfigFile):
+    """A file with flags, which is named in what is wrong with it."""
+
+    def __call__(self, parser: ArgumentParser, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Takes over the flags of the file.
+
+        Raises:
+            InputError: If it is no such file.
+        """
+        try:
+            super().__call__(parser, cfg, values, option_string)
+            known = {action.dest for action in parser._actions}
+            unknown = [name for name in vars(cfg) if name not in known]
+            if unknown:
+                parser.error(f"Key '{unknown[0]}' is not expected")
+        except (InputError, UnicodeDecodeError) as error:
+            problem = str(error).replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")
+            raise InputError(f"--{self.dest} {values}: {problem}") from error
+
+
 class HelpFormatter(jsonargparse.DefaultHelpFormatter):
     """Help with the default behind each text, and without Python types, which say little to a reader."""
 

@@ -18,7 +18,15 @@ from jsonargparse import ArgumentParser, Namespace
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
-from keypoint_detection.flags import HelpFormatter, OneLineParser, add_flag, documentation, hints, parameters
+from keypoint_detection.flags import (
+    ConfigFile,
+    HelpFormatter,
+    OneLineParser,
+    add_flag,
+    documentation,
+    hints,
+    parameters,
+)
 from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
@@ -104,7 +112,7 @@ def build_parser() -> OneLineParser:
     )
     parser.add_argument("-h", "--help", action=_UsualHelp, help="Explain the usual flags.")
     parser.add_argument("--help_all", action="help", help="Explain all flags.")
-    parser.add_argument("--config", action="config", help="YAML file with flags; later flags override it.")
+    parser.add_argument("--config", action=ConfigFile, help="YAML file with flags; later flags override it.")
     for title, source, computed in SOURCES:
         group = parser.add_argument_group(title)
         for parameter in parameters(source):

@@ -166,6 +166,26 @@ def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser
     assert (config.json_dataset_path, config.max_epochs, config.batch_size) == ("b.json", 7, 5)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"max_epochs: [oops", "while parsing a flow sequence line 1"),
+        (b"max_epoch: 3", "unknown flag: max_epoch (did you mean max_epochs"),
+        (b"max_epochs: many", "--max_epochs many: expected a whole number"),
+        (b"- a", "Unexpected config"),
+        (b"\xff\xfe", "can't decode byte"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp_path, content, said):
+    path = tmp_path / "flags.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        parser.parse_args(["--config", str(path)])
+    assert str(error.value).startswith(f"--config {path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
     class Wide(Backbone):
         """A wide one.
