@@ -21,12 +21,14 @@ class MatchReport(NamedTuple):
     Attributes:
         kept_channels: Channels whose rows of the head were taken over.
         new_channels: Channels that start anew, because the trained detector does not know them.
+        dropped_channels: Channels that only the trained detector knows.
         missing: Weights of the new detector that start anew: the trained one has none of this name and shape.
         unused: Weights of the trained detector that found no place.
     """
 
     kept_channels: list[str]
     new_channels: list[str]
+    dropped_channels: list[str]
     missing: list[str]
     unused: list[str]
 
@@ -81,7 +83,8 @@ def match_weights(
         else:
             missing.append(name)
     unused = [name for name, value in trained.items() if name not in own or name in missing]
-    return state, MatchReport(kept, [name for name in own_channels if name not in kept], missing, unused)
+    new, dropped = ([name for name in names if name not in kept] for names in (own_channels, trained_channels))
+    return state, MatchReport(kept, new, dropped, missing, unused)
 
 
 def _match_rows(own: Tensor, own_channels: list[str], trained: Tensor, trained_channels: list[str]) -> Tensor:

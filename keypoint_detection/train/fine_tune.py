@@ -75,6 +75,7 @@ class TrainedWeights:
         for text, names in (
             ("channels that go on", report.kept_channels),
             ("channels that start anew", report.new_channels),
+            ("channels that are left out", report.dropped_channels),
             ("weights that start anew", report.missing),
             ("weights that are left out", report.unused),
         ):

@@ -68,11 +68,13 @@ class TrainingResult:
         """Which files of the run to open, as text."""
         report = self.run_dir / "report.html"
         in_browser = f"{report} in a browser, " if report.exists() else ""
+        profiles = [f"            {path}" for path in sorted(self.run_dir.glob("*profile*.txt"))]
         return "\n".join(
             [
                 f"run folder: {self.run_dir}",
                 f"  look at   {in_browser}{self.run_dir / 'curves.png'}",
                 f"            and the pictures in {self.run_dir / 'pictures'}",
+                *profiles,
                 f"  use       {self.best_checkpoint}",
             ]
         )

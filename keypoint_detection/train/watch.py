@@ -9,6 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from keypoint_detection.wording import counted
+
 logger = logging.getLogger(__name__)
 
 
@@ -17,8 +19,14 @@ class NetworkSize(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Counts its parameters; later, a strategy may have spread them over devices."""
-        if stage == "fit" and trainer.is_global_zero:
-            logger.info("network: %s parameters", f"{sum(p.numel() for p in pl_module.parameters()):,}")
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        total = sum(p.numel() for p in pl_module.parameters())
+        encoder = sum(p.numel() for module in pl_module.backbone.encoder_modules() for p in module.parameters())
+        epochs = pl_module.hparams.freeze_encoder_epochs
+        while_frozen = "" if epochs < 0 else f" for {counted(epochs, 'epoch')}"
+        frozen = f"; the {encoder:,} of the encoder do not train{while_frozen}" if epochs else ""
+        logger.info("network: %s parameters%s", f"{total:,}", frozen)
 
 
 class RelativeEarlyStopping(pl.Callback):
