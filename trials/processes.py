@@ -24,9 +24,11 @@ COMMAND = [sys.executable, "-m", "keypoint_detection.cli"]
 
 
 def run(command: list[str], *arguments: object, **variables: str) -> None:
-    """Runs a command to its end, quietly."""
+    """Runs a command to its end, quietly, for five minutes at most."""
     words = [*command, *map(str, arguments)]
-    done = subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, env={**os.environ, **variables}, capture_output=True, text=True, check=False, timeout=300
+    )
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(words)} failed with {done.returncode}:\n{done.stdout}\n{done.stderr[-4000:]}")
 
@@ -41,6 +43,13 @@ def training(data: Path, folder: Path) -> list[object]:
         "--run_dir", folder, "--seed", 3, "--progressive_resizing", 0,
         "--normalization", "group",  # statistics of batches depend on how many there are
     ]  # fmt: skip
+
+
+def sized_in_time(data: Path, folder: str) -> list[object]:
+    """Flags of a training of half a minute."""
+    flags = training(data, Path(folder))
+    where = flags.index("--max_epochs")
+    return [*flags[:where], "--max_time", "00:00:00:30", *flags[where + 2 :]]
 
 
 def logged(folder: Path) -> dict[str, float]:
@@ -107,6 +116,8 @@ def main() -> int:
             several = ["--accelerator", "cpu", "--devices", count, "--strategy", "ddp"]
             folder = data / f"several{number}"
             run([*command, "train"], *training(data, folder), *several[2:])
+            # Clocks differ from one process to another, and all have to validate after the same epochs.
+            run([*command, "train"], *sized_in_time(data, f"{folder}-in-time"), *several[2:])
             run([*command, "evaluate"], *evaluate, *several, "--output", data / "several.json")
             run([*command, "predict"], *predict, *several, "--output", data / f"founds{number}.csv")
             measured = [numbers(json.loads((data / f"{n}.json").read_text())) for n in ("one", "several")]

@@ -98,6 +98,21 @@ def _timer(trainer: pl.Trainer) -> Timer | None:
     return next((c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None)
 
 
+def batches_per_epoch(trainer: pl.Trainer) -> int:
+    """How many batches an epoch has.
+
+    Loader workers ask for their first batches while Lightning is still about to count those of an epoch.
+    """
+    if math.isfinite(trainer.num_training_batches):
+        return int(trainer.num_training_batches)
+    return limit_batches(len(trainer.train_dataloader), trainer.limit_train_batches)
+
+
+def limit_batches(count: int, limit: float) -> int:
+    """How many of an epoch's batches Lightning's `limit_train_batches` leaves: so many, or of a float this share."""
+    return min(count, limit) if isinstance(limit, int) else int(count * limit)
+
+
 class TrainingProgress:
     """How far a training is, by its steps or its time, whichever is further.
 
@@ -125,8 +140,7 @@ class TrainingProgress:
         trainer = self._trainer
         steps = trainer.estimated_stepping_batches
         if trainer.max_epochs > 0 and math.isinf(trainer.num_training_batches) and trainer.train_dataloader is not None:
-            # Workers ask for the first batches while Lightning is still about to count them.
-            steps = math.ceil(len(trainer.train_dataloader) / trainer.accumulate_grad_batches) * trainer.max_epochs
+            steps = math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches) * trainer.max_epochs
             return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
         self._total_steps = steps if steps > 0 else math.inf
         return self._total_steps

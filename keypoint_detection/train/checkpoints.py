@@ -34,6 +34,12 @@ class TopCheckpoints(ModelCheckpoint):
         if MONITOR in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
 
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Whether a checkpoint with this mean AP is kept: not where there was no true keypoint to find."""
+        if current is None or current.isnan():
+            return False
+        return super().check_monitor_top_k(trainer, current)
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -64,7 +70,7 @@ class BestCheckpoint(TopCheckpoints):
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Whether a checkpoint with this mean AP takes the place of the one before."""
         if current is None or current.isnan():
-            return super().check_monitor_top_k(trainer, current)
+            return False
         self.highest = max(self.highest, float(current))
         # All processes have to agree, whatever the last bits of their values are.
         return trainer.strategy.reduce_boolean_decision(float(current) >= (1 - _AS_GOOD) * self.highest)
@@ -100,7 +106,10 @@ def create_checkpoint_callbacks(
     Returns:
         The callbacks.
     """
-    common: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+    common: dict[str, Any] = {
+        "dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False,
+        "save_on_train_epoch_end": False,  # but after validations
+    }  # fmt: skip
     best = BestCheckpoint(filename="best", **common)
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_n_epochs, checkpoint_every_n_steps)
     callbacks: list[Checkpoint] = [best, last]

@@ -8,7 +8,7 @@ from functools import partial
 import pytorch_lightning as pl
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.optimization import TrainingProgress, has_end
+from keypoint_detection.models.optimization import TrainingProgress, batches_per_epoch, has_end
 
 # Sizes come in few steps, so that kernels which are tuned or compiled to a size are made a few times only.
 STEPS = 4
@@ -69,8 +69,8 @@ class Curriculum(pl.Callback):
     def _of_batch(self, trainer: pl.Trainer, epoch: int, batch: int) -> tuple[float, bool]:
         # The length of the training is known once its loader is made.
         self._progress = self._progress or TrainingProgress(trainer)
-        # Loader workers ask for their first batches before Lightning has counted those of an epoch.
-        counted = math.isfinite(trainer.num_training_batches)
-        per_epoch = int(trainer.num_training_batches) if counted else len(trainer.train_dataloader)
-        progress = self._progress((epoch * per_epoch + batch) // trainer.accumulate_grad_batches)
+        accumulate = trainer.accumulate_grad_batches
+        # The last batches of an epoch are a step, also where they are fewer.
+        steps = epoch * math.ceil(batches_per_epoch(trainer) / accumulate) + batch // accumulate
+        progress = self._progress(steps)
         return self.scale(progress), self.augments(progress)

@@ -29,8 +29,10 @@ class EvaluationRow(pl.Callback):
         self._values |= values
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets what an evaluation that was interrupted has left."""
+        """Forgets what earlier validations found, which would pass for the findings of one that computes less."""
         self._values = {}
+        for name in [name for name in trainer.callback_metrics if name.startswith("validation/")]:
+            del trainer.callback_metrics[name]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the row."""

@@ -30,7 +30,7 @@ class EvaluationSchedule(pl.Callback):
         """Makes the callback.
 
         Args:
-            automatic: Validate about 25 times in a run, instead of as `check_val_every_n_epoch` says.
+            automatic: Validate about 25 times in a run, unless `check_val_every_n_epoch` is not Lightning's default.
         """
         self.automatic = automatic
         self._duration: float | None = None
@@ -43,6 +43,7 @@ class EvaluationSchedule(pl.Callback):
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
         self._duration = None if timer is None else timer.time_remaining()
         self._epoch_started = time.perf_counter()  # an epoch that goes on after an interruption does not start again
+        self.automatic = self.automatic and trainer.check_val_every_n_epoch == 1
         if not self.automatic:
             return
         epochs = float(trainer.max_epochs) if trainer.max_epochs not in (None, -1) else math.inf
@@ -66,6 +67,10 @@ class EvaluationSchedule(pl.Callback):
             self._training_seconds += time.perf_counter() - self._epoch_started
             self._epochs_seen += 1
             seconds_per_epoch = self._training_seconds / self._epochs_seen
-            trainer.check_val_every_n_epoch = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
+            interval = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
+            # Clocks differ between processes, and one that validates alone would wait for the others for ever.
+            trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
         if trainer.should_stop or (last_batch and is_last_epoch(trainer)):
             trainer.check_val_every_n_epoch = 1
+            if trainer.val_check_batch is not None:
+                trainer.val_check_batch = batch_idx + 1  # whatever the number of batches after which it validates

@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.optimization import limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
@@ -98,7 +99,7 @@ def create_trainer(
     # The timer comes first: the others ask it whether this is the last epoch.
     timer = [Timer(duration=duration, verbose=False)] if duration else []
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             **arguments,
             precision=config["precision"],
             accelerator=accelerator,
@@ -113,6 +114,13 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {' '.join(str(error).split())}") from error
+    interval, batches = trainer.val_check_interval, limit_batches(batches_per_epoch, trainer.limit_train_batches)
+    if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
+        raise InputError(
+            f"--val_check_interval {interval}: expected at most {batches}, the batches of an epoch, or "
+            "--check_val_every_n_epoch none as well"
+        )
+    return trainer
 
 
 def _concerns_the_training(record: logging.LogRecord) -> bool:

@@ -1,6 +1,8 @@
 """Which checkpoints a training keeps."""
 
 import csv
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -68,3 +70,17 @@ def test_of_checkpoints_that_are_as_good_as_the_best_the_latest_is_kept(tmp_path
     older = BestCheckpoint(dirpath=tmp_path)
     older.load_state_dict({k: v for k, v in best.state_dict().items() if k != "highest"} | {"best_model_score": 0.5})
     assert not older.check_monitor_top_k(trainer, torch.tensor(0.4))
+
+
+def test_without_a_true_keypoint_to_find_the_last_checkpoint_is_the_one_to_use(tmp_path):
+    content = json.loads(Path(DEFAULT_HYPERPARAMETERS["json_dataset_path"]).read_text())
+    names = DEFAULT_HYPERPARAMETERS["keypoint_channels"].split()
+    empty = {"dataset": [entry | {name: [] for name in names} for entry in content["dataset"]]}
+    (tmp_path / "empty.json").write_text(json.dumps(empty))
+    images = DEFAULT_HYPERPARAMETERS["image_dataset_path"]
+    validation = {"json_validation_dataset_path": str(tmp_path / "empty.json"), "image_validation_dataset_path": images}
+    changes = {**validation, "ap_epoch_start": 0, "max_epochs": 3, "wandb_mode": "disabled", "save_top_k": 2}
+    result = fit(**{**DEFAULT_HYPERPARAMETERS, **changes}, run_dir=str(tmp_path / "run"))
+    assert result.best_checkpoint.name == "last.ckpt"
+    assert [path.name for path in result.best_checkpoint.parent.iterdir()] == ["last.ckpt"]
+    assert torch.load(result.best_checkpoint, weights_only=True)["epoch"] == 2

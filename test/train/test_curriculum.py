@@ -43,7 +43,7 @@ def test_the_loader_asks_about_each_batch_of_the_training():
     datamodule = SimpleNamespace(curriculum=None)
     trainer = SimpleNamespace(
         datamodule=datamodule, estimated_stepping_batches=100, callbacks=[], world_size=1, accumulate_grad_batches=2,
-        num_training_batches=20, max_epochs=10, max_steps=-1, train_dataloader=[None] * 20,
+        num_training_batches=20, max_epochs=10, max_steps=-1, train_dataloader=[None] * 20, limit_train_batches=1.0,
     )  # fmt: skip
     curriculum(progressive_resizing=0.6, augmented_share=0.6).setup(trainer, None, "test")
     curriculum(progressive_resizing=0, augmented_share=1).setup(trainer, None, "fit")
@@ -61,6 +61,20 @@ def test_the_loader_asks_about_each_batch_of_the_training():
     trainer.num_training_batches, trainer.estimated_stepping_batches = float("inf"), 1000
     curriculum(progressive_resizing=0.6).setup(trainer, None, "fit")
     assert datamodule.curriculum(3, 0) == (0.75, True)
+    # So does the limit of an epoch: 8 of 50 steps.
+    for limit in (10, 0.5):
+        trainer.limit_train_batches = limit
+        assert datamodule.curriculum(1, 6) == (0.625, True)
+
+
+def test_gradients_accumulated_over_more_than_is_left_of_an_epoch_take_a_step_at_its_end():
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(curriculum=None), estimated_stepping_batches=10, callbacks=[], world_size=1,
+        accumulate_grad_batches=8, num_training_batches=4, max_epochs=10, max_steps=-1,
+    )  # fmt: skip
+    curriculum(progressive_resizing=0.6, augmented_share=0.7).setup(trainer, None, "fit")
+    stages = [trainer.datamodule.curriculum(epoch, batch) for epoch in (0, 3, 9) for batch in (0, 3)]
+    assert stages == 2 * [(0.5, True)] + 2 * [(0.75, True)] + 2 * [(1.0, False)]
 
 
 def test_a_training_without_an_end_shows_all_images_alike():

@@ -1,0 +1,72 @@
+"""After which epochs a training validates."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+from configuration import DEFAULT_HYPERPARAMETERS
+from pytorch_lightning.callbacks import Timer
+
+from keypoint_detection import fit
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+
+QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
+
+
+def validated(folder, **changes):
+    """Epochs that were validated, with and without average precision, where an epoch has two batches."""
+    fit(**{**QUICK, "run_dir": str(folder), **changes})
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/loss"]]
+    with_ap = [int(row["epoch"]) for row in rows if row["validation/meanAP"]]
+    return with_ap, [int(row["epoch"]) for row in rows if not row["validation/meanAP"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluated"),
+    [
+        ({"max_epochs": 5, "ap_epoch_freq": "auto"}, [0, 1, 2, 3, 4]),
+        ({"max_epochs": 60, "ap_epoch_freq": "auto", "limit_train_batches": 1}, [*range(1, 60, 2)]),
+        ({"max_epochs": 6, "ap_epoch_freq": "auto", "check_val_every_n_epoch": 4}, [3, 5]),
+        ({"max_epochs": 5, "check_val_every_n_epoch": None, "val_check_interval": 4}, [1, 3, 4]),
+        ({"max_epochs": 2, "val_check_interval": 0.5}, [0, 0, 1, 1]),
+    ],
+)
+def test_a_training_validates_as_its_flags_say_and_always_at_its_end(tmp_path, changes, evaluated):
+    assert validated(tmp_path, **changes) == (evaluated, [])
+
+
+def test_epochs_without_average_precision_leave_the_checkpoints_of_the_best_alone(tmp_path):
+    names = {"maximal_gt_keypoint_pixel_distances": "40 80", "learning_rate": 0.1, "save_top_k": 9}
+    assert validated(tmp_path, max_epochs=5, ap_epoch_freq=3, **names) == ([2, 4], [0, 1, 3])
+    kept = {path.name[:9] for path in (tmp_path / "checkpoints").glob("epoch*")}
+    assert kept == {"epoch0002", "epoch0004"}
+
+
+def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--val_check_interval 3: expected at most 2, the batches of an epoch"):
+        validated(tmp_path, val_check_interval=3)
+
+
+def test_processes_agree_on_the_interval_whatever_their_clocks_say(monkeypatch):
+    now, told = 0.0, []
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    for speed in (1.0, 1.4):  # seconds of an epoch, in the first process and in the second one
+        timer = Timer(duration={"seconds": 100})
+
+        def broadcast(value):
+            told.append(value)
+            return told[0]
+
+        trainer = SimpleNamespace(
+            callbacks=[timer], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1, num_training_batches=1,
+            strategy=SimpleNamespace(broadcast=broadcast), should_stop=False,
+        )  # fmt: skip
+        schedule = EvaluationSchedule(automatic=True)
+        schedule.on_train_start(trainer, None)
+        schedule.on_train_epoch_start(trainer, None)
+        now += speed
+        schedule.on_train_batch_end(trainer, None, None, None, 0)
+        assert trainer.check_val_every_n_epoch == 4
+    assert told == [4, 3], "the second process would have validated after other epochs"
