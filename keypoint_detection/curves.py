@@ -32,6 +32,7 @@ TITLES = {
 LEGEND_CHANNELS = 60
 LEGEND_COLUMNS = 8
 LEGEND_FONT = 8  # points
+MARGIN = 0.4  # epochs at both sides of a single one
 LEGEND_SPACE = 42  # points of a column beside its longest name
 STAGE_DASHES = {"train": "--", "validation": "-"}
 DISTANCE_DASHES = ("-", "--", ":", "-.")
@@ -117,7 +118,7 @@ def plot_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         first, last = (pick(pick(series[name][0]) for name in names) for pick in (min, max))
         if first == last:
-            axes.set_xlim(first - 0.5, last + 0.5)
+            axes.set_xlim(first - MARGIN, last + MARGIN)
         positive = True
         # Totals come last, so that they lie over the channels.
         for name in sorted(names, key=lambda name: parse_name(name).channel is None):

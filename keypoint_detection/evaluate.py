@@ -127,7 +127,10 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
         return max(distances)
     if distance not in distances:
         expected = ", ".join(f"{value:g}" for value in distances)
-        raise InputError(f"--distance {distance:g}: expected one of the threshold distances: {expected}")
+        raise InputError(
+            f"--distance {distance:g}: expected one of the threshold distances, {expected}, which "
+            "--maximal_gt_keypoint_pixel_distances sets"
+        )
     return float(distance)
 
 

@@ -224,7 +224,8 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             if unknown:
                 parser.error(f"Key '{unknown[0]}' is not expected")
         except (InputError, UnicodeDecodeError) as error:
-            problem = str(error).replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")
+            problem = str(error).removesuffix("Unexpected config:") or "expected flags, found none"
+            problem = problem.replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")
             raise InputError(f"--{self.dest} {values}: {problem}") from error
 
 

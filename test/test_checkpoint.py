@@ -118,7 +118,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, named, capsys):
 
 def test_an_empty_checkpoint_is_refused_with_a_reason(tmp_path):
     (tmp_path / "empty.ckpt").touch()
-    with pytest.raises(InputError, match=r"empty\.ckpt is not the checkpoint of a keypoint detector: EOFError$"):
+    with pytest.raises(InputError, match=r"empty\.ckpt is not the checkpoint of .*: the file is empty$"):
         load_checkpoint(tmp_path / "empty.ckpt")
 
 
@@ -154,3 +154,16 @@ def test_weights_that_do_not_fit_are_one_line(checkpoint):
     with pytest.raises(InputError, match=r"best\.ckpt: its weights") as error:
         KeypointPredictor(path, device="cpu")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"a: [1\n b: 2", b"{}", b"(", b"0", b"\x80\x02}q\x00."])
+def test_other_files_are_no_checkpoints(tmp_path, content):
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"other\.ckpt is not the checkpoint of a keypoint detector: [^\n]+$"):
+        load_checkpoint(path)
+
+
+def test_the_folder_of_a_run_is_told_from_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"is a folder, expected a file as .*best\.ckpt"):
+        load_checkpoint(tmp_path)

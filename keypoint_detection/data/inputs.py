@@ -44,10 +44,10 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     if isinstance(image, torch.Tensor):
         pixels = _tensor_to_array(image)
         channels_last = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
-        expected = "expected (H, W), or (C, H, W) with 1, 3 or 4 channels"
+        expected = "expected (H, W), or (C, H, W) with 1, 3 or 4 channels, of at least one pixel"
         return _array_to_rgb(channels_last, f"tensor of shape {tuple(image.shape)}, {expected}")
     if isinstance(image, np.ndarray):
-        expected = "expected (H, W), or (H, W, C) with 1, 3 or 4 channels"
+        expected = "expected (H, W), or (H, W, C) with 1, 3 or 4 channels, of at least one pixel"
         return _array_to_rgb(image, f"array of shape {image.shape}, {expected}")
     raise InputError(f"image of type {type(image).__name__}: expected a path, a PIL image, an array or a tensor")
 

@@ -123,6 +123,9 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
+    free = share - torch.get_num_threads()
+    if free > 0:
+        return min(_MOST_WORKERS, free), f"torch uses {torch.get_num_threads()} of {share} cores"
     if share <= 2:
         return 0, f"training itself keeps {share} cores busy"
     return min(2, share - 2), f"training keeps most of {share} cores busy"
@@ -139,7 +142,7 @@ def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
         The ways that are left, as flags.
     """
     ways = []
-    if device_type(trainer) != "cpu" or _cores() > loader.num_workers + 2:  # on a CPU the training needs cores too
+    if device_type(trainer) != "cpu" or _cores() > loader.num_workers + min(2, torch.get_num_threads()):
         ways.append(f"more than --num_workers {loader.num_workers}")
     if loader.dataset.cache is None:
         ways.append("--cache_images true")

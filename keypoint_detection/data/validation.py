@@ -147,7 +147,12 @@ def check_dataset(
         sizes[index] = header[:2]
         report.sizes[header[:2]] += 1
         report.conversions.update(conversions(header))
-    if failed > _ERRORS_IN_REPORT:
+    if failed == len(annotations) and not any(annotations.path(index).exists() for index in range(failed)):
+        report.errors = [
+            f"{annotations.source}: none of its {failed} images is there, such as {annotations.path(0)}; "
+            "--image_dataset_path names the folder that their paths are relative to"
+        ]
+    elif failed > _ERRORS_IN_REPORT:
         report.errors.append(f"{annotations.source}: {failed - _ERRORS_IN_REPORT} more images cannot be read")
     _add_labels(report, annotations, sizes)
     return report

@@ -39,25 +39,39 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
     """
+    if Path(path).is_dir():
+        raise InputError(
+            f"checkpoint {path} is a folder, expected a file as {Path(path) / 'checkpoints' / 'best.ckpt'}"
+        )
     if not Path(path).is_file():
         raise InputError(f"checkpoint {path} does not exist")
     try:
-        is_safetensors = Path(path).suffix == SAFETENSORS
-        checkpoint = read_safetensors(path) if is_safetensors else dict(torch.load(path, "cpu", weights_only=True))
+        checkpoint = read_safetensors(path) if Path(path).suffix == SAFETENSORS else _unpickle(path)
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
         for name in ("heatmap_sigma", "heatmap_stride", "learning_rate"):  # those without a default
             float(checkpoint["hyper_parameters"][name])
-    except pickle.UnpicklingError as error:  # torch's own text advises to run the code in the file
-        reason = "no file that torch.save wrote, or one with code in it"
-        message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"
-        raise InputError(message) from error
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"
         raise InputError(message.splitlines()[0]) from error
     _check_version(path, str(checkpoint.get(VERSION_KEY, "0.0")))
     return checkpoint
+
+
+def _unpickle(path: str | PathLike[str]) -> dict[str, Any]:
+    """Reads what torch.save wrote.
+
+    Raises:
+        ValueError: when the file is another one.
+    """
+    if Path(path).stat().st_size == 0:
+        raise ValueError("the file is empty")
+    try:
+        return dict(torch.load(path, "cpu", weights_only=True))
+    except (pickle.UnpicklingError, EOFError, LookupError, AttributeError) as error:
+        # Any bytes are instructions to an unpickler. torch's own text advises to run the code in the file.
+        raise ValueError("no file that torch.save wrote, or one with code in it") from error
 
 
 def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def match_weights(
     kept = [name for name in own_channels if name in trained_channels]
     for name, value in own.items():
         source = trained.get(name)
-        if name in per_channel and source is not None and source.shape[1:] == value.shape[1:]:
+        if name in per_channel and kept and source is not None and source.shape[1:] == value.shape[1:]:
             state[name] = _match_rows(value, own_channels, source, trained_channels)
         elif name not in per_channel and source is not None and source.shape == value.shape:
             state[name] = source

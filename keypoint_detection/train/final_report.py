@@ -85,6 +85,7 @@ def write_final_report(
         logger.info("no report was written: no image was validated")
         return None
     distances = _pixel_distances(found.metrics, found.evaluated)
+    curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
     logged, tested = (
         {name.removeprefix(stage): value for name, value in metrics.items() if name.startswith(stage)}
         for stage in ("best/", "test/")
@@ -93,7 +94,7 @@ def write_final_report(
     data = ReportData(
         title=f"{path.parent.name}: validation set, best checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),
-        threshold_distances=distances,
+        threshold_distances=sorted(set(distances.values())),
         images=list(found.evaluated.images.values()),
         score_thresholds=thresholds.tolist(),
         metrics=logged if found.metrics.threshold_unit == "pixel" else {},
@@ -124,10 +125,17 @@ def log_report(run_logger: WandbLogger, path: Path) -> None:
         run.save(copy, base_path=run.dir, policy="now")
 
 
-def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> list[float]:
-    """The threshold distances in pixels; those in fractions of the diagonal as they are for the median image."""
+def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict[float, float]:
+    """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image."""
     if metrics.threshold_unit == "pixel":
-        return metrics.threshold_distances
+        return {distance: distance for distance in metrics.threshold_distances}
     diagonals = [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
     median = float(np.median(diagonals)) if diagonals else 1.0
-    return sorted({round(distance * median, 1) for distance in metrics.threshold_distances})
+    return {distance: float(f"{distance * median:.3g}") for distance in metrics.threshold_distances}
+
+
+def _in_pixels(name: str, distances: Mapping[float, float]) -> str:
+    """The log name of a curve with its distance, if it has one, in pixels."""
+    inner, _, last = name.rpartition("/d=")
+    pixels = {f"{distance:g}": f"{value:g}" for distance, value in distances.items()}
+    return f"{inner}/d={pixels[last]}" if inner and last in pixels else name

@@ -127,6 +127,22 @@ def build_parser() -> OneLineParser:
     return parser
 
 
+def learning_flags() -> set[str]:
+    """Flags that say what a training learns and how: all of it has to be trained with the same."""
+    sources = (choose_recipe, Augmentation, KeypointDetector, Curriculum, ExponentialMovingAverage)
+    names = {
+        parameter.name
+        for _, source, computed in SOURCES
+        for parameter in parameters(source)
+        if source in sources and parameter.name not in computed
+    }
+    for registry in (BACKBONES, LOSSES):
+        names = names.union(*map(_member_flags, registry.values()))
+    names |= {"keypoint_channels", "empty_channels", "accumulate_grad_batches", "gradient_clip_val"}
+    # A batch size is checked with the order of the images; the others depend on the device, or only on what is found.
+    return names - {"batch_size", "precision", "max_keypoints"}
+
+
 class _UsualHelp(argparse.Action):
     """Prints a help that fits a screen."""
 

@@ -47,6 +47,7 @@ SMALLEST_ROTATION = 15.0
 # Share of a training in which images are changed at random, where the labels hardly turn: it ends with images such as
 # will come, and finds their keypoints more exactly (benchmarks/README.md).
 AUGMENTED_SHARE = 0.7
+CHANGES = ("rotation", "horizontal_flip", "vertical_flip", "augmented_share")
 
 
 @dataclass
@@ -137,13 +138,18 @@ def choose_recipe(
     """
     reasons: dict[str, str] = {}
 
+    augmented = True  # until it is chosen
+
     def choose(name: str, value: Any, choice: Any, reason: str) -> Any:
         if value != "auto":
             return value
         reasons[name] = reason
-        logger.info("--%s %s (auto: %s)", name, "none" if choice is None else choice, reason)
+        if name not in CHANGES or augmented:  # without any changes at random, how large they were is no news
+            logger.info("--%s %s (auto: %s)", name, "none" if choice is None else choice, reason)
         return choice
 
+    count = len(annotations)
+    augmented = choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}")
     size, longer, shorter = _choose_size(choose, image_size, sizes, accelerator)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
@@ -155,7 +161,6 @@ def choose_recipe(
     batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
-    count = len(annotations)
     recipe = Recipe(
         image_size=size,
         heatmap_stride=stride,
@@ -167,9 +172,7 @@ def choose_recipe(
         horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
-        augment_train=choose(
-            "augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}"
-        ),
+        augment_train=augmented,
         reasons=reasons,
     )
     for name in ("heatmap_sigma", "batch_size", "learning_rate"):

@@ -23,7 +23,7 @@ from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
 from keypoint_detection.train.last_checkpoint import end_as_stopped_by
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
-from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares
 from keypoint_detection.visualization import plot_curves
@@ -72,7 +72,7 @@ class TrainingResult:
         return "\n".join(
             [
                 f"run folder: {self.run_dir}",
-                f"  look at   {in_browser}{self.run_dir / 'curves.png'}",
+                f"  look at   {in_browser}{self.run_dir / CURVES_FILE}",
                 f"            and the pictures in {self.run_dir / 'pictures'}",
                 *profiles,
                 f"  use       {self.best_checkpoint}",
@@ -116,6 +116,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
     if shares.seconds["step"]:  # a training that had ended before it was resumed makes none
         logger.info(shares.summary(advise(trainer.train_dataloader, trainer)))
+    else:
+        logger.info("the training had ended already")
     best = folder.checkpoints / "best.ckpt"
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
@@ -135,9 +137,9 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         curves = read_curves(folder.path / "metrics.csv")
         names = list(detector.hparams.keypoint_channels)
         unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
-        plot_curves(curves, folder.path / "curves.png", EPOCHS, names, unit)
+        plot_curves(curves, folder.path / CURVES_FILE, EPOCHS, names, unit)
         write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
-        log_picture(trainer, "curves", folder.path / "curves.png")
+        log_picture(trainer, "curves", folder.path / CURVES_FILE)
     for run_logger in trainer.loggers:
         if isinstance(run_logger, WandbLogger):
             log_checkpoint_artifact(run_logger, best)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import load_checkpoint
-from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,25 @@ class Resumed:
     split: dict[str, Any]
     wandb_id: str | None
 
+    def check(self, config: Mapping[str, Any], names: Collection[str]) -> None:
+        """Refuses to go on with other flags than those that the training began with.
+
+        Args:
+            config: A value for every flag.
+            names: The flags that have to be the same.
+
+        Raises:
+            InputError: If one is not.
+        """
+        path = self.folder.path / "hparams.yaml"
+        before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for name in sorted(names):
+            if name in before and name in config and before[name] != config[name]:
+                raise InputError(
+                    f"--{name} {config[name]}: the interrupted training has {before[name]}, expected the same to go on "
+                    f"with it; --checkpoint {self.checkpoint} starts a new one from its weights"
+                )
+
 
 def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> Resumed | None:
     """Finds the training to go on with.
@@ -53,7 +75,11 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
         raise InputError("--resume auto: expected --run_dir too, the folder of the run to go on with")
     path = Path(run_dir if resume == "auto" else resume)
     checkpoint = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
-    if resume == "auto" and not checkpoint.exists():
+    if not checkpoint.exists():
+        if resume != "auto":
+            raise InputError(f"--resume {resume}: expected the last.ckpt of a training or the folder of its run")
+        if (path / CURVES_FILE).exists():
+            raise InputError(f"--run_dir {path}: holds a training that has ended, without its checkpoints/last.ckpt")
         return None
     content = load_checkpoint(checkpoint)
     if "optimizer_states" not in content:
@@ -61,10 +87,10 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
             f"--resume {resume}: holds weights for use only, expected {checkpoint.with_name('last.ckpt')}; "
             f"--checkpoint {checkpoint} starts a new training from these weights"
         )
-    folder = RunFolder(checkpoint.absolute().parents[1])
+    folder = RunFolder(checkpoint.absolute().parents[1] if path == checkpoint else path)
     split = folder.read_json("split.json")
     if split is None:
         raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")
-    logger.info("going on from %s", checkpoint)
+    logger.info("going on from %s, after step %d", checkpoint, content["global_step"])
     wandb_id = (folder.read_json("run.json") or {}).get("wandb_id")
     return Resumed(checkpoint, content["global_step"], folder, split, wandb_id)

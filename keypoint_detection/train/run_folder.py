@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 # Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
 # a later second.
 RUN_DIR_VARIABLE = "KEYPOINT_DETECTION_RUN_DIR"
+# What the end of a training writes first.
+CURVES_FILE = "curves.png"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy", "pillow")
 
 
@@ -111,6 +114,19 @@ class RunFolder:
         """Reads a JSON file of the run's folder, or returns None if there is none."""
         path = self.path / name
         return json.loads(path.read_text()) if path.exists() else None
+
+    def write_record(self, record: Mapping[str, Any], goes_on: bool) -> None:
+        """Writes `run.json`. A training that goes on keeps what is there, and adds itself.
+
+        Args:
+            record: Where the training came from.
+            goes_on: Whether it goes on with one that was interrupted.
+        """
+        before = self.read_json("run.json") if goes_on else None
+        if before:
+            wandb_id = record["wandb_id"] or before.get("wandb_id")
+            record = {**before, "wandb_id": wandb_id, "resumed": [*before.get("resumed", []), record]}
+        self.write_json("run.json", record)
 
 
 def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ if __name__ == "__main__":  # the script's own folder, which Python puts first, 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
@@ -74,6 +75,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
     config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
+    if interrupted:
+        interrupted.check(config, flags.learning_flags())
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     if trained and not interrupted:
@@ -91,18 +94,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     )
     folder.make()
     check_space(folder, detector, config["save_top_k"])
-    if rank_zero_only.rank == 0:
-        folder.write_json("split.json", datamodule.split)
-    resume_id = interrupted.wandb_id if interrupted else None
-    wandb_logger = flags.call(
-        create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id
-    )
-    record = provenance(datamodule.split["fingerprints"])
-    wandb_id = wandb_logger.experiment.id if wandb_logger else None
-    if rank_zero_only.rank == 0:
-        folder.write_json("run.json", record | {"chosen": recipe.reasons, "wandb_id": wandb_id})
-    csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
-    csv_logger.log_hyperparams(config)
+    csv_logger, wandb_logger = _start_records(config, folder, datamodule.split, recipe.reasons, interrupted)
     if not trainer.fast_dev_run:  # which logs nothing
         trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
     checkpoint = str(interrupted.checkpoint) if interrupted else None
@@ -121,6 +113,29 @@ def train(config: dict[str, Any]) -> TrainingResult:
         raise
     finally:
         give_back_freed_memory()
+
+
+def _start_records(
+    config: dict[str, Any],
+    folder: RunFolder,
+    split: dict[str, Any],
+    reasons: dict[str, str],
+    interrupted: Resumed | None,
+) -> tuple[MetricsFile, WandbLogger | None]:
+    """Writes what is known of a training at its start into its folder, and makes its loggers."""
+    if rank_zero_only.rank == 0:
+        folder.write_json("split.json", split)
+    resume_id = interrupted.wandb_id if interrupted else None
+    wandb_logger = flags.call(
+        create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id
+    )
+    record = provenance(split["fingerprints"])
+    wandb_id = wandb_logger.experiment.id if wandb_logger else None
+    if rank_zero_only.rank == 0:
+        folder.write_record(record | {"chosen": reasons, "wandb_id": wandb_id}, goes_on=interrupted is not None)
+    csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
+    csv_logger.log_hyperparams(config)
+    return csv_logger, wandb_logger
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

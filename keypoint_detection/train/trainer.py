@@ -15,6 +15,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.optimization import limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
@@ -39,6 +40,10 @@ NOT_FLAGS = {
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
 }  # fmt: skip
+# Beginnings of notes of Lightning on products of its makers, on devices that the user has not, and on its checkpoints.
+NO_NEWS = (
+    "💡 Tip", "TPU available: False", "Restoring states from", "Restored all states", "Found current_model_state",
+)  # fmt: skip
 
 
 def trainer_flags() -> list[str]:
@@ -94,6 +99,7 @@ def create_trainer(
     if lines:
         arguments["enable_progress_bar"] = False
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_the_training)
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # of a training that goes on
     # What torch has deprecated is for Lightning to change.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     # The timer comes first: the others ask it whether this is the last epoch.
@@ -112,7 +118,7 @@ def create_trainer(
             default_root_dir=folder.path,
             use_distributed_sampler=False,  # the data module has its own sampler for each process
         )
-    except (MisconfigurationException, ValueError, ImportError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {' '.join(str(error).split())}") from error
     interval, batches = trainer.val_check_interval, limit_batches(batches_per_epoch, trainer.limit_train_batches)
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
@@ -124,8 +130,8 @@ def create_trainer(
 
 
 def _concerns_the_training(record: logging.LogRecord) -> bool:
-    """Whether a note of Lightning is none on products of its makers, or on devices that the user has not."""
-    return not record.getMessage().startswith(("💡 Tip", "TPU available: False"))
+    """Whether a note of Lightning is news."""
+    return not record.getMessage().startswith(NO_NEWS)
 
 
 def check_setup(config: Mapping[str, Any]) -> None:
@@ -144,6 +150,7 @@ def check_setup(config: Mapping[str, Any]) -> None:
     duration = parse_duration(config["max_time"])
     if duration is not None and duration <= timedelta(0):
         raise InputError(f"--max_time {config['max_time']}: expected more than no time")
+    parse_distances(config["maximal_gt_keypoint_pixel_distances"])
     if config["precision"] not in PRECISIONS:
         raise InputError(f"--precision {config['precision']}: expected one of 32, bf16-mixed, 16-mixed, auto")
     if config["accelerator"] in ("gpu", "cuda", "mps"):

@@ -1,6 +1,7 @@
 """An interrupted training that goes on ends as one that was never interrupted."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -108,3 +109,35 @@ def test_a_relative_path_of_the_checkpoint_finds_the_folder_of_its_run(tmp_path,
     fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path / "run" / "checkpoints")
     assert find_interrupted(resume="last.ckpt").folder.path == tmp_path / "run"
+
+
+def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_record(tmp_path):
+    flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1, "loss": "bce"}
+    fit(**flags)
+    first = json.loads((tmp_path / "run.json").read_text())
+    hyperparameters = (tmp_path / "hparams.yaml").read_bytes()
+    for name, other in (("loss", "focal"), ("rotation", 3.0), ("n_channels", 5), ("ema_decay", 0.5)):
+        with pytest.raises(InputError, match=f"--{name} {other}: the interrupted training has .*, expected the same"):
+            fit(**flags | {name: other, "resume": "auto"})
+    assert (tmp_path / "hparams.yaml").read_bytes() == hyperparameters
+    for epochs in (2, 3):
+        fit(**flags | {"resume": "auto", "max_epochs": epochs, "max_pictures": 1, "num_workers": 1})
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert [later["started"] >= first["started"] for later in record.pop("resumed")] == [True, True]
+    assert record == first
+
+
+def test_a_training_that_has_ended_is_not_taken_for_one_that_never_began(tmp_path, caplog):
+    flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1, "resume": "auto"}
+    fit(**flags)
+    caplog.set_level("INFO")
+    fit(**flags)
+    assert "the training had ended already" in caplog.text
+    (tmp_path / "checkpoints" / "last.ckpt").unlink()
+    with pytest.raises(InputError, match=r"holds a training that has ended, without its checkpoints/last\.ckpt"):
+        fit(**flags)
+
+
+def test_a_folder_without_a_training_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(InputError, match=f"--resume {tmp_path}: expected the last.ckpt of a training or the folder"):
+        find_interrupted(resume=str(tmp_path))
