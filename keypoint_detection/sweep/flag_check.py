@@ -30,7 +30,11 @@ def check_flags(sweep: SweepFile) -> None:
             raise InputError(f"{sweep.path}: parameters.{parameter.name}: the sweep chooses it for every run")
     if sweep.program != own_program():
         return
-    from keypoint_detection.train.flags import build_parser  # torch takes seconds, and other errors come first
+    # torch takes seconds, and other errors come first
+    from keypoint_detection.models.backbones import BACKBONES
+    from keypoint_detection.models.losses import LOSSES
+    from keypoint_detection.models.registry import look_up
+    from keypoint_detection.train.flags import build_parser
 
     parser = build_parser()
     known = {action.dest for action in parser._actions}
@@ -45,7 +49,10 @@ def check_flags(sweep: SweepFile) -> None:
         here = Path.cwd()
         os.chdir(sweep.folder)  # a --config is relative to where runs start
         try:
-            parser.parse_args([*fixed, *(f"--{name}={flag_text(value)}" for name, value in values.items())])
+            words = [*fixed, *(f"--{name}={flag_text(value)}" for name, value in values.items())]
+            config = parser.parse_args(words)
+            for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
+                look_up(registry, config[name], f"--{name}")
         except InputError as error:
             raise InputError(f"{sweep.path}: {where}: {error}") from error
         finally:

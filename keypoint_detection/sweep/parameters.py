@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import math
@@ -28,6 +29,7 @@ class Parameter:
     Attributes:
         name: Its name, which is a flag of the training.
         choices: The values to choose from; empty for a number between bounds.
+        weights: Probabilities of the choices; all are alike where there are none.
         low: Lower bound of what is drawn.
         high: Upper bound of what is drawn.
         log: The logarithm is drawn evenly, instead of the number.
@@ -37,6 +39,7 @@ class Parameter:
 
     name: str
     choices: tuple[Any, ...] = ()
+    weights: tuple[float, ...] = ()
     low: float = 0.0
     high: float = 1.0
     log: bool = False
@@ -59,12 +62,22 @@ class Parameter:
         """
         if len(self.choices) == 1:
             return self.choices[0]
-        if self.choices:  # Optuna's choices are plain values
-            plain = [c if isinstance(c, str | int | float | None) else json.dumps(c) for c in self.choices]
+        if self.weights:
+            drawn = trial.suggest_float(self.name, 0.0, 1.0)
+            ends = itertools.accumulate(self.weights)
+            return next((c for c, end in zip(self.choices, ends, strict=True) if drawn < end), self.choices[-1])
+        if self.choices:
+            plain = self._plain_choices()
             return self.choices[plain.index(trial.suggest_categorical(self.name, plain))]
         suggest = trial.suggest_int if self.whole else trial.suggest_float
         drawn = suggest(self.name, self.low, self.high, log=self.log)
         return self.convert(drawn) if self.convert else drawn
+
+    def _plain_choices(self) -> list[str | int | float | bool | None]:
+        """The choices as Optuna takes them: as plain values, of which true is 1."""
+        numbers = any(type(choice) in (int, float) for choice in self.choices)
+        texts = (dict, list, bool) if numbers else (dict, list)
+        return [json.dumps(choice) if isinstance(choice, texts) else choice for choice in self.choices]
 
     def grid(self) -> list[Any]:
         """All its values.
@@ -126,7 +139,13 @@ def read_parameter(name: str, entry: Any) -> Parameter:
             raise InputError(f"distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
         required, build = _BUILDERS[base]
         _check_keys(entry, distribution, required, ("q",) if quantised else ())
-        return _quantised(build(name, entry), _number(entry, "q", 1)) if quantised else build(name, entry)
+        parameter = build(name, entry)
+        if not quantised:
+            return parameter
+        return _quantised(parameter, _number(entry, "q", 1), positive=base.startswith("log"))
+    except OverflowError as error:
+        problem = f"distribution {distribution} takes natural logarithms, got {dict(entry)}"
+        raise InputError(f"parameters.{name}: {problem}") from error
     except InputError as error:
         raise InputError(f"parameters.{name}: {error}") from error
 
@@ -162,7 +181,9 @@ def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
 
 
 def plain_value(value: Any) -> Any:
-    """The value, as a number if it is the text of one that YAML does not take for a number, such as `1e-4`."""
+    """The value as it is written: YAML takes `1e-4` for text and `2026-01-31` for a date."""
+    if isinstance(value, datetime.date):
+        return value.isoformat()
     return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
 
 
@@ -188,12 +209,10 @@ def _categorical(name: str, entry: Entry) -> Parameter:
 
 def _weighted(name: str, entry: Entry) -> Parameter:
     values, weights = _categorical(name, entry).choices, entry["probabilities"]
-    if not isinstance(weights, list) or len(weights) != len(values) or abs(math.fsum(weights) - 1) > 1e-6:
+    numbers = [w for w in weights if isinstance(w, int | float) and w >= 0] if isinstance(weights, list) else []
+    if numbers != weights or len(weights) != len(values) or not abs(math.fsum(weights) - 1) <= 1e-6:
         raise InputError(f"probabilities is {weights!r}, expected a number for each of {len(values)} values, sum 1")
-    ends = list(itertools.accumulate(weights))
-    return Parameter(
-        name, convert=lambda drawn: next((v for v, end in zip(values, ends, strict=True) if drawn < end), values[-1])
-    )
+    return Parameter(name, values, tuple(weights))
 
 
 def _int_uniform(name: str, entry: Entry) -> Parameter:
@@ -236,14 +255,14 @@ def _log_normal(name: str, entry: Entry) -> Parameter:
     return Parameter(name, low=normal.low, high=normal.high, convert=lambda drawn: math.exp(normal.convert(drawn)))
 
 
-def _quantised(parameter: Parameter, step: float) -> Parameter:
-    """The parameter with values rounded to multiples of a step; whole numbers if the step is one."""
+def _quantised(parameter: Parameter, step: float, positive: bool) -> Parameter:
+    """The parameter with values rounded to multiples of a step, of 1 at least if they are `positive`."""
     if step <= 0:
         raise InputError(f"q is {step}, expected a positive number")
     before = parameter.convert or float
 
     def nearest(drawn: float) -> float:
-        value = round(before(drawn) / step) * step
+        value = max(round(before(drawn) / step), int(positive)) * step
         return value if isinstance(step, int) else float(f"{value:.12g}")  # 3 * 0.1 is 0.3
 
     return Parameter(

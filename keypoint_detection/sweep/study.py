@@ -144,7 +144,8 @@ def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePr
     given = early_terminate if isinstance(early_terminate, dict) else {}
     values = {"type": "hyperband", "eta": 3, "s": 2, **given}
     numbers = [values[key] for key in ("eta", "s", "min_iter", "max_iter") if key in values]
-    is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1
+    known = {"type", "eta", "s", "min_iter", "max_iter", "strict"}
+    is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1 and values.keys() <= known
     if not is_right or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise InputError(
             f"early_terminate is {early_terminate!r}, expected type hyperband, and min_iter or max_iter of at least 1"

@@ -91,17 +91,29 @@ class SweepFile:
         Returns:
             Program and arguments, with wandb's macros filled in.
         """
-        expanded = {
-            "${env}": ["/usr/bin/env"] if os.name == "posix" else [],
-            "${interpreter}": [sys.executable],
-            "${program}": [str(self.program)],
-            "${args}": [f"--{name}={flag_text(value)}" for name, value in flags.items()],
-            "${args_no_hyphens}": [f"{name}={flag_text(value)}" for name, value in flags.items()],
-            "${args_json}": [json.dumps(dict(flags))],
-        }
+        expanded = {f"${{{name}}}": words for name, words in _macros(self.program, flags).items()}
         parts = [str(part) for part in self.content.get("command") or DEFAULT_COMMAND]
         parts = [re.sub(r"\$\{envvar:(\w+)\}", lambda m: os.environ.get(m.group(1), m.group(1)), p) for p in parts]
         return [word for part in parts for word in expanded.get(part, [part])]
+
+
+def _macros(program: Path, flags: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What stands for each of wandb's macros in a command."""
+    texts = {name: flag_text(value) for name, value in flags.items()}
+    told = [name for name, value in flags.items() if value is not False]
+    switches = [f"--{name}" if flags[name] is True else f"--{name}={texts[name]}" for name in told]
+    return {
+        "env": ["/usr/bin/env"] if os.name == "posix" else [],
+        "interpreter": [sys.executable],
+        "program": [str(program)],
+        "args": [f"--{name}={text}" for name, text in texts.items()],
+        "args_no_equals": [word for name, text in texts.items() for word in (f"--{name}", text)],
+        "args_no_boolean_flags": switches,
+        "args_no_hyphens": [f"{name}={text}" for name, text in texts.items()],
+        "args_append_hydra": [f"+{name}={text}" for name, text in texts.items()],
+        "args_override_hydra": [f"++{name}={text}" for name, text in texts.items()],
+        "args_json": [json.dumps(dict(flags))],
+    }
 
 
 def flag_text(value: Any) -> str:
@@ -163,6 +175,14 @@ def _check(path: Path, content: Any) -> SweepFile:
         raise InputError(f"run_cap is {run_cap!r}, expected a whole number of at least 1")
     if not isinstance(content.get("command", []), list):
         raise InputError(f"command is {content['command']!r}, expected a list of words")
+    for word in content.get("command", []):
+        macro, known = re.fullmatch(r"\$\{([^:]*)\}", str(word)), _macros(Path(), {})
+        if macro and macro.group(1) not in known:
+            raise InputError(
+                f"command: {word}: unknown, expected some of {', '.join(f'${{{name}}}' for name in known)}"
+            )
+    if not isinstance(content.get("program", ""), str):
+        raise InputError(f"program is {content['program']!r}, expected the name of a script")
     parameters = [read_parameter(str(name), entry) for name, entry in entries.items()]
     points = grid_points(parameters) if content["method"] == "grid" else []
     program, folder = _find_program(path, content.get("program"))

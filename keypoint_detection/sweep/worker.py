@@ -95,6 +95,9 @@ class Worker:
         if memory.is_repeated(self.study, frozen):
             raise RunError("the run was put into the sweep twice, by two processes that began at once")
         number = frozen.user_attrs["run"]
+        if number >= self.bar.total:  # of a command that asked for more
+            memory.put_back(self.study, frozen)
+            raise RunError("the run is not asked for")
         try:
             value = self._train(trial, number)
         except (RunError, InputError) as error:

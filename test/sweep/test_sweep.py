@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from optuna.trial import TrialState
 from PIL import Image
 
 from keypoint_detection.cli import main
 from keypoint_detection.sweep import study as memory
+from keypoint_detection.sweep.sweep_file import read_sweep_file
 
 # Each evaluation is better by `rate`; the metric of the whole run is twelve times that.
 PROGRAM = """
@@ -112,6 +114,20 @@ def test_the_same_command_goes_on_and_a_higher_count_adds_runs(folder):
     # A run draws the same numbers in whichever process it is.
     assert main([*command, "--count", "4", "--sweep_dir", "sweeps/again"]) == 0
     assert rows("again") == [{**row, "seconds": new["seconds"]} for row, new in zip(rows(), rows("again"), strict=True)]
+
+
+def test_no_run_beyond_those_that_are_asked_for_is_made(folder):
+    command = write_sweep({"rate": {"min": 0.0, "max": 1.0}}, method="random")
+    Path("sweeps/mine").mkdir(parents=True)
+    study = memory.open_study(read_sweep_file("mine.yaml"), Path("sweeps/mine"), None, memory.NopPruner())
+    memory.add_runs(study, 5)
+    trial = study.ask()  # the first run, which waits behind all others after it was interrupted
+    memory.put_back(study, study.trials[trial.number])
+    study.tell(trial, state=TrialState.FAIL)
+    assert main([*command, "--count", "2"]) == 0
+    assert sorted(path.name for path in Path("sweeps/mine").glob("run-*")) == ["run-0000", "run-0001"]
+    assert main([*command, "--count", "5"]) == 0
+    assert [starts(run) for run in range(5)] == [["auto"]] * 5
 
 
 def test_a_folder_with_runs_of_another_sweep_is_refused_and_stays_as_it_is(folder, capsys):
@@ -247,6 +263,7 @@ def test_two_processes_share_the_runs(folder):
         ([], {"early_terminate": {"type": "envelope"}}, "early_terminate"),
         ([], {"early_terminate": {"min_iter": 0, "eta": 1}}, "early_terminate"),
         ([], {"early_terminate": "hyperband"}, "early_terminate is 'hyperband'"),
+        ([], {"early_terminate": {"type": "hyperband", "min_iter": 2, "max_itr": 9}}, "early_terminate is"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, flags, changes, named, capsys):

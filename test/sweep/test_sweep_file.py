@@ -55,6 +55,15 @@ def test_the_command_of_a_run_is_wandbs(tmp_path, monkeypatch):
     ]  # fmt: skip
     command = read(tmp_path, {**program, "command": ["${program}", "${args_json}"]}).command(flags)
     assert json.loads(command[1]) == flags
+    forms = {
+        "args_no_boolean_flags": ["--rate=0.5", "--on"],
+        "args_no_equals": ["--rate", "0.5", "--on", "True", "--off", "False"],
+        "args_append_hydra": ["+rate=0.5", "+on=True", "+off=False"],
+        "args_override_hydra": ["++rate=0.5", "++on=True", "++off=False"],
+    }
+    for macro, expected in forms.items():
+        sweep = read(tmp_path, {**program, "command": ["${program}", f"${{{macro}}}"]})
+        assert sweep.command({"rate": 0.5, "on": True, "off": False})[1:] == expected
 
 
 @pytest.mark.parametrize(
@@ -91,6 +100,11 @@ def test_a_sweep_without_an_end_is_bad_input(tmp_path, count):
         ({"program": "no_such.py"}, "program no_such.py: no such file"),
         ({"run_cap": 0}, "run_cap is 0"),
         ({"command": "python train.py"}, "expected a list"),
+        (
+            {"command": ["${program}", "${args_json_file}"]},
+            "command: ${args_json_file}: unknown, expected some of ${env}",
+        ),
+        ({"program": 3}, "program is 3, expected the name of a script"),
         ({"method": "grid", "parameters": {"a": {"min": 0.0, "max": 1.0}}}, "parameters.a: method grid"),
         ({"parameters": {"a": {"min": 2, "max": 1}}}, "parameters.a: min is 2"),
     ],
@@ -119,6 +133,12 @@ def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
         ({"learnin_rate": {"values": [1, 2]}}, r"parameters\.learnin_rate: no flag .*did you mean learning_rate"),
         ({"learning_rate": {"values": [0.1, "fast"]}}, r"parameters\.learning_rate: .*fast"),
         ({"max_epochs": {"min": 1.0, "max": 2.5}}, r"parameters\.max_epochs: .*1\.0"),
+        ({"loss": {"values": ["bce", "nonsense"]}}, r"parameters\.loss: .*nonsense"),
+        (
+            {"loss": {"values": ["bce", "nonsense", "mse"], "probabilities": [0.5, 0.3, 0.2]}},
+            r"parameters\.loss: .*nons",
+        ),
+        ({"backbone_type": {"value": "Unett"}}, r"parameters\.backbone_type: .*Unett"),
         ({"run_dir": {"value": "runs"}}, r"parameters\.run_dir: the sweep chooses it"),
     ],
 )

@@ -5,6 +5,7 @@ import statistics
 
 import optuna
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +75,28 @@ def test_lists_and_booleans_can_be_chosen_between():
         assert expected in values
 
 
+def test_choices_that_are_equal_in_python_stay_apart():
+    drawn = draw({"values": [True, 1, 0, False]})
+    assert {(type(value), value) for value in drawn} == {(bool, True), (int, 1), (int, 0), (bool, False)}
+
+
+def test_weighted_choices_are_choices():
+    parameter = read_parameter("x", {"values": ["a", "b", "c"], "probabilities": [0.9, 0, 0.1]})
+    assert parameter.extremes() == parameter.grid() == ["a", "b", "c"]
+    assert set(draw({"values": ["a", "b", "c"], "probabilities": [0.9, 0, 0.1]})) == {"a", "c"}
+
+
+@pytest.mark.parametrize("distribution", ["q_log_uniform_values", "q_log_uniform", "q_log_normal"])
+def test_quantised_values_of_a_logarithm_are_never_0(distribution):
+    bounds = {"min": -7, "max": 0} if distribution == "q_log_uniform" else {"min": 1e-3, "max": 1}
+    numbers = {"mu": -3, "sigma": 1} if distribution == "q_log_normal" else bounds
+    assert min(draw({"distribution": distribution, "q": 0.1, **numbers})) == 0.1
+
+
+def test_a_date_is_the_text_that_stands_in_the_file():
+    assert read_parameter("x", yaml.safe_load("values: [2026-01-31, b]")).choices == ("2026-01-31", "b")
+
+
 def test_a_number_that_yaml_takes_for_text_is_one():
     assert read_parameter("x", {"values": ["1e-4", "3E5", "e4"]}).choices == (1e-4, 3e5, "e4")
     assert read_parameter("x", {"min": "1e-4", "max": 1.0}).low == 1e-4
@@ -96,6 +119,10 @@ def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
         ({"values": "1 2"}, "expected a list"),
         ({"values": [1, 2], "probabilities": [0.5]}, "a number for each of 2 values"),
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "sum 1"),
+        ({"values": [1, 2], "probabilities": ["a", "b"]}, "a number for each of 2 values"),
+        ({"values": [1, 2], "probabilities": [-1, 2]}, "a number for each of 2 values"),
+        ({"values": [1, 2], "probabilities": [float("nan"), 1]}, "a number for each of 2 values"),
+        ({"distribution": "log_uniform", "min": 1, "max": 1000}, "log_uniform takes natural logarithms"),
         ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "min is 0, expected a number above 0"),
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "q is 0"),
         ({"distribution": "uniform", "min": "low", "max": 1}, "min is 'low', expected a number"),
