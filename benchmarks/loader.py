@@ -94,8 +94,9 @@ def run() -> list[Row]:
             ("loader, augmented and cached", {"augmentation": augmentation, "cache": cache}, None),
         ):
             dataset = KeypointsDataset(
-                annotations, heatmap_sigma=SIGMA, heatmap_stride=1, image_size=(SIZE[1], SIZE[0]), **arguments
-            )
+                annotations, heatmap_sigma=SIGMA, heatmap_stride=1, image_size=(SIZE[1], SIZE[0]), seed=0,
+                empty_channels="absent", corrupt_images="raise", **arguments,
+            )  # fmt: skip
             sampler = TrainingSampler(IMAGES, seed=0, batch_size=BATCH_SIZE)
             ours = DataLoader(dataset, sampler=sampler, batch_size=BATCH_SIZE, collate_fn=dataset.collate)
             row = Row(title, work, 0, "PIL, per image, full grid per keypoint", target=target)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
+from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
 from keypoint_detection.picture_layout import add_legend, image_grid, resize
@@ -24,7 +25,7 @@ def check(
     json_dataset_path: str,
     image_dataset_path: str | None = None,
     keypoint_channels: str | None = None,
-    keypoint_coordinates: str = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
     decode: bool = True,
     picture: str | None = None,
 ) -> CheckReport:

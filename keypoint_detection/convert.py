@@ -9,6 +9,7 @@ from typing import Literal
 
 from keypoint_detection import flags
 from keypoint_detection.data import formats
+from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.wording import counted
 
 
@@ -18,8 +19,8 @@ def convert(
     to: str,
     image_dataset_path: str | None = None,
     keypoint_channels: str | None = None,
-    keypoint_coordinates: str = "blender",
-    output_coordinates: Literal["blender", "normalized", "pixel"] = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
+    output_coordinates: Literal["blender", "normalized", "pixel"] = DEFAULT_COORDINATES,
 ) -> str:
     """Write the labels of a data set in another format, with other channels or coordinates.
 

@@ -16,6 +16,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.splits import recorded_split
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
@@ -43,7 +44,7 @@ def evaluate(
     image_dataset_path: str | Path | None = None,
     *,
     keypoint_channels: str | list[str] | None = None,
-    keypoint_coordinates: str = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
     empty_channels: str = "absent",
     split: str | Path | None = None,
     maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",

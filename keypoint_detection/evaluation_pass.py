@@ -121,7 +121,9 @@ def make_dataset(detector: KeypointDetector, annotations: Annotations, empty_cha
         heatmap_sigma=values.heatmap_sigma,
         heatmap_stride=values.heatmap_stride,
         image_size=values.image_size,
+        seed=0,  # nothing is drawn
         empty_channels=empty_channels,
+        corrupt_images="raise",
         render=False,
     )
 

@@ -1,5 +1,7 @@
 """The console script: its subcommands and their help."""
 
+import json
+
 import pytest
 from configuration import TEST_DATASET
 from PIL import Image
@@ -42,7 +44,7 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
             ["--batchsize", "3", "--lerning_rate=1", "--xyzzy"],
             "unknown flag: --batchsize 3 --lerning_rate=1 --xyzzy (did you mean --batch_size, --learning_rate?)",
         ),
-        (["--config", "flags.yaml"], "unknown flag: batchsize (did you mean batch_size?)"),
+        (["--config", "flags.yaml"], "--config flags.yaml: unknown flag: batchsize (did you mean batch_size?)"),
         (["--max_epoch", "3"], "unknown flag: --max_epoch 3 (did you mean --max_epochs?)"),
         (["--lr", "0.1"], "unknown flag: --lr 0.1 (-h lists the flags)"),
         ([""], "unknown flag:  (-h lists the flags)"),
@@ -94,6 +96,14 @@ def test_check_without_a_readable_image_draws_nothing_and_says_why(tmp_path, cap
     assert "none.png: no such image file" in out
     assert "picture" not in out
     assert not picture.exists()
+
+
+def test_where_no_image_is_found_one_line_says_which_flag_names_their_folder(tmp_path, capsys):
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"dataset": [{"image_path": f"{i}.png", "a": [[0.5, 0.5]]} for i in range(30)]}))
+    assert main(["check", "--json_dataset_path", str(labels)]) == 2
+    (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
+    assert f"none of its 30 images is there, such as {tmp_path / '0.png'}; --image_dataset_path names" in error
 
 
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):

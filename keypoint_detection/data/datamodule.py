@@ -22,6 +22,7 @@ from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
 from keypoint_detection.data.images import image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
+from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.sampler import EvaluationSampler, TrainingSampler
 from keypoint_detection.errors import InputError
@@ -76,7 +77,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         image_test_dataset_path: str | Path | None = None,
         keypoint_channels: str | list[str] | None = None,
         keypoint_channel_max_keypoints: str | list[int] | None = None,
-        keypoint_coordinates: str = "blender",
+        keypoint_coordinates: str = DEFAULT_COORDINATES,
         validation_split_ratio: float = 0.1,
         batch_size: int | None = None,
         num_workers: int | Literal["auto"] = "auto",

@@ -70,13 +70,13 @@ class KeypointsDataset(Dataset[Batch]):
         *,
         heatmap_sigma: float,
         heatmap_stride: int,
+        seed: int,
+        empty_channels: str,
+        corrupt_images: str,
         image_size: int | str | Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
-        seed: int = 0,
-        empty_channels: str = "absent",
         cache: ImageCache | None = None,
         render: bool = True,
-        corrupt_images: str = "raise",
     ) -> None:
         for name, value, choices in (
             ("empty_channels", empty_channels, EMPTY_CHANNELS),

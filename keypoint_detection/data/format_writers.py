@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.coco_format import channels_of
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,9 @@ def write_coco(annotations: Annotations, path: Path, sizes: np.ndarray, coordina
         # A name that looks numbered gets a number more, so that it is not taken for one of several.
         numbered = count > 1 or name.rpartition("_")[2].isdecimal()
         names.extend(f"{name}_{number}" for number in range(count)) if numbered else names.append(name)
+    for name, read in zip(np.repeat(annotations.channel_names, slots).tolist(), channels_of(names), strict=True):
+        if name != read:  # as beside `a_0, a_1` the channel `a_0`
+            logger.warning('%s: the channel "%s" will be read as "%s"; other names can be told apart', path, name, read)
     category = {"id": 1, "name": "object", "supercategory": "object", "keypoints": names, "skeleton": []}
     with _replaced(path) as file:
         file.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')

@@ -16,7 +16,7 @@ from keypoint_detection.data.coco_format import read_coco
 from keypoint_detection.data.format_writers import write_coco, write_native
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.json_stream import JsonStream
-from keypoint_detection.data.native_format import COORDINATES, read_native
+from keypoint_detection.data.native_format import COORDINATES, DEFAULT_COORDINATES, read_native
 from keypoint_detection.errors import InputError
 
 Reader = Callable[[JsonStream, Path, str, "Sequence[str] | str | None"], Annotations]
@@ -49,7 +49,7 @@ def read_annotations(
     image_root: str | Path,
     *,
     keypoint_channels: Sequence[str] | str | None = None,
-    keypoint_coordinates: str = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
     max_keypoints: Sequence[int] | None = None,
 ) -> Annotations:
     """Reads and checks the labels of a data set; its images are not looked at.
@@ -88,8 +88,8 @@ def convert(
     *,
     to: str,
     keypoint_channels: Sequence[str] | str | None = None,
-    keypoint_coordinates: str = "blender",
-    output_coordinates: str = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
+    output_coordinates: str = DEFAULT_COORDINATES,
 ) -> Annotations:
     """Writes the labels of a data set in another format, or with other channels or coordinates.
 

@@ -22,6 +22,7 @@ from keypoint_detection.errors import InputError
 
 LARGEST = float(np.finfo(np.float32).max)
 COORDINATES = ("blender", "normalized", "pixel")
+DEFAULT_COORDINATES = COORDINATES[0]
 # What an entry may hold beside its channels.
 PATH_KEY = "image_path"
 METADATA_KEYS = frozenset({PATH_KEY, "scores"})

@@ -19,6 +19,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.decoding import ImageHeader, conversions
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import load_image, read_header, scan_headers
+from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
 
@@ -111,7 +112,7 @@ def check_dataset(
     image_root: str | Path,
     *,
     keypoint_channels: Sequence[str] | str | None = None,
-    keypoint_coordinates: str = "blender",
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
     max_keypoints: Sequence[int] | None = None,
     decode: bool = True,
 ) -> CheckReport:
@@ -147,7 +148,7 @@ def check_dataset(
         sizes[index] = header[:2]
         report.sizes[header[:2]] += 1
         report.conversions.update(conversions(header))
-    if failed == len(annotations) and not any(annotations.path(index).exists() for index in range(failed)):
+    if failed == len(annotations) > 1 and not any(annotations.path(index).exists() for index in range(failed)):
         report.errors = [
             f"{annotations.source}: none of its {failed} images is there, such as {annotations.path(0)}; "
             "--image_dataset_path names the folder that their paths are relative to"

@@ -15,8 +15,8 @@ class ExponentialMovingAverage(WeightAveraging):
 
     Statistics of batch normalisation are averaged too.
 
-    The decay grows from 0.1 with the number of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that a short training is
-    not held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
+    The decay grows with the number n of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that a short training is not
+    held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
 
     Args:
         ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without an average, for which a

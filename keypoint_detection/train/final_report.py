@@ -131,7 +131,8 @@ def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict
         return {distance: distance for distance in metrics.threshold_distances}
     diagonals = [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
     median = float(np.median(diagonals)) if diagonals else 1.0
-    return {distance: float(f"{distance * median:.3g}") for distance in metrics.threshold_distances}
+    pixels = {distance: distance * median for distance in metrics.threshold_distances}
+    return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}
 
 
 def _in_pixels(name: str, distances: Mapping[float, float]) -> str:

@@ -56,7 +56,8 @@ class TrainedWeights:
         inherited = {name: value for name, value in values["backbone"].items() if config.get(name, 0) is None}
         if config["heatmap_stride"] == "auto":
             inherited["heatmap_stride"] = values["heatmap_stride"]
-        logger.info("--checkpoint: %s as there", ", ".join(f"{name} {value}" for name, value in inherited.items()))
+        if inherited:
+            logger.info("--checkpoint: %s as there", ", ".join(f"{name} {value}" for name, value in inherited.items()))
         return {**config, **inherited}
 
     def load(self, detector: KeypointDetector) -> None:

@@ -95,7 +95,10 @@ def dataset(tmp_path):
 
     def make(probability):
         augmentation = Augmentation(rotation=10, horizontal_flip=0, vertical_flip=0, cutmix=probability)
-        return KeypointsDataset(annotations, heatmap_sigma=2, heatmap_stride=2, augmentation=augmentation, seed=3)
+        return KeypointsDataset(
+            annotations, heatmap_sigma=2, heatmap_stride=2, augmentation=augmentation, seed=3,
+            empty_channels="absent", corrupt_images="raise",
+        )  # fmt: skip
 
     return make
 

@@ -60,7 +60,8 @@ def annotations(folder):
 
 
 def make(annotations, **arguments):
-    return KeypointsDataset(annotations, **{"heatmap_sigma": 2.0, "heatmap_stride": 2, **arguments})
+    usual = {"seed": 0, "empty_channels": "absent", "corrupt_images": "raise"}
+    return KeypointsDataset(annotations, **{"heatmap_sigma": 2.0, "heatmap_stride": 2, **usual, **arguments})
 
 
 def same(a, b):

@@ -103,6 +103,13 @@ def test_channels_that_nobody_asked_for_are_named(folder, caplog):
     assert second.endswith("coco.json: 2 channels left out: y, z")
 
 
+def test_channels_that_coco_cannot_tell_apart_are_named(folder, caplog):
+    native = save(folder, {"dataset": [{"image_path": "a.png", "a": [[0, 0], [1, 1]], "a_0": [[1, 0]]}]})
+    convert(native, folder, folder / "coco.json", to="coco")
+    assert 'the channel "a_0" will be read as "a_0_0"' in caplog.text
+    assert read_annotations(folder / "coco.json", folder).channel_names == ("a", "a_0_0")
+
+
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_text_may_be_indented_and_begin_with_a_byte_order_mark(folder, indent, encoding):

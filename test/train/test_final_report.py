@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -88,6 +89,15 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
     (picture, *_) = sorted(TEST_DATASET.rglob("*.png"))
     diagonal = math.hypot(*Image.open(picture).size)  # of all four images
     assert f'"distances":[{0.1 * diagonal:.1f},{0.3 * diagonal:.1f}]' in page
+    for distance in (0.1, 0.3):
+        assert f"AP within {distance * diagonal:.1f} px, per channel" in page
+
+
+def test_the_smallest_distances_in_fractions_of_the_diagonal_are_not_0(tmp_path):
+    distances = {"maximal_gt_keypoint_pixel_distances": "0.0002", "threshold_unit": "image"}
+    result = train(tmp_path / "run", max_epochs=1, **distances)
+    (shown,) = re.findall(r'"distances":\[([^]]*)\]', (result.run_dir / "report.html").read_text())
+    assert float(shown) == pytest.approx(0.0002 * math.hypot(128, 128), abs=0.001)
 
 
 def test_a_training_without_validation_ends_without_a_report(tmp_path):
