@@ -29,6 +29,7 @@ def sweep(
     prune: bool = True,
     prune_after: int = 5,
     seed: int = 0,
+    retry_failed: bool = False,
 ) -> tuple[list[Run], SweepFile, Path]:
     """Run the trainings of a wandb sweep file here, without an account; the same command goes on where it stopped.
 
@@ -43,6 +44,7 @@ def sweep(
             early_terminate.
         prune_after: Evaluations that every run is given before it may be stopped.
         seed: Seed of the parameters that are drawn. A run draws the same ones in whichever process it is.
+        retry_failed: Start the runs that failed again, with their parameters, in the first process of several.
 
     Returns:
         All runs, the best first; what was read of the file; and the folder of the sweep.
@@ -52,7 +54,7 @@ def sweep(
     """
     if importlib.util.find_spec("optuna") is None:
         raise InputError('a sweep needs the extra sweep: pip install "keypoint_detection[sweep]"')
-    from keypoint_detection.sweep.study import add_runs, create_pruner, list_runs, open_study
+    from keypoint_detection.sweep.study import add_runs, create_pruner, list_runs, open_study, put_back_failed
     from keypoint_detection.sweep.worker import Worker
 
     asked = read_sweep_file(sweep_file)
@@ -63,6 +65,8 @@ def sweep(
     make_folder(folder, f"--sweep_dir {folder}")
     study = open_study(asked, folder, storage, pruner)
     add_runs(study, runs)
+    if retry_failed:
+        put_back_failed(study)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers send it; like Ctrl-C
     try:
         with logging_redirect_tqdm(), tqdm(total=runs, unit="run", desc=asked.name) as bar:
@@ -94,5 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"best run:   {best}{elsewhere}\n")
     sys.stdout.write(f"  look at   {folder / 'parallel_coordinates.png'}, {folder / 'runs.csv'}\n")
     if failed:
-        sys.stdout.write(f"{failed} of {len(runs)} runs failed; their output.log says more\n")
+        sys.stdout.write(
+            f"{failed} of {len(runs)} runs failed; their output.log says more, --retry_failed starts them again\n"
+        )
     return 1 if failed else 0

@@ -1,7 +1,7 @@
 """The sweep's memory: an Optuna study that several processes share, with one trial for each attempt at a run.
 
 Every run of a sweep is put into the study when the sweep begins, and processes take the next one that waits. A run that
-was interrupted, with its process or by a user, is put back and goes on in its folder; one that failed is not.
+was interrupted, with its process or by a user, is put back and goes on in its folder; one that failed is if asked.
 """
 
 from __future__ import annotations
@@ -188,9 +188,16 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={**trial.user_attrs, "first_attempt": _first_attempt(trial)},
+            user_attrs={**trial.user_attrs, "problem": "", "first_attempt": _first_attempt(trial)},
         )
     )
+
+
+def put_back_failed(study: optuna.Study) -> None:
+    """Lets the runs that failed wait again, with their parameters."""
+    for _, trial in sorted(_latest_attempts(study).items()):
+        if trial.state is TrialState.FAIL:
+            put_back(study, trial)
 
 
 def is_repeated(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -208,12 +215,17 @@ def _first_attempt(trial: FrozenTrial) -> int:
 
 def list_runs(study: optuna.Study) -> list[Run]:
     """The latest attempt at each run of a study, by the numbers of the runs."""
+    return [_describe(study, number, trial) for number, trial in sorted(_latest_attempts(study).items())]
+
+
+def _latest_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """The latest attempt at each run, by its number."""
     latest: dict[int, FrozenTrial] = {}
     for trial in study.get_trials(deepcopy=False):
         number = trial.user_attrs.get("run")
         if number is not None and (number not in latest or _first_attempt(trial) <= _first_attempt(latest[number])):
             latest[number] = trial
-    return [_describe(study, number, latest[number]) for number in sorted(latest)]
+    return latest
 
 
 def _describe(study: optuna.Study, number: int, trial: FrozenTrial) -> Run:

@@ -154,6 +154,20 @@ def test_a_failed_run_is_reported_and_the_sweep_goes_on(folder, capsys, caplog):
     assert "run 0 failed: out of luck" in caplog.text
 
 
+def test_failed_runs_are_started_again_if_asked_with_their_parameters(folder, capsys):
+    command = write_sweep({"rate": {"values": [1, 2]}, "outcome": {"value": "failure"}})
+    assert main(command) == 1
+    assert "2 of 2 runs failed" in capsys.readouterr().out
+    Path("program.py").write_text(PROGRAM.replace('flags.get("outcome") == "failure"', "False"))
+    assert main(command) == 1
+    assert [starts(run) for run in range(2)] == [["auto"]] * 2, "failed runs are started again without being asked to"
+    assert main([*command, "--retry_failed"]) == 0
+    assert [starts(run) for run in range(2)] == [["auto"] * 2] * 2
+    assert {(row["rate"], row["state"], row["problem"]) for row in rows()} == {
+        ("1", "complete", ""), ("2", "complete", "")
+    }  # fmt: skip
+
+
 def test_a_sweep_of_failures_stops(folder, capsys):
     assert main(write_sweep({"rate": {"min": 1, "max": 9}, "outcome": {"value": "failure"}})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
