@@ -238,6 +238,8 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than no time"),
         ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
+        ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or numbers as in 0,1"),
+        ({"devices": "0"}, "--devices 0: expected auto, a number"),
         ({"precision": "bf16-true"}, "--precision bf16-true: expected one of 32, bf16-mixed, 16-mixed"),
         ({"strategy": "ddp_spawn"}, "--strategy ddp_spawn: expected one that starts the command again, as ddp"),
         ({"threshold_unit": "image"}, "_distances '.*': expected fractions of the image's diagonal"),
