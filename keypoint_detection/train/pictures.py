@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from keypoint_detection.batch import Batch
+from keypoint_detection.data.datamodule import Stage
 from keypoint_detection.data.sampler import Key
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
@@ -67,7 +68,10 @@ class AugmentationPicture(pl.Callback):
 
 
 class HeatmapPictures(pl.Callback):
-    """Writes and logs pictures of the first validation batch at evaluations, as many as cost little of the time.
+    """Writes and logs pictures of some images at evaluations, as many as cost little of the time.
+
+    They are from all over the set, since neighbours are often frames of one video. Of several processes, which would
+    have to wait for one another, the first one shows its first batch.
 
     Args:
         metrics: Says which validations evaluate.
@@ -84,7 +88,8 @@ class HeatmapPictures(pl.Callback):
         self.max_pictures = max_pictures
         self.checkpoint_epoch: int | None = None  # of the checkpoint that is evaluated after the training
         self._started = time.monotonic()
-        self._drawing = self._latest = 0.0  # seconds for all pictures, and for those of the latest evaluation
+        # Seconds for all pictures, for those of the latest evaluation, and of these for what they show.
+        self._drawing = self._latest = self._choosing = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -93,18 +98,33 @@ class HeatmapPictures(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        """Draws the first batch, unless the pictures would take too long with these."""
+        """Draws pictures at the first batch, unless they would take too long with these."""
         affordable = self._drawing + self._latest <= PICTURES_SHARE * (time.monotonic() - self._started)
         ends = trainer.state.fn != "fit" or is_last_epoch(trainer)
         if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or ends):
-            self._draw(log_prefix(trainer), trainer, outputs, batch)
+            self._draw(log_prefix(trainer), trainer, *self._choose("validation", trainer, pl_module, outputs, batch))
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        """Draws the first batch."""
+        """Draws pictures at the first batch."""
         if batch_idx == 0:
-            self._draw("test", trainer, outputs, batch)
+            self._draw("test", trainer, *self._choose("test", trainer, pl_module, outputs, batch))
+
+    def _choose(
+        self, stage: Stage, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Batch
+    ) -> tuple[dict[str, Tensor], Batch]:
+        """What is to be drawn: images from all over the set and what is found in them, or the given batch."""
+        start = time.monotonic()
+        if trainer.world_size == 1 and self.max_pictures > 0:
+            data, device = trainer.datamodule, pl_module.device
+            dataset = data.dataset(stage)
+            chosen = np.linspace(0, len(dataset) - 1, min(self.max_pictures, len(dataset))).astype(int).tolist()
+            batch = dataset.collate(dataset.__getitems__([Key(index) for index in chosen]))
+            batch = data.on_after_batch_transfer(data.transfer_batch_to_device(batch, device, 0), 0)
+            outputs = pl_module.validation_step(batch)
+        self._choosing = time.monotonic() - start
+        return outputs, batch
 
     def _draw(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
         count = min(self.max_pictures, len(batch.images))
@@ -131,7 +151,7 @@ class HeatmapPictures(pl.Callback):
             path = self.folder / f"{stage}_{name}_epoch{epoch:04d}.jpg"
             image.save(path, quality=90)
             log_picture(trainer, f"{stage}/{name}", path)
-        self._latest = time.monotonic() - start
+        self._latest = self._choosing + time.monotonic() - start
         self._drawing += self._latest
 
 

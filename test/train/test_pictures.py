@@ -2,8 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from configuration import DEFAULT_HYPERPARAMETERS
 
+from keypoint_detection import fit
 from keypoint_detection.batch import Batch
+from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.sampler import Key
 from keypoint_detection.train import pictures
 from keypoint_detection.train.pictures import HeatmapPictures
 
@@ -29,7 +33,7 @@ def make_batch(images, channels):
     }  # fmt: skip
     trainer = SimpleNamespace(
         is_global_zero=True, loggers=[], current_epoch=0, max_epochs=250, max_steps=-1, should_stop=False,
-        sanity_checking=False, state=SimpleNamespace(fn="fit"),
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), world_size=2,
     )  # fmt: skip
     return batch, outputs, trainer
 
@@ -78,3 +82,30 @@ def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp
     assert {path.name for path in tmp_path.glob("*0123*")} == {
         f"{stage}_{name}_epoch0123.jpg" for stage in ("best", "test") for name in ("heatmaps", "keypoints")
     }
+
+
+def test_pictures_show_images_from_all_over_the_set_and_what_is_found_in_them(tmp_path, monkeypatch):
+    shown = []
+
+    def spied(images, xy, scores, true, *others):
+        shown.append((images, xy, true))
+        return keypoint_panel(images, xy, scores, true, *others)
+
+    keypoint_panel = pictures.keypoint_panel
+    monkeypatch.setattr(pictures, "keypoint_panel", spied)
+    labels = DEFAULT_HYPERPARAMETERS["json_dataset_path"]
+    changes = {"json_test_dataset_path": labels, "batch_size": 1, "max_epochs": 1, "max_pictures": 3}
+    result = fit(**{**DEFAULT_HYPERPARAMETERS, **changes, "wandb_mode": "disabled"}, run_dir=str(tmp_path))
+    data = KeypointsDataModule(
+        labels, heatmap_sigma=4.0, heatmap_stride=4, keypoint_channels=DEFAULT_HYPERPARAMETERS["keypoint_channels"],
+        json_test_dataset_path=labels,
+    )  # fmt: skip
+    data.setup()
+    expected = data.dataset("test").__getitems__([Key(0), Key(1), Key(3)])  # of four
+    images, xy, true = shown[-1]
+    for place, sample in enumerate(expected):
+        assert torch.equal(images[place], sample.images)
+        labelled = true[place, :, : sample.keypoints.shape[1]]  # rows are as long as the fullest image
+        assert torch.equal(labelled.nan_to_num(-1), sample.keypoints.nan_to_num(-1))
+        found = result.detector.detect(sample.images[None]).xy[0]
+        assert torch.allclose(xy[place].nan_to_num(-1), found.double().nan_to_num(-1), atol=1e-3)
