@@ -22,9 +22,9 @@ from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import Evaluation, summarise
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
-from keypoint_detection.files import make_folder
+from keypoint_detection.files import prepare_file, writing
 from keypoint_detection.flags import call, parser_for
-from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
@@ -47,7 +47,7 @@ def evaluate(
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     empty_channels: str = "absent",
     split: str | Path | None = None,
-    maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",
+    maximal_gt_keypoint_pixel_distances: str | list[float] = DEFAULT_DISTANCES,
     distance: float | None = None,
     score_threshold: float | dict[str, float] | None = None,
     recall: float | None = None,
@@ -96,7 +96,7 @@ def evaluate(
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     processes = processes or Processes(device)
     if report is not None:
-        make_folder(Path(report).parent, f"--report {report}")
+        prepare_file(report, f"--report {report}")
     predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
@@ -137,12 +137,15 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
 
 def _warn_of_training_images(checkpoint: str | Path, annotations: Annotations) -> None:
     """Warns of a promise on images of the training, told from the record of the run that the checkpoint lies in."""
-    record = RunFolder(Path(checkpoint).absolute().parents[1]).read_json("split.json") or {}
-    if annotations.fingerprint() == record.get("fingerprints", {}).get("train"):
+    folder = RunFolder(Path(checkpoint).absolute().parent.parent)
+    fingerprints = (folder.read_json("split.json") or {}).get("fingerprints", {})
+    if annotations.fingerprint() == fingerprints.get("train"):
+        # Where images to validate on came from a file of their own, none of these were held out.
+        some = "validation" not in fingerprints
         logger.warning(
-            "%s: the training saw most of these images, so new ones may fall short of the promise; --split %s takes "
-            "those that were held out",
-            annotations.source, Path(checkpoint).parents[1] / "split.json",
+            "%s: the training saw %sthese images, so new ones may fall short of the promise%s",
+            annotations.source, "most of " if some else "",
+            f"; --split {folder.path / 'split.json'} takes those that were held out" if some else "",
         )  # fmt: skip
 
 
@@ -154,7 +157,8 @@ def _write_report(
     indices = list(evaluation.images)
     worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
     add_heatmaps(detector, dataset, {index: evaluation.images[index] for index in worst})
-    write_report(data, path)
+    with writing(f"--report {path}"):
+        write_report(data, path)
 
 
 def load_predictor(
@@ -254,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     processes = call(start_processes, config)
     if config["output"]:
-        make_folder(Path(config["output"]).parent, f"--output {config['output']}")
+        prepare_file(config["output"], f"--output {config['output']}")
     evaluation = call(evaluate, config, processes=processes)
     if processes.rank != 0:
         return 0
@@ -263,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stored = "these thresholds are now those of" if evaluation.calibration.promises else "nothing to store in"
         sys.stdout.write(f"{stored} {config['checkpoint']}\n")
     if config["output"]:
-        evaluation.save(config["output"])
+        with writing(f"--output {config['output']}"):
+            evaluation.save(config["output"])
     for name in ("output", "report"):
         if config[name]:
             sys.stdout.write(f"\n{name}: {config[name]}")

@@ -18,8 +18,9 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_size
 from keypoint_detection.data.sampler import EvaluationSampler
-from keypoint_detection.heatmaps import transform_points, valid_mask
+from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
+from keypoint_detection.models.detections import predicted_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportImage, images_from_batch
@@ -182,10 +183,8 @@ def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: 
     stride = detector.hparams.heatmap_stride
     for index, image in images.items():
         sample = dataset[index]
-        height, width = sample.images.shape[1:]
-        logits = detector(sample.images[None].to(detector.device)).float()
-        inside = valid_mask(sample.sizes[None].to(logits.device), (height, width), stride)
-        image.heatmaps = torch.where(inside, logits.sigmoid(), 0.0)[0].cpu().numpy()
+        images, sizes = sample.images[None].to(detector.device), sample.sizes[None].to(detector.device)
+        image.heatmaps = predicted_heatmaps(detector(images), images, sizes, stride)[0].cpu().numpy()
         cells = torch.tensor([image.heatmaps.shape[2], image.heatmaps.shape[1]]).double() * stride
         right, bottom = transform_points(cells, sample.transforms).tolist()
         image.heatmap_extent = (0.0, 0.0, right, bottom)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import make_folder
+from keypoint_detection.files import prepare_file
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.predict import TorchNetwork
 
@@ -51,7 +51,7 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
         raise InputError(f"half: expected an output that ends with .onnx, got {output}")
     if opset < LOWEST_OPSET:
         raise InputError(f"opset is {opset}, expected at least {LOWEST_OPSET}")
-    make_folder(path.parent, f"--output {output}")
+    prepare_file(path, f"--output {output}")
     network = TorchNetwork(checkpoint, device="cpu")
     if path.suffix == ".pt2":
         from keypoint_detection.export_program import write_program  # torch's compiler takes a second to import

@@ -5,16 +5,22 @@ C channels, N keypoints, H W image.
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import write_atomic, writing
 from keypoint_detection.heatmaps import render
 from keypoint_detection.predict import Network, usable_thresholds
 from keypoint_detection.wording import counted
+
+logger = logging.getLogger(__name__)
 
 # Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
 SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
@@ -46,6 +52,35 @@ FULL = Tolerance(pixels=0.01, flat_pixels=0.1, score=1e-3)
 HALF = Tolerance(pixels=0.25, flat_pixels=0.5, score=0.02)
 # A runtime that can be asked for all it finds is compared from this score on, and none below it.
 LOWEST_SCORE = 0.05
+
+
+def write_checked(path: Path, content: bytes, check: Callable[[Path], Any]) -> Path:
+    """Writes an exported file, after a look at what it does; what was there before stays if that is wrong.
+
+    Args:
+        path: The file.
+        content: What to write.
+        check: Compares a file with what it was exported from, and returns what is to be said of it.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: If it cannot be written, or is wrong.
+    """
+    candidate = path.with_name(f".{path.stem}.new{path.suffix}")
+    try:
+        with writing(f"output {path}"):
+            write_atomic(candidate, content)
+        report = check(candidate)
+        with writing(f"output {path}"):
+            candidate.replace(path)
+    except InputError as error:
+        raise InputError(f"{path} is not written: {error}") from error
+    finally:
+        candidate.unlink(missing_ok=True)
+    logger.info("%s", report)
+    return path
 
 
 class ExportAgreement(NamedTuple):

@@ -18,8 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network
-from keypoint_detection.files import write_atomic
+from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network, write_checked
 from keypoint_detection.models.backbones import Backbone
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
@@ -72,24 +71,19 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
         The file.
 
     Raises:
-        InputError: If torch cannot export the network, or the file's keypoints differ. The file is not there then.
+        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. What was
+            there before stays then.
     """
     model = build_model(network.detector, half, opset)
-    try:
-        write_atomic(path, model.SerializeToString())
-    except OSError as error:
-        raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
-    try:
-        tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
-        # Enlarged, an image of one pixel is flat, and rounding moves its peaks.
-        smallest = 2 if network.detector.hparams.image_size else 1
-        caps = keypoint_caps(network.detector.hparams)
-        report = check_network(network, OnnxNetwork(path), caps, tolerance, lowest, smallest)
-    except InputError as error:
-        path.unlink()
-        raise InputError(f"{path} is not written: {error}") from error
-    logger.info("%s", report)
-    return path
+    tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
+    # Enlarged, an image of one pixel is flat, and rounding moves its peaks.
+    smallest = 2 if network.detector.hparams.image_size else 1
+    caps = keypoint_caps(network.detector.hparams)
+    return write_checked(
+        path,
+        model.SerializeToString(),
+        lambda file: check_network(network, OnnxNetwork(file), caps, tolerance, lowest, smallest),
+    )
 
 
 def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.ModelProto:

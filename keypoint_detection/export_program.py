@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, check_network
-from keypoint_detection.files import write_atomic
+from keypoint_detection.export_check import FULL, ExportAgreement, check_network, write_checked
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import keypoint_caps
@@ -48,8 +47,8 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         The file.
 
     Raises:
-        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. The file is
-            not there then.
+        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. What was
+            there before stays then.
     """
     program, stream = export_program(network.detector), io.BytesIO()
     metadata = {
@@ -62,18 +61,12 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, stream, extra_files={METADATA_NAME: json.dumps(metadata)})
-    try:
-        write_atomic(path, stream.getvalue())
-    except OSError as error:
-        raise InputError(f"output {path} cannot be written: {error.strerror or error}") from error
-    try:
-        found = ProgramNetwork(path)
-        report = check_network(network, found, metadata["max_keypoints"], FULL, smallest=metadata["smallest_side"])
-    except InputError as error:
-        path.unlink()
-        raise InputError(f"{path} is not written: {error}") from error
-    logger.info("%s", report)
-    return path
+
+    def check(file: Path) -> ExportAgreement:
+        found = ProgramNetwork(file)
+        return check_network(network, found, metadata["max_keypoints"], FULL, smallest=metadata["smallest_side"])
+
+    return write_checked(path, stream.getvalue(), check)
 
 
 def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,37 @@ def make_folder(folder: Path, asked: str) -> None:
             probe.write(b"0" * 4096)  # a block, which a full disk does not take
     except OSError as error:
         raise InputError(f"{asked}: cannot be written there ({error.strerror or error})") from error
+
+
+def prepare_file(path: str | Path, asked: str) -> None:
+    """Makes the folder of a file, and checks that the file can be written, before the work that fills it.
+
+    Args:
+        path: The file.
+        asked: What the user asked for, such as `--output numbers.json`.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{asked}: is a folder, expected a file")
+    make_folder(Path(path).parent, asked)
+
+
+@contextlib.contextmanager
+def writing(asked: str) -> Iterator[None]:
+    """What is written within it may fail, as on a disk that is full by now.
+
+    Args:
+        asked: What the user asked for, such as `--output numbers.json`.
+
+    Raises:
+        InputError: In the place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{asked}: cannot be written ({error.strerror or error})") from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:

@@ -6,7 +6,6 @@ C channels, G groups of connected cells, M cells that may be peaks, N keypoints,
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import NamedTuple
 
@@ -91,8 +90,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOpti
         `(G,)` int64, flat cells in all maps, and `(G, 2)` float32 column and row of the plateau's centre, NaN along an
         axis in which it is less than three cells long.
     """
-    lowest = inspect.signature(heatmaps.decode).parameters["threshold"].default
-    high = nodes("GreaterOrEqual", maps, scalar(lowest))
+    high = nodes("GreaterOrEqual", maps, scalar(heatmaps.PEAK_THRESHOLD))
     is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, options.radius)))
     others = _pool(nodes, nodes("Where", is_peak, scalar(-math.inf), maps), 1)
     shoulder = nodes("And", is_peak, nodes("Equal", others, maps))

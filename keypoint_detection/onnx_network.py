@@ -51,6 +51,7 @@ class OnnxNetwork:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
             self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
             self.channel_names: list[str] = list(self.metadata["channel_names"])
+            self.image_size: list[int] | None = self.metadata.get("image_size")
             self._count = max(self.metadata["max_keypoints"])
             thresholds = list(self.metadata["score_thresholds"])
         except Exception as error:  # onnxruntime's errors have no common base

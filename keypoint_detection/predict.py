@@ -56,6 +56,7 @@ class Network(Protocol):
 
     channel_names: list[str]
     score_thresholds: list[float]
+    image_size: Sequence[int] | None  # height and width that images are letterboxed into, None for their own sizes
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Finds all keypoints.
@@ -105,6 +106,8 @@ class TorchNetwork:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        if self.device.type == "meta":
+            raise InputError("--device meta: expected one that computes, such as cpu")
         content = load_checkpoint(checkpoint)
         values = content["hyper_parameters"]
         for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
@@ -113,7 +116,11 @@ class TorchNetwork:
                     f"checkpoint {checkpoint} has the {name.removesuffix('_type')} {values[name]} that is not known "
                     "here: add it to its registry before you load it"
                 )
-        self.detector = KeypointDetector(**values, load_pretrained=False)
+        try:
+            self.detector = KeypointDetector(**values, load_pretrained=False)
+        except TypeError as error:
+            message = f"checkpoint {checkpoint}: its hyperparameters are not those of this version's detectors: {error}"
+            raise InputError(message) from error
         try:
             self.detector.load_state_dict(content["state_dict"])
         except RuntimeError as error:  # torch lists every weight that does not fit, over many lines
@@ -123,6 +130,7 @@ class TorchNetwork:
         if self.device.type == "cpu":
             keep_freed_memory(*PREDICTION)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
+        self.image_size = self.detector.hparams.image_size
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
     @cached_property
@@ -168,7 +176,8 @@ class KeypointPredictor:
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
             takes the thresholds that the checkpoint holds: those of the best F1 in its validation.
         max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's.
-            None for the training's. An ONNX file has its own largest number built in.
+            None for the training's, which is a tile's where there are tiles. An ONNX file has its own largest number
+            built in.
         batch_size: Images that go through the network at once.
         tile: Side in pixels of overlapping tiles, for images much larger than those that the network was trained on.
             None takes images whole.
@@ -259,7 +268,9 @@ class KeypointPredictor:
         for start in range(0, len(tiles), self.batch_size):
             chunk = tiles[start : start + self.batch_size]
             found += self.network.detect([np.ascontiguousarray(image[tile.rows, tile.columns]) for tile in chunk])
-        return merge_tiles(tiles, found)
+        size = self.network.image_size
+        scale = max(1.0, self.tile / min(size)) if size else 1.0
+        return merge_tiles(tiles, found, scale)
 
     def _select(self, xy: np.ndarray, scores: np.ndarray) -> Prediction:
         """Applies thresholds and the cap to the `(C, N, 2)` keypoints of one image."""
@@ -277,9 +288,12 @@ class KeypointPredictor:
                 raise InputError(
                     f"score_threshold: no channel {min(unknown)!r}, expected {', '.join(self.channel_names)}"
                 )
-            thresholds = np.array([chosen.get(n, t) for n, t in zip(self.channel_names, thresholds, strict=True)])
-        elif chosen is not None:
-            thresholds = np.full(len(self.channel_names), chosen, dtype=np.float32)
+            chosen = [chosen.get(n, t) for n, t in zip(self.channel_names, thresholds, strict=True)]
+        try:
+            if chosen is not None:
+                thresholds = np.broadcast_to(np.asarray(chosen, dtype=np.float32), len(self.channel_names))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"score_threshold {chosen}: expected numbers in [0, 1]") from error
         if not ((thresholds >= 0) & (thresholds <= 1)).all():
             raise InputError(f"score_threshold {chosen}: expected numbers in [0, 1]")
         return thresholds

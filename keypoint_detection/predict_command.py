@@ -16,12 +16,13 @@ from tqdm import tqdm
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import write_atomic
+from keypoint_detection.files import make_folder, prepare_file, write_atomic, writing
 from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import (
     FILE_FORMATS,
     Journal,
     PredictedImage,
+    absolute,
     as_predicted,
     common_folder,
     find_inputs,
@@ -78,9 +79,10 @@ def predict(
     Raises:
         InputError: If the checkpoint, a path or the output is not usable.
     """
-    files = find_inputs(paths)
+    files = find_inputs(paths, overlays)
     root = common_folder(files)
     target = Path(output)
+    prepare_file(target, f"--output {target}")
     ending = target.suffix.lower()
     if format == "auto" and ending not in FORMAT_ENDINGS:
         raise InputError(f"--output {target}: expected a name that ends with .json or .csv, or --format")
@@ -112,7 +114,8 @@ def predict(
                 f"--output {target}: the other processes' files are not there; expected a folder that all machines see"
             )
         found = _in_order(journal, sorted(files, key=is_video), root)
-        write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
+        with writing(f"--output {target}"):
+            write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
         journal.remove()
         logger.info("%s: %s; paths are relative to %s", target, _summary(found), root)
     return sum(failures)
@@ -128,21 +131,18 @@ def _summary(found: Sequence[PredictedImage]) -> str:
 
 def _in_order(journal: Journal, files: Sequence[Path], root: Path) -> list[PredictedImage]:
     """What was predicted for the files, in their order; an interrupted run may have predicted others too."""
-    position = {file.absolute().relative_to(root).as_posix(): number for number, file in enumerate(files)}
+    position = {absolute(file).relative_to(root).as_posix(): number for number, file in enumerate(files)}
     found = [image for image in journal if image.name in position]
     return sorted(found, key=lambda image: (position[image.name], image.frame or 0))
 
 
 def _open_journal(target: Path, resume: bool, settings: dict[str, Any], processes: Processes) -> Journal:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(f"--output {target}"):
         if not resume and processes.rank == 0:
             for path in Journal.paths(target):
                 path.unlink()
         processes.gather(None)  # wait for that
         return Journal(target, settings, processes.rank, processes.world)
-    except OSError as error:
-        raise InputError(f"--output {target}: cannot write there: {error.strerror or error}") from error
 
 
 def _predict_images(
@@ -152,7 +152,7 @@ def _predict_images(
     loaded: list[tuple[str, np.ndarray]] = []
     failed = 0
     for path in paths:
-        name = path.absolute().relative_to(root).as_posix()
+        name = absolute(path).relative_to(root).as_posix()
         if (name, None) in journal.done:
             continue
         try:
@@ -171,7 +171,7 @@ def _predict_video(
     path: Path, root: Path, predictor: KeypointPredictor, journal: Journal, pictures: _Overlays | None
 ) -> int:
     """Predicts the frames of a video; returns 1 if it could not be read."""
-    name = path.absolute().relative_to(root).as_posix()
+    name = absolute(path).relative_to(root).as_posix()
     try:
         import imageio.v3 as imageio
     except ImportError as error:
@@ -216,10 +216,12 @@ class _Overlays:
     def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         self._keep_endings = False
-        names = [file.absolute().relative_to(root).as_posix() for file in files]
+        names = [absolute(file).relative_to(root).as_posix() for file in files]
         self._keep_endings = len(set(map(self._path, names))) < len(names)
-        if folder.absolute() == root:
+        inputs = {file.resolve() for file in files}
+        if absolute(folder) == root or any(self._path(name).resolve() in inputs for name in names):
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
+        make_folder(folder, f"--overlays {folder}")
 
     def _path(self, name: str) -> Path:
         """Where the overlay of an input goes."""
@@ -230,19 +232,26 @@ class _Overlays:
     def picture(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Writes the picture of an image."""
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(_draw(image, prediction)).save(path, quality=92)
+        with writing(f"--overlays {self.folder}: {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(_draw(image, prediction)).save(path, quality=92)
 
     def video(self, name: str, rate: float, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Writes the video while its frames pass through."""
         import imageio.v2 as imageio
 
         path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with imageio.get_writer(path, fps=rate, macro_block_size=2) as writer:
+        asked = f"--overlays {self.folder}: {path}"
+        with writing(asked):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer = imageio.get_writer(path, fps=rate, macro_block_size=2)
+        with writer:
             for number, frame, prediction in frames:
-                writer.append_data(_draw(frame, prediction))
+                with writing(asked):
+                    writer.append_data(_draw(frame, prediction))
                 yield number, frame, prediction
+        if not path.is_file():  # ffmpeg, a process of its own, fails without a word
+            raise InputError(f"{asked}: cannot be written")
 
 
 def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import write_atomic
+from keypoint_detection.files import write_atomic, writing
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -44,11 +44,12 @@ class PredictedImage(NamedTuple):
     scores: dict[str, list[float]]
 
 
-def find_inputs(paths: Sequence[str]) -> list[Path]:
+def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]:
     """Expands files, folders (with all below) and globs to the images and videos among them.
 
     Args:
         paths: As the user typed them.
+        overlays: A folder for pictures with keypoints drawn in: where it lies in one of the others, it is left out.
 
     Returns:
         Each file once, in the order of the paths and by name within a folder.
@@ -56,11 +57,14 @@ def find_inputs(paths: Sequence[str]) -> list[Path]:
     Raises:
         InputError: If a path leads to nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for text in paths:
         path = Path(text)
         if path.is_dir():
+            drawn = absolute(Path(overlays)) if overlays else None
+            inside = drawn is not None and absolute(path) in drawn.parents
             candidates = [file for file in sorted(path.rglob("*")) if _is_media(file)]
+            candidates = [file for file in candidates if not (inside and drawn in absolute(file).parents)]
         elif path.exists():
             candidates = [path]
         else:
@@ -68,8 +72,14 @@ def find_inputs(paths: Sequence[str]) -> list[Path]:
             candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
         if not candidates:
             raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
-        found |= dict.fromkeys(candidates)
-    return list(found)
+        for file in candidates:
+            found.setdefault(absolute(file), file)
+    return list(found.values())
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root without `..`, so that it tells where a file is; links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  Path.absolute keeps `..`
 
 
 def _is_media(path: Path) -> bool:
@@ -83,7 +93,7 @@ def is_video(path: Path) -> bool:
 
 def common_folder(paths: Sequence[Path]) -> Path:
     """The deepest folder that holds all files."""
-    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return Path(os.path.commonpath([absolute(path).parent for path in paths]))
 
 
 def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
@@ -206,16 +216,22 @@ class Journal:
             yield from _read_journal(path)
 
     def add(self, image: PredictedImage) -> None:
-        """Adds an image."""
-        self._file.write(json.dumps(image) + "\n")
-        self._file.flush()
+        """Adds an image.
+
+        Raises:
+            InputError: If it cannot be written.
+        """
+        with writing(str(self.path)):
+            self._file.write(json.dumps(image) + "\n")
+            self._file.flush()
         self._count += 1
 
     def close(self) -> int:
         """Brings the images of this process to the disk, where other machines see them; how many these are."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(str(self.path)):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         return self._count
 
     def holds(self, counts: Sequence[int]) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 
 # Neighbouring tiles share this part of their side, so that each keypoint is seen with what surrounds it.
 OVERLAP = 0.25
-# A keypoint near a seam may be found on one side of it in one tile and on the other side in the next.
+# A keypoint near a seam may be found on one side of it in one tile and on the other side in the next; pixels of what
+# the network sees.
 SEAM_PIXELS = 3.0
 
 
@@ -61,44 +62,48 @@ def _intervals(length: int, side: int) -> list[tuple[int, int, float, float]]:
     return [(s, s + side, low, high) for s, low, high in zip(starts, seams, [*seams[1:], float(length)], strict=True)]
 
 
-def merge_tiles(tiles: Sequence[Tile], found: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def merge_tiles(
+    tiles: Sequence[Tile], found: Sequence[tuple[np.ndarray, np.ndarray]], scale: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Joins the keypoints of the tiles of one image.
 
     Args:
         tiles: As `split_into_tiles` made them.
         found: For each tile `(C, N, 2)` xy in pixels of the tile, NaN for none, and `(C, N)` scores.
+        scale: Pixels of a tile in one pixel of what the network sees of it, at least 1.
 
     Returns:
         `(C, M, 2)` xy in pixels of the image, NaN for none, and `(C, M)` scores in descending order.
     """
+    seam = SEAM_PIXELS * scale
     points = np.concatenate(
         [xy + np.array([tile.columns.start, tile.rows.start]) for tile, (xy, _) in zip(tiles, found, strict=True)],
         axis=1,
     )
     scores = np.concatenate([scores for _, scores in found], axis=1)
-    inside = np.concatenate([_in_core(xy, tile) for tile, (xy, _) in zip(tiles, found, strict=True)], axis=1)
+    inside = np.concatenate([_in_core(xy, tile, seam) for tile, (xy, _) in zip(tiles, found, strict=True)], axis=1)
     points[~inside], scores[~inside] = np.nan, 0
     owners = np.concatenate([np.full(scores.shape, index) for index, (_, scores) in enumerate(found)], axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
     points = np.take_along_axis(points, order[..., None], 1)
     scores, owners = np.take_along_axis(scores, order, 1), np.take_along_axis(owners, order, 1)
     for channel in zip(points, scores, owners, strict=True):
-        _drop_doubles(*channel)
+        _drop_doubles(*channel, seam)
     order = np.argsort(-scores, axis=1, kind="stable")  # what was removed goes to the end
     return np.take_along_axis(points, order[..., None], 1), np.take_along_axis(scores, order, 1)
 
 
-def _in_core(xy: np.ndarray, tile: Tile) -> np.ndarray:
+def _in_core(xy: np.ndarray, tile: Tile, seam: float) -> np.ndarray:
     """Which `(C, N, 2)` points of a tile lie in its core, or no further from it than doubles are looked for."""
     x0, y0, x1, y1 = tile.core
-    low = np.array([x0 - tile.columns.start, y0 - tile.rows.start]) - SEAM_PIXELS / 2
-    high = np.array([x1 - tile.columns.start, y1 - tile.rows.start]) + SEAM_PIXELS / 2
+    low = np.array([x0 - tile.columns.start, y0 - tile.rows.start]) - seam / 2
+    high = np.array([x1 - tile.columns.start, y1 - tile.rows.start]) + seam / 2
     return ((xy >= low) & (xy <= high)).all(-1)
 
 
-def _drop_doubles(points: np.ndarray, scores: np.ndarray, owners: np.ndarray) -> None:
+def _drop_doubles(points: np.ndarray, scores: np.ndarray, owners: np.ndarray, seam: float) -> None:
     """Removes, in place, each `(N, 2)` point that lies next to one of a higher score that another tile found."""
     for index in np.flatnonzero(scores > 0)[1:]:
         elsewhere = points[:index][owners[:index] != owners[index]]
-        if (np.hypot(*(elsewhere - points[index]).T) < SEAM_PIXELS).any():
+        if (np.hypot(*(elsewhere - points[index]).T) < seam).any():
             points[index], scores[index] = np.nan, 0

@@ -156,7 +156,7 @@ def test_weights_that_do_not_fit_are_one_line(checkpoint):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"a: [1\n b: 2", b"{}", b"(", b"0", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("content", [b"a: [1\n b: 2", b"{}", b"(", b"0", b"G12", b"\x80\x02}q\x00."])
 def test_other_files_are_no_checkpoints(tmp_path, content):
     path = tmp_path / "other.ckpt"
     path.write_bytes(content)

@@ -175,6 +175,20 @@ def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, capl
         assert ("the training saw most of these images" in caplog.text) is warned
 
 
+def test_a_checkpoint_may_be_named_from_within_its_folder(folder, tmp_path, caplog, monkeypatch):
+    shutil.copy(folder / "best.ckpt", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("best.ckpt", folder / "labels.json", recall=0.3, device="cpu").calibration is not None
+    assert "the training saw" not in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--output", "--report"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(folder, tmp_path, capsys, flag):
+    flags = ["--checkpoint", str(folder / "best.ckpt"), "--json_dataset_path", str(folder / "labels.json")]
+    assert main(["evaluate", *flags, "--device", "cpu", flag, str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {flag} {tmp_path}: is a folder, expected a file"]
+
+
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)

@@ -284,6 +284,19 @@ def test_a_file_that_finds_something_else_is_removed(checkpoint, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "module"), [("model.onnx", "export_onnx"), ("model.pt2", "export_program")])
+def test_an_earlier_file_stays_where_a_new_one_finds_something_else(checkpoint, tmp_path, monkeypatch, name, module):
+    (tmp_path / name).write_text("the earlier one")
+
+    def wrong(*arguments, **options):
+        raise InputError("it differs")
+
+    monkeypatch.setattr(f"keypoint_detection.{module}.check_network", wrong)
+    with pytest.raises(InputError, match=f"{name} is not written: it differs"):
+        export(str(checkpoint), str(tmp_path / name))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "the earlier one")]
+
+
 def moved(detect):
     def wrong(self, image):
         xy, scores = detect(self, image)

@@ -156,6 +156,45 @@ def test_close_keypoints_of_one_tile_are_not_merged():
     assert np.array_equal(merge_tiles(tiles, [(xy, scores)])[0], xy)
 
 
+@pytest.mark.parametrize("towards", [-1, 1])
+def test_keypoints_at_a_seam_are_found_once_where_tiles_are_shrunk(towards):
+    """The network sees each pixel of its input as 8 pixels of a tile, and is 4 pixels of the tile off."""
+    tiles = split_into_tiles((1024, 1792), 1024)
+    (seam,) = {tile.core[2] for tile in tiles if tile.columns.start == 0}
+    found = []
+    for tile in tiles:
+        middle = (tile.columns.start + tile.columns.stop) / 2
+        x = seam + towards * 4 * np.sign(middle - seam) - tile.columns.start
+        found.append((np.array([[[x, 500.0]]]), np.array([[0.9]])))
+    assert np.isfinite(merge_tiles(tiles, found, scale=8.0)[0]).all(-1).sum() == 1
+    assert np.isfinite(merge_tiles(tiles, found)[0]).all(-1).sum() != 1
+
+
+def test_a_predictor_knows_how_much_its_tiles_are_shrunk(predictor, monkeypatch):
+    scales = []
+    monkeypatch.setattr(predictor.network, "image_size", [64, 96], raising=False)
+    monkeypatch.setattr(predictor, "tile", 256)
+    monkeypatch.setattr(
+        "keypoint_detection.predict.merge_tiles", lambda tiles, found, scale: scales.append(scale) or found[0]
+    )
+    predictor(np.zeros((300, 300, 3), np.uint8))
+    assert scales == [4.0]
+
+
+@pytest.mark.parametrize("threshold", ["high", {"red": "high"}, {"red": None}, [0.1, 0.2, 0.3]])
+def test_a_threshold_that_is_no_number_is_one_clear_line(checkpoint, threshold):
+    with pytest.raises(InputError, match=r"score_threshold .*: expected numbers in"):
+        KeypointPredictor(checkpoint, device="cpu", score_threshold=threshold)
+
+
+def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["invented_later"] = 3
+    torch.save(content, tmp_path / "later.ckpt")
+    with pytest.raises(InputError, match=r"later\.ckpt: its hyperparameters are not those of this version's detectors"):
+        KeypointPredictor(tmp_path / "later.ckpt", device="cpu")
+
+
 def result_or_one_clear_line(predictor, image):
     """Whether there was a result; anything but a result or a `ValueError` that explains fails."""
     try:

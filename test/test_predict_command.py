@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import imageio.v2 as imageio
 import numpy as np
@@ -240,3 +241,48 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
 def test_a_path_that_leads_to_nothing_is_bad_input(checkpoint, tmp_path, missing, capsys):
     assert run(checkpoint, tmp_path / "out.json", tmp_path / missing) == 2
     assert missing in capsys.readouterr().err
+
+
+def test_a_file_that_is_given_in_two_ways_is_predicted_once(checkpoint, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images / "sub")
+    assert run(checkpoint, tmp_path / "out.json", "../a.png", images / "a.png", "b.jpg") == 0
+    entries = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert [entry["image_path"] for entry in entries] == ["a.png", "sub/b.jpg"]
+
+
+def test_overlays_stay_in_their_folder_and_no_input_is_overwritten(checkpoint, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(images / "sub")
+    shutil.copy(images / "sub" / "b.jpg", images / "x.jpg")
+    before = {path: path.read_bytes() for path in images.rglob("*.*")}
+    assert run(checkpoint, tmp_path / "out.json", "--overlays", "../../drawn", "../x.jpg", "b.jpg") == 0
+    drawn = tmp_path / "drawn"
+    assert {path.relative_to(drawn).as_posix() for path in drawn.rglob("*.jpg")} == {"x.jpg", "sub/b.jpg"}
+    for folder in (images, images / "sub" / "..", "../../images"):
+        assert run(checkpoint, tmp_path / "out.json", "--overlays", folder, images) == 2
+        assert "would overwrite the images" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in images.rglob("*.*")} == before
+
+
+def test_overlays_of_an_earlier_run_are_no_inputs(checkpoint, images, tmp_path):
+    for _ in range(2):
+        assert run(checkpoint, tmp_path / "out.json", "--overlays", images / "drawn", images) == 0
+        entries = json.loads((tmp_path / "out.json").read_text())["dataset"]
+        assert [entry["image_path"] for entry in entries] == list(PLACES)
+
+
+def test_what_cannot_be_written_is_one_line_and_no_unreadable_video(checkpoint, images, tmp_path, capsys):
+    video = tmp_path / "moving.mp4"
+    imageio.mimwrite(video, [dots((40, 60), PLACES["a.png"])] * 3, fps=10, macro_block_size=2)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.json").mkdir()
+    for output, flags, named in (
+        ("folder.json", [], "folder.json: is a folder, expected a file"),
+        ("out.json", ["--overlays", tmp_path / "file"], "cannot be written there"),
+    ):
+        assert run(checkpoint, tmp_path / output, *flags, video) == 2
+        assert named in capsys.readouterr().err.splitlines()[-1]
+    drawn = tmp_path / "drawn"
+    (drawn / "moving.mp4").mkdir(parents=True)  # where the video has to go
+    assert run(checkpoint, tmp_path / "out.json", "--overlays", drawn, video) == 2
+    assert "moving.mp4: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out.json").exists()

@@ -124,8 +124,8 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
     free = share - torch.get_num_threads()
-    if free > 0:
-        return min(_MOST_WORKERS, free), f"torch uses {torch.get_num_threads()} of {share} cores"
+    if free > 0:  # with OMP_NUM_THREADS, or two threads of a core counted as two cores
+        return min(2, free), f"torch uses {torch.get_num_threads()} of {share} cores"
     if share <= 2:
         return 0, f"training itself keeps {share} cores busy"
     return min(2, share - 2), f"training keeps most of {share} cores busy"

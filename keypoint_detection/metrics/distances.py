@@ -6,6 +6,9 @@ import math
 
 from keypoint_detection.errors import InputError
 
+# In pixels, of evaluations in training and after it.
+DEFAULT_DISTANCES = "2 4"
+
 
 def parse_distances(distances: str | list[float]) -> list[float]:
     """Reads threshold distances as a flag gives them.
@@ -19,10 +22,10 @@ def parse_distances(distances: str | list[float]) -> list[float]:
     Raises:
         InputError: If one is no positive number.
     """
-    parts = distances.split() if isinstance(distances, str) else distances
     try:
+        parts = distances.split() if isinstance(distances, str) else distances
         values = sorted({float(part) for part in parts})
-    except ValueError:
+    except (TypeError, ValueError):
         values = []
     if not values or not all(0 < value < math.inf for value in values):
         raise InputError(f"--maximal_gt_keypoint_pixel_distances {distances!r}: expected positive numbers, as in '2 4'")

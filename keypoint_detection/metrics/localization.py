@@ -23,8 +23,8 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         `recall`, `precision`, `best_f1` and `best_threshold`: detections with at least this score count. Of several
         sets of detections that are as good it is that of the highest scores, and the threshold lies in the middle
         between the lowest of these and the next lower score (0 if there is none), because other images have detections
-        as good with a little less. NaN where undefined: everything without a true keypoint, precision and threshold
-        without a detection.
+        as good with a little less. NaN where undefined: everything without a true keypoint, precision
+        without a detection, and the threshold without one that is right.
     """
     thresholds, counts, hits = hits_at_thresholds(scores, true_positives)
     if not num_truths:
@@ -33,6 +33,8 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
         return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
     f1 = 2 * hits / (counts + num_truths)  # of whole numbers: what is as good is equal to the last digit
     best = int(f1.argmax())
+    if not hits[best]:
+        return {"recall": 0.0, "precision": 0.0, "best_f1": 0.0, "best_threshold": math.nan}
     lower = float(thresholds[best + 1]) if best + 1 < len(thresholds) else 0.0
     return {
         "recall": float(hits[best] / num_truths),

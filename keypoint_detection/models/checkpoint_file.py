@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -69,7 +70,7 @@ def _unpickle(path: str | PathLike[str]) -> dict[str, Any]:
         raise ValueError("the file is empty")
     try:
         return dict(torch.load(path, "cpu", weights_only=True))
-    except (pickle.UnpicklingError, EOFError, LookupError, AttributeError) as error:
+    except (pickle.UnpicklingError, struct.error, EOFError, LookupError, AttributeError) as error:
         # Any bytes are instructions to an unpickler. torch's own text advises to run the code in the file.
         raise ValueError("no file that torch.save wrote, or one with code in it") from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from keypoint_detection.errors import InputError
@@ -87,18 +88,18 @@ def check(values: Mapping[str, Any]) -> None:
             "-1 or at least 1"
         )
     size = values["image_size"]
-    if size is not None and (len(size) != 2 or min(size) < 1):
+    if size is not None and (not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1):
         raise InputError(f"image_size is {size}, expected a height and a width of at least 1")
     _check_ranges(values)
 
 
 def _check_ranges(values: Mapping[str, Any]) -> None:
     ranges = {
-        "heatmap_sigma": (values["heatmap_sigma"] > 0, "more than 0"),
+        "heatmap_sigma": (0 < values["heatmap_sigma"] < math.inf, "more than 0"),
         "heatmap_stride": (values["heatmap_stride"] in (1, 2, 4), "1, 2 or 4"),
         "max_keypoints": (values["max_keypoints"] >= 1, "at least 1"),
         "minimal_keypoint_extraction_pixel_distance": (
-            values["minimal_keypoint_extraction_pixel_distance"] >= 0,
+            0 <= values["minimal_keypoint_extraction_pixel_distance"] < math.inf,
             "0 or more",
         ),
         "learning_rate": (values["learning_rate"] > 0, "more than 0"),

@@ -63,7 +63,12 @@ def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _B
 
     Returns:
         `(C,)`.
+
+    Raises:
+        InputError: for a negative weight.
     """
+    if not bce_keypoint_weight >= 0:
+        raise InputError(f"bce_keypoint_weight is {bce_keypoint_weight}, expected 0 or more")
     logits, truth = _prepare(logits, targets)
     values = _BinaryCrossEntropy.apply(logits, truth)
     if bce_keypoint_weight:
@@ -104,7 +109,7 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
     Raises:
         InputError: for an alpha between 0 and 1, with which gradients may be NaN, or a negative exponent.
     """
-    if 0 < focal_alpha < 1 or min(focal_alpha, focal_beta) < 0:
+    if not (focal_alpha == 0 or focal_alpha >= 1) or not focal_beta >= 0:
         raise InputError(
             f"focal_alpha is {focal_alpha} and focal_beta is {focal_beta}, expected 0 or at least 1, and at least 0"
         )
@@ -136,19 +141,22 @@ def awing(
         awing_omega: Scale of the logarithmic part.
         awing_theta: Difference at which the logarithmic part turns into the linear one.
         awing_epsilon: Width of the logarithmic part, above 0.
-        awing_alpha: Exponent in the background, above 2. Near a keypoint it is smaller by the heatmap's value.
+        awing_alpha: Exponent in the background, at least 2. Near a keypoint it is smaller by the heatmap's value.
         awing_weight: Additional weight of cells on and next to those where the true heatmap is at least 0.2.
 
     Returns:
         `(C,)`.
 
     Raises:
-        InputError: for an alpha below 2, with which gradients may be NaN, or an epsilon of at most 0.
+        InputError: for an alpha below 2, with which gradients may be NaN, or another argument that is not positive.
     """
     if awing_alpha < 2 or awing_epsilon <= 0:
         raise InputError(
             f"awing_alpha is {awing_alpha} and awing_epsilon is {awing_epsilon}, expected at least 2 and more than 0"
         )
+    for name, value in (("omega", awing_omega), ("theta", awing_theta), ("weight", awing_weight)):
+        if not (value > 0 or (name == "weight" and value == 0)):
+            raise InputError(f"awing_{name} is {value}, expected more than 0")
     logits, truth = _prepare(logits, targets)
     difference = (logits.sigmoid() - truth).abs()
     exponent = awing_alpha - truth

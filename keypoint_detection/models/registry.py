@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from keypoint_detection.errors import InputError
@@ -28,19 +28,22 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
     return registry[name]
 
 
-def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
+def check_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], what: str, given: Collection[str] = ()
+) -> None:
     """Check that a function or class takes all of these keyword arguments.
 
     Args:
         function: Function or class.
         arguments: Values by argument name.
         what: What the function is, for the error: `backbone_type 'Unet'`.
+        given: Arguments that it gets elsewhere.
 
     Raises:
         InputError: for an argument that it does not take; lists those that it takes.
     """
     parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
     for name in arguments:
         if name not in known:
             raise InputError(f"{what} takes no argument {name!r}, {_choices(name, known)}")

@@ -120,10 +120,12 @@ def mean_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def curve_points(scores: Tensor, matched: Tensor, num_truths: int, threshold: float) -> dict[str, list[float]]:
     """Precision, recall and score of one curve, thinned evenly along the curve to about `CURVE_POINTS` points.
 
-    The last point above the score threshold and the one of the best F1 are kept.
+    The last point above the score threshold and the one of the best F1 are kept. There is no curve without truths.
     """
+    if not num_truths:
+        return {"precision": [], "recall": [], "score": []}
     precision, recall, score = precision_recall_curve(scores, matched, num_truths)
-    if len(score) > CURVE_POINTS and num_truths:
+    if len(score) > CURVE_POINTS:
         length = (precision.diff(prepend=precision[:1]).abs() + recall.diff(prepend=recall[:1]).abs()).cumsum(0)
         steps = torch.linspace(0, length[-1].item(), CURVE_POINTS, dtype=length.dtype)
         f1 = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)

@@ -78,7 +78,7 @@ def number_axis(title: str, values: Sequence[float], log: bool = False, whole: b
         The axis.
     """
     numbers = np.array(values, dtype=float)
-    log = log and bool((numbers > 0).all())
+    log = log and len(numbers) > 0 and bool((numbers > 0).all())
     low, high = (numbers.min(), numbers.max()) if len(numbers) else (0.0, 1.0)
     scale = np.log if log else np.asarray
     if low == high:

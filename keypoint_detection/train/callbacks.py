@@ -18,7 +18,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
-from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 
@@ -148,7 +148,7 @@ class MetricsLogger(pl.Callback):
         self,
         row: EvaluationRow,
         channel_names: list[str],
-        maximal_gt_keypoint_pixel_distances: str | list[float] = "2 4",
+        maximal_gt_keypoint_pixel_distances: str | list[float] = DEFAULT_DISTANCES,
         threshold_unit: Literal["pixel", "image"] = "pixel",
         ap_epoch_start: int = 1,
         ap_epoch_freq: int | Literal["auto"] = "auto",

@@ -72,5 +72,6 @@ class EvaluationSchedule(pl.Callback):
             trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
         if trainer.should_stop or (last_batch and is_last_epoch(trainer)):
             trainer.check_val_every_n_epoch = 1
-            if trainer.val_check_batch is not None:
-                trainer.val_check_batch = batch_idx + 1  # whatever the number of batches after which it validates
+            if last_batch:  # whatever the number of batches, or the time, after which it validates
+                trainer._val_check_time_interval = None
+                trainer.val_check_batch = batch_idx + 1

@@ -140,7 +140,12 @@ def learning_flags() -> set[str]:
         names = names.union(*map(_member_flags, registry.values()))
     names |= {"keypoint_channels", "empty_channels", "accumulate_grad_batches", "gradient_clip_val"}
     # A batch size is checked with the order of the images; the others depend on the device, or only on what is found.
-    return names - {"batch_size", "precision", "max_keypoints"}
+    return names - {"batch_size", "precision", "max_keypoints", "minimal_keypoint_extraction_pixel_distance"}
+
+
+def automatic_flags() -> set[str]:
+    """Flags whose `auto` is decided by the data and the device, once for a training."""
+    return {p.name for p in parameters(choose_recipe) if p.default == "auto"}
 
 
 class _UsualHelp(argparse.Action):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import load_checkpoint
@@ -27,6 +27,7 @@ class Resumed:
         folder: Folder of its run.
         split: Its split.
         wandb_id: Identifier of its wandb run, None if it had none.
+        flags: The flags that it began with, `auto` replaced; none in a run of an older version.
     """
 
     checkpoint: Path
@@ -34,8 +35,22 @@ class Resumed:
     folder: RunFolder
     split: dict[str, Any]
     wandb_id: str | None
+    flags: dict[str, Any]
 
-    def check(self, config: Mapping[str, Any], names: Collection[str]) -> None:
+    def decide(self, config: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
+        """Decides as the training did where it began, maybe on another device.
+
+        Args:
+            config: A value for every flag.
+            names: The flags that may be `auto`.
+
+        Returns:
+            A value for every flag.
+        """
+        decided = {name: self.flags[name] for name in names if config[name] == "auto" and name in self.flags}
+        return {**config, **decided}
+
+    def check(self, config: Mapping[str, Any], names: AbstractSet[str]) -> None:
         """Refuses to go on with other flags than those that the training began with.
 
         Args:
@@ -45,14 +60,19 @@ class Resumed:
         Raises:
             InputError: If one is not.
         """
-        path = self.folder.path / "hparams.yaml"
-        before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for name in sorted(names):
-            if name in before and name in config and before[name] != config[name]:
+        for name in sorted(names & self.flags.keys() & config.keys()):
+            if _plain(config[name]) != _plain(self.flags[name]):
                 raise InputError(
-                    f"--{name} {config[name]}: the interrupted training has {before[name]}, expected the same to go on "
-                    f"with it; --checkpoint {self.checkpoint} starts a new one from its weights"
+                    f"--{name} {config[name]}: the interrupted training has {self.flags[name]}, expected the same to "
+                    f"go on with it; --checkpoint {self.checkpoint} starts a new one from its weights"
                 )
+
+
+def _plain(value: Any) -> Any:
+    """A flag's value as it is read from JSON, and names in a list as they are in a text."""
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return " ".join(value)
+    return json.loads(json.dumps(value, default=str))
 
 
 def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> Resumed | None:
@@ -92,5 +112,5 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     if split is None:
         raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")
     logger.info("going on from %s, after step %d", checkpoint, content["global_step"])
-    wandb_id = (folder.read_json("run.json") or {}).get("wandb_id")
-    return Resumed(checkpoint, content["global_step"], folder, split, wandb_id)
+    record = folder.read_json("run.json") or {}
+    return Resumed(checkpoint, content["global_step"], folder, split, record.get("wandb_id"), record.get("flags", {}))

@@ -70,13 +70,18 @@ class RunFolder:
             InputError: If it holds some, and is not the folder of a job that a cluster has started again.
         """
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
-        if checkpoint and not any(self.path.glob("hpc_ckpt_*.ckpt")):  # of which Lightning takes the latest
+        if checkpoint and not self.is_requeued:
             last = (self.checkpoints / "last.ckpt").exists()
             goes_on = f"; --resume {self.path} goes on with that training, with its other flags" if last else ""
             raise InputError(
                 f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
                 f"new folder{goes_on}"
             )
+
+    @property
+    def is_requeued(self) -> bool:
+        """Whether it is of a job that a cluster has started again; Lightning goes on from the latest of these files."""
+        return any(self.path.glob("hpc_ckpt_*.ckpt"))
 
     def make(self) -> None:
         """Makes the folder and checks that it can be written to.

@@ -64,6 +64,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
     # Reading a large data set first would be a long wait for these errors.
     check_setup(config)
     interrupted = flags.call(find_interrupted, config)
+    if interrupted:
+        config = interrupted.decide(config, flags.automatic_flags())
     if config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
     # A training that goes on has all that it took over, and its source may be gone.
@@ -132,7 +134,8 @@ def _start_records(
     record = provenance(split["fingerprints"])
     wandb_id = wandb_logger.experiment.id if wandb_logger else None
     if rank_zero_only.rank == 0:
-        folder.write_record(record | {"chosen": reasons, "wandb_id": wandb_id}, goes_on=interrupted is not None)
+        record |= {"chosen": reasons, "wandb_id": wandb_id, "flags": config}
+        folder.write_record(record, goes_on=interrupted is not None or folder.is_requeued)
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
     return csv_logger, wandb_logger

@@ -121,7 +121,8 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {' '.join(str(error).split())}") from error
-    interval, batches = trainer.val_check_interval, limit_batches(batches_per_epoch, trainer.limit_train_batches)
+    interval = getattr(trainer, "val_check_interval", None)  # Lightning's Trainer has none where it is a time
+    batches = limit_batches(-(-batches_per_epoch // trainer.world_size), trainer.limit_train_batches)
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
         raise InputError(
             f"--val_check_interval {interval}: expected at most {batches}, the batches of an epoch, or "

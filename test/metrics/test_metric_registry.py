@@ -202,6 +202,9 @@ def test_no_threshold_beats_the_best_f1_and_it_lies_between_two_scores(detection
 
     assert f1(found["best_threshold"]) == pytest.approx(found["best_f1"])
     assert found["best_f1"] == pytest.approx(max(map(f1, scores.tolist())))
+    if not right.any():
+        assert math.isnan(found["best_threshold"])
+        return
     values = scores.tolist()
     counted = [score for score in values if score >= found["best_threshold"]]
     lower = max((score for score in values if score < found["best_threshold"]), default=0.0)

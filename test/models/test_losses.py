@@ -191,7 +191,9 @@ def test_bce_weights_keypoints_and_keeps_its_minimum():
     assert best.grad.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("arguments", [{"focal_alpha": 0.5}, {"focal_alpha": -1.0}, {"focal_beta": -0.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"focal_alpha": math.nan}, {"focal_alpha": 0.5}, {"focal_alpha": -1.0}, {"focal_beta": -0.5}]
+)
 def test_focal_checks_its_exponents(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="focal_alpha"):
@@ -220,3 +222,13 @@ def test_awing_checks_its_constants(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="awing_alpha"):
         LOSSES["awing"](torch.tensor(logits), as_targets(truth, positives, mask), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [("awing", "awing_theta"), ("awing", "awing_omega"), ("awing", "awing_weight"), ("bce", "bce_keypoint_weight")],
+)
+def test_factors_that_are_negative_are_named(loss, name):
+    logits, truth, positives, mask = make_targets(9)
+    with pytest.raises(InputError, match=rf"{name} is -1\.0, expected"):
+        LOSSES[loss](torch.tensor(logits), as_targets(truth, positives, mask), **{name: -1.0})

@@ -252,6 +252,11 @@ def test_thinned_curve_stays_close_and_keeps_ends_and_best_f1(seed, count):
     assert (curve["score"][0], curve["score"][-1]) == (scores.max().item(), scores.min().item())
 
 
+def test_without_a_true_keypoint_there_is_no_curve():
+    curve = curve_points(torch.rand(500), torch.zeros(500, dtype=torch.bool), 0, 0.5)
+    assert curve == {"precision": [], "recall": [], "score": []}
+
+
 def test_random_images_hold_ties():
     # The browser's counts are compared on these: they have to contain what could go wrong.
     scores = np.concatenate([np.concatenate(image.scores) for image in random_images(0, images=20)])

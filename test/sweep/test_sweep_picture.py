@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from keypoint_detection.sweep.picture import number_axis
+from keypoint_detection.sweep.parameters import read_parameter
+from keypoint_detection.sweep.picture import draw_parallel_coordinates, number_axis
 
 
 @pytest.mark.parametrize(
@@ -20,3 +22,15 @@ def test_ticks_of_numbers_are_round_and_where_a_run_of_that_value_is(values, opt
     where = number_axis("title", [*values, *map(float, texts)], **options).positions[len(values) :]
     assert np.allclose([position for position, _ in axis.ticks], where)
     assert ((axis.positions >= 0) & (axis.positions <= 1)).all()
+
+
+def test_a_sweep_without_a_value_yet_has_a_picture_without_lines(tmp_path):
+    rate = read_parameter("rate", {"distribution": "log_uniform_values", "min": 1e-4, "max": 1})
+    nothing = {"values": [], "parameters": [], "complete": []}
+    draw_parallel_coordinates(tmp_path / "empty.png", **nothing, axes=[rate], metric="score", maximize=True)
+    with Image.open(tmp_path / "empty.png") as picture:
+        assert min(picture.size) > 100
+
+
+def test_an_axis_of_logarithms_with_a_0_is_one_of_numbers():
+    assert np.allclose(number_axis("rate", [0.0, 0.01, 0.1], log=True).positions, [0, 0.1, 1])

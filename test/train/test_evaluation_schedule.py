@@ -37,6 +37,16 @@ def test_a_training_validates_as_its_flags_say_and_always_at_its_end(tmp_path, c
     assert validated(tmp_path, **changes) == (evaluated, [])
 
 
+def test_a_training_that_may_not_stop_yet_validates_no_more_often(tmp_path):
+    stops = {"early_stopping_relative_threshold": 0.999, "early_stopping_patience": 1, "min_epochs": 6}
+    evaluated, _ = validated(tmp_path, max_epochs=9, ap_epoch_freq=1, limit_train_batches=2, batch_size=1, **stops)
+    assert evaluated == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_interval_in_time_validates_at_the_end(tmp_path):
+    assert validated(tmp_path, max_epochs=3, val_check_interval="00:01:00:00") == ([2], [])
+
+
 def test_epochs_without_average_precision_leave_the_checkpoints_of_the_best_alone(tmp_path):
     names = {"maximal_gt_keypoint_pixel_distances": "40 80", "learning_rate": 0.1, "save_top_k": 9}
     assert validated(tmp_path, max_epochs=5, ap_epoch_freq=3, **names) == ([2, 4], [0, 1, 3])

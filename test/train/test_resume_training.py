@@ -1,7 +1,9 @@
 """An interrupted training that goes on ends as one that was never interrupted."""
 
 import csv
+import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
+from keypoint_detection.train import build
 from keypoint_detection.train.callbacks import LossLogger
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 from keypoint_detection.train.resume import find_interrupted
@@ -141,3 +144,35 @@ def test_a_training_that_has_ended_is_not_taken_for_one_that_never_began(tmp_pat
 def test_a_folder_without_a_training_is_named_as_it_was_given(tmp_path):
     with pytest.raises(InputError, match=f"--resume {tmp_path}: expected the last.ckpt of a training or the folder"):
         find_interrupted(resume=str(tmp_path))
+
+
+def test_a_training_goes_on_as_it_was_decided_and_with_flags_in_any_form(tmp_path, monkeypatch):
+    names = DEFAULT_HYPERPARAMETERS["keypoint_channels"].split()
+    flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1, "json_dataset_path": Path(SHORT["json_dataset_path"])}
+    flags |= {"heatmap_sigma": "auto", "batch_size": "auto", "learning_rate": "auto", "keypoint_channels": names}
+    flags |= {"backbone_type": "DilatedCnn", "dilations": (1, 2)}
+    flags |= dict.fromkeys(("n_downsampling_layers", "n_resnet_blocks"))
+    first = fit(**flags)
+    choose = build.choose_recipe
+
+    @functools.wraps(choose)
+    def on_another_device(*arguments, **options):  # where auto would choose other values
+        changed = {name: 7.0 for name in ("heatmap_sigma", "learning_rate") if options[name] == "auto"}
+        return choose(*arguments, **options | changed)
+
+    monkeypatch.setattr(build, "choose_recipe", on_another_device)
+    changed = {"keypoint_channels": " ".join(names), "minimal_keypoint_extraction_pixel_distance": 5.0}
+    second = fit(**flags | changed | {"resume": "auto", "max_epochs": 2})
+    for name in ("heatmap_sigma", "learning_rate"):
+        assert second.detector.hparams[name] == first.detector.hparams[name] != 7.0
+
+
+def test_a_job_that_a_cluster_starts_again_keeps_its_record(tmp_path):
+    flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1}
+    fit(**flags)
+    first = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "checkpoints" / "last.ckpt").rename(tmp_path / "hpc_ckpt_1.ckpt")
+    fit(**flags | {"max_epochs": 2})
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert len(record.pop("resumed")) == 1
+    assert record == first

@@ -141,9 +141,10 @@ def check_channels(n_channels_in: int, n_channels: int) -> None:
     Raises:
         InputError: names the argument and its value.
     """
-    for name, value, least in (("n_channels_in", n_channels_in, 1), ("n_channels", n_channels, 2)):
-        if value < least:
-            raise InputError(f"{name} is {value}, expected an integer of at least {least}")
+    if n_channels_in not in (1, 3):
+        raise InputError(f"n_channels_in is {n_channels_in}, expected 3 (colours) or 1 (their mean)")
+    if n_channels < 2:
+        raise InputError(f"n_channels is {n_channels}, expected an integer of at least 2")
 
 
 def check_kernel_size(kernel_size: int) -> None:
