@@ -72,11 +72,12 @@ def write_checked(path: Path, content: bytes, check: Callable[[Path], Any]) -> P
     try:
         with writing(f"output {path}"):
             write_atomic(candidate, content)
-        report = check(candidate)
+        try:
+            report = check(candidate)
+        except InputError as error:
+            raise InputError(f"{path} is not written: {error}") from error
         with writing(f"output {path}"):
             candidate.replace(path)
-    except InputError as error:
-        raise InputError(f"{path} is not written: {error}") from error
     finally:
         candidate.unlink(missing_ok=True)
     logger.info("%s", report)

@@ -56,6 +56,7 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         "channel_names": network.channel_names,
         "score_thresholds": [None if math.isnan(value) else value for value in network.score_thresholds],
         "max_keypoints": keypoint_caps(network.detector.hparams),
+        "image_size": network.image_size and list(network.image_size),
         "smallest_side": smallest_side(network.detector),
     }
     with warnings.catch_warnings():
@@ -106,6 +107,7 @@ class ProgramNetwork:
         metadata = json.loads(extra[METADATA_NAME])
         self.channel_names: list[str] = metadata["channel_names"]
         self.score_thresholds = [math.nan if value is None else value for value in metadata["score_thresholds"]]
+        self.image_size: list[int] | None = metadata.get("image_size")
         self._count = max(metadata["max_keypoints"])
 
     @torch.inference_mode()

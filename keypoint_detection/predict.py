@@ -282,18 +282,19 @@ class KeypointPredictor:
 
     def _choose_thresholds(self, chosen: ScoreThreshold) -> np.ndarray:
         thresholds = usable_thresholds(self.network.score_thresholds)
+        wrong = f"score_threshold {chosen}: expected a number in [0, 1], or such numbers by channel"
         if isinstance(chosen, Mapping):
             unknown = set(chosen) - set(self.channel_names)
             if unknown:
-                raise InputError(
-                    f"score_threshold: no channel {min(unknown)!r}, expected {', '.join(self.channel_names)}"
-                )
-            chosen = [chosen.get(n, t) for n, t in zip(self.channel_names, thresholds, strict=True)]
-        try:
-            if chosen is not None:
-                thresholds = np.broadcast_to(np.asarray(chosen, dtype=np.float32), len(self.channel_names))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"score_threshold {chosen}: expected numbers in [0, 1]") from error
+                known = ", ".join(self.channel_names)
+                raise InputError(f"score_threshold: no channel {min(unknown)!r}, expected {known}")
+            given = chosen
+        else:
+            given = {} if chosen is None else dict.fromkeys(self.channel_names, chosen)
+        if any(isinstance(value, bool) or not isinstance(value, int | float | np.number) for value in given.values()):
+            raise InputError(wrong)
+        own = zip(self.channel_names, thresholds.tolist(), strict=True)
+        thresholds = np.array([given.get(name, threshold) for name, threshold in own], dtype=np.float32)
         if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise InputError(f"score_threshold {chosen}: expected numbers in [0, 1]")
+            raise InputError(wrong)
         return thresholds

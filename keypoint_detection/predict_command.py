@@ -244,13 +244,16 @@ class _Overlays:
         asked = f"--overlays {self.folder}: {path}"
         with writing(asked):
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
             writer = imageio.get_writer(path, fps=rate, macro_block_size=2)
+        count = 0
         with writer:
             for number, frame, prediction in frames:
                 with writing(asked):
                     writer.append_data(_draw(frame, prediction))
+                count += 1
                 yield number, frame, prediction
-        if not path.is_file():  # ffmpeg, a process of its own, fails without a word
+        if count and not path.is_file():  # ffmpeg, a process of its own, fails without a word
             raise InputError(f"{asked}: cannot be written")
 
 

@@ -58,18 +58,19 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]
         InputError: If a path leads to nothing.
     """
     found: dict[Path, Path] = {}
+    drawn = absolute(Path(overlays)) if overlays else None
     for text in paths:
         path = Path(text)
+        if len(paths) > 1 and drawn == absolute(path):  # as of `images/*`
+            continue
         if path.is_dir():
-            drawn = absolute(Path(overlays)) if overlays else None
-            inside = drawn is not None and absolute(path) in drawn.parents
             candidates = [file for file in sorted(path.rglob("*")) if _is_media(file)]
-            candidates = [file for file in candidates if not (inside and drawn in absolute(file).parents)]
         elif path.exists():
             candidates = [path]
         else:
             matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
             candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
+        candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
         if not candidates:
             raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
         for file in candidates:
@@ -78,8 +79,10 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]
 
 
 def absolute(path: Path) -> Path:
-    """A path from the root without `..`, so that it tells where a file is; links stay."""
-    return Path(os.path.abspath(path))  # noqa: PTH100  Path.absolute keeps `..`
+    """A path from the root without `..`; links stay, but for those that lead to one."""
+    if path.name == "..":
+        return path.resolve()
+    return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
 
 
 def _is_media(path: Path) -> bool:

@@ -284,5 +284,24 @@ def test_what_cannot_be_written_is_one_line_and_no_unreadable_video(checkpoint, 
     drawn = tmp_path / "drawn"
     (drawn / "moving.mp4").mkdir(parents=True)  # where the video has to go
     assert run(checkpoint, tmp_path / "out.json", "--overlays", drawn, video) == 2
-    assert "moving.mp4: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert any("moving.mp4: cannot be written" in line for line in capsys.readouterr().err.splitlines())
     assert not (tmp_path / "out.json").exists()
+
+
+def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, monkeypatch):
+    monkeypatch.chdir(images)
+    (images / "drawn").mkdir()
+    shutil.copy(images / "a.png", images / "drawn" / "a.jpg")
+    for paths in (["."], ["**/*"], ["a.png", "sub", "drawn"]):
+        found = prediction_files.find_inputs(paths, "drawn")
+        assert sorted(path.as_posix() for path in found) == sorted(PLACES), paths
+
+
+def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, monkeypatch):
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    shutil.copy(images / "a.png", tmp_path / "real" / "a.png")
+    (images / "link").symlink_to(tmp_path / "real" / "sub")
+    monkeypatch.chdir(images)
+    found = prediction_files.find_inputs(["a.png", "link/../a.png", "sub/../a.png"])
+    assert [path.as_posix() for path in found] == ["a.png", "link/../a.png"]
+    assert prediction_files.common_folder(found) == tmp_path

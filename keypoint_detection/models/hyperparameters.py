@@ -95,12 +95,12 @@ def check(values: Mapping[str, Any]) -> None:
 
 def _check_ranges(values: Mapping[str, Any]) -> None:
     ranges = {
-        "heatmap_sigma": (0 < values["heatmap_sigma"] < math.inf, "more than 0"),
+        "heatmap_sigma": (0 < values["heatmap_sigma"] < math.inf, "more than 0, and finite"),
         "heatmap_stride": (values["heatmap_stride"] in (1, 2, 4), "1, 2 or 4"),
         "max_keypoints": (values["max_keypoints"] >= 1, "at least 1"),
         "minimal_keypoint_extraction_pixel_distance": (
             0 <= values["minimal_keypoint_extraction_pixel_distance"] < math.inf,
-            "0 or more",
+            "0 or more, and finite",
         ),
         "learning_rate": (values["learning_rate"] > 0, "more than 0"),
         "weight_decay": (values["weight_decay"] >= 0, "0 or more"),

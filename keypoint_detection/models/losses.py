@@ -8,6 +8,7 @@ masked out may be NaN. To use a loss of your own, write a function of the same f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _B
     Raises:
         InputError: for a negative weight.
     """
-    if not bce_keypoint_weight >= 0:
+    if not 0 <= bce_keypoint_weight < math.inf:
         raise InputError(f"bce_keypoint_weight is {bce_keypoint_weight}, expected 0 or more")
     logits, truth = _prepare(logits, targets)
     values = _BinaryCrossEntropy.apply(logits, truth)
@@ -109,7 +110,7 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
     Raises:
         InputError: for an alpha between 0 and 1, with which gradients may be NaN, or a negative exponent.
     """
-    if not (focal_alpha == 0 or focal_alpha >= 1) or not focal_beta >= 0:
+    if not (focal_alpha == 0 or 1 <= focal_alpha < math.inf) or not 0 <= focal_beta < math.inf:
         raise InputError(
             f"focal_alpha is {focal_alpha} and focal_beta is {focal_beta}, expected 0 or at least 1, and at least 0"
         )
@@ -148,15 +149,18 @@ def awing(
         `(C,)`.
 
     Raises:
-        InputError: for an alpha below 2, with which gradients may be NaN, or another argument that is not positive.
+        InputError: for an alpha below 2, with which gradients may be NaN, or another argument that is not positive; the
+            weight may be 0.
     """
-    if awing_alpha < 2 or awing_epsilon <= 0:
+    if not 2 <= awing_alpha < math.inf or not 0 < awing_epsilon < math.inf:
         raise InputError(
             f"awing_alpha is {awing_alpha} and awing_epsilon is {awing_epsilon}, expected at least 2 and more than 0"
         )
-    for name, value in (("omega", awing_omega), ("theta", awing_theta), ("weight", awing_weight)):
-        if not (value > 0 or (name == "weight" and value == 0)):
-            raise InputError(f"awing_{name} is {value}, expected more than 0")
+    for name, value in (("awing_omega", awing_omega), ("awing_theta", awing_theta)):
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}, expected more than 0")
+    if not 0 <= awing_weight < math.inf:
+        raise InputError(f"awing_weight is {awing_weight}, expected 0 or more")
     logits, truth = _prepare(logits, targets)
     difference = (logits.sigmoid() - truth).abs()
     exponent = awing_alpha - truth

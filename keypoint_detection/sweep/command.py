@@ -44,7 +44,7 @@ def sweep(
             early_terminate.
         prune_after: Evaluations that every run is given before it may be stopped.
         seed: Seed of the parameters that are drawn. A run draws the same ones in whichever process it is.
-        retry_failed: Start the runs that failed again, with their parameters, in the first process of several.
+        retry_failed: Start the runs that failed again, with their parameters.
 
     Returns:
         All runs, the best first; what was read of the file; and the folder of the sweep.

@@ -10,6 +10,7 @@ import json
 import re
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,12 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={**trial.user_attrs, "problem": "", "first_attempt": _first_attempt(trial)},
+            user_attrs={
+                **trial.user_attrs,
+                "problem": "",
+                "first_attempt": _first_attempt(trial),
+                "after": trial.number,
+            },
         )
     )
 
@@ -204,8 +210,16 @@ def is_repeated(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Whether a trial is none of the sweep's, as when two processes put the same run into the study at once."""
     if "run" not in trial.user_attrs:
         return True
-    same = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("run") == trial.user_attrs["run"]]
-    return _first_attempt(trial) > min(map(_first_attempt, same))
+    trials = study.get_trials(deepcopy=False)
+    same = [t for t in trials if t.user_attrs.get("run") == trial.user_attrs["run"]]
+    return _first_attempt(trial) > min(map(_first_attempt, same)) or trial.number in _put_back_twice(trials)
+
+
+def _put_back_twice(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that a second process put back after the same attempt."""
+    after = [trial.user_attrs.get("after") for trial in trials]
+    repeated = (place for place, number in enumerate(after) if number is not None and number in after[:place])
+    return {trials[place].number for place in repeated}
 
 
 def _first_attempt(trial: FrozenTrial) -> int:
@@ -221,8 +235,12 @@ def list_runs(study: optuna.Study) -> list[Run]:
 def _latest_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
     """The latest attempt at each run, by its number."""
     latest: dict[int, FrozenTrial] = {}
-    for trial in study.get_trials(deepcopy=False):
+    trials = study.get_trials(deepcopy=False)
+    repeated = _put_back_twice(trials)
+    for trial in trials:
         number = trial.user_attrs.get("run")
+        if trial.number in repeated:
+            continue
         if number is not None and (number not in latest or _first_attempt(trial) <= _first_attempt(latest[number])):
             latest[number] = trial
     return latest

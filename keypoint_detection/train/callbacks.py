@@ -141,8 +141,8 @@ class MetricsLogger(pl.Callback):
             from a true keypoint, in pixels of the image file, a detection may lie to be correct.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
-        ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run, or
-            as often as check_val_every_n_epoch says where that is not 1.
+        ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run,
+            or as often as check_val_every_n_epoch says where that is not 1.
     """
 
     def __init__(

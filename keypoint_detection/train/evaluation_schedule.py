@@ -14,9 +14,13 @@ EVALUATIONS_PER_RUN = 25
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
     """Whether the training ends with the epoch that runs now."""
+    return _reaches_its_length(trainer) or trainer.should_stop
+
+
+def _reaches_its_length(trainer: pl.Trainer) -> bool:
     last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
     last_step = trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
-    return bool(last_epoch or last_step or trainer.should_stop)
+    return bool(last_epoch or last_step)
 
 
 class EvaluationSchedule(pl.Callback):
@@ -70,7 +74,8 @@ class EvaluationSchedule(pl.Callback):
             interval = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
             # Clocks differ between processes, and one that validates alone would wait for the others for ever.
             trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
-        if trainer.should_stop or (last_batch and is_last_epoch(trainer)):
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before --min_epochs
+        if stops or (last_batch and _reaches_its_length(trainer)):
             trainer.check_val_every_n_epoch = 1
             if last_batch:  # whatever the number of batches, or the time, after which it validates
                 trainer._val_check_time_interval = None

@@ -70,6 +70,8 @@ class Resumed:
 
 def _plain(value: Any) -> Any:
     """A flag's value as it is read from JSON, and names in a list as they are in a text."""
+    if isinstance(value, str):
+        return " ".join(value.split())
     if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
         return " ".join(value)
     return json.loads(json.dumps(value, default=str))

@@ -130,7 +130,12 @@ class RunFolder:
         before = self.read_json("run.json") if goes_on else None
         if before:
             wandb_id = record["wandb_id"] or before.get("wandb_id")
-            record = {**before, "wandb_id": wandb_id, "resumed": [*before.get("resumed", []), record]}
+            record = {
+                "flags": record["flags"],
+                **before,
+                "wandb_id": wandb_id,
+                "resumed": [*before.get("resumed", []), record],
+            }
         self.write_json("run.json", record)
 
 

@@ -155,7 +155,7 @@ def check_setup(config: Mapping[str, Any]) -> None:
     parse_distances(config["maximal_gt_keypoint_pixel_distances"])
     if config["precision"] not in PRECISIONS:
         raise InputError(f"--precision {config['precision']}: expected one of 32, bf16-mixed, 16-mixed, auto")
-    if not re.fullmatch(r"auto|-1|[1-9]\d*|\[?\d+(,\s*\d*)+\]?|\[\d+\]", str(config["devices"])):
+    if not re.fullmatch(r"auto|-1|[1-9]\d*|[\[(]?\d+(,\s*\d*)+[\])]?|\[\d+\]", str(config["devices"])):
         raise InputError(f"--devices {config['devices']}: expected auto, a number of at least 1, or numbers as in 0,1")
     if config["accelerator"] in ("gpu", "cuda", "mps"):
         device_of(config["accelerator"])  # which has to be there

@@ -217,7 +217,7 @@ def test_gradients_are_finite_however_sure_the_network_is(name, arguments, logit
     assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("arguments", [{"awing_alpha": 1.9}, {"awing_epsilon": 0.0}])
+@pytest.mark.parametrize("arguments", [{"awing_alpha": 1.9}, {"awing_epsilon": 0.0}, {"awing_alpha": math.nan}])
 def test_awing_checks_its_constants(arguments):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match="awing_alpha"):

@@ -168,6 +168,19 @@ def test_failed_runs_are_started_again_if_asked_with_their_parameters(folder, ca
     }  # fmt: skip
 
 
+def test_failed_runs_that_two_processes_put_back_at_once_are_started_once(folder):
+    command = write_sweep({"rate": {"values": [1, 2]}, "outcome": {"value": "failure"}})
+    assert main(command) == 1
+    Path("program.py").write_text(PROGRAM.replace('flags.get("outcome") == "failure"', "False"))
+    study = memory.open_study(read_sweep_file("mine.yaml"), Path("sweeps/mine"), None, memory.NopPruner())
+    failed = study.trials
+    for trial in [*failed, *failed]:
+        memory.put_back(study, trial)
+    assert main(command) == 0
+    assert [starts(run) for run in range(2)] == [["auto"] * 2] * 2
+    assert {row["state"] for row in rows()} == {"complete"}
+
+
 def test_a_sweep_of_failures_stops(folder, capsys):
     assert main(write_sweep({"rate": {"min": 1, "max": 9}, "outcome": {"value": "failure"}})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

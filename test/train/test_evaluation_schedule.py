@@ -39,8 +39,11 @@ def test_a_training_validates_as_its_flags_say_and_always_at_its_end(tmp_path, c
 
 def test_a_training_that_may_not_stop_yet_validates_no_more_often(tmp_path):
     stops = {"early_stopping_relative_threshold": 0.999, "early_stopping_patience": 1, "min_epochs": 6}
-    evaluated, _ = validated(tmp_path, max_epochs=9, ap_epoch_freq=1, limit_train_batches=2, batch_size=1, **stops)
-    assert evaluated == [0, 1, 2, 3, 4, 5]
+    short = {"limit_train_batches": 2, "batch_size": 1, "ap_epoch_freq": 1, "max_epochs": 9}
+    assert validated(tmp_path / "often", **short, **stops) == ([0, 1, 2, 3, 4, 5], [])
+    assert validated(tmp_path / "seldom", check_val_every_n_epoch=2, **short, **stops) == ([1, 3, 5], [])
+    batches = {"val_check_interval": 1, "min_epochs": 4}
+    assert validated(tmp_path / "batches", **short | stops | batches) == ([0, 0, 1, 1, 2, 2, 3, 3], [])
 
 
 def test_an_interval_in_time_validates_at_the_end(tmp_path):

@@ -161,7 +161,7 @@ def test_a_training_goes_on_as_it_was_decided_and_with_flags_in_any_form(tmp_pat
         return choose(*arguments, **options | changed)
 
     monkeypatch.setattr(build, "choose_recipe", on_another_device)
-    changed = {"keypoint_channels": " ".join(names), "minimal_keypoint_extraction_pixel_distance": 5.0}
+    changed = {"keypoint_channels": "  ".join(names), "minimal_keypoint_extraction_pixel_distance": 5.0}
     second = fit(**flags | changed | {"resume": "auto", "max_epochs": 2})
     for name in ("heatmap_sigma", "learning_rate"):
         assert second.detector.hparams[name] == first.detector.hparams[name] != 7.0
