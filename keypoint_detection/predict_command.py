@@ -82,12 +82,12 @@ def predict(
     files = find_inputs(paths, overlays)
     root = common_folder(files)
     target = Path(output)
-    prepare_file(target, f"--output {target}")
     ending = target.suffix.lower()
     if format == "auto" and ending not in FORMAT_ENDINGS:
         raise InputError(f"--output {target}: expected a name that ends with .json or .csv, or --format")
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
+    prepare_file(target, f"--output {target}")
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
     settings = {

@@ -75,6 +75,8 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]
             raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
         for file in candidates:
             found.setdefault(absolute(file), file)
+    if not found:
+        raise InputError(f"{' '.join(paths)}: expected other images than those of --overlays")
     return list(found.values())
 
 

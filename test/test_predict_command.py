@@ -295,6 +295,8 @@ def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, 
     for paths in (["."], ["**/*"], ["a.png", "sub", "drawn"]):
         found = prediction_files.find_inputs(paths, "drawn")
         assert sorted(path.as_posix() for path in found) == sorted(PLACES), paths
+    with pytest.raises(InputError, match="drawn drawn: expected other images"):
+        prediction_files.find_inputs(["drawn", "drawn"], "drawn")
 
 
 def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, monkeypatch):

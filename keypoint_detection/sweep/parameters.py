@@ -256,7 +256,7 @@ def _log_normal(name: str, entry: Entry) -> Parameter:
 
 
 def _quantised(parameter: Parameter, step: float, positive: bool) -> Parameter:
-    """The parameter with values rounded to multiples of a step, of 1 at least if they are `positive`."""
+    """The parameter with values rounded to multiples of a step, at least one step if `positive`."""
     if step <= 0:
         raise InputError(f"q is {step}, expected a positive number")
     before = parameter.convert or float

@@ -217,9 +217,9 @@ def is_repeated(study: optuna.Study, trial: FrozenTrial) -> bool:
 
 def _put_back_twice(trials: Sequence[FrozenTrial]) -> set[int]:
     """Numbers of the trials that a second process put back after the same attempt."""
-    after = [trial.user_attrs.get("after") for trial in trials]
-    repeated = (place for place, number in enumerate(after) if number is not None and number in after[:place])
-    return {trials[place].number for place in repeated}
+    first: dict[int, int] = {}
+    put_back = [(trial.number, trial.user_attrs["after"]) for trial in trials if "after" in trial.user_attrs]
+    return {number for number, after in put_back if first.setdefault(after, number) != number}
 
 
 def _first_attempt(trial: FrozenTrial) -> int:

@@ -175,13 +175,14 @@ def _check(path: Path, content: Any) -> SweepFile:
         raise InputError(f"run_cap is {run_cap!r}, expected a whole number of at least 1")
     if not isinstance(content.get("command", []), list):
         raise InputError(f"command is {content['command']!r}, expected a list of words")
+    known = _macros(Path(), {})
     for word in content.get("command", []):
-        macro, known = re.fullmatch(r"\$\{([^:]*)\}", str(word)), _macros(Path(), {})
+        macro = re.fullmatch(r"\$\{([^:]*)\}", str(word))
         if macro and macro.group(1) not in known:
             raise InputError(
                 f"command: {word}: unknown, expected some of {', '.join(f'${{{name}}}' for name in known)}"
             )
-    if not isinstance(content.get("program", ""), str):
+    if not isinstance(content.get("program"), str | None):
         raise InputError(f"program is {content['program']!r}, expected the name of a script")
     parameters = [read_parameter(str(name), entry) for name, entry in entries.items()]
     points = grid_points(parameters) if content["method"] == "grid" else []

@@ -134,6 +134,7 @@ def _start_records(
     record = provenance(split["fingerprints"])
     wandb_id = wandb_logger.experiment.id if wandb_logger else None
     if rank_zero_only.rank == 0:
+        # hparams.yaml is for people: Lightning writes it in Python's own types, and in place.
         record |= {"chosen": reasons, "wandb_id": wandb_id, "flags": config}
         folder.write_record(record, goes_on=interrupted is not None or folder.is_requeued)
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)

@@ -32,6 +32,7 @@ def test_the_programs_folder_is_where_runs_start(tmp_path, monkeypatch):
     sweep = read_sweep_file(OWN / "sweep.yaml")
     assert (sweep.program, sweep.folder) == (tmp_path / "train.py", tmp_path)
     assert read(tmp_path, {"program": ...}).program == own_program()
+    assert read(tmp_path, {"program": None}).program == own_program()
 
 
 def test_the_librarys_own_program_is_found_where_there_is_no_copy_of_it(tmp_path, monkeypatch, caplog):
