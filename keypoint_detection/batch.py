@@ -19,7 +19,8 @@ class Batch(NamedTuple):
         keypoints: `(B, C, K, 2)` float32 xy in continuous pixels of `images`. NaN stands for no keypoint. K is the
             largest number of keypoints that a channel has in the batch, and at least 1; more where images were mixed.
         heatmaps: `(B, C, h, w)` float32 in [0, 1] with `h = ceil(H / stride)`, or None until they are rendered.
-        sizes: `(B, 2)` int64, height and width of the part of each image that is not padding.
+        sizes: `(B, 2)` int64, height and width of the part of each image that is not padding. They stay on the CPU,
+            where they are read, when the rest goes to a device.
         labelled: `(B, C)` bool. False leaves the channel of that image out of the loss and the metrics.
         transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file; of a mixed
             image, of the one that its index is of.

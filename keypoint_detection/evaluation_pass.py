@@ -53,7 +53,10 @@ class EvaluatedImages:
             xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
             scores: `(B, C, N)`.
         """
-        truths = transform_points(batch.keypoints.double(), batch.transforms)
+        # On the CPU, where the metrics keep them anyway, and where there is float64.
+        xy, scores = xy.cpu(), scores.cpu()
+        batch = Batch(batch.images, batch.keypoints.cpu(), None, *(value.cpu() for value in batch[3:]))
+        truths = transform_points(batch.keypoints.double(), batch.transforms.double())
         for metric in self.metrics.values():
             metric.update(xy.double(), scores, truths, batch.labelled, batch.indices)
         self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)

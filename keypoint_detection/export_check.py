@@ -17,7 +17,8 @@ import torch
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic, writing
 from keypoint_detection.heatmaps import render
-from keypoint_detection.predict import Network, usable_thresholds
+from keypoint_detection.predict import Network
+from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
 from keypoint_detection.onnx_nodes import Nodes
 from keypoint_detection.onnx_preprocessing import preprocess
-from keypoint_detection.predict import TorchNetwork, usable_thresholds
+from keypoint_detection.predict import TorchNetwork
+from keypoint_detection.score_thresholds import usable_thresholds
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from keypoint_detection.models.hyperparameters import keypoint_caps
 from keypoint_detection.onnx_network import split_channels
 from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
-from keypoint_detection.predict import TorchNetwork, usable_thresholds
+from keypoint_detection.predict import TorchNetwork
+from keypoint_detection.score_thresholds import usable_thresholds
 
 logger = logging.getLogger(__name__)
 

@@ -65,8 +65,8 @@ def cell_indices(keypoints: Tensor, size: tuple[int, int], stride: int) -> Tenso
         `(..., K, 2)` int64 column and row, moved to the nearest cell for a keypoint outside of the image; -1 for NaN.
     """
     height, width = heatmap_size(size, stride)
-    last = keypoints.new_tensor([width - 1, height - 1])
-    cells = (keypoints / stride).floor().clamp_min(0).minimum(last)
+    columns, rows = (keypoints / stride).floor().clamp_min(0).unbind(-1)
+    cells = torch.stack([columns.clamp_max(width - 1), rows.clamp_max(height - 1)], dim=-1)
     missing = keypoints.isnan().any(-1, keepdim=True)
     return cells.masked_fill(missing, -1).long()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.score_thresholds import ROUNDING, ROUNDING_ON_DEVICE
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class OnnxNetwork:
                 f"model {path} is no ONNX file that `keypoint-detection export` wrote: {reason}"
             ) from error
         self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
+        on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
+        self.rounding = ROUNDING if on_cpu else ROUNDING_ON_DEVICE
         self._lowest = np.zeros(len(self.channel_names), dtype=np.float32)
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

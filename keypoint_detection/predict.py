@@ -26,12 +26,8 @@ from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.score_thresholds import ROUNDING, ROUNDING_ON_DEVICE, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
-
-# Where no validation has found a channel's best score, nothing better is known.
-FALLBACK_THRESHOLD = 0.1
-# Scores of the same image differ by less, as a share of them, between batches, runtimes and machines.
-_ROUNDING = 1e-5
 
 ScoreThreshold = float | Mapping[str, float] | None
 
@@ -57,6 +53,7 @@ class Network(Protocol):
     channel_names: list[str]
     score_thresholds: list[float]
     image_size: Sequence[int] | None  # height and width that images are letterboxed into, None for their own sizes
+    rounding: float  # share by which a score may differ from that of the machine which chose the thresholds
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Finds all keypoints.
@@ -67,21 +64,6 @@ class Network(Protocol):
         Returns:
             For each image `(C, N, 2)` xy in its pixels, NaN for none, and `(C, N)` scores in descending order.
         """
-
-
-def usable_thresholds(stored: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Score thresholds to predict with, from those that a checkpoint holds.
-
-    Some are scores of detections that are to count, so all are lowered by as much as rounding may change them.
-
-    Args:
-        stored: `(C,)`, NaN where none is known.
-
-    Returns:
-        `(C,)` float32, `FALLBACK_THRESHOLD` where none is known.
-    """
-    own = np.asarray(stored, dtype=np.float32)
-    return np.where(np.isnan(own), FALLBACK_THRESHOLD, own * (1 - _ROUNDING)).astype(np.float32)
 
 
 class TorchNetwork:
@@ -131,6 +113,7 @@ class TorchNetwork:
             keep_freed_memory(*PREDICTION)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.image_size = self.detector.hparams.image_size
+        self.rounding = ROUNDING if self.device.type == "cpu" else ROUNDING_ON_DEVICE
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
     @cached_property
@@ -281,7 +264,7 @@ class KeypointPredictor:
         return selected
 
     def _choose_thresholds(self, chosen: ScoreThreshold) -> np.ndarray:
-        thresholds = usable_thresholds(self.network.score_thresholds)
+        thresholds = usable_thresholds(self.network.score_thresholds, self.network.rounding)
         wrong = f"score_threshold {chosen}: expected a number in [0, 1], or such numbers by channel"
         if isinstance(chosen, Mapping):
             unknown = set(chosen) - set(self.channel_names)

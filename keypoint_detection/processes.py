@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
@@ -90,7 +92,9 @@ def start_processes(
     if device != "auto":
         raise InputError(f"--device {device}: expected --accelerator with several processes, such as --accelerator gpu")
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, strategy="ddp", num_nodes=num_nodes)
+        # A process may wait for another one as long as that works on its share.
+        ddp = DDPStrategy(timeout=timedelta(days=7))
+        fabric = Fabric(accelerator=accelerator, devices=devices, strategy=ddp, num_nodes=num_nodes)
         fabric.launch()
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         message = str(error).strip().splitlines()[0]

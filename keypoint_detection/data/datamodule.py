@@ -252,10 +252,10 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test" if "test" in self.files else "validation")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch to the device."""
+        """Moves a batch to the device, but for the sizes of its images."""
         if device.type == "mps":  # It has no float64.
             batch = batch._replace(transforms=batch.transforms.float())
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(sizes=batch.sizes)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Renders missing heatmaps; Lightning calls this."""

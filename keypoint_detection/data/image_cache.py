@@ -143,6 +143,8 @@ def _usable_memory() -> int:
 
 def free_memory() -> int:
     """Bytes that this process can still take: of the machine, of its control group and of shared memory."""
+    if not hasattr(os, "sysconf"):  # Windows, of which nothing is known
+        return 0
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

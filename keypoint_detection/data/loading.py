@@ -84,6 +84,9 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
     device = device_type(trainer)
     if num_workers == "auto":
         num_workers, reason = automatic_num_workers(device, 1 if trainer is None else max(1, trainer.num_devices))
+        if trainer is not None:
+            # The same on all machines: how far a loader is ahead decides when its sampler asks the first process.
+            num_workers, reason = trainer.strategy.broadcast((num_workers, reason))
         if report and trainer is not None:
             logger.info("num_workers: %d (%s)", num_workers, reason)
     if not isinstance(num_workers, int) or num_workers < 0:
@@ -119,7 +122,8 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     Returns:
         The number of workers and the reason.
     """
-    share = _cores() // processes_per_machine
+    # SLURM binds each task to cores of its own where it gives each a number of them.
+    share = _cores() // (1 if "SLURM_CPUS_PER_TASK" in os.environ else processes_per_machine)
     if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"

@@ -41,6 +41,7 @@ def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, str
     probabilities = logits.float().sigmoid()
     if sizes is None:
         return probabilities
+    sizes = sizes.to(images.device, non_blocking=True)
     mask = heatmaps.valid_mask(sizes, (images.shape[-2], images.shape[-1]), stride)
     return torch.where(mask, probabilities, 0.0)
 
@@ -53,6 +54,7 @@ def decode_detections(
     Args:
         probabilities: `(B, C, h, w)` in [0, 1].
         sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding, None without padding.
+            On the CPU it is read without waiting for a device.
         caps: Most keypoints of each of the C channels.
         min_distance: Of two peaks of one channel that are this close, in pixels, only the higher one is decoded.
         stride: Pixels per cell of the heatmaps.
@@ -61,17 +63,24 @@ def decode_detections(
         Keypoints, where N is the largest of the caps.
     """
     count = max(caps)
-    if sizes is None:
-        xy, scores = heatmaps.decode(probabilities, count, min_distance=min_distance, stride=stride)
+
+    def decode(maps: Tensor) -> tuple[Tensor, Tensor]:
+        return heatmaps.decode(maps, count, min_distance=min_distance, stride=stride)
+
+    unique = [] if sizes is None else sizes.cpu().unique(dim=0).tolist()
+    if len(unique) < 2:  # usually
+        h, w = heatmaps.heatmap_size(unique[0], stride) if unique else probabilities.shape[-2:]
+        xy, scores = decode(probabilities[..., :h, :w])
     else:
         xy = probabilities.new_empty(*probabilities.shape[:2], count, 2)
         scores = probabilities.new_empty(*probabilities.shape[:2], count)
-        # Usually one size; a crop makes the image's own border the border of its heatmap.
-        for height, width in sizes.unique(dim=0).tolist():
-            chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten()
+        # A crop makes the image's own border the border of its heatmap.
+        for height, width in unique:
+            chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten().to(xy.device)
             h, w = heatmaps.heatmap_size((height, width), stride)
-            crop = probabilities[chosen, :, :h, :w]
-            xy[chosen], scores[chosen] = heatmaps.decode(crop, count, min_distance=min_distance, stride=stride)
-    caps_tensor = torch.tensor(caps, device=xy.device)
-    beyond = torch.arange(count, device=xy.device) >= caps_tensor[:, None]
+            xy[chosen], scores[chosen] = decode(probabilities[chosen, :, :h, :w])
+    if min(caps) == count:
+        return Detections(xy, scores)
+    beyond = torch.arange(count) >= torch.tensor(caps)[:, None]
+    beyond = beyond.to(xy.device, non_blocking=True)
     return Detections(xy.masked_fill(beyond[..., None], math.nan), scores.masked_fill(beyond, 0.0))

@@ -126,6 +126,7 @@ class TrainingProgress:
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
         self._total_steps: float | None = None
+        self._latest: tuple[int, float] | None = None
         self._timer = _timer(trainer)
         if not has_end(trainer):
             raise InputError(
@@ -146,7 +147,15 @@ class TrainingProgress:
         return self._total_steps
 
     def __call__(self, step: int) -> float:
-        """Return the share of the training that is done after `step` optimiser steps, in [0, 1]."""
+        """Return the share of the training that is done after `step` optimiser steps, in [0, 1].
+
+        Asked again about the same step, it is the same.
+        """
+        if self._latest is None or self._latest[0] != step:
+            self._latest = step, self._share(step)
+        return self._latest[1]
+
+    def _share(self, step: int) -> float:
         # Not before the training starts: counting makes the loader, which has to know where the training goes on.
         progress = step / self._count_steps() if step > 0 else 0.0
         if self._timer is not None:

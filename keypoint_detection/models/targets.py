@@ -29,7 +29,8 @@ def loss_targets(batch: Batch, sigma: float, stride: int) -> LossTargets:
     truth = batch.heatmaps
     if truth is None:
         truth = heatmaps.render(batch.keypoints, size, sigma, stride)
-    mask = heatmaps.valid_mask(batch.sizes, size, stride) & batch.labelled[:, :, None, None]
+    sizes = batch.sizes.to(batch.images.device, non_blocking=True)
+    mask = heatmaps.valid_mask(sizes, size, stride) & batch.labelled[:, :, None, None]
     return LossTargets(truth, positive_cells(batch.keypoints, size, stride), mask)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from keypoint_detection.batch import Batch
@@ -33,26 +34,43 @@ class StopAtBadLoss(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Batch | None = None
+        self._loss: Tensor | None = None
+        # Whether the loss is bad here, and in how many processes; on a GPU, with what tells that they have arrived.
+        self._is_bad: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: Any) -> None:
         """Remembers the batch."""
         self._batch = batch
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Looks at the loss.
+        """Looks at the loss, without waiting for a GPU to have computed it."""
+        self._loss = loss.detach()
+        is_bad = (~self._loss.isfinite()).float()
+        processes = is_bad.clone()
+        if trainer.world_size > 1:  # or the others would wait for this process for ever
+            dist.all_reduce(processes)
+        on_gpu = loss.device.type == "cuda"
+        self._is_bad = torch.stack([is_bad, processes]).to("cpu", non_blocking=on_gpu)
+        if on_gpu:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops before the optimiser's step; a GPU is still busy with the gradients.
 
         Raises:
             InputError: In the first process, if the loss is no number in any.
             SystemExit: In the others then, with code 0.
         """
-        is_bad = not bool(torch.isfinite(loss))
-        some_is_bad = is_bad
-        if trainer.world_size > 1:  # or the others would wait for this process for ever
-            some_is_bad = trainer.strategy.reduce_boolean_decision(is_bad, all=False)
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        is_bad, some_is_bad = self._is_bad.bool().tolist()
         if not some_is_bad:
+            self._batch = None  # its memory is free for the next one
             return
         another = f"the loss of another process is no number at step {trainer.global_step}"
-        message = self._save(trainer, float(loss.detach())) if is_bad else another
+        message = self._save(trainer, float(self._loss)) if is_bad else another
         if trainer.is_global_zero:
             raise InputError(message)
         if is_bad:

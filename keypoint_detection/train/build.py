@@ -56,7 +56,8 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
         split=split,
     )  # fmt: skip
     datamodule.setup()
-    accelerator = "cpu" if config["accelerator"] == "cpu" or not torch.accelerator.is_available() else "gpu"
+    present = torch.cuda.is_available() or torch.backends.mps.is_available()  # what Lightning trains on
+    accelerator = "gpu" if present and config["accelerator"] != "cpu" else "cpu"
     recipe = flags.call(
         choose_recipe,
         config,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
@@ -27,7 +29,23 @@ class ExponentialMovingAverage(WeightAveraging):
         if not 0 <= ema_decay < 1:
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay
-        super().__init__(use_buffers=True, multi_avg_fn=self._average)
+        self._updates = 0
+        super().__init__(use_buffers=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes how many steps the average has seen, since reading it later would wait for the device at each."""
+        self._updates = int(self._average_model.n_averaged)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Adds the weights after an optimiser step."""
+        if trainer.global_step <= self._latest_update_step:
+            return
+        average = self._average_model.module
+        averaged, current = ([*module.parameters(), *module.buffers()] for module in (average, pl_module))
+        self._average(averaged, current, self._updates)
+        self._updates += 1
+        self._average_model.n_averaged += 1  # which goes into the checkpoint
+        self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Puts the averaged weights in place while a training validates; a loaded checkpoint already has its own."""
@@ -43,10 +61,10 @@ class ExponentialMovingAverage(WeightAveraging):
         """Leaves the current weights as they are: the checkpoints have both."""
 
     @torch.no_grad()
-    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
-        if not averaged[0].is_floating_point():  # such as how many batches a normalisation has seen
-            torch._foreach_copy_(averaged, current)
-            return
-        count = int(num_averaged)
-        decay = min(self.ema_decay, (1 + count) / (10 + count))
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: int) -> None:
+        decay = min(self.ema_decay, (1 + updates) / (10 + updates)) if updates else 0.0
+        floats = [pair for pair in zip(averaged, current, strict=True) if pair[0].is_floating_point()]
+        torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)
+        for old, new in zip(averaged, current, strict=True):
+            if not old.is_floating_point():  # such as how many batches a normalisation has seen
+                old.copy_(new)

@@ -17,9 +17,9 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.predict import FALLBACK_THRESHOLD
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report
+from keypoint_detection.score_thresholds import FALLBACK_THRESHOLD
 from keypoint_detection.train.callbacks import MetricsLogger
 
 logger = logging.getLogger(__name__)

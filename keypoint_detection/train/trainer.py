@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TIME = timedelta(minutes=5)
 # Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
+# Processes that are forked or spawned end with the training, since what they found is needed after it; sharded weights
+# cannot be averaged.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16", "16")
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -73,7 +77,8 @@ def create_trainer(
         max_time: Time after which the training stops, as DD:HH:MM:SS; the schedule of the learning rate then ends with
             it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
         accelerator: Kind of device: cpu, gpu, mps, tpu or auto.
-        strategy: Lightning's strategy for several devices, such as ddp or fsdp.
+        strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Not those that spread a
+            network over devices, whose weights cannot be averaged.
         profiler: Lightning's profiler; its table is written to the run's folder.
         gradient_clip_val: Norm that gradients are clipped to; none leaves them as they are.
 
@@ -121,6 +126,11 @@ def create_trainer(
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {' '.join(str(error).split())}") from error
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise InputError(
+            f"--devices {config['devices']}: expected 1 in a notebook, whose processes end with the training; the "
+            "command takes more"
+        )
     interval = getattr(trainer, "val_check_interval", None)  # Lightning's Trainer has none where it is a time
     batches = limit_batches(-(-batches_per_epoch // trainer.world_size), trainer.limit_train_batches)
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
@@ -144,7 +154,7 @@ def check_setup(config: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: For a training without a step, a number format that rounds keypoints, a kind of device that is not
-            there, or a strategy whose processes end with the training, since what they found is needed after it.
+            there, or a strategy that does not suit.
     """
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
@@ -159,11 +169,8 @@ def check_setup(config: Mapping[str, Any]) -> None:
         raise InputError(f"--devices {config['devices']}: expected auto, a number of at least 1, or numbers as in 0,1")
     if config["accelerator"] in ("gpu", "cuda", "mps"):
         device_of(config["accelerator"])  # which has to be there
-    if config["strategy"].endswith(("_spawn", "_fork", "_notebook")):
-        raise InputError(
-            f"--strategy {config['strategy']}: expected one that starts the command again, as "
-            f"{config['strategy'].split('_')[0]}"
-        )
+    if config["strategy"] not in STRATEGIES:
+        raise InputError(f"--strategy {config['strategy']}: expected one of {', '.join(STRATEGIES)}")
 
 
 def parse_duration(text: str | None) -> timedelta | None:

@@ -45,11 +45,13 @@ def test_training_stops_with_the_batch_saved(tmp_path, monkeypatch, bad):
 
 @pytest.mark.parametrize(("rank", "loss", "error"), [(0, 1.0, InputError), (1, float("nan"), SystemExit)])
 def test_of_several_processes_the_first_one_alone_ends_with_an_error(tmp_path, monkeypatch, caplog, rank, loss, error):
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: True)
-    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, strategy=strategy, global_step=7)
+    trainer = SimpleNamespace(world_size=2, is_global_zero=rank == 0, global_step=7)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flag: flag.fill_(1))
     monkeypatch.setattr(StopAtBadLoss, "_save", lambda *_: "where the batch is")
+    callback = StopAtBadLoss(tmp_path)
+    callback.on_before_backward(trainer, None, torch.tensor(loss))
     with pytest.raises(error) as raised:
-        StopAtBadLoss(tmp_path).on_before_backward(trainer, None, torch.tensor(loss))
+        callback.on_after_backward(trainer, None)
     if rank == 0:
         assert str(raised.value) == "the loss of another process is no number at step 7"
     else:

@@ -7,16 +7,16 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.train.ema import ExponentialMovingAverage
 
 
-@pytest.mark.parametrize(("count", "decay"), [(1, 2 / 11), (8, 0.5), (10_000, 0.9)])
+@pytest.mark.parametrize(("count", "decay"), [(0, 0.0), (1, 2 / 11), (8, 0.5), (10_000, 0.9)])
 def test_the_average_by_hand(count, decay):
     averaged, current = [torch.tensor([1.0, 2.0]), torch.tensor(4.0)], [torch.tensor([3.0, 2.0]), torch.tensor(0.0)]
-    ExponentialMovingAverage(ema_decay=0.9)._average(averaged, current, torch.tensor(count))
+    ExponentialMovingAverage(ema_decay=0.9)._average(averaged, current, count)
     torch.testing.assert_close(averaged, [torch.tensor([1 + 2 * (1 - decay), 2.0]), torch.tensor(4 * decay)])
 
 
 def test_integers_are_those_of_the_current_model():
-    averaged = [torch.tensor(3)]
-    ExponentialMovingAverage()._average(averaged, [torch.tensor(7)], torch.tensor(5))
+    averaged = [torch.tensor(3), torch.tensor(1.0)]
+    ExponentialMovingAverage()._average(averaged, [torch.tensor(7), torch.tensor(1.0)], 5)
     assert averaged[0] == 7
 
 

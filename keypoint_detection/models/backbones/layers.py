@@ -40,6 +40,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)` -> the same shape."""
+        if x.device.type == "mps":
+            x = x.contiguous()  # gradients of the layout channels_last are wrong there (pytorch issue 175189)
         if not self.training:
             return super().forward(x)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -51,7 +53,7 @@ class BatchNorm(nn.BatchNorm2d):
     def _over_processes(self, x: Tensor) -> Tensor:
         """On any device, where torch's own normalisation over processes takes GPUs alone."""
         values = x.to(torch.promote_types(x.dtype, torch.float32))
-        count = values.new_tensor([values[:, 0].numel()])
+        count = values.new_full((1,), values[:, 0].numel())  # new_tensor would wait for the device
         total, count = _SumOfProcesses.apply(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])
         mean = total / count
         centred = values - mean[:, None, None]
