@@ -1,7 +1,9 @@
 """What the page does when it is looked at, touched and typed to."""
 
+import re
+
 import pytest
-from report_data import random_report
+from report_data import image_of, random_report
 from report_pages import frame
 
 from keypoint_detection.report import ReportData, worst_images
@@ -161,6 +163,41 @@ def test_charts_follow_distance_and_channels(open_report):
     assert [text.split("\n")[0] for text in rows.locator("th").all_inner_texts()] == [
         *("miss", "duplicate", "imprecise", "wrong channel", "background")
     ]
+
+
+def test_f1_is_drawn_in_steps_with_the_dot_at_the_threshold(open_report):
+    # Hits with scores 0.9 and 0.3, a false detection with 0.6, two truths: above 0.9 nothing counts.
+    image = image_of([[(10, 10), (50, 50)]], [[(10, 10, 0.9), (90, 70, 0.6), (50, 50, 0.3)]])
+    page = open_report(ReportData("t", ["c"], [2], [image], score_thresholds=[0.402]))
+    path = page.locator("#f1 path.line").get_attribute("d")
+    pixels = [tuple(map(float, point.split())) for point in re.split("[ML]", path)[1:]]
+    right, bottom, left = *pixels[0], pixels[-1][0]
+    top = min(float(line.get_attribute("y1")) for line in page.locator("#f1 line.grid").all())
+
+    def value(x, y):
+        return (x - left) / (right - left), (bottom - y) / (bottom - top)
+
+    steps = [(1, 0), (0.9, 0), (0.9, 2 / 3), (0.6, 2 / 3), (0.6, 1 / 2), (0.402, 1 / 2), (0.3, 1 / 2), (0.3, 4 / 5)]
+    drawn = [value(*point) for point in pixels]
+    assert [value for point in drawn for value in point] == pytest.approx(
+        [value for point in [*steps, (0, 4 / 5)] for value in point], abs=2e-3
+    )
+    dot = page.locator("#f1 circle.dot")
+    assert value(*(float(dot.get_attribute(name)) for name in ("cx", "cy"))) == pytest.approx((0.402, 1 / 2), abs=2e-3)
+
+
+def test_seven_distances_fit_the_table_and_more_scroll_inside_its_box(open_report):
+    data = random_report(seed=3)
+    for distances, wider in (((1, 2, 3, 4, 6, 8, 12), False), (range(1, 16), True)):
+        data.threshold_distances = tuple(map(float, distances))
+        page = open_report(data, width=1300)
+        assert page.evaluate("document.documentElement.scrollWidth") == 1300
+        box = page.locator("#table")
+        assert box.evaluate("(box) => box.scrollWidth > box.clientWidth") == wider
+        name = box.get_by_role("rowheader", name="tail")
+        before = name.bounding_box()["x"]
+        box.evaluate("(box) => { box.scrollLeft = 1000; }")
+        assert name.bounding_box()["x"] == before
 
 
 def test_theme_can_be_switched(open_report):

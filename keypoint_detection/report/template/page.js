@@ -111,18 +111,36 @@ function span(values, log) {
   return [Math.min(low, 0), high > Math.min(low, 0) ? high * 1.05 : 1];
 }
 
-// One line per visible channel from the points of its precision-recall curve.
-function channelLines(xOf, yOf) {
-  return visibleChannels().map((c) => {
-    const curve = report.quality[state.at].curves[c];
-    const points = curve.score.map((score, i) => ({ score, precision: curve.precision[i], recall: curve.recall[i] }));
-    for (const p of points) p.f1 = ratio(2 * p.precision * p.recall, p.precision + p.recall) || 0;
-    const mark = points.findLastIndex((p) => p.score >= report.thresholds[c]);
-    return {
-      name: report.channels[c], colour: colourOf(c), dash: dashOf(c), x: points.map(xOf), y: points.map(yOf), marks: mark < 0 ? [] : [mark],
-      extra: points.map((p) => `score ${number(p.score)}  precision ${number(p.precision)}  recall ${number(p.recall)}  F1 ${number(p.f1)}`),
-    };
+// The points of a channel's precision-recall curve, and the last of them whose score reaches the stored threshold.
+function curveOf(channel) {
+  const curve = report.quality[state.at].curves[channel];
+  const points = curve.score.map((score, i) => ({ score, precision: curve.precision[i], recall: curve.recall[i] }));
+  for (const p of points) p.f1 = ratio(2 * p.precision * p.recall, p.precision + p.recall) || 0;
+  return { points, mark: points.findLastIndex((p) => p.score >= report.thresholds[channel]) };
+}
+
+const lineOf = (c, points, marks) => ({ name: report.channels[c], colour: colourOf(c), dash: dashOf(c), x: points.map((p) => p.x), y: points.map((p) => p.y), extra: points.map((p) => p.text), marks });
+const qualityText = (p) => `precision ${number(p.precision)}  recall ${number(p.recall)}  F1 ${number(p.f1)}`;
+
+function precisionRecallLine(channel) {
+  const { points, mark } = curveOf(channel);
+  const shown = points.map((p) => ({ x: p.recall, y: p.precision, text: `score ${number(p.score)}  ${qualityText(p)}` }));
+  return lineOf(channel, shown, mark < 0 ? [] : [mark]);
+}
+
+// F1 changes only where the threshold passes a score, so it is drawn as steps from 1, where nothing counts, down to 0.
+function f1Line(channel) {
+  const { points, mark } = curveOf(channel), threshold = report.thresholds[channel], shown = [];
+  if (!points.length) return lineOf(channel, [], []);
+  let dot = null;
+  [{ score: 1, f1: 0, precision: NaN, recall: 0 }, ...points].forEach((p, i) => {
+    const low = i < points.length ? points[i].score : 0;
+    const add = (x) => shown.push({ x, y: p.f1, text: `threshold ${number(low)} to ${number(p.score)}  ${qualityText(p)}` });
+    add(p.score);
+    if (i === mark + 1) dot = shown.push({ ...shown.at(-1), x: Math.min(Math.max(threshold, 0), 1) }) - 1;
+    add(low);
   });
+  return lineOf(channel, shown, [dot]);
 }
 
 function drawQuality() {
@@ -135,9 +153,9 @@ function drawQuality() {
   painters.push(() => {
     const within = `within ${trim(report.distances[state.at])} px`;
     lineChart(byId("precision-recall"), { ...unit, xLabel: "recall", yLabel: "precision", label: `Precision over recall per channel, ${within}` },
-      channelLines((p) => p.recall, (p) => p.precision));
+      visibleChannels().map(precisionRecallLine));
     lineChart(byId("f1"), { ...unit, xLabel: "score threshold", yLabel: "F1", label: `F1 over the score threshold per channel, ${within}` },
-      channelLines((p) => p.score, (p) => p.f1));
+      visibleChannels().map(f1Line));
     drawHistogram();
     drawCalibration(within);
     drawTaxonomy(within);
