@@ -70,7 +70,7 @@ class ReportData:
             measured; one of `threshold_distances`. None: the largest, as in the logged metrics.
         metrics: values by log name (`meanAP`, `meanAP/d=2`, `AP/<channel>/d=2`) that are shown in place of what these
             images give, for a set of which not all images are here.
-        test_metrics: values by log name of a test set, for a table of their own; none if empty.
+        test_images: those of a test set, for a table of their own at the same thresholds; none if empty.
         curves: training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
         curves_x: what the steps of the curves count.
         run_info: name -> value, shown at the end; see `run_information`.
@@ -85,7 +85,7 @@ class ReportData:
     score_thresholds: Sequence[float] | None = None
     distance: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    test_metrics: Mapping[str, float] = field(default_factory=dict)
+    test_images: Sequence[ReportImage] = ()
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
     curves_x: str = EPOCHS
     run_info: Mapping[str, str] = field(default_factory=dict)

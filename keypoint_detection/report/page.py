@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,14 @@ from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.report.curves import curve_charts
 from keypoint_detection.report.data import ReportData, ReportImage
-from keypoint_detection.report.measured import Measured, measure, rank_images
+from keypoint_detection.report.measured import measure, rank_images
 from keypoint_detection.report.pictures import data_url, encode_preview, heatmap_payload
 from keypoint_detection.report.statistics import (
     CALIBRATION_BINS,
-    channel_numbers,
     histogram,
-    mean_numbers,
     quality,
 )
-from keypoint_detection.report.test_set import test_table
+from keypoint_detection.report.tables import numbers, test_table
 from keypoint_detection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("template")
@@ -72,7 +68,6 @@ def _payload(data: ReportData) -> dict[str, Any]:
     shown, rest = order[: data.max_images], order[data.max_images :]
     few = len(matches.scores) <= MAX_DETECTIONS
     budget = data.max_bytes * 3 // 4 // max(len(shown), 1)  # base64 makes four characters of three bytes
-    table, figures = _numbers(data, measured)
     return {
         "subtitle": ", ".join(
             [
@@ -86,9 +81,8 @@ def _payload(data: ReportData) -> dict[str, Any]:
         "distances": distances,
         "distance": distances[position],
         "thresholds": thresholds,
-        "figures": figures,
-        "table": table,
-        "test": test_table(data),
+        **numbers(data, measured),
+        "test": test_table(data, measured),
         "curves": curve_charts(data.curves, data.channel_names, distances),
         "curves_x": data.curves_x,
         "quality": quality(points, matches, distances, thresholds),
@@ -112,44 +106,6 @@ def _gallery_note(shown: int, left_out: int, few: bool) -> str:
         note += f"Shown are the {shown} worst of {counted(shown + left_out, 'image')}; {left_out} left out"
         note += ", but counted." if few else ", and not counted below."
     return note
-
-
-def _numbers(data: ReportData, measured: Measured) -> tuple[dict[str, Any], list[list[str]]]:
-    """The table of numbers per channel, and the key figures as name, value and hint."""
-    matches, distances, position = measured.matches, measured.distances, measured.position
-    rows = [channel_numbers(matches, c, position, t) for c, t in enumerate(measured.thresholds)]
-    for name, row in zip(data.channel_names, rows, strict=True):
-        logged = [data.metrics.get(f"AP/{name}/d={d:g}") for d in distances]
-        row["average_precision"] = _prefer(logged, row["average_precision"])
-    mean = mean_numbers(rows)
-    logged = [data.metrics.get(f"meanAP/d={d:g}") for d in distances]
-    mean["average_precision"] = _prefer(logged, mean["average_precision"])
-    defined = [value for value in mean["average_precision"] if not math.isnan(value)]
-    mean_ap = data.metrics.get("meanAP", math.fsum(defined) / len(defined) if defined else math.nan)
-    keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")
-    columns = ["Channel", "True", *(f"AP {d:g} px" for d in distances), "Median px", "Mean px", "90 % px"]
-    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "Its threshold"]
-    cells = [
-        [name, row["truths"], *row["average_precision"], *(row[key] for key in keys)]
-        for name, row in zip(("mean", *data.channel_names), (mean, *rows), strict=True)
-    ]
-    cells[0][1] = f"{mean['truths']} in all"
-    within = f"within {distances[position]:g} px"
-    note = f"AP is over all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
-    note += f"at the score threshold of each channel, {within}. A dash is undefined and left out of means."
-    figures = [["Mean AP", f"{mean_ap:.3f}", "over distances and channels"]]
-    if len(distances) > 1:
-        values = zip(distances, mean["average_precision"], strict=True)
-        figures += [[f"AP {d:g} px", f"{value:.3f}", "mean over channels"] for d, value in values]
-    figures += [["Median error", f"{mean['median']:.2f} px", f"of matches {within}"]]
-    figures += [[key.title(), f"{mean[key]:.3f}", "at the score thresholds"] for key in ("precision", "recall")]
-    figures += [["F1", f"{mean['f1']:.3f}", "at the score thresholds"]]
-    figures = [[name, "–" if value.startswith("nan") else value, hint] for name, value, hint in figures]
-    return {"columns": columns, "rows": cells, "note": note}, figures
-
-
-def _prefer(logged: Sequence[float | None], measured: Sequence[float]) -> list[float]:
-    return [value if log is None else log for log, value in zip(logged, measured, strict=True)]
 
 
 def _image(image: ReportImage, budget: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report
-from keypoint_detection.score_thresholds import FALLBACK_THRESHOLD
+from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ MAX_BYTES = 8_000_000
 MAX_HEATMAPS = 24  # each takes the network once more
 
 
-class ValidationImages(pl.Callback):
-    """Keeps what the validation at the end of a training finds in each image.
+class FoundImages(pl.Callback):
+    """Keeps what the validation and the test at the end of a training find in each image.
 
     Args:
         metrics: Knows the threshold distances.
@@ -40,6 +40,7 @@ class ValidationImages(pl.Callback):
     def __init__(self, metrics: MetricsLogger) -> None:
         self.metrics = metrics
         self.evaluated: EvaluatedImages | None = None
+        self.tested: EvaluatedImages | None = None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts anew."""
@@ -54,14 +55,31 @@ class ValidationImages(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collects the images of all processes."""
-        processes = Processes(str(pl_module.device), trainer.global_rank, trainer.world_size)
-        self.evaluated.gather(processes)
+        self.evaluated.gather(_processes(trainer, pl_module))
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts anew."""
+        self.tested = EvaluatedImages(trainer.datamodule.test_annotations, self.metrics.threshold_distances)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
+        """Adds the detections of the batch."""
+        self.tested.add(batch, outputs["xy"], outputs["scores"])
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Collects the images of all processes."""
+        self.tested.gather(_processes(trainer, pl_module))
+
+
+def _processes(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Processes:
+    return Processes(str(pl_module.device), trainer.global_rank, trainer.world_size)
 
 
 def write_final_report(
     trainer: pl.Trainer,
     detector: KeypointDetector,
-    found: ValidationImages,
+    found: FoundImages,
     path: Path,
     metrics: Mapping[str, float],
     curves: Mapping[str, tuple[list[float], list[float]]],
@@ -75,7 +93,7 @@ def write_final_report(
         detector: That checkpoint.
         found: What it found.
         path: The file to write.
-        metrics: Values that were logged for it, as `best/<name>`, and on the test set, as `test/<name>`.
+        metrics: Values that were logged for it, as `best/<name>`.
         curves: Epochs and values by log name.
 
     Returns:
@@ -86,11 +104,8 @@ def write_final_report(
         return None
     distances = _pixel_distances(found.metrics, found.evaluated)
     curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
-    logged, tested = (
-        {name.removeprefix(stage): value for name, value in metrics.items() if name.startswith(stage)}
-        for stage in ("best/", "test/")
-    )
-    thresholds = detector.score_thresholds.cpu().nan_to_num(FALLBACK_THRESHOLD)
+    logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    thresholds = usable_thresholds(detector.score_thresholds.cpu())
     data = ReportData(
         title=f"{path.parent.name}: validation set, best checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),
@@ -98,7 +113,7 @@ def write_final_report(
         images=list(found.evaluated.images.values()),
         score_thresholds=thresholds.tolist(),
         metrics=logged if found.metrics.threshold_unit == "pixel" else {},
-        test_metrics=tested,
+        test_images=list(found.tested.images.values()) if found.tested is not None else [],
         curves=curves,
         run_info=run_information(run=str(path.parent), labels=str(found.evaluated.annotations.source)),
         max_images=MAX_IMAGES,

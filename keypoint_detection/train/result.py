@@ -20,7 +20,7 @@ from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
-from keypoint_detection.train.final_report import ValidationImages, log_report, write_final_report
+from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
 from keypoint_detection.train.last_checkpoint import end_as_stopped_by
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
@@ -124,7 +124,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
     pictures = next(callback for callback in trainer.callbacks if isinstance(callback, HeatmapPictures))
     pictures.checkpoint_epoch = load_checkpoint(best)["epoch"]
-    found = ValidationImages(metrics)
+    found = FoundImages(metrics)
     trainer.callbacks.append(found)
     with _stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)

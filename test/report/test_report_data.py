@@ -202,15 +202,23 @@ def test_zeros_are_left_out_of_log_axes():
     assert charts["Mean AP"]["values"] == [0, 0.5]
 
 
-def test_a_test_set_has_a_table_of_its_own():
+def test_a_test_set_has_a_table_of_its_own_at_the_thresholds_of_the_page():
     assert payload_of(build_report(random_report()))["test"] is None
-    data = random_report(names=("nose", "paws"))
-    data.test_metrics = {"meanAP": 0.5, "meanAP/d=2": 0.4, "AP/nose/d=2": 0.3, "recall/nose": 0.7, "recall": 0.8}
-    table = payload_of(build_report(data))["test"]
-    assert table["columns"] == ["Channel", "AP d=2", "Median", "Precision", "Recall", "Best F1"]
-    assert table["rows"][0] == ["mean", 0.4, None, None, 0.8, None]
-    assert table["rows"][1] == ["nose", 0.3, None, None, 0.7, None]
-    assert "Mean AP 0.500" in table["note"]
+    # The best F1 on the test set would be at 0.3; the best on the page's own images is between 0.5 and 0.9.
+    own = image_of([[(10, 10)]], [[(10, 10, 0.9), (90, 70, 0.5)]])
+    tested = image_of([[(10, 10), (50, 50)]], [[(10, 10, 0.9), (90, 70, 0.8), (50, 50, 0.3)]])
+    for thresholds in (None, [0.7]):
+        data = ReportData("t", ["c"], [2], [own], score_thresholds=thresholds, test_images=[tested])
+        data.metrics = {"meanAP": 0.123, "AP/c/d=2": 0.123}  # of the page's own images
+        payload = payload_of(build_report(data))
+        table = payload["test"]
+        assert table["columns"] == payload["table"]["columns"]
+        row = dict(zip(table["columns"], table["rows"][1], strict=True))
+        assert [row["Precision"], row["Recall"], row["F1"], row["Threshold"]] == pytest.approx(
+            [1 / 2, 1 / 2, 1 / 2, 0.7]
+        )
+        assert row["AP 2 px"] == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+        assert table["title"] == "Test set: mean AP 0.833"
 
 
 def test_run_information_says_what_made_it(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 from PIL import Image
+from report_data import payload_of
 
 from keypoint_detection import fit
 from keypoint_detection.evaluate import evaluate
@@ -29,6 +30,7 @@ def result(tmp_path_factory):
     # Fast enough, and averaged over few enough steps, that it finds something whatever the defaults are.
     fast = {"max_epochs": 20, "learning_rate": 0.02, "learning_rate_schedule": "constant", "ema_decay": 0.5}
     fast |= {"augment_train": False, "loss": "bce", "ap_epoch_freq": 5, "check_val_every_n_epoch": 5}
+    fast["json_test_dataset_path"] = DEFAULT_HYPERPARAMETERS["json_dataset_path"]
     return train(tmp_path_factory.mktemp("run"), maximal_gt_keypoint_pixel_distances=DISTANCES, **fast)
 
 
@@ -80,6 +82,22 @@ def test_evaluate_gives_what_training_logged_for_the_checkpoint(result):
     for channel, numbers in found.channels.items():
         assert numbers["recall"] == pytest.approx(trained[f"recall/{channel}"], abs=1e-6, nan_ok=True)
     assert json.dumps(found.to_json())
+
+
+def test_the_test_set_of_the_report_has_the_precision_and_recall_of_evaluate(result):
+    found = evaluate(
+        result.best_checkpoint,
+        DEFAULT_HYPERPARAMETERS["json_dataset_path"],
+        maximal_gt_keypoint_pixel_distances=DISTANCES,
+        device="cpu",
+    )
+    table = payload_of((result.run_dir / "report.html").read_text())["test"]
+    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+    for channel, numbers in found.channels.items():
+        for name in ("threshold", "precision", "recall", "f1"):
+            shown = math.nan if rows[channel][name.title()] is None else rows[channel][name.title()]
+            assert shown == pytest.approx(numbers[name], abs=1e-6, nan_ok=True)
+    assert table["title"] == f"Test set: mean AP {result.metrics['test/meanAP']:.3f}"
 
 
 def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_path):

@@ -63,19 +63,22 @@ function table(columns, rows) {
       element(i === 0 ? "th" : "td", i === 0 ? { scope: "row" } : {}, cell(value)))))));
 }
 
+function numbersTable({ columns, rows }) {
+  const cells = rows.map((row) => row.map((value, i) => i === 1 ? String(value) : value)); // counts are whole
+  cells[0].total = true;
+  return table(columns, cells);
+}
+
 function drawSummary() {
   byId("subtitle").textContent = report.subtitle;
   byId("figures").append(...report.figures.map(([name, value, hint]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value), element("dd", { class: "hint" }, hint))));
-  const cells = report.table.rows.map((row) => row.map((value, i) => i === 1 ? String(value) : value)); // counts are whole
-  cells[0].total = true;
-  byId("table").append(table(report.table.columns, cells));
+  byId("table").append(numbersTable(report.table));
   byId("table-note").textContent = report.table.note;
   byId("test").hidden = report.test === null;
   if (report.test !== null) {
-    report.test.rows[0].total = true;
-    byId("test-table").append(table(report.test.columns, report.test.rows));
-    byId("test-note").textContent = report.test.note;
+    byId("test-title").textContent = report.test.title;
+    byId("test-table").append(numbersTable(report.test));
   }
   byId("info").append(...report.info.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   const sections = [...document.querySelectorAll("main > section:not([hidden])")].filter((s) => s.id !== "summary");
