@@ -18,15 +18,14 @@ from matplotlib.ticker import MaxNLocator
 
 from keypoint_detection.picture_layout import paper_colours
 
-DISTANCES = "distance of matched keypoints"
+DISTANCES = {f"{mean}_distance": f"{mean} distance of matched keypoints" for mean in ("median", "mean")}
 # Which log names share a plot: the part after the stage, as in `validation/AP/<channel>/d=2`.
 TITLES = {
     "loss": "loss",
     "gt_loss": "loss",
     "AP": "average precision",
     "meanAP": "average precision",
-    "median_distance": DISTANCES,
-    "mean_distance": DISTANCES,
+    **DISTANCES,
     "learning_rate": "learning rate",
 }
 LEGEND_CHANNELS = 60
@@ -48,7 +47,7 @@ def group_series(series: Series) -> dict[str, list[str]]:
         series: Steps and values by log name.
 
     Returns:
-        Names by title of the plot: losses, average precision and distances each together, all else by its own name.
+        Names by title of the plot: losses and average precision each together, all else by its own name.
     """
     groups: dict[str, list[str]] = {}
     for name in series:
@@ -133,7 +132,7 @@ def plot_curves(
             axes.set_yscale("log")
         if title == "average precision":
             axes.set_ylim(-0.02, 1.02)
-        if title == DISTANCES:
+        if title in DISTANCES.values():
             axes.set_ylabel(distance_unit)
         _legend_of_looks(axes, names, distances)
     _legend_of_channels(figure, colours)
@@ -210,16 +209,18 @@ def _meaning(curve: Curve) -> str:
         return f"d={curve.distance}"
     if curve.kind == "meanAP":
         return "mean over d"
-    return f"{curve.stage}, true heatmaps" if curve.kind == "gt_loss" else curve.stage
+    return f"{curve.stage}, lowest that BCE can be" if curve.kind == "gt_loss" else curve.stage
 
 
 def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[str]) -> None:
-    """Tells below a plot what its dashes mean, once for all channels."""
+    """Tells below a plot what its dashes mean, once for all channels; in its title, if all mean the same."""
     curves = [curve for name in names if (curve := parse_name(name)).kind]
     curves.sort(key=lambda curve: (float(curve.distance or 0), curve.kind, curve.stage))
     looks = {_meaning(curve): _look(curve, distances) for curve in curves}
     handles = [Line2D([], [], color=TOTAL, label=text, **look) for text, look in looks.items()]
-    if not handles:
+    if len(handles) == 1:
+        axes.set_title(f"{axes.get_title()}, {handles[0].get_label()}")
+    if len(handles) < 2:
         return
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2 if len(handles) == 4 else 3}
     axes.legend(handles=handles, fontsize=LEGEND_FONT, frameon=False, handlelength=3, **place)

@@ -215,7 +215,7 @@ def test_series_share_a_plot_by_what_they_mean():
     assert group_series(SERIES) == {
         "loss": ["train/loss", "validation/gt_loss", "validation/loss/nose"],
         "average precision": ["validation/AP/nose/d=2", "validation/meanAP"],
-        "distance of matched keypoints": ["validation/median_distance"],
+        "median distance of matched keypoints": ["validation/median_distance"],
         "learning rate": ["lr-AdamW"],
     }
 
@@ -256,9 +256,29 @@ def test_distances_say_their_unit(tmp_path, monkeypatch):
     for unit in ((), ("diagonals of the image",)):
         plot_curves(SERIES, tmp_path / "curves.png", "epoch", ["nose"], *unit)
     titles = {axes.get_title(): axes.get_ylabel() for axes in figures[0].figure.axes}
-    assert titles.pop("distance of matched keypoints") == "pixels"
+    assert titles.pop("median distance of matched keypoints, validation") == "pixels"
     assert set(titles.values()) == {""}
     assert "diagonals of the image" in [axes.get_ylabel() for axes in figures[1].figure.axes]
+
+
+def test_what_all_lines_of_a_plot_mean_is_in_its_title_and_the_rest_in_a_legend(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
+    for left_out in ("none", "gt_loss", "train"):
+        series = {name: curve for name, curve in SERIES.items() if left_out not in name}
+        plot_curves(series, tmp_path / "curves.png")
+    seen = []
+    for canvas in figures:
+        losses = canvas.figure.axes[0]
+        seen.append((losses.get_title(), sorted(text.get_text() for text in losses.get_legend().texts)))
+    assert seen == [
+        ("loss", ["train", "validation", "validation, lowest that BCE can be"]),
+        ("loss", ["train", "validation"]),
+        ("loss", ["validation", "validation, lowest that BCE can be"]),
+    ]
+    plot_curves({"train/loss": ([0, 1], [1.0, 0.5])}, tmp_path / "curves.png")
+    (axes,) = figures[-1].figure.axes
+    assert (axes.get_title(), axes.get_legend()) == ("loss, train", None)
 
 
 @pytest.mark.parametrize("series", [SERIES, {}, {"train/loss": ([0], [float("nan")])}])

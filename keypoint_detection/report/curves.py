@@ -8,6 +8,7 @@ from typing import Any
 Curve = tuple[Sequence[float], Sequence[float]]
 
 STAGES = ("train", "validation")
+MEANINGS = {"gt_loss": ", the lowest that BCE can be"}
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 
 
@@ -54,7 +55,7 @@ def _chart(
             continue
         series.append(
             {
-                "name": key if names is None else names[position],
+                "name": f"{key}{MEANINGS.get(key.split('/')[-1], '')}" if names is None else names[position],
                 "channel": None if names is None else position,
                 "colour": position,
                 "dash": DASHES[(position if names is None else position // 8) % len(DASHES)],
