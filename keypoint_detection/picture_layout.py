@@ -22,6 +22,10 @@ BRIGHTNESS = (0.299, 0.587, 0.114)
 PAPER_BRIGHTNESS = 150.0
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
+# Narrower pictures, in pixels, have no room for numbers, nor below them for large print and what the marks mean.
+NARROW = 256
+# Hues of so many channels are hard to tell apart, so that their numbers stand beside the colours.
+MANY_CHANNELS = 11
 
 
 def channel_colours(count: int) -> np.ndarray:
@@ -141,28 +145,34 @@ def add_legend(
 ) -> np.ndarray:
     """Writes the channels in their colours below a picture, and how keypoints are marked.
 
+    Many channels are numbered, as in the picture. Below a narrow picture the channels stand alone.
+
     Args:
         picture: `(H, W, 3)` uint8.
         entries: For each channel what to write behind its name.
-        marks: What the marks in the picture mean, and what stands behind the names.
+        marks: What the marks in the picture mean, and what stands behind the names; a line may end at a comma.
 
     Returns:
         A higher picture.
     """
     width = picture.shape[1]
-    font = _font(max(11, min(20, width // 45)))
+    font = _font(max(9 if width < NARROW else 11, min(20, width // 45)))
     height = round(font.size * 1.6)
     places, x, y = [], height / 2, height / 2
-    texts = [_fit(f"{name} {text}".strip(), font, width - 3 * height) for name, text in entries.items()]
-    for text in [_fit(marks, font, width - height), *texts]:
-        needed = font.getlength(text) + 1.6 * height
+    parts = marks.split(", ") if width >= NARROW else []
+    explained = [_fit(part, font, width - height) for part in parts]
+    numbered = is_numbered(len(entries), width)
+    names = [f"{i} {name}" if numbered else name for i, name in enumerate(entries, start=1)]
+    texts = [f"{name} {text}".strip() for name, text in zip(names, entries.values(), strict=True)]
+    for i, text in enumerate([*explained, *(_fit(text, font, width - 3 * height) for text in texts)]):
+        needed = font.getlength(text) + (0.9 if i < len(explained) else 1.6) * height
         if x + needed > width and x > height:
             x, y = height / 2, y + height
         places.append((x, y, text))
         x += needed
     strip = Image.new("RGB", (width, 2 * round((y + height * 1.5) / 2)), BACKGROUND)  # even, as videos have to be
     draw = ImageDraw.Draw(strip)
-    colours = [INK, *map(tuple, channel_colours(len(entries)).tolist())]
+    colours = [*[INK] * len(explained), *map(tuple, channel_colours(len(entries)).tolist())]
     for (x, y, text), colour in zip(places, colours, strict=True):
         middle = y + height / 2
         if colour is not INK:
@@ -170,6 +180,26 @@ def add_legend(
         indent = 0 if colour is INK else 0.7 * height
         draw.text((x + indent, middle), text, fill=INK, font=font, anchor="lm")
     return np.concatenate([picture, np.asarray(strip)])
+
+
+def is_numbered(channels: int, width: int) -> bool:
+    """Whether channels have their numbers in a picture of a width in pixels and in its legend."""
+    return channels >= MANY_CHANNELS and width >= NARROW
+
+
+def write_number(draw: ImageDraw.ImageDraw, channel: int, place: tuple[float, float], size: int) -> None:
+    """Writes the number of a channel, as legends count them, centred at a place.
+
+    Args:
+        draw: Where to.
+        channel: Number of the channel, from 0.
+        place: x and y in pixels.
+        size: Of the font in pixels.
+    """
+    edge = max(1, size // 8)
+    draw.text(
+        place, str(channel + 1), fill=INK, font=_font(size), anchor="mm", stroke_width=edge, stroke_fill=(0, 0, 0)
+    )
 
 
 def add_title(picture: np.ndarray, text: str) -> np.ndarray:

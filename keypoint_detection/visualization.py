@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from keypoint_detection.curves import plot_curves, plot_precision_recall
+from keypoint_detection.markers import draw_keypoints, to_picture
 from keypoint_detection.picture_layout import add_legend, add_title, channel_colours, image_grid, resize, stack
 
 __all__ = [
@@ -37,23 +37,6 @@ __all__ = [
 PANEL_WIDTH = 2200
 PANEL_COLUMNS = 11
 LARGEST_CELL = 288
-# Drawing at twice the size and averaging smooths the markers.
-SMOOTHING = 2
-
-
-def to_picture(image: Tensor | np.ndarray) -> np.ndarray:
-    """Turns an image into a picture.
-
-    Args:
-        image: `(3, H, W)` float in [0, 1], or `(H, W, 3)` uint8, which is returned as it is.
-
-    Returns:
-        `(H, W, 3)` uint8.
-    """
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
-        return image
-    values = torch.as_tensor(image).detach().cpu().float().clamp(0, 1)
-    return (255 * values).round().byte().permute(1, 2, 0).numpy()
 
 
 def _shadows(images: Tensor, width: int | None) -> np.ndarray:
@@ -134,59 +117,6 @@ def compose_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None)
     return np.rint(picture).astype(np.uint8)
 
 
-def draw_keypoints(
-    image: Tensor | np.ndarray,
-    predicted: Mapping[str, np.ndarray] | None = None,
-    true: Mapping[str, np.ndarray] | None = None,
-    scores: Mapping[str, np.ndarray] | None = None,
-    width: int | None = None,
-) -> np.ndarray:
-    """Draws predicted keypoints as crosses and true ones as rings, in the colour of their channel.
-
-    Args:
-        image: `(3, H, W)` float in [0, 1] or `(H, W, 3)` uint8.
-        predicted: For each channel `(N, 2)` xy in continuous pixels of `image`; NaN is skipped.
-        true: For each channel `(K, 2)` xy.
-        scores: For each channel `(N,)` in [0, 1]; a cross is the larger, the higher its score.
-        width: Width of the result in pixels; that of the image if None.
-
-    Returns:
-        The picture.
-    """
-    picture = to_picture(image)
-    predicted, true, scores = predicted or {}, true or {}, scores or {}
-    names = list(dict.fromkeys([*true, *predicted]))
-    width = width or picture.shape[1]
-    scale = SMOOTHING * width / picture.shape[1]
-    canvas = Image.fromarray(resize(picture, SMOOTHING * width))
-    draw = ImageDraw.Draw(canvas)
-    radius = SMOOTHING * max(3.0, width / 70)
-    for name, colour in zip(names, channel_colours(len(names)).tolist(), strict=True):
-        for x, y in _finite(true.get(name, ())) * scale:
-            for extra, ink in ((1.0, (0, 0, 0)), (0.0, tuple(colour))):
-                reach, line = radius + extra * SMOOTHING, round(SMOOTHING * (1.6 + 2 * extra))
-                draw.ellipse((x - reach, y - reach, x + reach, y + reach), outline=ink, width=line)
-        points = np.asarray(predicted.get(name, ()), dtype=np.float64).reshape(-1, 2)
-        certainties = np.asarray(scores.get(name, np.ones(len(points)))).ravel()
-        for (x, y), score in zip(points * scale, certainties, strict=True):
-            if np.isfinite((x, y)).all():
-                _cross(draw, x, y, radius * (0.4 + 0.6 * float(score)), tuple(colour))
-    return np.asarray(canvas.resize((width, canvas.height // SMOOTHING), Image.Resampling.BOX))
-
-
-def _finite(points: np.ndarray | Sequence) -> np.ndarray:
-    """The points `(N, 2)` that are not NaN."""
-    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    return points[np.isfinite(points).all(axis=1)]
-
-
-def _cross(draw: ImageDraw.ImageDraw, x: float, y: float, reach: float, colour: tuple[int, ...]) -> None:
-    """Draws a diagonal cross with a dark rim."""
-    for ink, line, arm in (((0, 0, 0), 3.4, reach + SMOOTHING), (colour, 1.7, reach)):
-        for sign in (1, -1):
-            draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), fill=ink, width=round(SMOOTHING * line))
-
-
 def _cell_width(columns: int, image_width: int) -> int:
     """Width of a picture in a panel: as large as the panel allows, whole multiples for small images."""
     width = min(PANEL_WIDTH // columns, LARGEST_CELL)
@@ -239,9 +169,9 @@ def keypoint_panel(
     scores: Tensor,
     true: Tensor,
     channel_names: Sequence[str],
-    score_threshold: float = 0.1,
+    score_thresholds: Sequence[float],
 ) -> np.ndarray:
-    """Predicted against true keypoints of each image, with a legend that tells each channel's highest score.
+    """Predicted against true keypoints of each image, with a legend that tells scores of each channel.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
@@ -249,7 +179,7 @@ def keypoint_panel(
         scores: `(B, C, N)` in [0, 1].
         true: `(B, C, K, 2)` xy, NaN for none.
         channel_names: C names.
-        score_threshold: Detections below it are not drawn.
+        score_thresholds: C scores; detections below that of their channel are not drawn.
 
     Returns:
         The panel.
@@ -259,7 +189,7 @@ def keypoint_panel(
     width = max(360, min(640, 1440 // columns))
     pictures = []
     for image, points, certainties, truths in zip(images, xy.numpy(), scores.numpy(), true.numpy(), strict=True):
-        kept = [certainty >= score_threshold for certainty in certainties]
+        kept = [certainty >= lowest for certainty, lowest in zip(certainties, score_thresholds, strict=True)]
         pictures.append(
             draw_keypoints(
                 image,
@@ -271,5 +201,13 @@ def keypoint_panel(
         )
     grid = image_grid([pictures[i : i + columns] for i in range(0, len(pictures), columns)])
     highest = scores.amax(dim=(0, 2)).tolist() if scores.numel() else [0.0] * len(channel_names)
-    entries = {name: f"{score:.2f}" for name, score in zip(channel_names, highest, strict=True)}
-    return add_legend(grid, entries, "cross: predicted, ring: true, number: highest score here")
+    numbers = zip(channel_names, score_thresholds, highest, strict=True)
+    entries = {name: f"≥ {_score(lowest)}, max {_score(highest)}" for name, lowest, highest in numbers}
+    marks = (
+        "cross: predicted, larger cross: higher score, ring: true, ≥: drawn from this score, max: highest score here"
+    )
+    return add_legend(grid, entries, marks)
+
+
+def _score(score: float) -> str:
+    return f"{score:.2f}" if score >= 0.1 or score == 0 else f"{score:.2g}"

@@ -112,6 +112,78 @@ def test_a_cross_grows_with_its_score():
     assert size(0.1) < size(0.5) < size(1.0)
 
 
+def radii(picture, colour, centre):
+    """Distances from a centre of the pixels of about a colour, the least and the greatest."""
+    rows, columns = np.nonzero((np.abs(picture.astype(int) - colour) < 60).all(axis=2))
+    away = np.hypot(columns + 0.5 - centre[0], rows + 0.5 - centre[1])
+    return away.min(), away.max()
+
+
+def test_rings_of_several_channels_at_one_place_lie_about_one_another():
+    place = np.array([[30.0, 30.0]])
+    true = {"a": place, "b": place + 0.4, "c": place, "d": np.array([[80.0, 30.0]])}
+    picture = draw_keypoints(torch.zeros(3, 60, 120), true=true)
+    colours = channel_colours(4)
+    inner, middle, outer = (radii(picture, colour, (30, 30)) for colour in colours[:3])
+    assert inner[1] < middle[0] < middle[1] < outer[0]
+    # A ring elsewhere is as small as the first one.
+    assert radii(picture, colours[3], (80, 30)) == pytest.approx(inner, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", ["true", "predicted"])
+def test_many_channels_have_numbers_in_the_picture_and_in_the_legend(kind):
+    def white(picture):
+        return (picture.min(axis=2) > 200).sum()
+
+    def draw(channels, width=300):
+        nowhere = np.zeros((0, 2))
+        keypoints = {f"c{i}": nowhere for i in range(channels - 1)} | {"last": np.array([[50.0, 50.0]])}
+        return draw_keypoints(torch.zeros(3, 100, 100), **{kind: keypoints}, width=width)
+
+    assert white(draw(10)) == 0
+    assert white(draw(11)) > 0
+    assert white(draw(11, width=200)) == 0  # too small for them
+    few, many = (add_legend(np.zeros((4, 300, 3), np.uint8), dict.fromkeys("abcdefghijkl"[:n], "")) for n in (10, 11))
+    assert white(many) > 1.3 * white(few)  # without numbers it would be a letter more
+
+
+def test_the_legend_of_a_narrow_picture_names_the_channels_only():
+    narrow, wide = (np.zeros((8, width, 3), dtype=np.uint8) for width in (192, 300))
+    entries = {"nose": "", "left_paw": ""}
+    explained, other = ([add_legend(picture, entries, marks) for picture in (narrow, wide)] for marks in ("a", "b"))
+    assert np.array_equal(explained[0], other[0])
+    assert not np.array_equal(explained[1], other[1])
+
+
+def test_what_marks_mean_goes_on_in_the_next_line_at_a_comma():
+    picture = np.zeros((8, 300, 3), dtype=np.uint8)
+    heights = [
+        len(add_legend(picture, {}, marks)) for marks in ("cross: predicted", ", ".join(["cross: predicted"] * 6))
+    ]
+    assert heights[1] > heights[0]
+
+
+def test_a_panel_shows_detections_from_the_threshold_of_their_channel_and_says_so(monkeypatch):
+    legends = []
+    monkeypatch.setattr(
+        "keypoint_detection.visualization.add_legend", lambda grid, *texts: legends.append(texts) or grid
+    )
+    nothing = torch.full((1, 2, 1, 2), float("nan"))
+    xy = torch.tensor([[[[10.0, 10.0]], [[40.0, 40.0]]]])
+    scores = torch.tensor([[[0.3], [0.3]]])
+
+    def draw(keypoints, thresholds):
+        return keypoint_panel(torch.zeros(1, 3, 50, 50), keypoints, scores, nothing, ["a", "b"], thresholds)
+
+    only_a = draw(torch.where(torch.tensor([True, False])[None, :, None, None], xy, nothing), [0.0, 0.0])
+    assert np.array_equal(draw(xy, [0.3, 0.31]), only_a)
+    assert not np.array_equal(draw(xy, [0.3, 0.29]), only_a)
+    assert np.array_equal(draw(xy, [0.31, 0.31]), draw(nothing, [0.0, 0.0]))
+    entries, marks = legends[1]
+    assert entries == {"a": "≥ 0.30, max 0.30", "b": "≥ 0.31, max 0.30"}
+    assert "larger cross: higher score" in marks
+
+
 def test_grid_places_pictures_in_rows_and_columns():
     red, green, blue = (
         np.full((10, 20, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -188,9 +260,10 @@ def test_panels_hold_every_image_and_channel(channels, stride, batch):
     first_row = panel[60 : 60 + cell // 2, cell + 12 : 2 * cell]
     assert (first_row.max(axis=2) == first_row.min(axis=2)).all()
     scores = torch.rand(batch, channels, 2)
-    assert keypoint_panel(images, keypoints, scores, keypoints, names).dtype == np.uint8
+    lowest = [0.5] * channels
+    assert keypoint_panel(images, keypoints, scores, keypoints, names, lowest).dtype == np.uint8
     nothing = torch.full((batch, channels, 1, 2), float("nan"))
-    assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names).shape[2] == 3
+    assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names, lowest).shape[2] == 3
 
 
 def test_images_of_few_channels_stand_side_by_side_each_with_its_own_heatmaps():

@@ -20,6 +20,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import Stage
 from keypoint_detection.data.sampler import Key
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
@@ -102,14 +103,16 @@ class HeatmapPictures(pl.Callback):
         affordable = self._drawing + self._latest <= PICTURES_SHARE * (time.monotonic() - self._started)
         ends = trainer.state.fn != "fit" or is_last_epoch(trainer)
         if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or ends):
-            self._draw(log_prefix(trainer), trainer, *self._choose("validation", trainer, pl_module, outputs, batch))
+            shown = self._choose("validation", trainer, pl_module, outputs, batch)
+            self._draw(log_prefix(trainer), trainer, pl_module, *shown)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
         """Draws pictures at the first batch."""
         if batch_idx == 0:
-            self._draw("test", trainer, *self._choose("test", trainer, pl_module, outputs, batch))
+            shown = self._choose("test", trainer, pl_module, outputs, batch)
+            self._draw("test", trainer, pl_module, *shown)
 
     def _choose(
         self, stage: Stage, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Batch
@@ -126,7 +129,19 @@ class HeatmapPictures(pl.Callback):
         self._choosing = time.monotonic() - start
         return outputs, batch
 
-    def _draw(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
+    def _score_thresholds(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[float]:
+        """From which scores on a checkpoint of now would predict: those of its latest evaluation, if there was one."""
+        found = self.metrics.score_thresholds if trainer.state.fn == "fit" else None
+        return usable_thresholds((pl_module.score_thresholds if found is None else found).cpu()).tolist()
+
+    def _draw(
+        self,
+        stage: str,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: dict[str, Tensor],
+        batch: Batch,
+    ) -> None:
         count = min(self.max_pictures, len(batch.images))
         if not trainer.is_global_zero or count == 0:
             return
@@ -141,7 +156,12 @@ class HeatmapPictures(pl.Callback):
                 images[with_heatmaps], predicted[with_heatmaps], true[with_heatmaps], self.channel_names
             ),
             "keypoints": keypoint_panel(
-                images, xy, outputs["scores"][:count].cpu(), batch.keypoints[:count].cpu(), self.channel_names
+                images,
+                xy,
+                outputs["scores"][:count].cpu(),
+                batch.keypoints[:count].cpu(),
+                self.channel_names,
+                self._score_thresholds(trainer, pl_module),
             ),
         }
         trains = trainer.state.fn == "fit" or self.checkpoint_epoch is None

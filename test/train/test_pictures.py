@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,14 @@ def clock(monkeypatch):
     times = SimpleNamespace(now=0.0)
     monkeypatch.setattr(pictures.time, "monotonic", lambda: times.now)
     return times
+
+
+def metrics_logger(thresholds=None):
+    return SimpleNamespace(evaluates=lambda trainer: True, score_thresholds=thresholds)
+
+
+def detector(*thresholds):
+    return SimpleNamespace(score_thresholds=torch.tensor(thresholds))
 
 
 def make_batch(images, channels):
@@ -51,10 +60,10 @@ def test_heatmaps_of_many_channels_are_shown_of_fewer_images(tmp_path, monkeypat
 
         monkeypatch.setattr(pictures, name, counted)
     names = [str(channel) for channel in range(channels)]
-    callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, names)
+    callback = HeatmapPictures(metrics_logger(), tmp_path, names)
     batch, outputs, trainer = make_batch(5, channels)
     callback.on_train_start(trainer, None)
-    callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
+    callback.on_validation_batch_end(trainer, detector(*[math.nan] * channels), outputs, batch, 0)
     assert counts == {"heatmap_panel": shown, "keypoint_panel": 4}
 
 
@@ -65,23 +74,48 @@ def test_pictures_take_a_small_share_of_the_time_but_the_last_epoch_is_drawn(tmp
 
     plain_panel = pictures.keypoint_panel
     monkeypatch.setattr(pictures, "keypoint_panel", slow_panel)
-    callback = HeatmapPictures(SimpleNamespace(evaluates=lambda trainer: True), tmp_path, ["a"])
+    callback = HeatmapPictures(metrics_logger(), tmp_path, ["a"])
     batch, outputs, trainer = make_batch(1, 1)
     callback.on_train_start(trainer, None)
     for epoch in range(250):
         trainer.current_epoch = epoch
         clock.now = max(clock.now, float(epoch))
-        callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
+        callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
     drawn = sorted(int(path.stem[-4:]) for path in tmp_path.glob("*keypoints*"))
     # One second each: the second is due when 100 times the seconds of both have passed.
     assert drawn == [0, 200, 249]
     # After the training, pictures carry the epoch of the checkpoint that they are of.
     trainer.state.fn, callback.checkpoint_epoch = "validate", 123
-    callback.on_validation_batch_end(trainer, None, outputs, batch, 0)
-    callback.on_test_batch_end(trainer, None, outputs, batch, 0)
+    callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
+    callback.on_test_batch_end(trainer, detector(math.nan), outputs, batch, 0)
     assert {path.name for path in tmp_path.glob("*0123*")} == {
         f"{stage}_{name}_epoch0123.jpg" for stage in ("best", "test") for name in ("heatmaps", "keypoints")
     }
+
+
+def test_pictures_show_what_a_checkpoint_of_the_moment_predicts(tmp_path, monkeypatch):
+    drawn = []
+
+    def spied(images, xy, scores, true, names, thresholds):
+        drawn.append(thresholds)
+        return keypoint_panel(images, xy, scores, true, names, thresholds)
+
+    keypoint_panel = pictures.keypoint_panel
+    monkeypatch.setattr(pictures, "keypoint_panel", spied)
+    metrics = metrics_logger()
+    callback = HeatmapPictures(metrics, tmp_path, ["a", "b"])
+    batch, outputs, trainer = make_batch(1, 2)
+    trainer.max_epochs = 1  # whose last epoch is drawn whatever it costs
+    unknown, best = detector(math.nan, math.nan), detector(0.3, math.nan)
+    callback.on_train_start(trainer, unknown)
+    callback.on_validation_batch_end(trainer, unknown, outputs, batch, 0)  # nothing was evaluated before
+    metrics.score_thresholds = torch.tensor([0.6, 0.7])
+    callback.on_validation_batch_end(trainer, unknown, outputs, batch, 0)
+    trainer.state.fn, callback.checkpoint_epoch = "validate", 0
+    callback.on_validation_batch_end(trainer, best, outputs, batch, 0)
+    callback.on_test_batch_end(trainer, best, outputs, batch, 0)
+    # 0.1 where nothing is known.
+    assert drawn == [pytest.approx(t, rel=1e-4) for t in ([0.1, 0.1], [0.6, 0.7], [0.3, 0.1], [0.3, 0.1])]
 
 
 def test_pictures_show_images_from_all_over_the_set_and_what_is_found_in_them(tmp_path, monkeypatch):

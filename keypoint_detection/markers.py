@@ -1,0 +1,139 @@
+"""Keypoints drawn into images. Knows no logger.
+
+Pictures are `(H, W, 3)` uint8 RGB arrays. K keypoints, N detections, H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from keypoint_detection.picture_layout import channel_colours, is_numbered, resize, write_number
+
+# Drawing at twice the size and averaging smooths the markers.
+SMOOTHING = 2
+# Pixels of the picture from one ring to the next about it, and within which two keypoints have the same place.
+RING_STEP = 3.0
+
+
+class Mark(NamedTuple):
+    """A keypoint to draw, in pixels of the canvas.
+
+    Attributes:
+        channel: Number of its channel, from 0.
+        number: Its own in that channel, from 0.
+        x: Of its centre.
+        y: Likewise.
+        before: How many before it have the same place.
+        reach: Radius of its ring.
+    """
+
+    channel: int
+    number: int
+    x: float
+    y: float
+    before: int
+    reach: float
+
+
+def to_picture(image: Tensor | np.ndarray) -> np.ndarray:
+    """Turns an image into a picture.
+
+    Args:
+        image: `(3, H, W)` float in [0, 1], or `(H, W, 3)` uint8, which is returned as it is.
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
+        return image
+    values = torch.as_tensor(image).detach().cpu().float().clamp(0, 1)
+    return (255 * values).round().byte().permute(1, 2, 0).numpy()
+
+
+def draw_keypoints(
+    image: Tensor | np.ndarray,
+    predicted: Mapping[str, np.ndarray] | None = None,
+    true: Mapping[str, np.ndarray] | None = None,
+    scores: Mapping[str, np.ndarray] | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draws predicted keypoints as crosses and true ones as rings, in the colour of their channel.
+
+    Rings at the same place lie one about the other. Where there are many channels, each ring has the number of its
+    channel beside it, as in the legend; without true keypoints, each cross.
+
+    Args:
+        image: `(3, H, W)` float in [0, 1] or `(H, W, 3)` uint8.
+        predicted: For each channel `(N, 2)` xy in continuous pixels of `image`; NaN is skipped.
+        true: For each channel `(K, 2)` xy.
+        scores: For each channel `(N,)` in [0, 1]; a cross is the larger, the higher its score.
+        width: Width of the result in pixels; that of the image if None.
+
+    Returns:
+        The picture.
+    """
+    picture = to_picture(image)
+    predicted, true, scores = predicted or {}, true or {}, scores or {}
+    names = list(dict.fromkeys([*true, *predicted]))
+    width = width or picture.shape[1]
+    scale = SMOOTHING * width / picture.shape[1]
+    canvas = Image.fromarray(resize(picture, SMOOTHING * width))
+    draw = ImageDraw.Draw(canvas)
+    radius = SMOOTHING * max(3.0, width / 70)
+    colours = [tuple(colour) for colour in channel_colours(len(names)).tolist()]
+    rings = list(_marks([true.get(name, ()) for name in names], scale, radius, RING_STEP * SMOOTHING))
+    crosses = list(_marks([predicted.get(name, ()) for name in names], scale, radius, 0.0))
+    for ring in rings:
+        _ring(draw, ring, colours[ring.channel])
+    for cross in crosses:
+        certainties = np.ravel(scores.get(names[cross.channel], ()))
+        score = float(certainties[cross.number]) if len(certainties) else 1.0
+        _cross(draw, cross, (0.4 + 0.6 * score) * radius, colours[cross.channel])
+    if is_numbered(len(names), width):
+        size = round(max(10 * SMOOTHING, radius))
+        for mark in rings if true else crosses:
+            # Those of one place stand about it, each in a corner of its own.
+            angle, away = math.pi * (mark.before / 2 - 1 / 4), mark.reach + size / 2
+            place = mark.x + away * math.cos(angle), mark.y + away * math.sin(angle)
+            write_number(draw, mark.channel, place, size)
+    return np.asarray(canvas.resize((width, canvas.height // SMOOTHING), Image.Resampling.BOX))
+
+
+def _marks(keypoints: Sequence[np.ndarray | Sequence], scale: float, radius: float, step: float) -> Iterator[Mark]:
+    """The keypoints of all channels that are not NaN.
+
+    Args:
+        keypoints: For each channel `(K, 2)` xy in pixels of the image.
+        scale: Pixels of the canvas per pixel of the image.
+        radius: Of the first ring at a place, in pixels of the canvas.
+        step: To the radius of the next one.
+    """
+    places = np.empty((0, 2))
+    for channel, points in enumerate(keypoints):
+        for number, place in enumerate(scale * np.asarray(points, dtype=np.float64).reshape(-1, 2)):
+            if np.isfinite(place).all():
+                before = int((np.hypot(*(places - place).T) < RING_STEP * SMOOTHING).sum())
+                places = np.concatenate([places, place[None]])
+                yield Mark(channel, number, *place.tolist(), before, radius + before * step)
+
+
+def _ring(draw: ImageDraw.ImageDraw, ring: Mark, colour: tuple[int, ...]) -> None:
+    """Draws a ring with a dark rim."""
+    for extra, ink in ((1.0, (0, 0, 0)), (0.0, colour)):
+        reach, line = ring.reach + extra * SMOOTHING, round(SMOOTHING * (1.6 + 2 * extra))
+        draw.ellipse((ring.x - reach, ring.y - reach, ring.x + reach, ring.y + reach), outline=ink, width=line)
+
+
+def _cross(draw: ImageDraw.ImageDraw, cross: Mark, reach: float, colour: tuple[int, ...]) -> None:
+    """Draws a diagonal cross with a dark rim."""
+    x, y = cross.x, cross.y
+    for ink, line, arm in (((0, 0, 0), 3.4, reach + SMOOTHING), (colour, 1.7, reach)):
+        for sign in (1, -1):
+            draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), fill=ink, width=round(SMOOTHING * line))
