@@ -141,8 +141,8 @@ class ImageToKeypoints(nn.Module):
             planes = F.interpolate(planes, new_size, mode="bilinear", antialias=True, align_corners=False)
         maps = self._heatmaps(planes.float() / 255, new_size)
         xy, scores = self._decode(maps)
-        factors = [_number(old) / _number(new) for old, new in zip(size, new_size, strict=True)]
-        xy = (xy.double() * torch.stack(factors[::-1])).float()
+        old, new = (torch.stack([_number(side) for side in reversed(sides)]) for sides in (size, new_size))  # x first
+        xy = (torch.minimum(xy.double(), new) * (old / new)).float()  # the border may cut the last cells
         places = torch.arange(scores.shape[1])
         counts = (scores >= self.score_thresholds[:, None]) & (scores > 0)
         counts = counts & (places < torch.tensor(self.caps)[:, None])

@@ -66,9 +66,11 @@ def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options:
     fitted = nodes("Concat", *(nodes("Unsqueeze", vertex, integers(1)) for vertex in vertices), axis=1)
     fitted = nodes("Where", nodes("IsNaN", centre), fitted, centre)
     pixels = nodes("Mul", nodes("Add", fitted, scalar(_CENTRE)), scalar(options.stride))
-    sizes = nodes.cast(nodes("Gather", image.size, integers(1, 0)), np.float64)  # x first
-    scale = nodes("Div", sizes, nodes.cast(nodes("Gather", image.new_size, integers(1, 0)), np.float64))
-    xy = nodes.cast(nodes("Mul", nodes.cast(pixels, np.float64), scale), np.float32)
+    size, new_size = (
+        nodes.cast(nodes("Gather", side, integers(1, 0)), np.float64) for side in (image.size, image.new_size)
+    )  # x first
+    inside = nodes("Min", nodes.cast(pixels, np.float64), new_size)  # the border may cut the last cells
+    xy = nodes.cast(nodes("Mul", inside, nodes("Div", size, new_size)), np.float32)
     channel_column = nodes("Unsqueeze", nodes.cast(channels, np.float32), integers(1))
     nodes("Concat", channel_column, xy, nodes("Unsqueeze", scores, integers(1)), axis=1)
     nodes.nodes[-1].output[0] = output

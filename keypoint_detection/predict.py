@@ -184,6 +184,9 @@ class KeypointPredictor:
         if max_keypoints is not None and isinstance(self.network, TorchNetwork):
             values = self.network.detector.hparams
             values.max_keypoints = max(values.max_keypoints, max_keypoints)
+            if caps := values.keypoint_channel_max_keypoints:
+                raised = [max(cap, max_keypoints) if cap != -1 else -1 for cap in caps]
+                values.keypoint_channel_max_keypoints = raised
         self.score_threshold = score_threshold
         self.max_keypoints = max_keypoints
         self.batch_size = batch_size

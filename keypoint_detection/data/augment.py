@@ -42,7 +42,7 @@ class Augmentation:
         horizontal_flip: probability of mirroring left and right.
         vertical_flip: probability of mirroring top and bottom.
         scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
-        shear: largest shear along either axis, in degrees (below 60).
+        shear: largest shear along either axis, in degrees (below 45: with both, the image would lie flat).
         translation: largest shift along either axis, as a fraction of the image's side.
         perspective: largest change of the scale from one side of the image to the other, as a fraction (below 1).
         crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
@@ -89,7 +89,7 @@ class Augmentation:
     ) -> None:
         _check(0, 180, rotation=rotation)
         _check(0, 10, scale=scale)
-        _check(0, 59, shear=shear)
+        _check(0, 44, shear=shear)
         _check(0, 0.99, perspective=perspective, brightness=brightness, contrast=contrast)
         _check(0, 0.5, hue=hue)
         _check(0, 1, translation=translation, crop=crop, horizontal_flip=horizontal_flip, vertical_flip=vertical_flip)
@@ -182,7 +182,7 @@ class Augmentation:
         """Perspective, then shear, scale and rotation about the origin; `symmetric` holds numbers in [-1, 1]."""
         angle = math.radians(self.rotation) * symmetric[2]
         factor = math.exp(math.log1p(self.scale) * symmetric[3])
-        shear_x, shear_y = np.tan(math.radians(self.shear) * symmetric[4:6] / 2)
+        shear_x, shear_y = np.tan(math.radians(self.shear) * symmetric[4:6])
         tilt_x, tilt_y = self.perspective * symmetric[6:8] / (2 * size[1], 2 * size[0])
         cosine, sine = factor * math.cos(angle), factor * math.sin(angle)
         similarity = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])

@@ -47,38 +47,38 @@ def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, str
 
 
 def decode_detections(
-    probabilities: Tensor, sizes: Tensor | None, caps: list[int], min_distance: float, stride: int
+    probabilities: Tensor, sizes: Tensor, caps: list[int], min_distance: float, stride: int
 ) -> Detections:
     """Decode heatmaps within the part of each image that is not padding, as if it had come alone.
 
     Args:
         probabilities: `(B, C, h, w)` in [0, 1].
-        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding, None without padding.
-            On the CPU it is read without waiting for a device.
+        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding. On the CPU it is read
+            without waiting for a device.
         caps: Most keypoints of each of the C channels.
         min_distance: Of two peaks of one channel that are this close, in pixels, only the higher one is decoded.
         stride: Pixels per cell of the heatmaps.
 
     Returns:
-        Keypoints, where N is the largest of the caps.
+        Keypoints, none of them outside of its image, where N is the largest of the caps.
     """
     count = max(caps)
 
-    def decode(maps: Tensor) -> tuple[Tensor, Tensor]:
-        return heatmaps.decode(maps, count, min_distance=min_distance, stride=stride)
+    def decode(maps: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        # A crop makes the image's own border the border of its heatmap. It may cut the last cells.
+        h, w = heatmaps.heatmap_size((height, width), stride)
+        xy, scores = heatmaps.decode(maps[..., :h, :w], count, min_distance=min_distance, stride=stride)
+        return torch.stack([xy[..., 0].clamp(max=width), xy[..., 1].clamp(max=height)], dim=-1), scores
 
-    unique = [] if sizes is None else sizes.cpu().unique(dim=0).tolist()
-    if len(unique) < 2:  # usually
-        h, w = heatmaps.heatmap_size(unique[0], stride) if unique else probabilities.shape[-2:]
-        xy, scores = decode(probabilities[..., :h, :w])
+    unique = sizes.cpu().unique(dim=0).tolist()
+    if len(unique) == 1:  # usually
+        xy, scores = decode(probabilities, *unique[0])
     else:
         xy = probabilities.new_empty(*probabilities.shape[:2], count, 2)
         scores = probabilities.new_empty(*probabilities.shape[:2], count)
-        # A crop makes the image's own border the border of its heatmap.
         for height, width in unique:
             chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten().to(xy.device)
-            h, w = heatmaps.heatmap_size((height, width), stride)
-            xy[chosen], scores[chosen] = decode(probabilities[chosen, :, :h, :w])
+            xy[chosen], scores[chosen] = decode(probabilities[chosen], height, width)
     if min(caps) == count:
         return Detections(xy, scores)
     beyond = torch.arange(count) >= torch.tensor(caps)[:, None]

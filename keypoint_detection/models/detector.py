@@ -5,7 +5,6 @@ B batch, C channels, N decoded keypoints, H W image, h w heatmap.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from os import PathLike
@@ -24,8 +23,6 @@ from keypoint_detection.models.detections import Detections, decode_detections, 
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_trained
 from keypoint_detection.models.losses import evaluate_loss
 from keypoint_detection.models.targets import loss_targets
-
-logger = logging.getLogger(__name__)
 
 # Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection), and
 # what is below a peak's threshold detects nothing.
@@ -57,7 +54,7 @@ class KeypointDetector(pl.LightningModule):
             one_cycle, constant or plateau (falls when the validation loss stops falling).
         learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
         plateau_factor: The schedule plateau multiplies the learning rate by this.
-        plateau_patience: The schedule plateau waits this many epochs without a lower validation loss.
+        plateau_patience: The schedule plateau waits this many validations without a lower loss.
         plateau_relative_threshold: A validation loss is lower, for the schedule plateau, when it falls by this share.
         encoder_learning_rate_factor: Learning rate of the backbone's encoder as a multiple of learning_rate.
         freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for never.
@@ -130,7 +127,7 @@ class KeypointDetector(pl.LightningModule):
             hparams_file: See Lightning.
             strict: See Lightning.
             weights_only: False lets a checkpoint run code: only for files that you trust.
-            overrides: Hyperparameters that replace those of the checkpoint.
+            overrides: Hyperparameters in the place of the checkpoint's.
         """
         return super().load_from_checkpoint(
             checkpoint_path,
@@ -159,8 +156,7 @@ class KeypointDetector(pl.LightningModule):
         """
         trained, trained_channels = read_trained(checkpoint)
         own = {name: value for name, value in self.state_dict().items() if name != "score_thresholds"}
-        channels = list(self.hparams.keypoint_channels)
-        rows = ("head.weight", "head.bias")
+        channels, rows = list(self.hparams.keypoint_channels), ("head.weight", "head.bias")
         state, report = match_weights(own, channels, trained, trained_channels, per_channel=rows)
         self.load_state_dict(state, strict=False)
         return report
@@ -171,28 +167,11 @@ class KeypointDetector(pl.LightningModule):
         Args:
             thresholds: `(C,)`, NaN where it is not known.
         """
-        values = torch.as_tensor(thresholds, dtype=self.score_thresholds.dtype, device=self.score_thresholds.device)
-        self.score_thresholds.copy_(values)
+        self.score_thresholds.copy_(torch.as_tensor(thresholds))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the version of this library into a checkpoint."""
         checkpoint[VERSION_KEY] = library_version()
-
-    def compile_backbone(self) -> bool:
-        """Compile the backbone with `torch.compile`, or go on without and log why that is not possible here.
-
-        Returns:
-            Whether the backbone will be compiled.
-        """
-        try:
-            probe = torch.compile(nn.Conv2d(self.backbone.n_channels_in, 1, 1).to(self.device))
-            probe(torch.zeros(1, self.backbone.n_channels_in, 8, 8, device=self.device)).sum().backward()
-        except Exception as error:  # noqa: BLE001  whatever is missing (compiler, platform, Python), training goes on
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logger.warning("the backbone is not compiled, because torch.compile failed here: %s", reason)
-            return False
-        self.backbone.compile()
-        return True
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of the heatmaps.
@@ -216,14 +195,15 @@ class KeypointDetector(pl.LightningModule):
         Returns:
             Keypoints in pixels of `images`.
         """
-        return self._decode(predicted_heatmaps(self(images), images, sizes, self.hparams.heatmap_stride), sizes)
+        probabilities = predicted_heatmaps(self(images), images, sizes, self.hparams.heatmap_stride)
+        return self._decode(probabilities, torch.tensor([images.shape[-2:]] * len(images)) if sizes is None else sizes)
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
         """Compute the loss of a batch.
 
         Returns:
-            `loss`, the mean over channels; `losses` `(C,)` per channel; `gt_losses` `(C,)`, the entropy of the true
-            heatmaps, to which BCE converges; `weights` `(C,)`, the number of cells that these are means over.
+            `loss`, the mean over channels; `losses` `(C,)` per channel; `gt_losses` `(C,)`, what BCE converges to, NaN
+            for another loss; `weights` `(C,)`, the number of cells that these are means over.
         """
         return self._losses(self(batch.images), batch)
 
@@ -264,10 +244,10 @@ class KeypointDetector(pl.LightningModule):
         counted = (weights > 0).sum().clamp(min=1)
         return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
 
-    def _decode(self, probabilities: Tensor, sizes: Tensor | None) -> Detections:
+    def _decode(self, probabilities: Tensor, sizes: Tensor) -> Detections:
         values = self.hparams
-        caps, distance = hyperparameters.keypoint_caps(values), values.minimal_keypoint_extraction_pixel_distance
-        return decode_detections(probabilities, sizes, caps, distance, values.heatmap_stride)
+        distance, stride = values.minimal_keypoint_extraction_pixel_distance, values.heatmap_stride
+        return decode_detections(probabilities, sizes, hyperparameters.keypoint_caps(values), distance, stride)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimiser and the schedule, whose length is that of the trainer's run."""
@@ -280,10 +260,14 @@ class KeypointDetector(pl.LightningModule):
         optimizer = optimization.build_optimizer(groups, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": optimization.build_schedule(optimizer, self.trainer, values)}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule; a plateau counts validations, and not the epochs between them."""
+        if metric is None or optimization.has_validated(self.trainer):
+            super().lr_scheduler_step(scheduler, metric)
+
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""
-        epochs = self.hparams.freeze_encoder_epochs
-        if epochs == 0:
+        if (epochs := self.hparams.freeze_encoder_epochs) == 0:
             return
         self._encoder_is_frozen = epochs == -1 or self.current_epoch < epochs
         for module in self.backbone.encoder_modules():

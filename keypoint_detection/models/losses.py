@@ -193,10 +193,22 @@ def evaluate_loss(
         targets: True heatmaps, positive cells and mask.
 
     Returns:
-        The loss `(C,)`, and the entropy of the true heatmaps `(C,)`, weighted as BCE weights it.
+        The loss `(C,)`, and the entropy of the true heatmaps `(C,)`, weighted as BCE weights it; NaN for another loss.
+
+    Raises:
+        InputError: when the logits are not of the size of the true heatmaps, or the loss is not one value per channel.
     """
+    if logits.shape != targets.heatmaps.shape:
+        sizes = " and ".join("x".join(map(str, shape[1:])) for shape in (logits.shape, targets.heatmaps.shape))
+        raise InputError(f"predicted and true heatmaps are {sizes}: expected a backbone of the stride heatmap_stride")
     with torch.autocast(logits.device.type, enabled=False):
         losses = LOSSES[name](logits.float(), targets, **arguments)
+    if losses.shape != logits.shape[1:2]:
+        raise InputError(
+            f"loss {name}: expected one value per channel, {tuple(logits.shape[1:2])}, got {tuple(losses.shape)}"
+        )
+    if name != "bce":
+        return losses, torch.full_like(losses, math.nan)
     entropy = heatmaps.entropy(targets.heatmaps)
     if weight := arguments.get("bce_keypoint_weight", _BCE_KEYPOINT_WEIGHT):
         entropy = entropy * (1 + weight * targets.heatmaps)

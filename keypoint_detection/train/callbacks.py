@@ -6,6 +6,7 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -45,7 +46,7 @@ class ChannelMeans(Metric):
 
 
 class LossLogger(pl.Callback):
-    """Logs the loss and the entropy of the true heatmaps (`gt_loss`, the floor of BCE), in total and per channel.
+    """Logs the loss, in total and per channel, and of BCE its floor, the entropy of the true heatmaps (`gt_loss`).
 
     Args:
         row: Takes what is logged of an evaluation.
@@ -120,7 +121,7 @@ class LossLogger(pl.Callback):
         # The reshaping is for a single channel, whose values torchmetrics makes scalars.
         means = [value.reshape(len(self.channel_names)) for value in self.means[stage].compute()]
         (loss, *losses), (gt_loss, *_) = torch.stack([torch.cat([v.nanmean()[None], v]) for v in means]).tolist()
-        values = {f"{prefix}/loss": loss, f"{prefix}/gt_loss": gt_loss}
+        values = {f"{prefix}/loss": loss} | ({} if math.isnan(gt_loss) else {f"{prefix}/gt_loss": gt_loss})
         values |= {f"{prefix}/loss/{name}": value for name, value in zip(self.channel_names, losses, strict=True)}
         self.means[stage].reset()
         return values
@@ -141,8 +142,8 @@ class MetricsLogger(pl.Callback):
             from a true keypoint, in pixels of the image file, a detection may lie to be correct.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
-        ap_epoch_freq: Epochs from one evaluation to the next. `auto` validates and evaluates about 25 times in a run,
-            or as often as check_val_every_n_epoch says where that is not 1.
+        ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and
+            evaluates about 25 times in a run, or as often as check_val_every_n_epoch says where that is not 1.
     """
 
     def __init__(
@@ -180,10 +181,12 @@ class MetricsLogger(pl.Callback):
             return False
         if trainer.state.fn != "fit" or is_last_epoch(trainer):
             return True
-        epoch = trainer.current_epoch + 1
-        if epoch < self.ap_epoch_start:
-            return False
-        return self.ap_epoch_freq == "auto" or (epoch - self.ap_epoch_start) % self.ap_epoch_freq == 0
+        epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first that may be evaluated
+        if epochs < 0 or self.ap_epoch_freq == "auto":
+            return epochs >= 0
+        # Whether an epoch was due after the validation before: not every epoch is validated.
+        before = epochs - (trainer.check_val_every_n_epoch or 1)
+        return epochs // self.ap_epoch_freq > before // self.ap_epoch_freq
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any

@@ -6,6 +6,9 @@ import logging
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
+
+from keypoint_detection.models.detector import KeypointDetector
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +30,28 @@ class DeviceSpeed(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepares the network once it lies on its device."""
         if pl_module.device.type == "cuda" and torch.cuda.get_device_capability(pl_module.device) >= _TF32_CAPABILITY:
-            # Not matrix products: in TF32, the iterations by which Muon makes its steps orthogonal may diverge.
+            # Convolutions alone: Muon's matrix products are small.
             torch.backends.cudnn.allow_tf32 = True
-        if self.compile and pl_module.compile_backbone():
+        if self.compile and compile_backbone(pl_module):
             logger.info("compiling the backbone; the first steps take long")
+
+
+def compile_backbone(detector: KeypointDetector) -> bool:
+    """Compiles the backbone with `torch.compile`, or goes on without and logs why that is not possible here.
+
+    Args:
+        detector: The detector, on its device.
+
+    Returns:
+        Whether the backbone will be compiled.
+    """
+    channels = detector.backbone.n_channels_in
+    try:
+        probe = torch.compile(nn.Conv2d(channels, 1, 1).to(detector.device))
+        probe(torch.zeros(1, channels, 8, 8, device=detector.device)).sum().backward()
+    except Exception as error:  # noqa: BLE001  whatever is missing (compiler, platform, Python), training goes on
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("the backbone is not compiled, because torch.compile failed here: %s", reason)
+        return False
+    detector.backbone.compile()
+    return True

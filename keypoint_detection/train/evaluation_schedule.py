@@ -27,7 +27,8 @@ class EvaluationSchedule(pl.Callback):
     """Chooses after which epochs the training validates, and sees to it that it does so at its end.
 
     Runs that are sized in epochs or steps validate after the same epochs whenever they are repeated. A run that is
-    sized in time looks at its clock.
+    sized in time looks at its clock, also where it has a largest number of epochs or steps, and takes the shorter
+    interval.
     """
 
     def __init__(self, automatic: bool) -> None:
@@ -38,6 +39,7 @@ class EvaluationSchedule(pl.Callback):
         """
         self.automatic = automatic
         self._duration: float | None = None
+        self._longest_interval = math.inf  # of a run with a largest number of epochs
         self._epoch_started = 0.0
         self._training_seconds = 0.0
         self._epochs_seen = 0
@@ -56,7 +58,7 @@ class EvaluationSchedule(pl.Callback):
             epochs = min(epochs, trainer.max_steps / steps_per_epoch)
         if math.isfinite(epochs):
             trainer.check_val_every_n_epoch = max(1, int(epochs // EVALUATIONS_PER_RUN))
-            self._duration = None
+            self._longest_interval = trainer.check_val_every_n_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch."""
@@ -72,6 +74,7 @@ class EvaluationSchedule(pl.Callback):
             self._epochs_seen += 1
             seconds_per_epoch = self._training_seconds / self._epochs_seen
             interval = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
+            interval = min(interval, self._longest_interval)
             # Clocks differ between processes, and one that validates alone would wait for the others for ever.
             trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
         stops = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before --min_epochs

@@ -154,3 +154,12 @@ def test_warped_keypoint_is_the_peak_of_the_warped_image(seed, letterbox_factor,
 def test_wrong_value_is_named(name, value):
     with pytest.raises(InputError, match=name):
         only(**{name: value})
+
+
+def test_shear_reaches_its_angle_along_either_axis():
+    changes = [only(shear=20).geometry(random(seed), SIZE).homography for seed in range(300)]
+    for row, column in ((0, 1), (1, 0)):
+        largest = np.degrees(np.arctan(max(abs(change[row, column]) for change in changes)))
+        assert 19.5 < largest <= 20
+    with pytest.raises(InputError, match="shear: expected a number from 0 to 44, got 45"):
+        only(shear=45)

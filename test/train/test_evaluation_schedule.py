@@ -57,6 +57,40 @@ def test_epochs_without_average_precision_leave_the_checkpoints_of_the_best_alon
     assert kept == {"epoch0002", "epoch0004"}
 
 
+def test_average_precision_falls_on_epochs_that_are_validated(tmp_path):
+    often = {"ap_epoch_start": 1, "check_val_every_n_epoch": 2, "max_epochs": 8, "limit_train_batches": 1}
+    assert validated(tmp_path / "a", ap_epoch_freq=2, **often) == ([1, 3, 5, 7], [])
+    # Epochs 1, 4 and 7, counted from 1, are due; 2, 4 and 8 are the first ones that are validated.
+    assert validated(tmp_path / "b", ap_epoch_freq=3, **often) == ([1, 3, 7], [5])
+
+
+def test_a_plateau_counts_validations(tmp_path):
+    plateau = {"learning_rate_schedule": "plateau", "plateau_patience": 1, "plateau_relative_threshold": 0.99}
+    often = {"check_val_every_n_epoch": 3, "max_epochs": 12, "limit_train_batches": 1, "plateau_factor": 0.5}
+    validated(tmp_path, **plateau, **often)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = {int(row["epoch"]): float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]}
+    # The second validation in a row that is no better, after epoch 8, halves it.
+    assert [rates[epoch] / 1e-3 for epoch in range(12)] == pytest.approx([1.0] * 9 + [0.5] * 3)
+
+
+def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    for epochs, interval in ((10_000, 4), (50, 2)):
+        trainer = SimpleNamespace(
+            callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=epochs, max_steps=-1,
+            num_training_batches=1, strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
+            current_epoch=0, accumulate_grad_batches=1,
+        )  # fmt: skip
+        schedule = EvaluationSchedule(automatic=True)
+        schedule.on_train_start(trainer, None)
+        schedule.on_train_epoch_start(trainer, None)
+        now += 1.0  # a second per epoch: 100 epochs in the time
+        schedule.on_train_batch_end(trainer, None, None, None, 0)
+        assert trainer.check_val_every_n_epoch == interval
+
+
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
     with pytest.raises(InputError, match="--val_check_interval 3: expected at most 2, the batches of an epoch"):
         validated(tmp_path, val_check_interval=3)
