@@ -17,7 +17,7 @@ from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.flags import OneLineParser, call, parser_for
-from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.wording import counted
 
@@ -61,8 +61,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Returns:
         `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (their
-        number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `metrics` of the validation before it
-        was saved, and `calibration`. None where the file does not say.
+        number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `evaluation` (which channels of the
+        file are merged, and the threshold distances), `metrics` of the validation before it was saved, and
+        `calibration`. None where the file does not say.
 
     Raises:
         InputError: If the file is no checkpoint of a detector.
@@ -84,6 +85,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "image_size": values.get("image_size"),
             "epoch": checkpoint.get("epoch"),
             "step": checkpoint.get("global_step"),
+            "evaluation": checkpoint.get(EVALUATION_KEY),
             "metrics": checkpoint.get(METRICS_KEY),
             "calibration": checkpoint.get(CALIBRATION_KEY),
         }
@@ -119,6 +121,10 @@ def _text(name: str, value: Any) -> str:
     """A value on one line, or one line for each part of it."""
     if value is None:
         return "-"
+    if name == "evaluation":
+        merged = ["=".join(members) for members in value["channel_members"].values() if len(members) > 1]
+        unit = {"pixel": "px", "image": "of the image's diagonal"}[value["threshold_unit"]]
+        return f"{' '.join([*merged, 'within'])} {', '.join(f'{d:g}' for d in value['distances'])} {unit}"
     if name == "metrics":
         value = {key: value[key] for key in SHOWN_METRICS if key in value}
     if name == "epoch":

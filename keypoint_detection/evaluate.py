@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from keypoint_detection.calibration import Calibration, calibrate_channel
 from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import KeypointsDataset
-from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
-from keypoint_detection.data.splits import recorded_split
-from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import Evaluation, summarise
+from keypoint_detection.evaluation_inputs import chosen_channels, chosen_distances, read_labels
 from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
 from keypoint_detection.files import prepare_file, writing
 from keypoint_detection.flags import call, parser_for
-from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
@@ -47,7 +41,8 @@ def evaluate(
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     empty_channels: str = "absent",
     split: str | Path | None = None,
-    maximal_gt_keypoint_pixel_distances: str | list[float] = DEFAULT_DISTANCES,
+    maximal_gt_keypoint_pixel_distances: str | list[float] | None = None,
+    threshold_unit: Literal["pixel", "image"] | None = None,
     distance: float | None = None,
     score_threshold: float | dict[str, float] | None = None,
     recall: float | None = None,
@@ -63,12 +58,14 @@ def evaluate(
         checkpoint: A checkpoint that a training wrote, such as best.ckpt.
         json_dataset_path: Labelled file, in the native or in COCO's format.
         image_dataset_path: Folder that its image paths are relative to. None is the folder of the file.
-        keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None takes the
-            checkpoint's names.
+        keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None merges as
+            the training did.
         keypoint_coordinates: Convention of a native file: blender, normalized or pixel.
         empty_channels: What a channel without keypoints means: absent or ignore (it was not labelled).
         split: The split.json of a training with this file; only its validation images are evaluated.
-        maximal_gt_keypoint_pixel_distances: Distances of the average precision, in pixels of the image file.
+        maximal_gt_keypoint_pixel_distances: Distances of the average precision. None takes those of the training.
+        threshold_unit: Their unit: pixel (of the image file), or image for fractions of its diagonal. None takes that
+            of the training, and pixels for distances that are given.
         distance: The one of these at which errors, precision and recall are measured. None is the largest.
         score_threshold: Score from which a detection counts. None takes those that the checkpoint holds.
         recall: Find score thresholds that promise this recall within the distance on new images, and store them in the
@@ -86,8 +83,6 @@ def evaluate(
     Raises:
         InputError: If a file or a value is not usable.
     """
-    distances = parse_distances(maximal_gt_keypoint_pixel_distances)
-    distance = _choose_distance(distance, distances)
     if batch_size < 1 or num_workers < 0:
         raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
     if recall is not None and not 0 < recall < 1:
@@ -99,14 +94,26 @@ def evaluate(
         prepare_file(report, f"--report {report}")
     predictor = load_predictor(checkpoint, processes.device, score_threshold)
     detector = predictor.network.detector
+    distances, unit = chosen_distances(
+        predictor.network.evaluation, maximal_gt_keypoint_pixel_distances, threshold_unit
+    )
+    distance = _choose_distance(distance, distances)
+    if unit == "image" and (report is not None or recall is not None):
+        flag = "--report" if report is not None else "--recall"
+        raise InputError(f"{flag}: expected --maximal_gt_keypoint_pixel_distances with --threshold_unit pixel")
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     annotations, sizes = read_labels(
-        Path(json_dataset_path), folder, predictor.channel_names, keypoint_channels, keypoint_coordinates, split
+        Path(json_dataset_path),
+        folder,
+        chosen_channels(predictor.network, keypoint_channels),
+        keypoint_coordinates,
+        split,
     )
+    annotations = annotations.select_channels(predictor.channel_names)
     if recall is not None and split is None:
         _warn_of_training_images(checkpoint, annotations)
     dataset = make_dataset(detector, annotations, empty_channels)
-    evaluated = EvaluatedImages(annotations, distances)
+    evaluated = EvaluatedImages(annotations, distances, unit)
     loader = make_loader(dataset, sizes, batch_size, num_workers, processes.rank, processes.world)
     run_detector(detector, loader, evaluated, progress=processes.rank == 0)
     evaluated.gather(processes)
@@ -175,52 +182,6 @@ def load_predictor(
     if not isinstance(predictor.network, TorchNetwork):
         raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
     return predictor
-
-
-def read_labels(
-    json_path: Path,
-    folder: Path,
-    channel_names: Sequence[str],
-    keypoint_channels: str | list[str] | None,
-    keypoint_coordinates: str,
-    split: str | Path | None,
-) -> tuple[Annotations, np.ndarray]:
-    """Reads and checks a labelled file whose channels are those of a detector, in its order.
-
-    Args:
-        json_path: The file.
-        folder: Folder of its images.
-        channel_names: The detector's.
-        keypoint_channels: Channels of the file that are merged, as `a=b`; those that are not named are read as they
-            are.
-        keypoint_coordinates: Convention of a native file.
-        split: Record of a split whose validation images are to be taken, or None.
-
-    Returns:
-        The labels, and `(N, 2)` int width and height of the images, 0 where the header was not read.
-
-    Raises:
-        InputError: In one line, for whatever is wrong with the data.
-    """
-    given = keypoint_channels.split() if isinstance(keypoint_channels, str) else list(keypoint_channels or [])
-    named = {word if word in channel_names else word.split("=")[0] for word in given}
-    unknown = sorted(named - set(channel_names))
-    if unknown:
-        raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(channel_names)}")
-    wanted = [*given, *(name for name in channel_names if name not in named)]
-    annotations = read_annotations(
-        json_path, folder, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates, max_keypoints=None
-    ).select_channels(list(channel_names))
-    sizes = scan_sizes(annotations, limit=None)
-    annotations = leave_out_outside(annotations, sizes)
-    if split is None:
-        return annotations, sizes
-    try:
-        record = json.loads(Path(split).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
-    validation = recorded_split(annotations, record)[1]
-    return annotations.subset(validation), sizes[validation]
 
 
 def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -> Calibration:

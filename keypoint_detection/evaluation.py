@@ -34,12 +34,14 @@ class Evaluation:
     Attributes:
         sources: What was evaluated: the checkpoint, the labelled file and the folder of images.
         channel_names: Names of the C channels.
-        threshold_distances: Distances in pixels of the average precision.
+        threshold_distances: Distances of the average precision.
+        threshold_unit: Unit of all distances and localisation errors: `pixel`, or `image` for fractions of the image's
+            diagonal.
         distance: The one of them at which errors, precision and recall are measured.
         score_thresholds: `(C,)` scores from which a detection counts.
         metrics: All metrics by the names that training logs them under, without `validation/`.
         channels: For each channel by name `truths`; `average_precision`, one for each distance; `median`, `mean` and
-            `p90` of the localisation error in pixels; `threshold` with `recall`, `precision` and `f1` there;
+            `p90` of the localisation error; `threshold` with `recall`, `precision` and `f1` there;
             `best_threshold` with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
         mean: The same, averaged over the channels for which it is defined.
         errors: Errors by kind.
@@ -51,6 +53,7 @@ class Evaluation:
     sources: dict[str, str]
     channel_names: list[str]
     threshold_distances: list[float]
+    threshold_unit: str
     distance: float
     score_thresholds: list[float]
     metrics: dict[str, float]
@@ -70,9 +73,9 @@ class Evaluation:
         """All numbers as plain values, None where undefined.
 
         Returns:
-            `sources`, `images` (how many), `distances`, `distance`; `channels` and `mean` as described above, with
-            `average_precision` by distance; `errors`, for each kind `count` and `average_precision_won_back`, in all
-            and by channel; `metrics`; `calibration`, None unless thresholds with a promise were asked for.
+            `sources`, `images` (how many), `distances`, `unit`, `distance`; `channels` and `mean` as described above,
+            with `average_precision` by distance; `errors`, for each kind `count` and `average_precision_won_back`, in
+            all and by channel; `metrics`; `calibration`, None unless thresholds with a promise were asked for.
         """
         gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
         errors = {
@@ -90,6 +93,7 @@ class Evaluation:
             "sources": self.sources,
             "images": len(self.images),
             "distances": self.threshold_distances,
+            "unit": self.threshold_unit,
             "distance": self.distance,
             "mean": self._by_distance(self.mean),
             "channels": {name: self._by_distance(numbers) for name, numbers in self.channels.items()},
@@ -121,19 +125,24 @@ class Evaluation:
         columns = [f"{distance:g}" for distance in self.threshold_distances]
         return {**numbers, "average_precision": dict(zip(columns, numbers["average_precision"], strict=True))}
 
+    def _within(self) -> str:
+        unit = "px" if self.threshold_unit == "pixel" else "of the image's diagonal"
+        return f"within {self.distance:g} {unit}"
+
     def _rows(self) -> list[tuple[str, dict[str, Any]]]:
         return [*self.channels.items(), ("mean", self.mean)]
 
     def _precision_table(self) -> str:
         header = ["channel", "true", *(f"AP@{d:g}" for d in self.threshold_distances), "median", "mean", "90 %"]
         truths = [*(str(row["truths"]) for row in self.channels.values()), ""]  # their sum is no mean
+        digits = 2 if self.threshold_unit == "pixel" else 4
         rows = [
             [name, number, *map(_number, row["average_precision"])]
-            + [_number(row[key], 2) for key in ("median", "mean", "p90")]
+            + [_number(row[key], digits) for key in ("median", "mean", "p90")]
             for (name, row), number in zip(self._rows(), truths, strict=True)
         ]
         seen = f"{counted(len(self.images), 'image')} with {counted(self.mean['truths'], 'true keypoint')}"
-        title = f"{seen}: AP and localisation error in px within {self.distance:g} px"
+        title = f"{seen}: AP, and localisation error {self._within()}"
         return _table(title, header, rows)
 
     def _threshold_table(self) -> str:
@@ -141,9 +150,7 @@ class Evaluation:
         keys = ["threshold", "recall", "precision", "f1"]
         keys += ["best_threshold", "best_recall", "best_precision", "best_f1"]
         rows = [[name, *(_number(row[key]) for key in keys)] for name, row in self._rows()]
-        return _table(
-            f"At the score threshold, and at the one of the best F1, within {self.distance:g} px", header, rows
-        )
+        return _table(f"At the score threshold, and at the one of the best F1, {self._within()}", header, rows)
 
     def _error_table(self) -> str:
         gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
@@ -151,7 +158,7 @@ class Evaluation:
             [kind.replace("_", " "), str(sum(counts[row])), _number(mean_of_defined(gains[row]))]
             for row, kind in enumerate(ERROR_KINDS)
         ]
-        title = f"Errors within {self.distance:g} px at the score threshold, and the AP that mending them wins back"
+        title = f"Errors {self._within()} at the score threshold, and the AP that mending them wins back"
         return _table(title, ["error", "count", "AP won"], rows)
 
 
@@ -178,10 +185,15 @@ def summarise(
         rows.append(channel_numbers(matches, channel, position, float(threshold)) | more)
     images = dict(sorted(evaluated.images.items()))
     points = pad(list(images.values()), len(names))
+    if evaluated.threshold_unit == "image":
+        sizes = [math.hypot(image.width, image.height) for image in images.values()]
+        diagonals = torch.tensor(sizes, dtype=torch.float64)[:, None, None, None]
+        points = points._replace(xy=points.xy / diagonals, truths=points.truths / diagonals)
     return Evaluation(
         sources=sources,
         channel_names=names,
         threshold_distances=distances,
+        threshold_unit=evaluated.threshold_unit,
         distance=distance,
         score_thresholds=[float(threshold) for threshold in score_thresholds],
         metrics=metrics,

@@ -31,14 +31,18 @@ class EvaluatedImages:
 
     Args:
         annotations: The evaluated images.
-        threshold_distances: Distances in pixels within which a detection may match a true keypoint.
+        threshold_distances: Distances within which a detection may match a true keypoint.
+        threshold_unit: Their unit: `pixel`, or `image` for fractions of the image's diagonal.
 
     Attributes:
         images: What is true and what was found, by index in the annotations.
     """
 
-    def __init__(self, annotations: Annotations, threshold_distances: Sequence[float]) -> None:
+    def __init__(
+        self, annotations: Annotations, threshold_distances: Sequence[float], threshold_unit: str = "pixel"
+    ) -> None:
         self.annotations = annotations
+        self.threshold_unit = threshold_unit
         names = annotations.channel_names
         self.metrics: dict[str, KeypointMetric] = {
             name: metric(names, threshold_distances) for name, metric in METRICS.items()
@@ -57,9 +61,11 @@ class EvaluatedImages:
         xy, scores = xy.cpu(), scores.cpu()
         batch = Batch(batch.images, batch.keypoints.cpu(), None, *(value.cpu() for value in batch[3:]))
         truths = transform_points(batch.keypoints.double(), batch.transforms.double())
+        corners = transform_points(batch.sizes.flip(1).double(), batch.transforms.double()).round()
+        unit = corners.norm(dim=1)[:, None, None, None] if self.threshold_unit == "image" else 1.0
         for metric in self.metrics.values():
-            metric.update(xy.double(), scores, truths, batch.labelled, batch.indices)
-        self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
+            metric.update(xy.double() / unit, scores, truths / unit, batch.labelled, batch.indices)
+        self.images |= images_of_batch(self.annotations, batch, corners, xy, scores, truths)
 
     def gather(self, processes: Processes) -> None:
         """Adds the images of all other processes; metrics and matches are over all of them in any case.
@@ -86,19 +92,19 @@ class EvaluatedImages:
 
 
 def images_of_batch(
-    annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor, truths: Tensor
+    annotations: Annotations, batch: Batch, corners: Tensor, xy: Tensor, scores: Tensor, truths: Tensor
 ) -> dict[int, ReportImage]:
     """The images of a batch by index, for a report, without those of which nothing counts.
 
     Args:
         annotations: The images and their labels.
         batch: Some of them.
+        corners: `(B, 2)` width and height of the image files in pixels.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
         truths: `(B, C, K, 2)` true keypoints likewise.
     """
     indices = batch.indices.tolist()
-    corners = transform_points(batch.sizes.cpu().flip(1).double(), batch.transforms.cpu()).round()
     images = images_from_batch(
         names=[annotations.name(index) if index >= 0 else "" for index in indices],
         sizes=corners.flip(1),
@@ -164,7 +170,8 @@ def run_detector(
     """
     device = detector.device
     detector.eval()
-    bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=not progress)
+    hidden = None if progress else True  # None shows it on a terminal
+    bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=hidden)
     with bar:
         for batch in loader:
             xy, scores = detector.detect(batch.images.to(device), batch.sizes.to(device))

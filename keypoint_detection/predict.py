@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.backbones.layers import fold_normalization
-from keypoint_detection.models.checkpoint_file import load_checkpoint
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.score_thresholds import ROUNDING, ROUNDING_ON_DEVICE, usable_thresholds
@@ -112,6 +112,7 @@ class TorchNetwork:
         if self.device.type == "cpu":
             keep_freed_memory(*PREDICTION)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
+        self.evaluation: Mapping[str, Any] = content.get(EVALUATION_KEY, {})  # how the training evaluated
         self.image_size = self.detector.hparams.image_size
         self.rounding = ROUNDING if self.device.type == "cpu" else ROUNDING_ON_DEVICE
         self.score_thresholds = self.detector.score_thresholds.tolist()

@@ -24,11 +24,15 @@ class ChannelGroup(NamedTuple):
     members: tuple[str, ...]
 
 
-def parse_channels(spec: Sequence[str] | str | None, available: Sequence[str], source: str) -> list[ChannelGroup]:
+ChannelSpec = Sequence[str | ChannelGroup] | str | None
+
+
+def parse_channels(spec: ChannelSpec, available: Sequence[str], source: str) -> list[ChannelGroup]:
     """Reads a choice of channels.
 
     Args:
-        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a. None takes all.
+        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a. None takes all. A
+            group takes those of its members that there are.
         available: the channels of the file.
         source: the name of the file, for messages.
 
@@ -40,7 +44,10 @@ def parse_channels(spec: Sequence[str] | str | None, available: Sequence[str], s
     words = spec.split() if isinstance(spec, str) else list(spec)
     if not words:
         raise InputError(f"{source}: keypoint_channels is empty, expected some of: {', '.join(available)}")
-    groups = [_parse_group(word, available, source) for word in words]
+    groups = [
+        _present(word, available, source) if isinstance(word, ChannelGroup) else _parse_group(word, available, source)
+        for word in words
+    ]
     seen: set[str] = set()
     for member in (member for group in groups for member in group.members):
         if member in seen:
@@ -78,3 +85,28 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
                 f"{suggestion(member, available) or ', expected some of: ' + ', '.join(available)}"
             )
     return ChannelGroup(members[0], members)
+
+
+def _present(group: ChannelGroup, available: Sequence[str], source: str) -> ChannelGroup:
+    members = tuple(name for name in group.members if name in available)
+    if not members:
+        raise InputError(
+            f'{source}: no channel "{group.name}", which the detector finds'
+            f"{suggestion(group.name, available) or ', but ' + ', '.join(available)}"
+        )
+    return ChannelGroup(group.name, members)
+
+
+def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> dict[str, list[str]]:
+    """What each of the channels that were read is made of.
+
+    Args:
+        spec: what was asked for, see `parse_channels`.
+        names: the channels that were read.
+
+    Returns:
+        The channels of the file, by the name of the channel that holds them.
+    """
+    words = (spec.split() if isinstance(spec, str) else spec) or names
+    groups = ([word] if word in names else word.split("=") for word in words)
+    return {members[0]: members for members in groups}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.channels import ChannelSpec
 from keypoint_detection.data.coco_format import read_coco
 from keypoint_detection.data.format_writers import write_coco, write_native
 from keypoint_detection.data.images import scan_sizes
@@ -48,7 +49,7 @@ def read_annotations(
     json_path: str | Path,
     image_root: str | Path,
     *,
-    keypoint_channels: Sequence[str] | str | None = None,
+    keypoint_channels: ChannelSpec = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     max_keypoints: Sequence[int] | None = None,
 ) -> Annotations:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 from keypoint_detection.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 # In pixels, of evaluations in training and after it.
 DEFAULT_DISTANCES = "2 4"
+SMALLEST = 0.2  # pixels: nearer to the labels than labels are to the truth
 
 
-def parse_distances(distances: str | list[float]) -> list[float]:
+def parse_distances(distances: str | list[float], unit: str = "pixel") -> list[float]:
     """Reads threshold distances as a flag gives them.
 
     Args:
         distances: Numbers, or a text of numbers separated by spaces.
+        unit: `pixel`, or `image` for fractions of the image's diagonal.
 
     Returns:
         The distances in ascending order.
 
     Raises:
-        InputError: If one is no positive number.
+        InputError: If one is no positive number, or no fraction.
     """
     try:
         parts = distances.split() if isinstance(distances, str) else distances
@@ -29,4 +34,23 @@ def parse_distances(distances: str | list[float]) -> list[float]:
         values = []
     if not values or not all(0 < value < math.inf for value in values):
         raise InputError(f"--maximal_gt_keypoint_pixel_distances {distances!r}: expected positive numbers, as in '2 4'")
+    if unit == "image" and values[-1] >= 1:
+        raise InputError(
+            f"--maximal_gt_keypoint_pixel_distances {distances!r}: expected fractions of the image's diagonal with "
+            "--threshold_unit image, as in '0.01 0.02'"
+        )
     return values
+
+
+def warn_of_tiny(distances: list[float], unit: str) -> None:
+    """Warns of distances in pixels that were probably meant as fractions.
+
+    Args:
+        distances: In ascending order.
+        unit: `pixel` or `image`.
+    """
+    if unit == "pixel" and distances[0] < SMALLEST:
+        logger.warning(
+            "--maximal_gt_keypoint_pixel_distances: %g is much less than a pixel; --threshold_unit image takes "
+            "fractions of the image's diagonal", distances[0],
+        )  # fmt: skip

@@ -16,10 +16,12 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from keypoint_detection.batch import Batch
+from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 
@@ -156,12 +158,7 @@ class MetricsLogger(pl.Callback):
         ap_epoch_freq: int | Literal["auto"] = "auto",
     ) -> None:
         self.row = row
-        self.threshold_distances = parse_distances(maximal_gt_keypoint_pixel_distances)
-        if threshold_unit == "image" and max(self.threshold_distances) >= 1:
-            raise InputError(
-                f"--maximal_gt_keypoint_pixel_distances {maximal_gt_keypoint_pixel_distances!r}: expected fractions of "
-                "the image's diagonal with --threshold_unit image, as in '0.01 0.02'"
-            )
+        self.threshold_distances = parse_distances(maximal_gt_keypoint_pixel_distances, threshold_unit)
         self.threshold_unit = threshold_unit
         self.ap_epoch_start = ap_epoch_start
         self.ap_epoch_freq = ap_epoch_freq
@@ -215,11 +212,19 @@ class MetricsLogger(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the latest score thresholds and metrics, after the averaged weights have been put in their place."""
+        """Adds the latest score thresholds and metrics, and what they are of.
+
+        Here, where the averaged weights have been put in their place already.
+        """
         if self.score_thresholds is not None:
             checkpoint["state_dict"]["score_thresholds"] = self.score_thresholds.clone()
         if "validation" in self.latest:
             checkpoint["validation_metrics"] = {name: float(v) for name, v in self.latest["validation"].items()}
+        checkpoint[EVALUATION_KEY] = {
+            "channel_members": channel_members(trainer.datamodule.keypoint_channels, self.channel_names),
+            "distances": self.threshold_distances,
+            "threshold_unit": self.threshold_unit,
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

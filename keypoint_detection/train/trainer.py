@@ -17,7 +17,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.metrics.distances import parse_distances
+from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
 from keypoint_detection.models.optimization import limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
@@ -162,7 +162,8 @@ def check_setup(config: Mapping[str, Any]) -> None:
     duration = parse_duration(config["max_time"])
     if duration is not None and duration <= timedelta(0):
         raise InputError(f"--max_time {config['max_time']}: expected more than no time")
-    parse_distances(config["maximal_gt_keypoint_pixel_distances"])
+    unit = config["threshold_unit"]
+    warn_of_tiny(parse_distances(config["maximal_gt_keypoint_pixel_distances"], unit), unit)
     if config["precision"] not in PRECISIONS:
         raise InputError(f"--precision {config['precision']}: expected one of 32, bf16-mixed, 16-mixed, auto")
     if not re.fullmatch(r"auto|-1|[1-9]\d*|[\[(]?\d+(,\s*\d*)+[\])]?|\[\d+\]", str(config["devices"])):

@@ -1,0 +1,101 @@
+"""What an evaluation takes from its flags, and where these are silent from the training that wrote the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.channels import ChannelGroup
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.splits import recorded_split
+from keypoint_detection.data.validation import leave_out_outside
+from keypoint_detection.errors import InputError
+from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
+from keypoint_detection.predict import TorchNetwork
+
+
+def chosen_distances(
+    trained: Mapping[str, Any], given: str | list[float] | None, unit: str | None
+) -> tuple[list[float], str]:
+    """Threshold distances and their unit: those that are given, or of the training.
+
+    Args:
+        trained: How the training evaluated, `EVALUATION_KEY` of a checkpoint; empty where it does not say.
+        given: Distances, or None.
+        unit: `pixel`, `image` or None.
+
+    Raises:
+        InputError: If they are no distances of that unit.
+    """
+    if given is not None:
+        return parse_distances(given, unit or "pixel"), unit or "pixel"
+    if unit in (None, trained.get("threshold_unit")) and trained:
+        return list(trained["distances"]), trained["threshold_unit"]
+    return parse_distances(DEFAULT_DISTANCES, unit or "pixel"), unit or "pixel"
+
+
+def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> list[str | ChannelGroup]:
+    """Which channels of a file are to be read: those that are given as they are, all others as the training did.
+
+    Args:
+        network: A checkpoint.
+        given: Its channels with those of the file that are merged into them, as `a=b`, or None.
+
+    Raises:
+        InputError: If the checkpoint has no such channel.
+    """
+    names, members = network.channel_names, network.evaluation.get("channel_members", {})
+    words = given.split() if isinstance(given, str) else list(given or [])
+    named = {word if word in names else word.split("=")[0] for word in words}
+    unknown = sorted(named - set(names))
+    if unknown:
+        raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")
+    others = [ChannelGroup(name, tuple(members.get(name, [name]))) for name in names if name not in named]
+    asked_for = {member for word in words for member in word.split("=")}
+    return [
+        *words,
+        *(group._replace(members=tuple(m for m in group.members if m not in asked_for)) for group in others),
+    ]
+
+
+def read_labels(
+    json_path: Path,
+    folder: Path,
+    channels: Sequence[str | ChannelGroup],
+    keypoint_coordinates: str,
+    split: str | Path | None,
+) -> tuple[Annotations, np.ndarray]:
+    """Reads and checks a labelled file.
+
+    Args:
+        json_path: The file.
+        folder: Folder of its images.
+        channels: Which of its channels are read, and which of them are merged.
+        keypoint_coordinates: Convention of a native file.
+        split: Record of a split whose validation images are to be taken, or None.
+
+    Returns:
+        The labels, and `(N, 2)` int width and height of the images, 0 where the header was not read.
+
+    Raises:
+        InputError: In one line, for whatever is wrong with the data.
+    """
+    annotations = read_annotations(
+        json_path, folder, keypoint_channels=channels, keypoint_coordinates=keypoint_coordinates, max_keypoints=None
+    )
+    sizes = scan_sizes(annotations, limit=None)
+    annotations = leave_out_outside(annotations, sizes)
+    if split is None:
+        return annotations, sizes
+    try:
+        record = json.loads(Path(split).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
+    validation = recorded_split(annotations, record)[1]
+    return annotations.subset(validation), sizes[validation]
