@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from keypoint_detection import heatmaps
+from keypoint_detection.data import photometric
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.geometry import scaling, warp
 from keypoint_detection.errors import InputError
@@ -44,21 +45,55 @@ def test_each_geometric_change_does_what_its_name_says(seed):
     rotation = only(rotation=30).geometry(random(seed), SIZE).homography
     np.testing.assert_allclose(mapped(rotation, *centre), centre, atol=1e-9)
     np.testing.assert_allclose(rotation[:2, :2] @ rotation[:2, :2].T, np.eye(2), atol=1e-12)
-    assert rotation[0, 0] >= np.cos(np.pi / 6) - 1e-12
     scale = only(scale=0.25).geometry(random(seed), SIZE).homography
     assert scale[0, 0] == scale[1, 1]
-    assert 0.8 <= scale[0, 0] <= 1.25
     np.testing.assert_allclose(mapped(scale, *centre), centre, atol=1e-9)
     shift = only(translation=0.1).geometry(random(seed), SIZE).homography
     np.testing.assert_array_equal(shift[:2, :2], np.eye(2))
-    assert abs(shift[0, 2]) <= 12
-    assert abs(shift[1, 2]) <= 9
+    assert (shift[:2, 2] != 0).all()
     shear = only(shear=20).geometry(random(seed), SIZE).homography
     assert np.abs([shear[0, 1], shear[1, 0]]).max() <= np.tan(np.radians(20))
     np.testing.assert_allclose(np.diag(shear), 1)
     tilt = only(perspective=0.5).geometry(random(seed), SIZE).homography
     np.testing.assert_allclose(mapped(tilt, *centre), centre, atol=1e-9)
-    assert tilt[2, 0] != 0
+    np.testing.assert_allclose((tilt @ [*centre, 1])[:2], centre, atol=1e-9)  # its scale there is 1
+
+
+def homographies(count=300, **changes):
+    """Those of many draws, `(count, 3, 3)`."""
+    return np.array([only(**changes).geometry(random(seed), SIZE).homography for seed in range(count)])
+
+
+def test_rotation_and_scale_reach_as_far_as_they_are_told_and_no_further():
+    rotation, scale = homographies(rotation=30), homographies(scale=0.25)[:, 0, 0]
+    angles = np.degrees(np.arctan2(rotation[:, 1, 0], rotation[:, 0, 0]))
+    assert -30 <= angles.min() < -29
+    assert 29 < angles.max() <= 30
+    assert 0.8 <= scale.min() < 0.805
+    assert 1.245 < scale.max() <= 1.25
+
+
+@pytest.mark.parametrize("others", [{}, {"rotation": 180}], ids=["alone", "with a rotation"])
+def test_translation_moves_the_centre_by_a_share_of_each_side(others):
+    centres = np.array([mapped(h, 60, 45) for h in homographies(translation=0.1, **others)])
+    farthest = np.abs(centres - (60, 45)).max(axis=0)
+    assert 11.5 < farthest[0] <= 12
+    assert 8.5 < farthest[1] <= 9
+
+
+def test_perspective_changes_the_scale_from_side_to_side_by_its_share():
+    tilts = [np.abs(h[2, :2] / (h[2] @ [60, 45, 1])) for h in homographies(perspective=0.5)]
+    # Half of it on either side of the centre: 1 + 60 / 240 at the right and 1 + 45 / 180 at the bottom.
+    assert np.max(tilts, axis=0) == pytest.approx([0.5 / 240, 0.5 / 180], rel=0.02)
+
+
+def test_a_crop_may_lie_anywhere():
+    inverses = np.linalg.inv(homographies(500, crop=1))
+    before, after = inverses[:, :2, 2], (120, 90) - (inverses @ [120, 90, 1])[:, :2]  # left and top, right and bottom
+    places = before / (before + after)
+    assert (places.min(axis=0) < 0.02).all()
+    assert (places.max(axis=0) > 0.98).all()
+    assert places.mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -114,6 +149,56 @@ def test_the_same_generator_gives_the_same_change():
     x, y, z = (augmentation.photometric(image.clone(), generator) for generator in (first, again, other))
     assert torch.equal(x, y)
     assert not torch.equal(x, z)
+
+
+@pytest.mark.parametrize(
+    ("flag", "function"),
+    [
+        *[("saturation", "adjust_colour"), ("grayscale", "adjust_colour"), ("blur", "blur"), ("noise", "add_noise")],
+        *[("jpeg", "compress"), ("erasing", "erase")],
+    ],
+)
+def test_a_flag_makes_its_own_change_only(flag, function, monkeypatch):
+    calls = []
+    for name in ("adjust_colour", "blur", "add_noise", "compress", "erase"):
+        monkeypatch.setattr(photometric, name, lambda image, *_, name=name: calls.append(name) or image)
+    only(**{flag: 1}).photometric(torch.rand(3, 8, 8), random(1))
+    assert calls == [function]
+
+
+def test_strengths_reach_as_far_as_they_are_told_and_no_further(monkeypatch):
+    drawn = {"adjust_colour": [], "blur": [], "add_noise": [], "compress": []}
+    for name, values in drawn.items():
+        monkeypatch.setattr(photometric, name, lambda image, *given, v=values: v.append(given) or image)
+    changes = {"brightness": 0.1, "contrast": 0.2, "saturation": 0.3, "hue": 0.4, "blur": 1, "noise": 0.5, "jpeg": 1}
+    for seed in range(500):
+        only(**changes).photometric(torch.zeros(3, 1, 1), random(seed))
+    colours = np.array(drawn["adjust_colour"]) - (1, 1, 1, 0)
+    assert (colours.max(axis=0) <= (0.1, 0.2, 0.3, 0.4)).all()
+    assert (colours.min(axis=0) >= (-0.1, -0.2, -0.3, -0.4)).all()
+    assert colours.max(axis=0) == pytest.approx([0.1, 0.2, 0.3, 0.4], rel=0.02)
+    assert -colours.min(axis=0) == pytest.approx([0.1, 0.2, 0.3, 0.4], rel=0.02)
+    assert 1.98 < max(sigma for (sigma,) in drawn["blur"]) <= 2
+    assert 0.49 < max(deviation for deviation, _ in drawn["add_noise"]) <= 0.5
+    assert {min(drawn["compress"]), max(drawn["compress"])} == {(25,), (95,)}
+
+
+def test_colours_change_as_the_flag_says():
+    stripes = torch.full((3, 8, 8), 0.5)
+    stripes[:, :, 1::2] = 0.7
+    reddish = torch.tensor([0.8, 0.2, 0.2])[:, None, None].expand(3, 8, 8).contiguous()
+
+    def changed(image, **change):
+        return (only(**change).photometric(image.clone(), random(1)) - image).abs().max()
+
+    assert changed(stripes, saturation=0.3) < 1e-5, "grey has no saturation"
+    assert changed(stripes, contrast=0.3) > 1e-3
+    assert changed(stripes, hue=0.3) < 1e-5, "nor a hue"
+    assert changed(reddish, hue=0.3) > 1e-2
+    assert changed(reddish, saturation=0.3) > 1e-2
+    grey = only(grayscale=1).photometric(reddish.clone(), random(1))
+    torch.testing.assert_close(grey, torch.full_like(grey, 0.299 * 0.8 + 0.701 * 0.2))
+    assert only(noise=0.1).photometric(torch.full((3, 8, 8), 0.5), random(1)).std() > 0.005
 
 
 @given(
