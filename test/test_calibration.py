@@ -94,6 +94,15 @@ def test_a_channel_counts_true_detections_of_its_own_images_only():
     assert found.measured_recall == 1.0
 
 
+def test_a_detection_has_to_lie_within_the_chosen_distance():
+    both = matches([(0, 3, 0.9, 1.0), (0, 8, 0.7, math.nan)], [2])
+    both = both._replace(distances=torch.tensor([[1.0, 1.0], [math.nan, 3.0]], dtype=torch.float64))
+    assert calibrate_channel(both, 0, 1, {3: 1, 8: 1}, 0.6).threshold == 0.7
+    near = calibrate_channel(both, 0, 0, {3: 1, 8: 1}, 0.6)
+    assert near.threshold is None
+    assert near.measured_recall == 0.5
+
+
 def test_it_is_said_why_nothing_can_be_promised():
     few = calibrate_channel(matches([(0, 0, 0.9, 1.0)], [1]), 0, 0, {0: 1}, 0.95)
     assert few.threshold is None

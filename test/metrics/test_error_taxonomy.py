@@ -125,6 +125,20 @@ def test_gains_of_a_case_worked_out_by_hand():
     assert gains["wrong_channel"] == pytest.approx([1 / 4 + 1 / 4 * 2 / 3, 0, 1 / 2 + 1 / 2 * 2 / 3])
 
 
+def test_every_miss_of_an_image_is_mended():
+    image = [(0, 0, 0.9), (200, 0, 0.95)], [(0, 0), (50, 0), (100, 0)]
+    result = error_taxonomy(*tensors([[image]]), 2.0, torch.tensor([0.5]))
+    assert result.counts[:, 0].tolist() == [2, 0, 0, 0, 1]
+    assert result.average_precision.tolist() == pytest.approx([1 / 3 * 1 / 2])
+    assert result.gains[0].tolist() == pytest.approx([1 / 2 - 1 / 6])  # one truth is left, behind a false detection
+
+
+def test_detections_at_the_score_threshold_count():
+    image = [(0, 0, 0.5), (200, 0, 0.5)], [(0, 0)]
+    result = error_taxonomy(*tensors([[image]]), 2.0, torch.tensor([0.5]))
+    assert result.counts[:, 0].tolist() == [0, 0, 0, 0, 1]
+
+
 def reference(image, distance):
     """The rules of the module's docstring for one image, with plain loops: kinds and missed truths."""
     dist = lambda a, b: math.hypot(a[0] - b[0], a[1] - b[1])  # noqa: E731

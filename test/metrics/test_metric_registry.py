@@ -184,6 +184,13 @@ def test_localization_by_hand():
     )
 
 
+def test_localization_is_within_the_largest_distance_wherever_it_stands():
+    metric = METRICS["localization"](["a"], [4.0, 2.0])
+    found, truth = torch.tensor([[[[0.0, 0.0]]]]), torch.tensor([[[[3.0, 0.0]]]])
+    metric.update(found, torch.tensor([[[0.5]]]), truth, torch.ones(1, 1, dtype=torch.bool), torch.tensor([0]))
+    assert metric.compute()["median_distance"] == 3
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 20).map(lambda score: score / 20), st.booleans()), min_size=1, max_size=12),
     st.integers(0, 5),

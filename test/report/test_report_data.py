@@ -19,7 +19,13 @@ from keypoint_detection.report import (
     write_report,
 )
 from keypoint_detection.report.measured import measure
-from keypoint_detection.report.statistics import calibration_bins, curve_points
+from keypoint_detection.report.statistics import (
+    Points,
+    calibration_bins,
+    curve_points,
+    image_errors,
+    match_points,
+)
 
 
 def test_numbers_are_those_of_the_metrics():
@@ -269,3 +275,12 @@ def test_random_images_hold_ties():
     # The browser's counts are compared on these: they have to contain what could go wrong.
     scores = np.concatenate([np.concatenate(image.scores) for image in random_images(0, images=20)])
     assert len(np.unique(scores)) < len(scores)
+
+
+def test_errors_of_an_image_are_misses_and_false_positives_of_labelled_channels():
+    # One miss, one false positive at the threshold, and a true keypoint of a channel that is not labelled.
+    xy = torch.tensor([[[[5.0, 5.0]], [[math.nan, math.nan]]]], dtype=torch.float64)
+    scores = torch.tensor([[[0.5], [0.0]]], dtype=torch.float64)
+    truths = torch.tensor([[[[50.0, 5.0]], [[9.0, 9.0]]]], dtype=torch.float64)
+    points = Points(xy, scores, truths, torch.tensor([[True, False]]))
+    assert image_errors(points, match_points(points, ["a", "b"], [2.0]), 0, 2.0, [0.5, 0.5]).tolist() == [2]

@@ -1,0 +1,62 @@
+"""What is logged of an evaluation, from batches worked out by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
+from keypoint_detection.train.evaluation_row import EvaluationRow
+
+
+def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
+    metrics = MetricsLogger(EvaluationRow(), ["a"], "0.05", threshold_unit="image")
+    diagonals = {0: 50.0, 1: 500.0}
+    trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(
+            diagonals=lambda stage, indices: torch.tensor([diagonals[i] for i in indices.tolist()]).double()
+        )
+    )
+    truths = torch.tensor([[[[20.0, 20.0]]], [[[200.0, 200.0]]]])
+    off = torch.tensor([4.0, 20.0])  # 0.08 of the first image's diagonal, and 0.04 of the second one's
+    outputs = {
+        "xy": truths + torch.stack([off, torch.zeros(2)], 1)[:, None, None],
+        "scores": torch.tensor([[[0.9]], [[0.8]]]),
+    }
+    batch = SimpleNamespace(
+        keypoints=truths,
+        transforms=torch.eye(3, dtype=torch.float64).repeat(2, 1, 1),
+        labelled=torch.ones(2, 1, dtype=torch.bool),
+        indices=torch.arange(2),
+    )
+    metrics._update("validation", trainer, outputs, batch)
+    found = {key: value for metric in metrics.metrics["validation"].values() for key, value in metric.compute().items()}
+    assert found["meanAP"] == pytest.approx(0.25)  # one of two keypoints is found, behind a false detection
+    assert found["median_distance"] == pytest.approx(0.04)
+
+
+def test_a_loaded_checkpoint_keeps_its_thresholds_and_metrics_until_the_next_validation():
+    metrics = MetricsLogger(EvaluationRow(), ["a", "b"])
+    state = {"score_thresholds": torch.tensor([0.25, 0.75])}
+    metrics.on_load_checkpoint(None, None, {"state_dict": state, "validation_metrics": {"meanAP": 0.5}})
+    saved = {"state_dict": {"score_thresholds": torch.tensor([0.5, 0.5])}}
+    metrics.on_save_checkpoint(None, None, saved)
+    assert saved["state_dict"]["score_thresholds"].tolist() == [0.25, 0.75]
+    assert saved["validation_metrics"] == {"meanAP": 0.5}
+
+
+def test_thresholds_of_other_channels_are_not_taken_over():
+    metrics = MetricsLogger(EvaluationRow(), ["a"])
+    metrics.on_load_checkpoint(None, None, {"state_dict": {"score_thresholds": torch.tensor([0.25, 0.75])}})
+    saved = {"state_dict": {"score_thresholds": torch.tensor([0.5])}}
+    metrics.on_save_checkpoint(None, None, saved)
+    assert saved["state_dict"]["score_thresholds"].tolist() == [0.5]
+
+
+def test_means_are_over_cells_and_not_over_batches():
+    means = ChannelMeans(2)
+    means.update(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 1.0]), torch.tensor([30.0, 0.0]))
+    means.update(torch.tensor([2.0, 4.0]), torch.tensor([0.25, 2.0]), torch.tensor([10.0, 20.0]))
+    losses, entropies = means.compute()
+    assert losses.tolist() == [1.25, 4.0]
+    assert entropies.tolist() == [0.4375, 2.0]
