@@ -42,18 +42,23 @@ def test_keypoints_come_in_pixels_of_the_image_by_channel(predictor):
 
 
 def test_every_kind_of_image_gives_the_same_keypoints(predictor, tmp_path):
-    image = dots((32, 48), [(20.5, 12.5)])
+    image = dots((32, 48), [(20.3, 12.6), (8.8, 25.1)])
+    image[9:13, 23:26, 0] = 150  # no dot is round
+    covered, opacity = image.copy(), np.full((32, 48), 255, np.uint8)
+    covered[:, 40:], opacity[:, 40:] = 255, 0
     Image.fromarray(image).save(tmp_path / "image.png")
     chw = torch.from_numpy(image).permute(2, 0, 1)
     kinds = [
         str(tmp_path / "image.png"), tmp_path / "image.png", Image.fromarray(image), image, image / 255.0,
         (image / 255.0).astype(np.float32), image.astype(np.uint16) * 257, chw, chw / 255, (chw / 255).double(),
-        np.dstack([image, np.full((32, 48), 255, np.uint8)]), Image.fromarray(image).convert("RGBA"), image[::-1][::-1],
+        np.dstack([covered, opacity]), Image.fromarray(np.dstack([covered, opacity])), image[::-1][::-1],
     ]  # fmt: skip
-    expected = predictor(image)["red"].xy
-    assert expected.shape == (1, 2)
+    expected = predictor(image)["red"]
+    assert expected.xy.shape == (2, 2)
     for kind in kinds:
-        assert np.array_equal(predictor(kind)["red"].xy, expected)
+        prediction = predictor(kind)["red"]
+        assert np.array_equal(prediction.xy, expected.xy)
+        assert np.array_equal(prediction.scores, expected.scores)
 
 
 def test_gray_images_are_read_as_gray_rgb(predictor):
@@ -64,7 +69,7 @@ def test_gray_images_are_read_as_gray_rgb(predictor):
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_are_filled_across_images_of_any_size_and_change_nothing(predictor, checkpoint, batch_size):
     places = [(10.5, 12.5), (30.5, 9.5), (16.5, 40.5)]
-    images = [dots((50 - 3 * i, 40 + 7 * i), [place]) for i, place in enumerate(places)]
+    images = [dots((50 - 3 * (i // 2), 40 + 7 * i), [place]) for i, place in enumerate(places)]
     predictor = KeypointPredictor(checkpoint, device="cpu", batch_size=batch_size)
     together = predictor(iter(images))
     assert len(together) == 3

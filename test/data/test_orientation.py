@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from data_sets import write_data_set
 from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
@@ -47,6 +48,13 @@ def test_things_that_point_up_or_down_share_an_axis(tmp_path):
     found = measure_orientation(*data_set(tmp_path, [0, 180] * 6), mirrored_channels=[0, 2, 1, 3])
     assert found.direction == pytest.approx(0, abs=1e-6)
     assert found.axis == pytest.approx(1)
+
+
+def test_directions_are_those_of_pixels(tmp_path):
+    path = write_data_set(tmp_path, [(200, 100)] * 5, [{"a": [[20, 20]], "b": [[120, 70]]}] * 5)
+    found = measure_orientation(read_annotations(path, tmp_path), np.full((5, 2), (200, 100)), mirrored_channels=None)
+    # Of (100, 50) and its mirror image (-100, 50), the mean of unit vectors is as long as the sine of the angle.
+    assert found.mirrored == pytest.approx(50 / np.hypot(100, 50))
 
 
 def test_nothing_is_told_by_one_channel_or_by_few_images(tmp_path):

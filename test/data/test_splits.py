@@ -29,9 +29,13 @@ def test_random_split_leaves_images_on_both_sides(n, ratio, seed):
     train, validation = random_split(Images(n), ratio, seed)
     assert sorted([*train, *validation]) == list(range(n))
     assert min(len(train), len(validation)) >= 1
-    assert abs(len(validation) - n * ratio) <= 1
+    assert abs(len(validation) - min(max(n * ratio, 1), n - 1)) <= 0.5
     again = random_split(Images(n), ratio, seed)
     assert all(np.array_equal(a, b) for a, b in zip((train, validation), again, strict=True))
+
+
+def test_the_share_is_rounded_to_whole_images():
+    assert len(random_split(Images(7), 0.25, 0)[1]) == 2
 
 
 def test_another_seed_is_another_split():

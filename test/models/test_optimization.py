@@ -180,6 +180,17 @@ def test_processes_agree_on_the_time_of_the_first_one():
     assert TrainingProgress(trainer)(3) == 0.2
 
 
+@pytest.mark.parametrize(("max_steps", "steps"), [(-1, 110), (40, 40)])
+def test_the_last_step_of_an_epoch_may_have_fewer_batches(max_steps, steps):
+    """Asked by a loader's worker, while Lightning has not counted the 21 batches yet: 11 steps in each of 10 epochs."""
+    trainer = SimpleNamespace(
+        estimated_stepping_batches=math.inf, num_training_batches=math.inf, train_dataloader=range(21),
+        limit_train_batches=1.0, accumulate_grad_batches=2, max_epochs=10, max_steps=max_steps, callbacks=[],
+        world_size=1,
+    )  # fmt: skip
+    assert TrainingProgress(trainer)(22) == pytest.approx(22 / steps)
+
+
 def test_training_without_an_end_is_an_input_error():
     with pytest.raises(InputError, match="max_time"):
         fit(Model(), max_epochs=-1)
@@ -203,6 +214,13 @@ def test_parameter_groups():
         "network": (1e-2, 0.1, [id(head.weight)]),
         "network_norms_and_biases": (1e-2, 0.0, [id(head.bias)]),
     }
+
+
+def test_the_weight_of_a_linear_layer_is_decayed():
+    layer = nn.Linear(2, 3)
+    groups = parameter_groups(layer, [], learning_rate=1e-2, weight_decay=0.1, encoder_factor=1.0)
+    decayed = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decayed == {id(layer.weight): 0.1, id(layer.bias): 0.0}
 
 
 def test_kernels_that_join_enough_channels_get_orthogonal_steps():

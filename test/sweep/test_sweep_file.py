@@ -67,6 +67,11 @@ def test_the_command_of_a_run_is_wandbs(tmp_path, monkeypatch):
         assert sweep.command({"rate": 0.5, "on": True, "off": False})[1:] == expected
 
 
+def test_numbers_that_are_equal_to_a_boolean_are_told_as_numbers(tmp_path):
+    sweep = read(tmp_path, {"program": ..., "command": ["${program}", "${args_no_boolean_flags}"]})
+    assert sweep.command({"hf": 0.0, "a": True, "b": False, "c": 1})[1:] == ["--hf=0.0", "--a", "--c=1"]
+
+
 @pytest.mark.parametrize(
     ("count", "changes", "expected"),
     [

@@ -19,6 +19,17 @@ def choose(annotations, size=(640, 480), accelerator="cpu", **given):
     return choose_recipe(annotations, np.array([size] * len(annotations)), accelerator, "auto", **given)
 
 
+def arrows(folder, angles):
+    """Labels of two channels, one image for each direction from the first to the second in degrees."""
+    entries = []
+    for index, angle in enumerate(np.radians(angles)):
+        Image.new("L", (64, 64)).save(folder / f"{index}.png")
+        tip = [32 + 20 * np.cos(angle), 32 + 20 * np.sin(angle)]
+        entries.append({"image_path": f"{index}.png", "root": [[32, 32]], "tip": [tip]})
+    (folder / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return read_annotations(folder / "labels.json", folder)
+
+
 @pytest.mark.parametrize(
     ("size", "accelerator", "image_size", "stride"),
     [
@@ -56,13 +67,7 @@ def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annota
 
 @pytest.mark.parametrize(("degrees", "share"), [(5, 0.7), (25, 0.7), (27, 1.0), (180, 1.0)])
 def test_images_are_changed_to_the_end_unless_the_labels_hardly_turn(tmp_path, degrees, share):
-    entries = []
-    for index, angle in enumerate(np.radians(np.linspace(-degrees, degrees, 21))):
-        Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
-        tip = [32 + 20 * np.cos(angle), 32 + 20 * np.sin(angle)]
-        entries.append({"image_path": f"{index}.png", "root": [[32, 32]], "tip": [tip]})
-    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
-    turned = read_annotations(tmp_path / "labels.json", tmp_path)
+    turned = arrows(tmp_path, np.linspace(-degrees, degrees, 21))
     assert choose(turned, (64, 64)).augmented_share == share
 
 
@@ -78,6 +83,27 @@ def test_images_are_changed_to_the_end_where_no_upright_is_known(tmp_path, chann
     recipe = choose(turned, (64, 64))
     assert recipe.augmented_share == 1
     assert ("axis" in recipe.reasons["augmented_share"]) == (len(channels) == 2)
+
+
+def test_the_gap_between_keypoints_shrinks_with_an_oblong_image(tmp_path):
+    Image.new("L", (40, 20)).save(tmp_path / "0.png")
+    entries = [{"image_path": "0.png", "a": [[10, 10], [20, 10]]}]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    oblong = read_annotations(tmp_path / "labels.json", tmp_path)
+    assert keypoint_gap(oblong, np.array([[40, 20]]), (20, 20)) == pytest.approx(5)
+
+
+def test_directions_along_an_axis_vary_by_half_of_what_their_doubles_do(tmp_path):
+    recipe = choose(arrows(tmp_path, [-25, 25, 155, 205] * 5), (64, 64))
+    # Doubled, the angles are 50 degrees to either side: sqrt(-2 ln cos 50) is 53.9 degrees.
+    assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (27, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("degrees", "flip"), [(52, 0.0), (55, 0.5), (90, 0.5)])
+def test_images_are_mirrored_unless_that_turns_what_is_in_them(tmp_path, degrees, flip):
+    # The mean of a direction and its mirror image is as long as the sine: 0.788, 0.819 and 1.
+    recipe = choose(arrows(tmp_path, [degrees] * 10), (64, 64))
+    assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (15, flip, 0)
 
 
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):

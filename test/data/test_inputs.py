@@ -1,0 +1,41 @@
+"""Images as users hand them over, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from keypoint_detection.data.inputs import to_rgb
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [RAMP, RAMP.astype(np.uint16) * 257, RAMP / 255, (RAMP / 255).astype(np.float32), RAMP[..., None]],
+    ids=["uint8", "uint16", "float64", "float32", "one channel"],
+)
+def test_all_kinds_of_numbers_are_the_same_grey(image):
+    expected = np.repeat(RAMP[..., None], 3, axis=2)
+    assert np.array_equal(to_rgb(image), expected)
+    tensor = torch.from_numpy(image)
+    assert np.array_equal(to_rgb(tensor.permute(2, 0, 1) if tensor.ndim == 3 else tensor), expected)
+
+
+def test_values_between_two_steps_are_rounded():
+    assert to_rgb(np.array([[257 * 100 + 128, 257 * 100 + 129]], np.uint16))[0, :, 0].tolist() == [100, 101]
+    assert to_rgb(np.array([[100.4, 100.6]]) / 255)[0, :, 0].tolist() == [100, 101]
+
+
+def test_opacity_is_laid_over_black():
+    pixels = np.full((1, 3, 4), 200, dtype=np.uint8)
+    pixels[0, :, 3] = 51, 52, 0  # a fifth of 200 is 40, and 200 * 52 / 255 is 40.8
+    expected = [[[40] * 3, [41] * 3, [0] * 3]]
+    assert to_rgb(pixels).tolist() == expected
+    assert to_rgb(torch.from_numpy(pixels).permute(2, 0, 1)).tolist() == expected
+
+
+def test_a_pil_image_is_turned_upright():
+    image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    image.getexif()[0x0112] = 6  # to be turned clockwise
+    assert to_rgb(image)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
