@@ -1,0 +1,54 @@
+"""What Lightning's counters say in a checkpoint that is written between two epochs."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from keypoint_detection.train.last_checkpoint import LastCheckpoint
+
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch, batch_idx):
+        return (self.weight * batch).sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class AtTheLastBatch(pl.Callback):
+    """Writes a checkpoint at the end of the last of 3 batches of the first epoch, and ends the training in the next."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, *arguments):
+        if trainer.global_step == 3:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_start(self, trainer, *arguments):
+        if trainer.current_epoch == 1:
+            raise RuntimeError("killed")
+
+
+def test_between_epochs_the_counters_are_those_of_the_end_of_the_last_batch(tmp_path):
+    loader = torch.utils.data.DataLoader(torch.ones(3, 1))
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=1, every_n_steps=None)
+    trainer = pl.Trainer(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu",
+        max_epochs=2, callbacks=[last, AtTheLastBatch(tmp_path / "batch.ckpt")],
+    )  # fmt: skip
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit(Model(), loader, loader)
+    between, at_batch = (torch.load(tmp_path / name, weights_only=True) for name in ("last.ckpt", "batch.ckpt"))
+    assert between["epoch"] == at_batch["epoch"] == 0
+    for part in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"):
+        assert between["loops"]["fit_loop"][part] == at_batch["loops"]["fit_loop"][part], part
+    validated = between["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    assert set(validated.values()) == {0}
