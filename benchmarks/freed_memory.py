@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from harness import PAUSE, InProcess, Row, compare, main
-from options import batch_of, new_detector, step_of
+from harness import PAUSE, InProcess, Row, batch_of, compare, main
+from options import new_detector, step_of
 
 from keypoint_detection.allocator import PREDICTION, TRAINING, keep_freed_memory
 

@@ -17,8 +17,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
+
+from keypoint_detection.batch import Batch
+
+if TYPE_CHECKING:  # processes that measure memory import this file, and not Lightning
+    from keypoint_detection.models.detector import KeypointDetector
 
 THREADS = 2
 # Seconds before each measurement of a whole network: the threads of one that ran before it go on spinning for a while,
@@ -161,6 +168,31 @@ def _serve(connection: Connection, make: Callable[..., Callable[[], object]], ar
     with suppress(EOFError):  # the end of the benchmark
         while True:
             connection.send(milliseconds(callable_, connection.recv()))
+
+
+def batch_of(images: int, channels: int, keypoints: int, height: int, width: int) -> Batch:
+    """Noise with keypoints at random."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        images=torch.rand(images, 3, height, width, generator=generator),
+        keypoints=torch.rand(images, channels, keypoints, 2, generator=generator) * torch.tensor([width, height]),
+        heatmaps=None,
+        sizes=torch.tensor([[height, width]] * images),
+        labelled=torch.ones(images, channels, dtype=torch.bool),
+        transforms=torch.eye(3, dtype=torch.float64).expand(images, 3, 3),
+        indices=torch.arange(images),
+    )
+
+
+def optimizer_of(detector: KeypointDetector) -> torch.optim.Optimizer:
+    """The optimiser with which a training of the detector begins, at its highest learning rates."""
+    detector.trainer = SimpleNamespace(
+        callbacks=[], max_epochs=1, max_steps=-1, precision="32-true", gradient_clip_val=1.0
+    )
+    optimizer = detector.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]  # the schedule's first is 0, which changes no weight
+    return optimizer
 
 
 def machine() -> str:

@@ -6,37 +6,31 @@ import copy
 import resource
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
-from harness import DETECTOR_VALUES, Row, compare, main
+from harness import DETECTOR_VALUES, Row, batch_of, compare, main, optimizer_of
 from torch import Tensor
 from torch.nn import functional as F
-from training_step import make_batch
 
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES, LossTargets, channel_mean
-from keypoint_detection.models.optimization import build_optimizer, parameter_groups
 
 REPEATS = 5
+BATCH = (4, 4, 20, 256, 256)  # images, channels, keypoints, height, width
 # Peak of everything this process did, in the unit of Linux.
 GIBIBYTE = 2**20
 
 
 def step_of(
-    detector: KeypointDetector, batch: Batch, fused: bool | None = None, precision: torch.dtype | None = None
+    detector: KeypointDetector, batch: Batch, fused: bool = True, precision: torch.dtype | None = None
 ) -> Callable[[], None]:
-    """One step of a training; `fused` None and `precision` None are what a training does."""
-    values = detector.hparams
-    groups = parameter_groups(
-        detector, [], learning_rate=values.learning_rate, weight_decay=values.weight_decay, encoder_factor=1.0
-    )
-    if fused is None:
-        optimizer = build_optimizer(groups, SimpleNamespace(precision="32-true", gradient_clip_val=None))
-    else:
-        optimizer = torch.optim.AdamW(groups, fused=fused)
+    """One step of a training but for clipped gradients and averaged weights; the defaults are what a training does."""
+    optimizer = optimizer_of(detector)
+    if not fused:
+        for group in optimizer.param_groups:
+            group["fused"] = False
 
     def step() -> None:
         optimizer.zero_grad()
@@ -54,27 +48,18 @@ def new_detector(channels: int = 4) -> KeypointDetector:
     return KeypointDetector([f"channel{i}" for i in range(channels)], **DETECTOR_VALUES)
 
 
-def batch_of(images: int, channels: int, keypoints: int, height: int, width: int) -> Batch:
-    """Noise with keypoints at random."""
-    generator = torch.Generator().manual_seed(0)
-    return Batch(
-        images=torch.rand(images, 3, height, width, generator=generator),
-        keypoints=torch.rand(images, channels, keypoints, 2, generator=generator) * torch.tensor([width, height]),
-        heatmaps=None,
-        sizes=torch.tensor([[height, width]] * images),
-        labelled=torch.ones(images, channels, dtype=torch.bool),
-        transforms=torch.eye(3, dtype=torch.float64).expand(images, 3, 3),
-        indices=torch.arange(images),
-    )
-
-
 def offered() -> list[Row]:
     """Options that are on are measured against a step without them; those that are off are measured themselves."""
-    batch = make_batch()
+    batch = batch_of(*BATCH)
     contiguous = new_detector().to(memory_format=torch.contiguous_format)
     work = "a training step, Unet defaults, batch 4, 256x256"
     pairs = (
-        ("fused optimiser (on)", step_of(new_detector(), batch), "optimiser in a loop", {"fused": False}),
+        (
+            "fused optimiser (on)",
+            step_of(new_detector(), batch),
+            "AdamW's part in a loop",
+            {"fused": False},
+        ),
         ("weights in channels_last (on)", step_of(new_detector(), batch), "default memory format", {}),
         ("bf16 (off)", step_of(new_detector(), batch, precision=torch.bfloat16), "float32", {}),
     )
@@ -100,7 +85,7 @@ def place_of_rendering() -> list[Row]:
     """Heatmaps per image, as the loader's workers render them, against once for the batch on the device."""
     rows = []
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        keypoints = make_batch().keypoints
+        keypoints = batch_of(*BATCH).keypoints
         on_device = keypoints.to(device)
 
         def loader(keypoints: torch.Tensor = keypoints, device: str = device) -> torch.Tensor:
