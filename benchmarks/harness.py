@@ -69,11 +69,17 @@ class Row:
     def cells(self) -> list[str]:
         """The texts of the line."""
         ratio = shown = ""
-        if self.ratio is not None:
-            ratio = f"{1 / self.ratio:.2f}x its time" if self.at_most else f"{self.ratio:.1f}x"
         if self.target is not None:
             shown = f"at most {1 / self.target:.2f}x" if self.at_most else f"{self.target:g}x"
-            shown += "" if self.ratio is not None and self.ratio >= self.target else " MISSED"
+        if self.ratio is not None:
+            missed = self.target is not None and self.ratio < self.target
+            shown += " MISSED" if missed else ""
+            value, digits = (1 / self.ratio, 2) if self.at_most else (self.ratio, 1)
+            if missed:
+                # One digit more than else, and more where rounding would make of it what was to be reached.
+                limit = round(1 / self.target if self.at_most else self.target, 9)
+                digits = next((d for d in range(digits + 1, 9) if round(value, d) != limit), 9)
+            ratio = f"{value:.{digits}f}x its time" if self.at_most else f"{value:.{digits}f}x"
         slow = "" if self.baseline_milliseconds is None else f"{self.baseline_milliseconds:.1f}"
         return [self.name, self.work, f"{self.milliseconds:.2f}", self.baseline, slow, ratio, shown, self.note]
 

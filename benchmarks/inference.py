@@ -136,6 +136,7 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[
     save_checkpoint(detector, checkpoint)
     exported = export(str(checkpoint), str(path.with_suffix(".onnx")))
     height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
+    reading = "PIL" if side is None else "PIL, JPEG decoded in full by both"
     rows = []
     for name, network, baseline, target in (
         ("inference", checkpoint, plain_way, 1.5),
@@ -146,7 +147,7 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[
             name=name,
             work=f"one {WIDTH}x{HEIGHT} JPEG, file to keypoints, Unet at {width}x{height}, {CHANNELS} channels",
             milliseconds=0,
-            baseline="PIL, default memory format, skimage peaks" + ("" if target else "; freed memory kept"),
+            baseline=f"{reading}, default memory format, skimage peaks" + ("" if target else "; freed memory kept"),
             target=target,
         )
         # Both in processes of their own: the predictor's keeps the memory that the network frees.
