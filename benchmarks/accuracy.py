@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
+from harness import add_json_flag, exit_code, prepare_json, write_json
 
 from keypoint_detection import fit
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import image_size
+from keypoint_detection.errors import InputError
 from keypoint_detection.predict import KeypointPredictor
 
 COLUMNS = [
@@ -86,20 +88,24 @@ def top_errors(checkpoint: Path, json_path: Path) -> np.ndarray:
     return np.array([truth.diagonal if xy is None else np.hypot(*(xy - truth.xy)) for truth, xy in pairs])
 
 
+def own_flags(train: Path, test: Path, minutes: float, seed: int, folder: str) -> dict[str, Any]:
+    """The flags of a training that this script sets itself."""
+    seconds = round(60 * minutes)
+    return {
+        "json_dataset_path": str(train),
+        "json_test_dataset_path": str(test),
+        "max_time": f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
+        "maximal_gt_keypoint_pixel_distances": "2 4 8",
+        "seed": seed,
+        "run_dir": folder,
+        "wandb_mode": "disabled",
+    }
+
+
 def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str, Any]) -> dict[str, Any]:
     """Trains and measures once."""
-    seconds = round(60 * minutes)
     with tempfile.TemporaryDirectory() as folder:
-        result = fit(
-            json_dataset_path=str(train),
-            json_test_dataset_path=str(test),
-            max_time=f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
-            maximal_gt_keypoint_pixel_distances="2 4 8",
-            seed=seed,
-            run_dir=folder,
-            wandb_mode="disabled",
-            **flags,
-        )
+        result = fit(**own_flags(train, test, minutes, seed, folder), **flags)
         with (Path(folder) / "metrics.csv").open() as file:
             steps = max(int(row["step"]) for row in csv.DictReader(file))
         images = len(json.loads((Path(folder) / "split.json").read_text())["train"])
@@ -111,7 +117,7 @@ def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str,
         row |= {f"PCK@{distance}": float((errors <= distance).mean()) for distance in (2, 4, 8)}
     row |= {f"AP@{distance}": result.metrics[f"test/meanAP/d={distance}"] for distance in (2, 4, 8)}
     # An epoch ends with a smaller batch where the images do not divide.
-    row["images/s"] = steps * images / -(-images // batch_size) / seconds
+    row["images/s"] = steps * images / -(-images // batch_size) / round(60 * minutes)
     row["M parameters"] = sum(p.numel() for p in result.detector.parameters()) / 1e6
     return row
 
@@ -125,6 +131,43 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def parse_pairs(pairs: list[str]) -> list[tuple[Path, Path]]:
+    """Reads train.json:test.json.
+
+    Raises:
+        InputError: If it is something else, or a file is missing.
+    """
+    paths = [tuple(map(Path, pair.split(":"))) for pair in pairs]
+    for pair, files in zip(pairs, paths, strict=True):
+        if len(files) != 2:
+            raise InputError(f"{pair}: expected train.json:test.json")
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{file}: expected a file, found none")
+    return paths
+
+
+def parse_flags(items: list[str]) -> dict[str, Any]:
+    """Reads FLAG=VALUE.
+
+    Raises:
+        InputError: If it is something else, or a flag that this script sets itself.
+    """
+    taken = own_flags(Path(), Path(), 1.0, 0, "")
+    flags = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise InputError(f"--set {item}: expected FLAG=VALUE")
+        if name in taken:
+            raise InputError(f"--set {item}: {name} is not for --set, expected none of {', '.join(taken)}")
+        try:
+            flags[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {item}: expected a value as in YAML") from error
+    return flags
+
+
 def main() -> None:
     """Trains on all pairs of files with all seeds, and prints a table that grows row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,20 +175,24 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    add_json_flag(parser)
     parser.add_argument("--set", nargs="*", default=[], metavar="FLAG=VALUE", help="flags to train with, for ablations")
     arguments = parser.parse_args()
+    if not 1 / 60 <= arguments.minutes < 24 * 60:
+        raise InputError(f"--minutes {arguments.minutes:g}: expected at least a second, and less than a day")
+    if not 0 <= min(arguments.seeds) <= max(arguments.seeds) < 2**32:
+        raise InputError(f"--seeds {' '.join(map(str, arguments.seeds))}: expected numbers from 0 to {2**32 - 1}")
+    if arguments.threads < 1:
+        raise InputError(f"--threads {arguments.threads}: expected at least 1")
+    pairs, flags = parse_pairs(arguments.data), parse_flags(arguments.set)
+    prepare_json(arguments.json)
     torch.set_num_threads(arguments.threads)
-    flags = {name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)}
     rows = []
-    for pair in arguments.data:
-        train, test = (Path(path) for path in pair.split(":"))
-        for seed in arguments.seeds:
-            rows.append(measure(train, test, arguments.minutes, seed, flags))
-            print(table(rows), flush=True)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(rows, indent=1))
+    for (train, test), seed in itertools.product(pairs, arguments.seeds):
+        rows.append(measure(train, test, arguments.minutes, seed, flags))
+        print(table(rows), flush=True)
+        write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from keypoint_detection.batch import Batch
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import prepare_file, write_atomic, writing
 
 if TYPE_CHECKING:  # processes that measure memory import this file, and not Lightning
     from keypoint_detection.models.detector import KeypointDetector
@@ -223,23 +226,67 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {line} |" for line in padded)
 
 
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json`, for `prepare_json` and `write_json`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+
+
+def prepare_json(path: Path | None) -> None:
+    """Checks that the file of `--json`, if one is asked for, can be written, before anything runs.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if path is not None:
+        prepare_file(path, f"--json {path}")
+
+
+def write_json(path: Path | None, content: object) -> None:
+    """Writes the file of `--json`, if one is asked for.
+
+    Raises:
+        InputError: If it cannot be written any more.
+    """
+    if path is not None:
+        with writing(f"--json {path}"):
+            write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+
+def report(rows: Sequence[Row], json_path: Path | None) -> None:
+    """Prints the machine and the table, and writes them as JSON where that is asked for."""
+    print(f"\n{machine()}\n\n{table(rows)}")
+    write_json(json_path, {"machine": machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]})
+
+
+def exit_code(script: Callable[[], None]) -> int:
+    """Runs a script; bad input is one line on standard error and exit code 2, as of the library's commands."""
+    try:
+        script()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(benchmarks: dict[str, Callable[[], list[Row]]], description: str) -> None:
     """Command line of one or more benchmarks: run them, print one table, write it as JSON when asked to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"which to run; all if left out: {', '.join(benchmarks)}"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    add_json_flag(parser)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(benchmarks))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(benchmarks)}")
+    sys.exit(exit_code(lambda: _run(benchmarks, arguments.names or list(benchmarks), arguments.json)))
+
+
+def _run(benchmarks: dict[str, Callable[[], list[Row]]], names: list[str], json_path: Path | None) -> None:
+    prepare_json(json_path)
     torch.set_num_threads(THREADS)
     rows = []
-    for name in arguments.names or benchmarks:
+    for name in names:
         print(f"running {name} ...", flush=True)
         rows += benchmarks[name]()
-    print(f"\n{machine()}\n\n{table(rows)}")
-    if arguments.json:
-        content = {"machine": machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    report(rows, json_path)

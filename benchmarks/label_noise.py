@@ -12,10 +12,14 @@ nearer to the truth: a detector whose errors in both views go together agrees wi
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 from accuracy import single_keypoints, top_detections
+from harness import exit_code
+
+from keypoint_detection.errors import InputError
 
 Keypoints = dict[tuple[Path, str], np.ndarray]  # xy in pixels by image file and channel
 
@@ -44,12 +48,19 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="+")
     parser.add_argument("--views", required=True, help="pairs of channels, first=second")
     arguments = parser.parse_args()
+    views = [tuple(pair.split("=")) for pair in arguments.views.split()]
+    if not views:
+        raise InputError("--views: expected first=second, found nothing")
+    for path in (arguments.train, arguments.test, *arguments.checkpoint):
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file, found none")
     labels = {(label.path, label.channel): label.xy for label in single_keypoints(arguments.train)}
     names = {name for _, name in labels}
-    views = [tuple(pair.split("=")) for pair in arguments.views.split()]
+    if not names:
+        raise InputError(f"{arguments.train}: expected channels with one keypoint in an image, found none")
     for view in views:
         if len(view) != 2 or not set(view) <= names:
-            parser.error(f"--views {'='.join(view)}: expected first=second of {', '.join(sorted(names))}")
+            raise InputError(f"--views {'='.join(view)}: expected first=second of {', '.join(sorted(names))}")
     pairs = [pair_up(labels, view) for view in views]
     coefficients = [np.linalg.lstsq(terms(fitted), fitted[:, 0])[0] for fitted in pairs]
     for checkpoint in arguments.checkpoint:
@@ -66,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -1,28 +1,31 @@
 """What evaluating after every epoch adds to a training: `python benchmarks/training.py [TRAIN.json]`.
 
-The same training runs with and without validation, average precision, pictures and checkpoints of the best epoch, three
-times in turn. Without a file it trains on images of noise.
+The same training runs with validation, average precision, pictures and checkpoints of the best epoch; with validation,
+and these (but for pictures) after the last epoch alone; and without, three times in turn. Without a file it trains on
+images of noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytorch_lightning as pl
 import torch
-from harness import THREADS, Row, table
+from harness import THREADS, Row, add_json_flag, exit_code, prepare_json, report
 from loader import write_images
 
 from keypoint_detection import fit
 
 EPOCHS = 10
-ROUNDS = 3  # of both ways in turn: one training alone differs from the next by a tenth where cores are shared
+ROUNDS = 3  # of all ways in turn: one training alone differs from the next by a tenth where cores are shared
 IMAGES = 64
 
 
@@ -49,10 +52,15 @@ def seconds_of_training(json_path: Path, **flags: Any) -> float:
 
 
 def compare_on(json_path: Path, name: str, **flags: Any) -> list[Row]:
-    """Trains with and without evaluation."""
-    ways: list[dict[str, Any]] = [{"ap_epoch_freq": 1}, {"limit_val_batches": 0, "num_sanity_val_steps": 0}]
+    """Trains with evaluation, with validation alone, and without."""
+    ways: list[dict[str, Any]] = [
+        {"ap_epoch_freq": 1},
+        # The last epoch is evaluated whatever the flags are.
+        {"ap_epoch_freq": 1, "ap_epoch_start": EPOCHS + 1, "max_pictures": 0},
+        {"limit_val_batches": 0, "num_sanity_val_steps": 0},
+    ]
     seconds = [[seconds_of_training(json_path, **way, **flags) for way in ways] for _ in range(ROUNDS)]
-    with_evaluation, without = (statistics.median(times) for times in zip(*seconds, strict=True))
+    with_evaluation, with_validation, without = (statistics.median(times) for times in zip(*seconds, strict=True))
     row = Row(
         name="evaluation within training",
         work=f"{name}, {EPOCHS} epochs, evaluating after every one",
@@ -62,7 +70,14 @@ def compare_on(json_path: Path, name: str, **flags: Any) -> list[Row]:
         target=1 / 1.05,
         at_most=True,
     )
-    return [row]
+    validation = replace(
+        row,
+        name="validation within training",
+        work=f"{name}, {EPOCHS} epochs, validating after every one, AP and the best checkpoint after the last",
+        milliseconds=1000 * with_validation,
+        target=None,
+    )
+    return [row, validation]
 
 
 def run() -> list[Row]:
@@ -72,9 +87,17 @@ def run() -> list[Row]:
         return compare_on(path, f"{IMAGES} images of noise, 320x240", image_size=320)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Compares on the given file, or on images of noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json_path", nargs="?", type=Path, metavar="TRAIN.json")
-    path = parser.parse_args().json_path
+    add_json_flag(parser)
+    arguments = parser.parse_args()
+    path = arguments.json_path
+    prepare_json(arguments.json)
     torch.set_num_threads(THREADS)
-    print(table(run() if path is None else compare_on(path, f"{path.parent.name}/{path.stem}")))
+    report(run() if path is None else compare_on(path, f"{path.parent.name}/{path.stem}"), arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,12 +1,13 @@
 """Draws the pictures of the documentation: `python docs/pictures.py [best.ckpt]`, of a detector of rendered boxes."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from keypoint_detection.data.boxes import sample
+from keypoint_detection.errors import InputError
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.visualization import add_legend, draw_keypoints, image_grid
 
@@ -26,9 +27,8 @@ def labelled() -> list[np.ndarray]:
     return pictures
 
 
-def found(checkpoint: str) -> list[np.ndarray]:
+def found(predictor: KeypointPredictor) -> list[np.ndarray]:
     """Boxes that the detector has not seen, with what it finds and what is there."""
-    predictor = KeypointPredictor(checkpoint)
     pictures = []
     for index in range(8):
         image, scene = sample(index, TRAINED_SIZE, seed=UNSEEN)
@@ -49,9 +49,16 @@ def write(pictures: list[np.ndarray], marks: str, name: str) -> None:
 
 def main() -> None:
     """Writes `boxes.jpg`, and `found.jpg` where a checkpoint is given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="best.ckpt")
+    checkpoint = parser.parse_args().checkpoint
+    try:
+        predictor = None if checkpoint is None else KeypointPredictor(checkpoint)
+    except InputError as error:
+        parser.error(str(error))
     write(labelled(), "ring: true keypoint", "boxes.jpg")
-    if len(sys.argv) > 1:
-        write(found(sys.argv[1]), "cross: found, the larger the higher its score, ring: true keypoint", "found.jpg")
+    if predictor:
+        write(found(predictor), "cross: found, the larger the higher its score, ring: true keypoint", "found.jpg")
 
 
 if __name__ == "__main__":
