@@ -69,12 +69,17 @@ def numbers(value: Any, name: str = "") -> dict[str, float]:
 
 
 def largest_difference(first: dict[str, float], second: dict[str, float]) -> float:
-    """Over all values; infinite if one is missing on one side."""
+    """Over all values; infinite if one is missing, or no number, on one side."""
     if first.keys() != second.keys():
         return math.inf
-    pairs = ((first[name], second[name]) for name in first)
-    differences = [0.0 if math.isnan(a) and math.isnan(b) else abs(a - b) for a, b in pairs]
-    return max(differences, default=0.0)
+    return max((difference(first[name], second[name]) for name in first), default=0.0)
+
+
+def difference(first: float, second: float) -> float:
+    """Between two values; infinite if only one of them is a finite number."""
+    if first == second or (math.isnan(first) and math.isnan(second)):
+        return 0.0
+    return abs(first - second) if math.isfinite(first) and math.isfinite(second) else math.inf
 
 
 def make_data(folder: Path) -> Path:
@@ -129,7 +134,7 @@ def main() -> int:
                 "evaluate": largest_difference(*measured),
                 "predict": largest_difference(*points) if same_order[0] == same_order[1] else math.inf,
                 "pictures": abs(len(list(one.rglob("*.jpg"))) - len(list(folder.rglob("*.jpg")))),
-                "wandb runs": len(list(folder.glob("wandb/offline-run-*"))) - 1,
+                "wandb runs": abs(len(list(folder.glob("wandb/offline-run-*"))) - 1),
                 "report": abs(
                     (one / "report.html").read_text().count("data:image/jpeg")
                     - (folder / "report.html").read_text().count("data:image/jpeg")
