@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Noisy(Unet):
 
 
 KINDS = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL]
+# What a training ends with that a signal stopped: one that cannot answer SIGKILL, one that wrote its checkpoint.
+EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM}
 
 # How the trainings differ: what sizes them, what their schedule looks at, when they save and validate.
 VARIANTS: list[dict[str, Any]] = [
@@ -83,7 +86,11 @@ def progress(folder: Path) -> int:
 
 
 def interrupt(folder: Path, arguments: list[str], log: Path, kills: int, chance: random.Random) -> int:
-    """Trains to the end, interrupted up to so many times; returns how often it was."""
+    """Trains to the end, interrupted up to so many times; returns how often it was.
+
+    Raises:
+        SystemExit: If a training ends with another exit code than 0 or that of the signal.
+    """
     done = 0
     while True:
         before = progress(folder)
@@ -96,16 +103,14 @@ def interrupt(folder: Path, arguments: list[str], log: Path, kills: int, chance:
             time.sleep(chance.uniform(0, 0.05))
             if process.is_alive():
                 kind = KINDS[done % len(KINDS)]
-                try:
+                with suppress(ProcessLookupError):  # it has just ended
                     (os.killpg if kind == signal.SIGKILL else os.kill)(process.pid, kind)
-                    done += 1
-                except ProcessLookupError:
-                    kind = None
                 process.join()
-                print(f"  {kind.name if kind else 'too late'} after row {progress(folder)}: exit {process.exitcode}")
-                if process.exitcode == 0:
-                    return done
-                continue
+                late = " (it had ended)" if process.exitcode == 0 else ""
+                print(f"  {kind.name} after row {progress(folder)}: exit {process.exitcode}{late}")
+                if process.exitcode == EXIT_CODES[kind]:
+                    done += 1
+                    continue
         process.join()
         if process.exitcode == 0:
             return done
@@ -130,10 +135,13 @@ def differences(whole: Any, again: Any, name: str = "") -> list[str]:
 def main() -> int:
     """Runs the trials; returns 1 if anything differed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="How many, over all variants of the training.")
+    parser.add_argument("--kills", type=int, default=20, help="How many, over all variants; rounded up for each.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--variants", type=int, nargs="*", default=range(len(VARIANTS)))
+    numbers = range(len(VARIANTS))
+    parser.add_argument("--variants", type=int, nargs="+", default=numbers, choices=numbers)
     options = parser.parse_args()
+    if options.kills < 0:
+        parser.error(f"--kills {options.kills}: expected at least 0")
     chance, total, failed = random.Random(options.seed), 0, 0
     with tempfile.TemporaryDirectory() as name:
         for number in options.variants:
