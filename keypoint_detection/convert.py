@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from keypoint_detection import flags
-from keypoint_detection.data import formats
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.formats import FORMATS, check_coordinates, read_annotations
+from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
+from keypoint_detection.data.validation import leave_out_outside
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import prepare_file
 from keypoint_detection.wording import counted
 
 
@@ -42,7 +47,7 @@ def convert(
         InputError: If something is wrong with the file or its images, or the output cannot be written.
     """
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
-    written = formats.convert(
+    written = convert_labels(
         json_dataset_path,
         folder,
         output,
@@ -54,6 +59,51 @@ def convert(
     names = written.channel_names
     text = f"{output}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
     return f"{text}; image paths are relative to {folder}"
+
+
+def convert_labels(
+    json_path: str | Path,
+    image_root: str | Path,
+    output: str | Path,
+    *,
+    to: str,
+    keypoint_channels: Sequence[str] | str | None = None,
+    keypoint_coordinates: str = DEFAULT_COORDINATES,
+    output_coordinates: str = DEFAULT_COORDINATES,
+) -> Annotations:
+    """Writes the labels of a data set in another format, or with other channels or coordinates.
+
+    Keypoints outside of their image are left out with a warning, as in a training.
+
+    Args:
+        json_path: The file to read, in one of `FORMATS`.
+        image_root: The folder that image paths are relative to, before and after.
+        output: The file to write, replaced if it exists.
+        to: The format to write, a key of `FORMATS`.
+        keypoint_channels: The channels to keep, as in `read_annotations`. None takes all.
+        keypoint_coordinates: The convention of the file, as in `read_annotations`.
+        output_coordinates: The convention to write, "blender", "normalized" or "pixel"; COCO is always in pixels.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: If something is wrong with the file or its images, as when most keypoints lie outside of them, or
+            the output cannot be written.
+    """
+    if to not in FORMATS:
+        raise InputError(f"--to {to}: expected {' or '.join(FORMATS)}")
+    check_coordinates("output_coordinates", output_coordinates)
+    if Path(output).resolve() == Path(json_path).resolve():
+        raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+    annotations = read_annotations(
+        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
+    )
+    prepare_file(output, f"--output {output}")
+    sizes = scan_sizes(annotations, limit=None)
+    annotations = leave_out_outside(annotations, sizes)
+    FORMATS[to].write(annotations, Path(output), sizes, output_coordinates)
+    return annotations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from keypoint_detection.errors import InputError
 
@@ -43,7 +46,22 @@ def prepare_file(path: str | Path, asked: str) -> None:
     """
     if Path(path).is_dir():
         raise InputError(f"{asked}: is a folder, expected a file")
-    make_folder(Path(path).parent, asked)
+    if is_special(Path(path)):
+        if not os.access(path, os.W_OK):
+            raise InputError(f"{asked}: cannot be written there (Permission denied)")
+        return
+    try:
+        folder = Path(path).resolve().parent  # a link is followed
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{asked}: cannot be written there (a link that leads to itself)") from error
+    make_folder(folder, asked)
+
+
+def unfinished(path: Path) -> Path:
+    """The path beside which a file may grow until it is complete: in the folder for temporary files for a device."""
+    if not is_special(path):
+        return path
+    return Path(tempfile.gettempdir()) / f"keypoint-detection-{secrets.token_hex(8)}-{path.name}"
 
 
 @contextlib.contextmanager
@@ -62,10 +80,70 @@ def writing(asked: str) -> Iterator[None]:
         raise InputError(f"{asked}: cannot be written ({error.strerror or error})") from error
 
 
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Writes a file under a temporary name and renames it, so that a reader never finds half of it.
+@contextlib.contextmanager
+def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """A file to write to that takes the place of `path` once it is complete, so that a reader never finds half of it.
 
-    Folders that are missing are made.
+    Folders that are missing are made. Where the path is a link, what it leads to is replaced. What is no regular file,
+    such as a pipe or a device, is never replaced: it is written into, as is this process's own output.
+
+    Args:
+        path: The file.
+        mode: "wb" for bytes, "w" for text.
+
+    Yields:
+        The file.
+
+    Raises:
+        OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    temporary: Path | None = None
+    try:
+        existing = _write_into(path)
+        if existing is not None:
+            with open(existing, mode, encoding=encoding) as file:  # noqa: PTH123  it may be a descriptor
+                yield file
+            return
+        target = path.resolve()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open(mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        error.filename = str(path)  # not set where the disk is full
+        raise
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # as of a folder that is a file, which the error above has told
+                temporary.unlink(missing_ok=True)
+
+
+def _write_into(path: Path) -> Path | int | None:
+    """What to open if the path is not to be replaced: itself, or a copy of a descriptor of this process."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file at all
+            if os.path.samestat(status, os.fstat(stream.fileno())):
+                # A file that the shell opened goes on behind what was said before.
+                stream.flush()
+                return os.dup(stream.fileno())
+    return None if stat.S_ISREG(status.st_mode) else path
+
+
+def is_special(path: Path) -> bool:
+    """Whether there is something that can be written into but not replaced, such as a pipe or a device."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    """Writes a file as `replaced` does.
 
     Args:
         path: The file.
@@ -77,21 +155,8 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
     Raises:
         OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)  # not set where the disk is full
-        raise
-    finally:
-        with contextlib.suppress(OSError):  # as of a folder that is a file, which the error above has told
-            temporary.unlink(missing_ok=True)
+    with replaced(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     return path
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import make_folder, prepare_file, write_atomic, writing
+from keypoint_detection.files import make_folder, prepare_file, unfinished, write_atomic, writing
 from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import (
     FILE_FORMATS,
@@ -97,7 +97,7 @@ def predict(
         "--tile": tile,
         "folder of all PATHS": str(root),
     }
-    journal = _open_journal(target, resume, settings, processes)
+    journal = _open_journal(unfinished(target), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays else None
     failed = 0
     images = processes.share([file for file in files if not is_video(file)])

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import threading
 
 import imageio.v2 as imageio
 import numpy as np
@@ -79,6 +81,19 @@ def test_csv_and_coco(checkpoint, images, tmp_path):
     assert [(result["image_id"], result["category_id"]) for result in results] == [(1, 1), (1, 1), (2, 1)]
     assert results[0]["keypoints"][2] == 2
     assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
+
+
+def test_a_pipe_is_written_into(checkpoint, images, tmp_path):
+    pipe = tmp_path / "out.csv"
+    os.mkfifo(pipe)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert run(checkpoint, pipe, images) == 0
+    reader.join(30)
+    assert [row["image_path"] for row in csv.DictReader(found[0].splitlines())] == ["a.png", "a.png", "sub/b.jpg"]
+    assert pipe.is_fifo()
+    assert not list(tmp_path.glob("*.partial*"))
 
 
 def test_an_output_without_a_known_ending_wants_a_format(checkpoint, images, tmp_path, capsys):

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.coco_format import channels_of
-from keypoint_detection.errors import InputError
+from keypoint_detection.files import replaced, writing
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordi
     Raises:
         InputError: if the file cannot be written.
     """
-    with _replaced(path) as file:
+    with writing(str(path)), replaced(path, "w") as file:
         said = "" if coordinates == "blender" else f'"coordinates": "{coordinates}", '
         file.write(f'{{{said}"dataset": [')
         for index, (width, height) in enumerate(sizes.tolist()):
@@ -76,7 +74,7 @@ def write_coco(annotations: Annotations, path: Path, sizes: np.ndarray, coordina
         if name != read:  # as beside `a_0, a_1` the channel `a_0`
             logger.warning('%s: the channel "%s" will be read as "%s"; other names can be told apart', path, name, read)
     category = {"id": 1, "name": "object", "supercategory": "object", "keypoints": names, "skeleton": []}
-    with _replaced(path) as file:
+    with writing(str(path)), replaced(path, "w") as file:
         file.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')
         for index, (width, height) in enumerate(sizes.tolist()):
             file.write(",\n" if index else "\n")
@@ -122,19 +120,3 @@ def _from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> n
 def _short(values: Any) -> list[float]:
     """The shortest decimals that read as the same float32."""
     return [float(str(np.float32(value))) for value in values]
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[TextIO]:
-    """A file to write to that takes the place of `path` once it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):  # as of a folder that is a file, which the error above has told
-            partial.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.channels import ChannelSpec
 from keypoint_detection.data.coco_format import read_coco
 from keypoint_detection.data.format_writers import write_coco, write_native
-from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.native_format import COORDINATES, DEFAULT_COORDINATES, read_native
 from keypoint_detection.errors import InputError
@@ -68,7 +67,7 @@ def read_annotations(
         InputError: in one line that names file and entry, for whatever is wrong with the file.
     """
     source, root = Path(json_path), Path(image_root)
-    _check_coordinates("keypoint_coordinates", keypoint_coordinates)
+    check_coordinates("keypoint_coordinates", keypoint_coordinates)
     reader = FORMATS[recognise(source)].read
     if not root.is_dir():
         raise InputError(
@@ -79,45 +78,6 @@ def read_annotations(
     _check_paths(annotations)
     if max_keypoints is not None:
         check_max_keypoints(annotations, max_keypoints)
-    return annotations
-
-
-def convert(
-    json_path: str | Path,
-    image_root: str | Path,
-    output: str | Path,
-    *,
-    to: str,
-    keypoint_channels: Sequence[str] | str | None = None,
-    keypoint_coordinates: str = DEFAULT_COORDINATES,
-    output_coordinates: str = DEFAULT_COORDINATES,
-) -> Annotations:
-    """Writes the labels of a data set in another format, or with other channels or coordinates.
-
-    Args:
-        json_path: the file to read, in one of `FORMATS`.
-        image_root: the folder that image paths are relative to, before and after.
-        output: the file to write, replaced if it exists.
-        to: the format to write, a key of `FORMATS`.
-        keypoint_channels: the channels to keep, as in `read_annotations`. None takes all.
-        keypoint_coordinates: the convention of the file, as in `read_annotations`.
-        output_coordinates: the convention to write, "blender", "normalized" or "pixel"; COCO is always in pixels.
-
-    Returns:
-        What was written.
-
-    Raises:
-        InputError: if something is wrong with the file or its images, or the output cannot be written.
-    """
-    if to not in FORMATS:
-        raise InputError(f'no format "{to}", expected one of: {", ".join(FORMATS)}')
-    _check_coordinates("output_coordinates", output_coordinates)
-    if Path(output).resolve() == Path(json_path).resolve():
-        raise InputError(f"{output}: would overwrite the file that is read, expected another name")
-    annotations = read_annotations(
-        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
-    )
-    FORMATS[to].write(annotations, Path(output), scan_sizes(annotations, limit=None), output_coordinates)
     return annotations
 
 
@@ -172,7 +132,16 @@ def check_max_keypoints(annotations: Annotations, max_keypoints: Sequence[int]) 
         )
 
 
-def _check_coordinates(name: str, value: str) -> None:
+def check_coordinates(name: str, value: str) -> None:
+    """Checks the name of a convention.
+
+    Args:
+        name: the argument or flag.
+        value: what was given for it.
+
+    Raises:
+        InputError: if it is none of `COORDINATES`.
+    """
     if value not in COORDINATES:
         raise InputError(f'{name} is "{value}", expected one of: {", ".join(COORDINATES)}')
 

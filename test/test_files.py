@@ -1,0 +1,121 @@
+"""Files that take the place of others whole, and what is never replaced: links, pipes and devices."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from PIL import Image
+
+from keypoint_detection.cli import main
+from keypoint_detection.errors import InputError
+from keypoint_detection.files import prepare_file, replaced, unfinished, write_atomic
+
+LABELS = '{"coordinates": "pixel", "dataset": [{"image_path": "a.png", "corner": [[1, 2]]}]}'
+
+
+def read_fifo(path):
+    """Starts to read a pipe to its end; call what is returned for the bytes."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(path.read_bytes()), daemon=True)
+    thread.start()
+
+    def result():
+        thread.join(30)
+        return found[0]
+
+    return result
+
+
+@pytest.fixture
+def data(tmp_path):
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    (tmp_path / "data.json").write_text(LABELS)
+    return tmp_path / "data.json"
+
+
+def convert(data, output):
+    return main(["convert", "--json_dataset_path", str(data), "--output", str(output), "--to", "native"])
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path):
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    link = tmp_path / "link"
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        result = read_fifo(fifo)
+        write_atomic(path, "text")
+        assert result() == b"text"
+        assert fifo.is_fifo()
+    assert link.is_symlink()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_convert_writes_into_a_pipe(data, tmp_path):
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    result = read_fifo(fifo)
+    assert convert(data, fifo) == 0
+    assert b"a.png" in result()
+    assert fifo.is_fifo()
+
+
+def test_convert_replaces_what_a_link_leads_to(data, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "out.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    for before in (None, "old"):  # a link to nothing, and one to a file
+        if before:
+            target.write_text(before)
+        assert convert(data, link) == 0
+        assert link.is_symlink()
+        assert "a.png" in target.read_text()
+    assert [entry.name for entry in (tmp_path / "elsewhere").iterdir()] == ["out.json"]
+
+
+def test_the_own_output_is_written_into_behind_what_is_there(data, tmp_path):
+    """As with `>>`: the shell's file is neither replaced nor overwritten by the line that follows."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    command = [sys.executable, "-m", "keypoint_detection.cli", "convert", "--json_dataset_path", str(data)]
+    with log.open("ab") as file:
+        subprocess.run([*command, "--output", "/dev/stdout", "--to", "native"], stdout=file, check=True)
+    lines = log.read_text().splitlines()
+    assert lines[0] == "before"
+    assert lines[1] == '{"dataset": ['
+    assert lines[-1].startswith("/dev/stdout: 1 image")
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with replaced(path, "w") as file:
+            file.write("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"--output .*link: cannot be written there"):
+        prepare_file(link, f"--output {link}")
+    with pytest.raises(OSError, match="link"):
+        write_atomic(link, "text")
+    assert link.is_symlink()
+
+
+def test_a_pipe_needs_no_room_in_its_folder(tmp_path):
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    prepare_file(fifo, "--output pipe")
+    assert unfinished(fifo).parent != tmp_path
+    assert unfinished(tmp_path / "file") == tmp_path / "file"
