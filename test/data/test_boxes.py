@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from keypoint_detection import cli
 from keypoint_detection.data import boxes
 from keypoint_detection.data.boxes.box import Box
 from keypoint_detection.data.boxes.geometry import Camera, Faces
@@ -192,3 +193,52 @@ def test_shipped_images_are_what_the_generator_makes():
             assert np.array(entry[name]) == pytest.approx(np.array(labels[name]), abs=1e-5)
         with Image.open(SHIPPED / entry["image_path"]) as shipped:
             assert np.abs(np.asarray(shipped).astype(int) - image).mean() < 1
+
+
+def command(*arguments):
+    return cli.run("keypoint_detection.boxes_command", list(map(str, arguments)))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "missing: --output (-h lists the flags)"),
+        (["--output", ""], "--output: is empty, expected a folder"),
+        (["--output", "file"], "--output file: cannot be written there (Not a directory)"),
+        (["--output", "out", "--seed", "-1"], "seed is -1, but has to lie between 0 and 1000000000000000000"),
+        (["--output", "out", "--cont", "3"], "unknown flag: --cont 3 (did you mean --count?)"),
+        (
+            ["--output", "out", "--image_size", "100000"],
+            'image_size is 100000, but has to be "256" or "240 320" (height width), each between 16 and 4096',
+        ),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_code_2(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert command(*words) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_a_larger_data_set_are_not_taken_for_some_of_a_smaller_one(tmp_path, capsys):
+    small = ["--output", tmp_path, "--count", 1, "--image_size", 16, "--workers", 0]
+    assert command(*small) == 0
+    (tmp_path / "images" / "mine.png").write_text("a name that the command does not write")
+    assert command(*small) == 0
+    labels = (tmp_path / "annotations.json").read_bytes()
+    (tmp_path / "images" / "000001.png").write_text("an image of a larger run")
+    (tmp_path / "images" / "000002.png").write_text("another")
+    assert command(*small) == 2
+    assert "images holds 2 images of a larger data set, such as 000001.png" in capsys.readouterr().err
+    assert (tmp_path / "annotations.json").read_bytes() == labels
+    assert len(list((tmp_path / "images").iterdir())) == 4
+
+
+def test_an_interrupted_rendering_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(boxes, "sample", interrupt)
+    assert command("--output", tmp_path, "--workers", 0) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +24,12 @@ from tqdm import tqdm
 from keypoint_detection.data.boxes.renderer import render
 from keypoint_detection.data.boxes.scene import Scene, sample_scene
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import make_folder, write_atomic, writing
+from keypoint_detection.wording import counted
 
 IMAGES_PER_WORKER = 10
+# Sides of an image in pixels; larger ones take more memory than most machines have.
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
 
 __all__ = ["generate", "label", "sample"]
 
@@ -110,11 +116,12 @@ def generate(
         The path of `annotations.json`.
 
     Raises:
-        InputError: If an argument is out of range.
+        InputError: If an argument is out of range, or the folder cannot be written to or holds images of a larger run.
     """
     size = parse_size(image_size)
     for name, value, low, high in (
         ("count", count, 1, 10**9),
+        ("seed", seed, 0, 10**18),
         ("negatives", negatives, 0, 1),
         ("max_boxes", max_boxes, 1, 20),
         ("clutter", clutter, 0, 10),
@@ -123,8 +130,7 @@ def generate(
     ):
         if not low <= value <= high:
             raise InputError(f"{name} is {value}, but has to lie between {low} and {high}")
-    folder = Path(output)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    folder = _prepare_folder(output, count)
     write = partial(
         _write,
         folder=folder,
@@ -137,13 +143,39 @@ def generate(
     )
     # A process takes seconds to start, so each has to have some images to render.
     workers = min(count // IMAGES_PER_WORKER, (os.cpu_count() or 1) if workers == -1 else workers)
-    with ProcessPoolExecutor(workers, get_context("spawn")) if workers > 1 else nullcontext() as pool:
+    with _pool(workers) if workers > 1 else nullcontext() as pool, writing(f"--output {output}"):
         entries: Iterator[dict] = pool.map(write, range(count), chunksize=4) if pool else map(write, range(count))
         dataset = list(tqdm(entries, "rendering boxes", total=count, unit="image", disable=None))
-    path = folder / "annotations.json"
-    lines = ",\n".join(json.dumps(entry) for entry in dataset)
-    path.write_text(f'{{"coordinates": "blender", "dataset": [\n{lines}\n]}}\n', encoding="utf-8")
-    return path
+        lines = ",\n".join(json.dumps(entry) for entry in dataset)
+        content = f'{{"coordinates": "blender", "dataset": [\n{lines}\n]}}\n'
+        return write_atomic(folder / "annotations.json", content)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that render, which end with the images under way when this one is interrupted."""
+    # Ctrl-C reaches them too, and this process is the one to speak of it.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_folder(output: str | os.PathLike, count: int) -> Path:
+    """Makes the folder of a data set of so many images, in which no other images may be taken for some of it."""
+    if not os.fspath(output):
+        raise InputError("--output: is empty, expected a folder")
+    folder = Path(output)
+    make_folder(folder / "images", f"--output {output}")
+    numbered = [path for path in (folder / "images").iterdir() if re.fullmatch(r"\d{6,}\.png", path.name)]
+    others = sorted(path.name for path in numbered if int(path.stem) >= count)
+    if others:
+        raise InputError(
+            f"--output {output}: images holds {counted(len(others), 'image')} of a larger data set, such as "
+            f"{others[0]}; expected another folder, or one without them"
+        )
+    return folder
 
 
 def parse_size(image_size: int | str | tuple[int, int]) -> tuple[int, int]:
@@ -156,13 +188,16 @@ def parse_size(image_size: int | str | tuple[int, int]) -> tuple[int, int]:
         Height and width.
 
     Raises:
-        InputError: If it is none of these, or smaller than 16.
+        InputError: If it is none of these, or a side is not between `SMALLEST_SIDE` and `LARGEST_SIDE`.
     """
     parts = image_size.split() if isinstance(image_size, str) else np.atleast_1d(image_size).tolist()
     try:
         sides = [int(part) for part in parts]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or min(sides) < 16:
-        raise InputError(f'image_size is {image_size!r}, but has to be "256" or "240 320" (height width), at least 16')
+    if len(sides) not in (1, 2) or min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+        raise InputError(
+            f'image_size is {image_size!r}, but has to be "256" or "240 320" (height width), each between '
+            f"{SMALLEST_SIDE} and {LARGEST_SIDE}"
+        )
     return sides[0], sides[-1]
