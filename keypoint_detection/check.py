@@ -14,6 +14,7 @@ from keypoint_detection.data.images import load_image
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import check_given, prepare_file, writing
 from keypoint_detection.picture_layout import add_legend, image_grid, resize
 from keypoint_detection.visualization import draw_keypoints
 
@@ -45,6 +46,9 @@ def check(
     Raises:
         InputError: If the labels themselves are wrong, or the picture cannot be written.
     """
+    check_given(json_dataset_path, "--json_dataset_path")
+    if picture is not None:
+        _check_picture(picture)
     root = Path(image_dataset_path or Path(json_dataset_path).parent)
     report = check_dataset(
         json_dataset_path,
@@ -53,12 +57,23 @@ def check(
         keypoint_coordinates=keypoint_coordinates,
         decode=decode,
     )
+    sys.stdout.write("\n".join(report.lines()) + "\n")
+    sys.stdout.flush()  # before a picture that may fail
     if picture is not None and report.examples:
-        try:
+        with writing(f"--picture {picture}"):
             Image.fromarray(draw_examples(report)).save(picture)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--picture {picture}: {error}") from error
+        sys.stdout.write(f"\npicture: {picture}\n")
     return report
+
+
+def _check_picture(picture: str) -> None:
+    """Checks that a picture can be written, before the work, and makes its folder."""
+    check_given(picture, "--picture")
+    Image.init()
+    kind = Image.registered_extensions().get(Path(picture).suffix.lower())
+    if kind not in Image.SAVE:
+        raise InputError(f"--picture {picture}: expected a name that ends as pictures do, such as .png or .jpg")
+    prepare_file(picture, f"--picture {picture}")
 
 
 def draw_examples(report: CheckReport) -> np.ndarray:
@@ -86,7 +101,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = flags.parser_for(check, "keypoint-detection check")
     config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
     report = flags.call(check, config)
-    sys.stdout.write("\n".join(report.lines()) + "\n")
-    if config["picture"] and report.examples:
-        sys.stdout.write(f"\npicture: {config['picture']}\n")
     return 2 if report.errors else 0

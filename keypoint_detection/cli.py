@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import select
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from keypoint_detection.errors import InputError
 
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; that of the process where none is given.
 
     Returns:
-        The exit code: 0 done, 1 done in part, 2 bad input, 130 interrupted.
+        The exit code: 0 done, 1 done in part, 2 bad input, 130 interrupted, 141 nobody reads what it prints.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -57,7 +60,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(module: str, arguments: Sequence[str]) -> int:
-    """Runs the `main` of a module; bad input is one line on standard error and exit code 2."""
+    """Runs the `main` of a module; bad input is one line on standard error and exit code 2.
+
+    Where the reader of a pipe is gone, as behind `| head`, it ends without a word.
+    """
+    try:
+        code = _run(module, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not gone:
+            raise
+        for stream in gone:  # which Python flushes once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+    return code
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # which tells errors alone
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file at all
+        return False
+
+
+def _run(module: str, arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     try:

@@ -14,7 +14,7 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import prepare_file
+from keypoint_detection.files import check_given, prepare_file
 from keypoint_detection.wording import counted
 
 
@@ -46,6 +46,8 @@ def convert(
     Raises:
         InputError: If something is wrong with the file or its images, or the output cannot be written.
     """
+    check_given(json_dataset_path, "--json_dataset_path")
+    check_given(output, "--output")
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     written = convert_labels(
         json_dataset_path,
@@ -92,7 +94,7 @@ def convert_labels(
             the output cannot be written.
     """
     if to not in FORMATS:
-        raise InputError(f"--to {to}: expected {' or '.join(FORMATS)}")
+        raise InputError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     check_coordinates("output_coordinates", output_coordinates)
     if Path(output).resolve() == Path(json_path).resolve():
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")

@@ -34,6 +34,21 @@ def make_folder(folder: Path, asked: str) -> None:
         raise InputError(f"{asked}: cannot be written there ({error.strerror or error})") from error
 
 
+def check_given(path: str, flag: str, expected: str = "a file") -> None:
+    """Checks that a path is not empty, as a variable of the shell that is not set leaves it.
+
+    Args:
+        path: The path.
+        flag: The flag that it was given for.
+        expected: What the path is to lead to.
+
+    Raises:
+        InputError: If it is.
+    """
+    if not path:
+        raise InputError(f"{flag}: is empty, expected {expected}")
+
+
 def prepare_file(path: str | Path, asked: str) -> None:
     """Makes the folder of a file, and checks that the file can be written, before the work that fills it.
 

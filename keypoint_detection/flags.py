@@ -20,6 +20,9 @@ T = TypeVar("T")
 # What a user calls types in which the parser does not find a value.
 _TYPE_NAMES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false", "NoneType": "none"}
 
+# Types of which there are more values than can be listed.
+_NUMBER_OR_TEXT = "<class '(?!NoneType)"
+
 
 class OneLineParser(ArgumentParser):
     """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text.
@@ -36,9 +39,10 @@ class OneLineParser(ArgumentParser):
 
     def _complete(self, args: Sequence[str]) -> list[str]:
         """Writes `--flag` as `--flag=true` where it is true or false and no value follows."""
+        has_paths = any(not action.option_strings for action in self._actions)
         hints = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
         return [
-            f"{word}=true" if _stands_alone(hints.get(word), after) else word
+            f"{word}=true" if _stands_alone(hints.get(word), after, has_paths) else word
             for word, after in itertools.pairwise([*args, "--"])
         ]
 
@@ -56,13 +60,13 @@ class OneLineParser(ArgumentParser):
         raise InputError(_one_line(message, flags)) from ex
 
 
-def _stands_alone(hint: Any, following: str) -> bool:
-    """Whether a flag of a type is given without a value, when that word follows."""
+def _stands_alone(hint: Any, following: str, has_paths: bool) -> bool:
+    """Whether a flag of a type is given without a value, when that word follows; words may be paths if `has_paths`."""
     kinds = set(get_args(hint) or [hint])
     if bool not in kinds:
         return False
-    # Behind a flag that can only be true or false, any other word is something else, such as a path.
-    only_bool = kinds <= {bool, type(None)} and following.lower() not in ("true", "false", "yes", "no")
+    # Behind a flag that can only be true or false, any other word is something else there.
+    only_bool = has_paths and kinds <= {bool, type(None)} and following.lower() not in ("true", "false", "yes", "no")
     return following.startswith("--") or only_bool
 
 
@@ -87,11 +91,14 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
     if no_file:
         return f"--{no_file.group(1)} {no_file.group(2)}: expected a file, found none"
     several = r'key "([^"]*)":.*?Subtypes: \[(.*?)\]\s*Errors.*Given value: (.*)'
-    single = r'key "([^"]*)":\s*Expected a (<class [^>]*>).*Got value: (.*)'
+    single = r'key "([^"]*)":\s*Expected a (<class [^>]*>|typing\.Literal\[[^\]]*\]).*Got value: (.*)'
     mistyped = re.search(several, message, re.DOTALL) or re.search(single, message, re.DOTALL)
     if mistyped and _names_of_types(mistyped.group(2)):
         name, types, value = mistyped.groups()
-        return f"--{name} {value.strip()}: expected {' or '.join(_names_of_types(types))}"
+        names, only_choices = _names_of_types(types), "Literal" in types and not re.search(_NUMBER_OR_TEXT, types)
+        return (
+            f"--{name} {value.strip()}: expected {'one of ' + ', '.join(names) if only_choices else ' or '.join(names)}"
+        )
     return re.sub(r"\s*\n\s*[-|]*\s*", " ", message).strip()
 
 

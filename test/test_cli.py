@@ -1,13 +1,21 @@
 """The console script: its subcommands and their help."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from typing import Literal
 
 import pytest
 from configuration import TEST_DATASET
 from PIL import Image
 
+from keypoint_detection import check
 from keypoint_detection.cli import COMMANDS, main, usage
 from keypoint_detection.data.formats import FORMATS
+from keypoint_detection.errors import InputError
+from keypoint_detection.flags import parser_for
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
@@ -112,3 +120,109 @@ def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
         main(["convert", "-h"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  --to ")]
     assert all(name in line for name in FORMATS)
+
+
+LABELS = str(TEST_DATASET / "annotations.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["convert", "--to", "native", "--output", ""], "--output: is empty, expected a file"),
+        (
+            ["convert", "--to", "yolo", "--output", "out.json"],
+            "--to yolo: expected one of native, coco",
+        ),
+        (
+            ["convert", "--to", "native", "--output", "out.json", "--output_coordinates", "foo"],
+            "--output_coordinates foo: expected one of blender, normalized, pixel",
+        ),
+        (
+            ["convert", "--to", "native", "--output", "out.json", "--keypoint_coordinates", "foo"],
+            "--keypoint_coordinates foo: expected one of blender, normalized, pixel",
+        ),
+        (["check", "--picture", ""], "--picture: is empty, expected a file"),
+        (
+            ["check", "--picture", "look.foo"],
+            "--picture look.foo: expected a name that ends as pictures do, such as .png or .jpg",
+        ),
+        (
+            ["check", "--picture", "look"],
+            "--picture look: expected a name that ends as pictures do, such as .png or .jpg",
+        ),
+        (["check", "--picture", "file/look.png"], "--picture file/look.png: cannot be written there (File exists)"),
+        (["check", "--decode", "maybe"], "--decode maybe: expected true or false"),
+        (["check", "--json_dataset_path", ""], "--json_dataset_path: is empty, expected a file"),
+        (
+            ["convert", "--json_dataset_path", "", "--to", "native", "--output", "out.json"],
+            "--json_dataset_path: is empty, expected a file",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_any_work(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert main([words[0], "--json_dataset_path", LABELS, *words[1:]]) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_choices_of_which_none_may_be_taken_are_listed():
+    def command(kind: Literal["a", "b"] | None = None, steps: int | Literal["auto"] = 1):
+        """A command."""
+
+    parser = parser_for(command, "command")
+    with pytest.raises(InputError, match=r"^--kind c: expected one of a, b, none$"):
+        parser.parse_args(["--kind", "c"])
+    with pytest.raises(InputError, match=r"^--steps c: expected a whole number or auto$"):
+        parser.parse_args(["--steps", "c"])
+
+
+def test_check_makes_the_folder_of_the_picture_and_reports_before_it_is_saved(tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "new" / "look.png"
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    assert main(["check", "--json_dataset_path", LABELS, "--picture", str(picture)]) == 2
+    out, err = capsys.readouterr()
+    assert "4 images, 2 channels" in out
+    assert "picture" not in out
+    assert err == f"error: --picture {picture}: cannot be written (No space left on device)\n"
+    assert picture.parent.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ({"image_path": "a\ud800.png", "a": []}, "entry 0: the path holds half of a surrogate pair"),
+        ({"image_path": "a\0.png", "a": []}, "entry 0: the path holds a null character"),
+        ({"image_path": "a.png", "a\udc00": []}, "channel 'a\\udc00' holds half of a surrogate pair"),
+    ],
+)
+@pytest.mark.parametrize("words", [["check"], ["convert", "--to", "native", "--output", "out.json"]])
+def test_names_that_cannot_be_written_are_refused(words, entry, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("a.png")
+    (tmp_path / "data.json").write_text(json.dumps({"dataset": [entry]}))
+    assert main([words[0], "--json_dataset_path", "data.json", *words[1:]]) == 2
+    assert capsys.readouterr().err == f"error: data.json: {line}\n"
+
+
+def test_a_reader_that_is_gone_ends_the_command_without_a_word():
+    command = [sys.executable, "-m", "keypoint_detection.cli", "check", "--json_dataset_path", LABELS]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_broken_pipe_between_processes_is_no_reader_that_is_gone(monkeypatch):
+    def fail(_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(check, "main", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["check"])

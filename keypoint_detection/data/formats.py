@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ from keypoint_detection.data.format_writers import write_coco, write_native
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.native_format import COORDINATES, DEFAULT_COORDINATES, read_native
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
+
+# Half of a character that UTF-16 writes as a pair, which is none by itself.
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Reader = Callable[[JsonStream, Path, str, "Sequence[str] | str | None"], Annotations]
 
@@ -113,8 +118,8 @@ def check_max_keypoints(annotations: Annotations, max_keypoints: Sequence[int]) 
     names = annotations.channel_names
     if len(max_keypoints) != len(names):
         raise InputError(
-            f"keypoint_channel_max_keypoints has {len(max_keypoints)} numbers, expected {len(names)}, one for each of: "
-            f"{', '.join(names)}"
+            f"keypoint_channel_max_keypoints has {counted(len(max_keypoints), 'number')}, expected {len(names)}, one "
+            f"for each of: {', '.join(names)}"
         )
     for name, maximum in zip(names, max_keypoints, strict=True):
         if maximum < 1 and maximum != -1:
@@ -143,7 +148,7 @@ def check_coordinates(name: str, value: str) -> None:
         InputError: if it is none of `COORDINATES`.
     """
     if value not in COORDINATES:
-        raise InputError(f'{name} is "{value}", expected one of: {", ".join(COORDINATES)}')
+        raise InputError(f"--{name} {value}: expected one of {', '.join(COORDINATES)}")
 
 
 @contextmanager
@@ -160,6 +165,9 @@ def _garbage_collector_paused() -> Iterator[None]:
 
 def _check_paths(annotations: Annotations) -> None:
     """Each path has to stay inside the image folder and stand once."""
+    for name in annotations.channel_names:
+        if _no_text(name):
+            raise InputError(f"{annotations.source}: channel {name!a} holds {_no_text(name)}")
     hashes = np.empty(len(annotations), np.int64)
     for index, name in enumerate(annotations.names):
         plain = _plain_path(name)
@@ -181,16 +189,22 @@ def _plain_path(name: str) -> str | None:
     """The path in its shortest form, so that `./a.png` and `a.png` are one; None if it leaves its folder."""
     plain = posixpath.normpath(name) if "./" in name or "//" in name else name
     inside = plain and plain != "." and plain[0] != "/" and plain[:3] != "../" and plain != ".."
-    return plain if inside and "\0" not in plain else None
+    return plain if inside and not _no_text(plain) else None
+
+
+def _no_text(name: str) -> str:
+    """What a name holds that no name may, which JSON can write as escapes; an empty text if there is nothing."""
+    if "\0" in name:
+        return "a null character"
+    return "" if name.isascii() or not _HALF_PAIR.search(name) else "half of a surrogate pair"
 
 
 def _refuse_path(annotations: Annotations, index: int, name: str) -> None:
     if not name or posixpath.normpath(name) == ".":
         raise InputError(f"{annotations.describe(index)}: the path is empty, expected the path of an image")
-    if "\0" in name:
-        raise InputError(
-            f"{annotations.source}: entry {int(annotations.entries[index])}: the path holds a null character"
-        )
+    if _no_text(name):
+        entry = int(annotations.entries[index])
+        raise InputError(f"{annotations.source}: entry {entry}: the path holds {_no_text(name)}")
     raise InputError(
         f"{annotations.describe(index)}: the path leaves the image folder {annotations.image_root}, expected a path "
         "relative to it"

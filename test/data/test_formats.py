@@ -202,7 +202,7 @@ def test_convert_keeps_depth_in_its_own_format_and_says_that_coco_loses_it(folde
 
 def test_convert_refuses_what_cannot_work(folder):
     source = save(folder, {"dataset": [{"image_path": "a.png", **BLENDER}]})
-    with pytest.raises(InputError, match="--to yolo: expected native or coco"):
+    with pytest.raises(InputError, match="--to yolo: expected one of native, coco"):
         convert_labels(source, folder, folder / "out.json", to="yolo")
     with pytest.raises(InputError, match="would overwrite"):
         convert_labels(source, folder, folder / "." / "data.json", to="coco")

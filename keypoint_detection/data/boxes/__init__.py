@@ -24,7 +24,7 @@ from tqdm import tqdm
 from keypoint_detection.data.boxes.renderer import render
 from keypoint_detection.data.boxes.scene import Scene, sample_scene
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import make_folder, write_atomic, writing
+from keypoint_detection.files import check_given, make_folder, write_atomic, writing
 from keypoint_detection.wording import counted
 
 IMAGES_PER_WORKER = 10
@@ -164,8 +164,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _prepare_folder(output: str | os.PathLike, count: int) -> Path:
     """Makes the folder of a data set of so many images, in which no other images may be taken for some of it."""
-    if not os.fspath(output):
-        raise InputError("--output: is empty, expected a folder")
+    check_given(os.fspath(output), "--output", "a folder")
     folder = Path(output)
     make_folder(folder / "images", f"--output {output}")
     numbered = [path for path in (folder / "images").iterdir() if re.fullmatch(r"\d{6,}\.png", path.name)]
