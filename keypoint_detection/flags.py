@@ -183,8 +183,22 @@ def documentation(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def hints(source: Callable[..., Any]) -> dict[str, Any]:
-    """The types of its arguments."""
-    return get_type_hints(source.__init__ if inspect.isclass(source) else source)
+    """The types of its arguments; to ask for one that has none is an `InputError`."""
+    return _Hints(source, get_type_hints(source.__init__ if inspect.isclass(source) else source))
+
+
+class _Hints(dict[str, Any]):
+    """Types by argument, which a user's own loss or backbone may have left out."""
+
+    def __init__(self, source: Callable[..., Any], types: Mapping[str, Any]) -> None:
+        super().__init__(types)
+        self._name = f"{source.__module__}.{source.__qualname__}"
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise InputError(
+            f"{self._name}: the argument {name} has no type; a flag needs one and a default, such as "
+            f"`{name}: float = 1.0`"
+        )
 
 
 def add_flag(

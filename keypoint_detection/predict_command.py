@@ -101,7 +101,8 @@ def predict(
     pictures = _Overlays(Path(overlays), root, files) if overlays else None
     failed = 0
     images = processes.share([file for file in files if not is_video(file)])
-    with tqdm(total=len(images), unit="image", desc="predict", disable=not images or processes.rank > 0) as bar:
+    hidden = not images or processes.rank > 0 or None  # None: where standard error is no terminal
+    with tqdm(total=len(images), unit="image", desc="predict", disable=hidden) as bar:
         for chunk in _chunks(images, batch_size):
             failed += _predict_images(chunk, root, predictor, journal, pictures)
             bar.update(len(chunk))
@@ -177,7 +178,7 @@ def _predict_video(
     except ImportError as error:
         raise InputError(f'{path}: videos need `pip install "keypoint_detection[video]"`') from error
     try:
-        frames = enumerate(tqdm(imageio.imiter(path, plugin="FFMPEG"), unit="frame", desc=path.name))
+        frames = enumerate(tqdm(imageio.imiter(path, plugin="FFMPEG"), unit="frame", desc=path.name, disable=None))
         if pictures is None:  # a video is drawn anew as a whole, its labels go on where they stopped
             frames = ((number, frame) for number, frame in frames if (name, number) not in journal.done)
         rate = imageio.immeta(path, plugin="FFMPEG").get("fps", 25)

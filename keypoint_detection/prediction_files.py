@@ -71,6 +71,8 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]
             matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
             candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
         candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
+        if not candidates and not path.exists() and not glob.has_magic(text):
+            raise InputError(f"{text}: no such file or folder")
         if not candidates:
             raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
         for file in candidates:

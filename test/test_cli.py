@@ -16,6 +16,7 @@ from keypoint_detection.cli import COMMANDS, main, usage
 from keypoint_detection.data.formats import FORMATS
 from keypoint_detection.errors import InputError
 from keypoint_detection.flags import parser_for
+from keypoint_detection.models.losses import LOSSES
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
@@ -226,3 +227,16 @@ def test_a_broken_pipe_between_processes_is_no_reader_that_is_gone(monkeypatch):
     monkeypatch.setattr(check, "main", fail)
     with pytest.raises(BrokenPipeError):
         main(["check"])
+
+
+def own_loss(logits, targets, *, sharpness=2.0, p):
+    """A loss of a user's own, whose arguments have no types."""
+
+
+def test_an_argument_without_a_type_is_one_line_that_names_it(monkeypatch, capsys):
+    monkeypatch.setitem(LOSSES, "own", own_loss)
+    assert main(["train", "--json_dataset_path", LABELS]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {own_loss.__module__}.own_loss: the argument sharpness has no type; a flag needs one and a default, "
+        "such as `sharpness: float = 1.0`\n"
+    )

@@ -96,6 +96,20 @@ def test_a_pipe_is_written_into(checkpoint, images, tmp_path):
     assert not list(tmp_path.glob("*.partial*"))
 
 
+def test_a_path_that_leads_to_nothing_is_named(checkpoint, images, tmp_path, capsys):
+    for path, line in (
+        (images / "no.png", "no such file or folder"),
+        (images / "sub" / "*.gif", "expected an image, a video, a folder with some, or a glob that matches some"),
+    ):
+        assert run(checkpoint, tmp_path / "out.json", path) == 2
+        assert capsys.readouterr().err == f"error: {path}: {line}\n"
+
+
+def test_no_bar_is_drawn_where_standard_error_is_no_terminal(checkpoint, images, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "out.json", images) == 0
+    assert "\r" not in capsys.readouterr().err
+
+
 def test_an_output_without_a_known_ending_wants_a_format(checkpoint, images, tmp_path, capsys):
     assert run(checkpoint, tmp_path / "out.txt", images) == 2
     assert "out.txt: expected a name that ends with .json or .csv, or --format" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def sweep(
         put_back_failed(study)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers send it; like Ctrl-C
     try:
-        with logging_redirect_tqdm(), tqdm(total=runs, unit="run", desc=asked.name) as bar:
+        with logging_redirect_tqdm(), tqdm(total=runs, unit="run", desc=asked.name, disable=None) as bar:
             Worker(asked, folder, study, seed, bar).work()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -132,7 +132,7 @@ def test_booleans_are_read_as_a_sweep_agent_writes_them(parser):
         (["--max_epochs", "many"], "--max_epochs many: expected a whole number or none"),
         (["--batch_size", "1.5"], "--batch_size 1.5: expected a whole number or auto"),
         (["--seed", "x"], "--seed x: expected a whole number"),
-        (["--heatmap_stride", "3"], "--heatmap_stride 3: expected 1 or 2 or 4 or auto"),
+        (["--heatmap_stride", "3"], "--heatmap_stride 3: expected one of 1, 2, 4, auto"),
         (["--heatmap_sigma", "wide"], "heatmap_sigma"),
         (["--wandb_mode", "sometimes"], "wandb_mode"),
         (["--augment_train", "perhaps"], "augment_train"),
