@@ -35,8 +35,8 @@ def sweep(
 
     Args:
         sweep_file: The YAML file that `wandb sweep` takes.
-        count: Runs in all, those of earlier and of other processes included. The run_cap of the file, or the whole
-            grid, when left out.
+        count: Runs in all, those of earlier and of other processes included, whatever the run_cap of the file. That,
+            or the whole grid, when left out.
         sweep_dir: Folder of the sweep, with one folder for each run; sweeps/<name of the sweep> when left out.
         storage: URL of the database that the processes of a sweep share, such as postgresql://user@host/name; an SQLite
             file in the sweep's folder, for processes on one machine, when left out.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Entry = Mapping[str, Any]
 # Quantiles that a distribution without bounds is drawn from: 4.75 standard deviations of a normal one.
 LOWEST_QUANTILE, HIGHEST_QUANTILE = 1e-6, 1 - 1e-6
+_POWER_OF_TEN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,10 @@ def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
 
 
 def plain_value(value: Any) -> Any:
-    """The value as it is written: YAML takes `1e-4` for text and `2026-01-31` for a date."""
+    """The value as it is written: YAML takes `1e-4` and `1.5e3` for text and `2026-01-31` for a date."""
     if isinstance(value, datetime.date):
         return value.isoformat()
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+[eE][-+]?\d+", value) else value
+    return float(value) if isinstance(value, str) and _POWER_OF_TEN.fullmatch(value) else value
 
 
 def _bounds(entry: Entry, minimum: float = -math.inf) -> tuple[float, float]:

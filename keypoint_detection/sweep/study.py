@@ -70,9 +70,10 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
     if begun is None:
         study.set_user_attr("sweep", sweep.identity)
     elif begun != sweep.identity:
+        way_out = "another name and --sweep_dir" if storage else f"another --sweep_dir, or none there: remove {folder}"
         raise InputError(
-            f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} began with other parameters ({begun}); "
-            "expected the same, or another name and --sweep_dir"
+            f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} began with another "
+            f"{' and '.join(sweep.differences(begun))}; expected the same as then, or {way_out}"
         )
     return study
 

@@ -66,18 +66,30 @@ class SweepFile:
         kept = {key: self.content[key] for key in ("method", "metric", "parameters", "program") if key in self.content}
         return json.dumps(kept, sort_keys=True, default=str)
 
+    def differences(self, identity: str) -> list[str]:
+        """The entries that differ from those of an `identity`, such as `parameters.learning_rate`."""
+        now, before = json.loads(self.identity), json.loads(identity)
+        named = []
+        for key in sorted(now.keys() | before.keys()):
+            new, old = now.get(key), before.get(key)
+            if key == "parameters" and isinstance(new, dict) and isinstance(old, dict):
+                named += [f"{key}.{name}" for name in sorted(new.keys() | old.keys()) if new.get(name) != old.get(name)]
+            elif new != old:
+                named.append(key)
+        return named
+
     def runs(self, count: int | None) -> int:
         """How many runs the sweep has.
 
         Args:
-            count: How many were asked for, None for as many as the file says.
+            count: How many were asked for, whatever the file's run_cap; None for as many as the file says.
 
         Raises:
             InputError: If nothing says it.
         """
         if count is not None and count < 1:
             raise InputError(f"--count {count}: expected at least 1")
-        limits = [limit for limit in (count, self.content.get("run_cap"), len(self.points)) if limit]
+        limits = [limit for limit in (count or self.content.get("run_cap"), len(self.points)) if limit]
         if not limits:
             raise InputError(f"--count: expected a number, since {self.path} has no run_cap and no grid")
         return min(limits)

@@ -305,7 +305,10 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, flags, changes, named, ca
 def test_another_sweep_of_the_same_name_is_refused(folder, capsys):
     assert main(write_sweep(RATES)) == 0
     assert main(write_sweep({"rate": {"value": 3}})) == 2
-    assert "began with other parameters" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "began with another parameters.rate; expected the same as then, or another --sweep_dir"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
     assert len(rows()) == 3
 
 

@@ -76,7 +76,7 @@ def test_numbers_that_are_equal_to_a_boolean_are_told_as_numbers(tmp_path):
     ("count", "changes", "expected"),
     [
         (5, {}, 5),
-        (5, {"run_cap": 3}, 3),
+        (5, {"run_cap": 3}, 5),
         (None, {"run_cap": 3}, 3),
         (None, {"method": "grid"}, 8),
         (5, {"method": "grid"}, 5),
@@ -180,3 +180,11 @@ def test_flags_of_the_command_are_not_missing(tmp_path, words):
 def test_a_wrong_flag_of_the_command_is_named(tmp_path):
     with pytest.raises(InputError, match=r"sweep\.yaml: command: unknown flag: --btch_size=3"):
         check_flags(read(tmp_path, {"program": ..., "command": ["${program}", "--btch_size=3", "${args}"]}))
+
+
+def test_what_differs_from_an_earlier_file_is_named(tmp_path):
+    before = read(tmp_path, {"program": ..., "parameters": {"a": {"value": 1}, "b": {"value": 1}, "c": {"value": 1}}})
+    after = {"a": {"value": 1}, "b": {"value": 2}, "d": {"value": 1}}
+    now = read(tmp_path, {"program": ..., "method": "grid", "parameters": after})
+    assert now.differences(before.identity) == ["method", "parameters.b", "parameters.c", "parameters.d"]
+    assert now.differences(now.identity) == []

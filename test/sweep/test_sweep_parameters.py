@@ -144,3 +144,10 @@ def test_a_wrong_entry_is_one_line_that_names_the_parameter(entry, named):
 def test_a_grid_over_a_continuum_is_bad_input():
     with pytest.raises(InputError, match=r"parameters\.x: method grid: expected value, values"):
         grid_points([read_parameter("x", {"min": 0.0, "max": 1.0})])
+
+
+def test_numbers_with_an_exponent_are_numbers_however_they_are_written():
+    entry = yaml.safe_load("{values: [1.5e3, 1e3, 2.e-1, .5E+1, -1e0, 1e, e3, 1.2.3e1]}")
+    assert read_parameter("x", entry).choices == (1500.0, 1000.0, 0.2, 5.0, -1.0, "1e", "e3", "1.2.3e1")
+    bounds = read_parameter("x", yaml.safe_load("{min: 1.5e-4, max: 2.5e-1}"))
+    assert (bounds.low, bounds.high) == (0.00015, 0.25)
