@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def check_flags(sweep: SweepFile) -> None:
 
     fixed = _fixed_flags(sweep)
 
-    def parse(values: Mapping[str, Any], where: str) -> None:
+    def parse(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         here = Path.cwd()
         os.chdir(sweep.folder)  # a --config is relative to where runs start
         try:
@@ -53,6 +55,7 @@ def check_flags(sweep: SweepFile) -> None:
             config = parser.parse_args(words)
             for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
                 look_up(registry, config[name], f"--{name}")
+            return config
         except InputError as error:
             raise InputError(f"{sweep.path}: {where}: {error}") from error
         finally:
@@ -65,7 +68,31 @@ def check_flags(sweep: SweepFile) -> None:
     for parameter in sweep.parameters:
         for value in parameter.extremes():
             parse({**required, parameter.name: value}, f"parameters.{parameter.name}")
-    parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
+    config = parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
+    varies = any(parameter.name == "keypoint_channels" and parameter.varies for parameter in sweep.parameters)
+    spec = None if varies else config["keypoint_channels"]
+    _check_metric(sweep, [word.partition("=")[0] for word in spec.split()] if isinstance(spec, str) else [])
+
+
+def _check_metric(sweep: SweepFile, channels: Sequence[str]) -> None:
+    """Checks that a training logs the metric; where channels are not known, any is taken for one of them."""
+    from keypoint_detection.metrics import METRICS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
+        measured = [name for metric in METRICS.values() for name in metric(channels or [""], (1.0,)).compute()]
+    losses = ["loss", "gt_loss", *(f"loss/{channel}" for channel in channels or [""])]
+    names = ["step", "epoch", "learning_rate", "train/loss_step", *(f"train/{name}" for name in losses)]
+    names += [f"{stage}/{name}" for stage in ("validation", "best", "test") for name in (*losses, *measured)]
+
+    def comparable(name: str) -> str:
+        name = re.sub(r"/d=[^/]*$", "", name)  # a distance
+        return name if channels else "/".join(name.split("/")[:2])
+
+    if comparable(sweep.metric) not in map(comparable, names):
+        whole = [name for name in names if "/d=" not in name and not name.endswith("/")]
+        hint = did_you_mean(sweep.metric, whole)
+        raise InputError(f"{sweep.path}: metric.name {sweep.metric!r}: no training logs it{hint}")
 
 
 def _fixed_flags(sweep: SweepFile) -> list[str]:

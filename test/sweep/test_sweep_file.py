@@ -188,3 +188,31 @@ def test_what_differs_from_an_earlier_file_is_named(tmp_path):
     now = read(tmp_path, {"program": ..., "method": "grid", "parameters": after})
     assert now.differences(before.identity) == ["method", "parameters.b", "parameters.c", "parameters.d"]
     assert now.differences(now.identity) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "problem"),
+    [
+        ("validation/mAP", None, "no training logs it (did you mean validation/meanAP?)"),
+        ("validation/mAP", "a b=c", "no training logs it (did you mean validation/meanAP?)"),
+        ("loss", None, "no training logs it"),
+        ("train/meanAP", None, "no training logs it"),
+        ("validation/loss/c", "a b=c", "no training logs it"),
+        ("validation/meanAP", None, None),
+        ("validation/AP/any/d=2", None, None),
+        ("validation/AP/b/d=2", "a b=c", None),
+        ("test/loss/a", "a b=c", None),
+        ("train/loss", None, None),
+    ],
+)
+def test_a_metric_that_no_training_logs_is_refused_before_one(tmp_path, name, channels, problem):
+    parameters = {"json_dataset_path": {"value": "x"}}
+    if channels:
+        parameters["keypoint_channels"] = {"value": channels}
+    sweep = read(tmp_path, {"program": ..., "metric": {"name": name}, "parameters": parameters})
+    if problem is None:
+        check_flags(sweep)
+        return
+    with pytest.raises(InputError) as error:
+        check_flags(sweep)
+    assert f"metric.name {name!r}: {problem}" in str(error.value)
