@@ -77,15 +77,18 @@ def test_convert_replaces_what_a_link_leads_to(data, tmp_path):
 
 def test_the_own_output_is_written_into_behind_what_is_there(data, tmp_path):
     """As with `>>`: the shell's file is neither replaced nor overwritten by the line that follows."""
+    link = tmp_path / "stdout"  # as /dev/stdout is one, which no test may put at risk
+    link.symlink_to("/dev/fd/1")
     log = tmp_path / "log"
     log.write_text("before\n")
     command = [sys.executable, "-m", "keypoint_detection.cli", "convert", "--json_dataset_path", str(data)]
     with log.open("ab") as file:
-        subprocess.run([*command, "--output", "/dev/stdout", "--to", "native"], stdout=file, check=True)
+        subprocess.run([*command, "--output", str(link), "--to", "native"], stdout=file, check=True)
     lines = log.read_text().splitlines()
     assert lines[0] == "before"
     assert lines[1] == '{"dataset": ['
-    assert lines[-1].startswith("/dev/stdout: 1 image")
+    assert lines[-1].startswith(f"{link}: 1 image")
+    assert link.is_symlink()
 
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
