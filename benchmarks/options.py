@@ -16,6 +16,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES, LossTargets, channel_mean
+from keypoint_detection.train.device_speed import compile_backbone
 
 REPEATS = 5
 BATCH = (4, 4, 20, 256, 256)  # images, channels, keypoints, height, width
@@ -68,13 +69,13 @@ def offered() -> list[Row]:
         plain = step_of(contiguous if "channels_last" in name else new_detector(), batch, **arguments)
         rows.append(compare(Row(name, work, 0, baseline), ours, plain, REPEATS))
     compiled = new_detector()
-    if compiled.compile_backbone():
+    if compile_backbone(compiled):
         row = Row("--compile (off)", work, 0, "without", note="the first step, which compiles, does not count")
         rows.append(compare(row, step_of(compiled, batch), step_of(new_detector(), batch), REPEATS))
         image = torch.rand(1, 3, 480, 640)
         eager = new_detector().eval()
         compiled = copy.deepcopy(eager)
-        compiled.compile_backbone()
+        compile_backbone(compiled)
         with torch.inference_mode():
             row = Row("--compile (off)", "inference, one 640x480 image, network alone", 0, "without")
             rows.append(compare(row, lambda: compiled(image), lambda: eager(image), REPEATS))

@@ -78,7 +78,7 @@ def write_checked(path: Path, content: bytes, check: Callable[[Path], Any]) -> P
         except InputError as error:
             raise InputError(f"{path} is not written: {error}") from error
         with writing(f"output {path}"):
-            candidate.replace(path)
+            write_atomic(path, candidate.read_bytes())
     finally:
         candidate.unlink(missing_ok=True)
     logger.info("%s", report)

@@ -74,21 +74,13 @@ def _is_transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def decode_rgb(image: Image.Image, at_least: tuple[int, int] | None = None) -> np.ndarray:
+def decode_rgb(image: Image.Image) -> np.ndarray:
     """Decodes an opened image to `(H, W, 3)` uint8 RGB, as `images.load_image` describes.
 
     Raises:
         InputError: if its pixels are outside the range that their kind has; the text does not name the file.
     """
     orientation = 1 if image.format == "TIFF" else _orientation(image)
-    if at_least is not None and image.format == "JPEG":
-        height, width = at_least if orientation < 5 else at_least[::-1]
-        for scale in (8, 4, 2):
-            small = image.width // scale, image.height // scale
-            exact = image.width % scale == 0 and image.height % scale == 0
-            if exact and small[0] >= width and small[1] >= height:
-                image.draft(None, small)
-                break
     image.load()
     if image.format == "TIFF":  # Some releases of Pillow turn these upright when they load them, others do not.
         orientation = _orientation(image)

@@ -44,7 +44,7 @@ _SCAN_BLOCK = 512
 _PROGRESS_BAR_FROM = 2000
 
 
-def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.ndarray:
+def load_image(path: str | Path) -> np.ndarray:
     """Loads an image as `(H, W, 3)` uint8 RGB, rotated as EXIF asks.
 
     Transparent images are laid over black, which is also what images are padded with. 16-bit images are scaled from
@@ -52,13 +52,11 @@ def load_image(path: str | Path, at_least: tuple[int, int] | None = None) -> np.
 
     Args:
         path: the file.
-        at_least: height and width in pixels that suffice. A JPEG may then come at exactly 1/2, 1/4 or 1/8 of its size,
-            which decodes faster, if no side gets smaller than this and both divide without a rest. None: full size.
 
     Raises:
         InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
     """
-    return _with_image(Path(path), lambda image: decode_rgb(image, at_least))
+    return _with_image(Path(path), decode_rgb)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -154,7 +152,7 @@ def scan_headers(
         except InputError as error:
             return InputError(f"{annotations.describe(index)}: {error}")
 
-    hidden = len(indices) < _PROGRESS_BAR_FROM
+    hidden = True if len(indices) < _PROGRESS_BAR_FROM else None  # None shows it on a terminal
     with ThreadPoolExecutor(_SCAN_THREADS) as pool, tqdm(None, "Reading images", len(indices), disable=hidden) as bar:
         for start in range(0, len(indices), _SCAN_BLOCK):
             block = indices[start : start + _SCAN_BLOCK]

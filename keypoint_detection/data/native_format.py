@@ -19,6 +19,7 @@ from keypoint_detection.data.channels import parse_channels, suggestion, tell_le
 from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 LARGEST = float(np.finfo(np.float32).max)
 COORDINATES = ("blender", "normalized", "pixel")
@@ -229,7 +230,7 @@ def _check_keypoints(keypoints: Any, place: str) -> None:
         if not isinstance(keypoint, list):
             raise InputError(f"{place}: keypoint {number} is {_shown(keypoint)}, {expected}")
         if len(keypoint) not in (2, 3):
-            raise InputError(f"{place}: keypoint {number} has {len(keypoint)} numbers, {expected}")
+            raise InputError(f"{place}: keypoint {number} has {counted(len(keypoint), 'number')}, {expected}")
         for value in keypoint:
             if type(value) not in (int, float):
                 raise InputError(f"{place}: keypoint {number} holds {_shown(value)}, expected a number")

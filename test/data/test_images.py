@@ -8,8 +8,6 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from keypoint_detection.data import image_cache, images
@@ -119,38 +117,6 @@ def test_exif_rotation(tmp_path, orientation, suffix):
 def test_a_damaged_exif_block_does_not_hide_the_pixels(tmp_path):
     pixels("RGB", HALF).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0garbage")
     assert np.array_equal(load_image(tmp_path / "image.png")[0, 0], HALF)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 60), st.integers(1, 60), st.sampled_from([1, 6]))
-def test_reduced_images_are_exact_fractions(tmp_path_factory, width, height, least_height, least_width, orientation):
-    path = tmp_path_factory.getbasetemp() / "reduced.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    # A ramp: were a reduced image shifted by a pixel, the means of its blocks would differ.
-    y, x = np.mgrid[:height, :width]
-    ramp = np.stack([2 * x + 20, 2 * y + 20, x * 0 + 128], 2).astype(np.uint8)
-    Image.fromarray(ramp).save(path, quality=100, subsampling=0, exif=exif)
-    upright = ramp if orientation == 1 else np.rot90(ramp, -1)
-    loaded, full = load_image(path, (least_height, least_width)), upright.shape[:2]
-    scale = full[0] // loaded.shape[0]
-    assert scale in (1, 2, 4, 8)
-    assert (loaded.shape[0] * scale, loaded.shape[1] * scale) == full
-    assert scale == 1 or (loaded.shape[0] >= least_height and loaded.shape[1] >= least_width)
-    doubled = scale * 2
-    could_be_smaller = scale < 8 and full[0] % doubled == 0 and full[1] % doubled == 0
-    if could_be_smaller:
-        assert full[0] // doubled < least_height or full[1] // doubled < least_width
-    blocks = upright.reshape(loaded.shape[0], scale, loaded.shape[1], scale, 3).mean((1, 3))
-    # A shift by half a pixel of the reduced image would be an error of `scale`.
-    assert np.abs((blocks - loaded).mean((0, 1))).max() < (1.5 if scale == 1 else 0.5 * scale + 0.4)
-
-
-def test_reduction_is_for_jpeg_alone(tmp_path):
-    pixels("RGB", RED, (64, 64)).save(tmp_path / "image.png")
-    assert load_image(tmp_path / "image.png", at_least=(8, 8)).shape == (64, 64, 3)
-    pixels("RGB", RED, (64, 64)).save(tmp_path / "image.jpg")
-    assert load_image(tmp_path / "image.jpg", at_least=(8, 8)).shape == (8, 8, 3)
 
 
 def test_bad_images_are_named(tmp_path):
