@@ -11,6 +11,7 @@ from PIL import Image
 
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.errors import InputError
 from keypoint_detection.evaluate import evaluate
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.report.measured import worst_images
@@ -249,3 +250,62 @@ def test_help_fits_a_screen_and_explains_every_flag(capsys):
     assert len(text.splitlines()) <= 60
     for name in ("--checkpoint", "--output", "--report", "--recall", "--score_threshold"):
         assert f"  {name} " in text
+
+
+# Evaluating as the training did.
+MEMBERS = {"red": ["red", "pink", "rose"], "green": ["green"]}
+
+
+def checkpoint_of(folder, path, **trained):
+    """The checkpoint of the folder, as a training would have written it that evaluated in this way."""
+    content = torch.load(folder / "best.ckpt", weights_only=True)
+    content["evaluation"] = {"channel_members": MEMBERS, "distances": [4.0], "threshold_unit": "pixel"} | trained
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def labels(folder, tmp_path):
+    """The labels of the folder with some of the red ones in a channel of their own; there is no rose one."""
+    entries = [
+        {"image_path": "0.png", "red": TRUTHS[0]["red"][:1], "pink": TRUTHS[0]["red"][1:], "green": []},
+        {"image_path": "1.png", "red": [], "pink": TRUTHS[1]["red"], "green": TRUTHS[1]["green"]},
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return tmp_path / "labels.json"
+
+
+def test_channels_are_merged_as_in_the_training(folder, labels, evaluation, tmp_path):
+    found = evaluate(checkpoint_of(folder, tmp_path / "a.ckpt"), labels, folder, device="cpu")
+    assert found.threshold_distances == [4.0]
+    assert found.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
+    assert found.channels["red"]["truths"] == 3
+    # What is given goes before it.
+    given = evaluate(checkpoint_of(folder, tmp_path / "a.ckpt"), labels, folder, device="cpu", keypoint_channels="red")
+    assert given.channels["red"]["truths"] == 1
+    given = evaluate(tmp_path / "a.ckpt", labels, folder, device="cpu", keypoint_channels="green=pink")
+    assert (given.channels["red"]["truths"], given.channels["green"]["truths"]) == (1, 3)
+
+
+def test_a_channel_that_is_nowhere_is_named(folder, labels, tmp_path):
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", channel_members={"red": ["rose"], "green": ["green"]})
+    with pytest.raises(InputError, match=r'no channel "red", which the detector finds'):
+        evaluate(path, labels, folder, device="cpu")
+
+
+def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_path):
+    # The second red one is 3 px off in an image of 50 x 40, whose diagonal is 64.0 px: 0.0469 of it.
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", distances=[0.045, 0.05], threshold_unit="image")
+    found = evaluate(path, labels, folder, device="cpu", distance=0.05)
+    assert found.channels["red"]["average_precision"] == pytest.approx([1 / 3, 2 / 3])
+    assert found.channels["red"]["median"] == pytest.approx(3 / 64.0312 / 2, abs=1e-4)  # of 0 and of this
+    assert found.errors.counts.tolist() == evaluation.errors.counts.tolist()
+    assert "within 0.05 of the image's diagonal" in found.table()
+    assert found.to_json()["unit"] == "image"
+    for flag in ({"report": tmp_path / "r.html"}, {"recall": 0.5}):
+        with pytest.raises(InputError, match=r"^--(report|recall).*expected .* --threshold_unit pixel$"):
+            evaluate(path, labels, folder, device="cpu", **flag)
+    pixels = evaluate(path, labels, folder, device="cpu", maximal_gt_keypoint_pixel_distances="2 4")
+    assert pixels.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
+    with pytest.raises(InputError, match="expected fractions of the image's diagonal"):
+        evaluate(path, labels, folder, maximal_gt_keypoint_pixel_distances="2 4", threshold_unit="image")
