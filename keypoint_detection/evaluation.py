@@ -142,7 +142,8 @@ class Evaluation:
             for (name, row), number in zip(self._rows(), truths, strict=True)
         ]
         seen = f"{counted(len(self.images), 'image')} with {counted(self.mean['truths'], 'true keypoint')}"
-        title = f"{seen}: AP, and localisation error {self._within()}"
+        unit = "px" if self.threshold_unit == "pixel" else "diagonals"
+        title = f"{seen}: AP and localisation error in {unit} {self._within()}"
         return _table(title, header, rows)
 
     def _threshold_table(self) -> str:

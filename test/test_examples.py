@@ -43,6 +43,8 @@ def test_trains_a_backbone_of_its_own_and_finds_with_it(project):
     found = [line.split() for line in lines.splitlines()]
     assert found
     assert {channel for channel, *_ in found} <= {"corner_keypoints", "flap_corner_keypoints"}
+    evaluated = ["--checkpoint=runs/first/checkpoints/best.ckpt", "--json_dataset_path=data/train/annotations.json"]
+    assert "4 images" in run(project, "commands.py", "evaluate", *evaluated)
     assert run(project, "find_corners.py", "nowhere.ckpt", "image.png", code=2).startswith("error: ")
     assert all(0 <= float(place) <= 128 for _, x, y, _ in found for place in (x, y))
 

@@ -63,27 +63,28 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _orthogonal_step(self, parameters: list[Tensor], rate: float, weight_decay: float) -> None:
-        shapes: dict[torch.Size, list[Tensor]] = {}
-        for parameter in parameters:
-            shapes.setdefault(parameter.shape, []).append(parameter)
-        momenta = []
-        for same in shapes.values():
-            # In the order in which kernels of the layout channels_last lie in memory.
-            momenta.append(torch.stack([self._momentum(parameter).movedim(1, -1).flatten(1) for parameter in same]))
-        for same, steps in zip(shapes.values(), orthogonalize(momenta), strict=True):
+        shapes: dict[torch.Size, list[int]] = {}
+        for index, parameter in enumerate(parameters):
+            shapes.setdefault(parameter.shape, []).append(index)
+        momenta = self._momenta(parameters)
+        # In the order in which kernels of the layout channels_last lie in memory.
+        stacks = [torch.stack([momenta[index].movedim(1, -1).flatten(1) for index in same]) for same in shapes.values()]
+        torch._foreach_mul_(parameters, 1 - rate * weight_decay)
+        for same, steps in zip(shapes.values(), orthogonalize(stacks), strict=True):
             # A wide kernel changes its output as much as a tall one does.
             length = rate * max(1.0, steps.shape[1] / steps.shape[2]) ** 0.5
-            for parameter, step in zip(same, steps, strict=True):
-                step = step.view(parameter.movedim(1, -1).shape).movedim(-1, 1)
-                parameter.mul_(1 - rate * weight_decay).add_(step, alpha=-length)
+            steps = steps.view(-1, *parameters[same[0]].movedim(1, -1).shape).movedim(-1, 2)
+            torch._foreach_add_([parameters[index] for index in same], list(steps), alpha=-length)
 
-    def _momentum(self, parameter: Tensor) -> Tensor:
-        """Nesterov's momentum of the gradient."""
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
-        return parameter.grad.lerp(momentum, _MOMENTUM)
+    def _momenta(self, parameters: list[Tensor]) -> list[Tensor]:
+        """Nesterov's momentum of each gradient."""
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters]
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
 
     def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

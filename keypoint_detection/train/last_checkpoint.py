@@ -20,6 +20,8 @@ from keypoint_detection.errors import InputError
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 5.0
+# Several processes ask one another whether to stop only so often, since each time they wait for their devices.
+STEPS_BETWEEN_QUESTIONS = 10
 _REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
@@ -73,7 +75,7 @@ class LastCheckpoint(Checkpoint):
             return  # half of the gradients of a step are not in a checkpoint
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        stops = self._stops(trainer)
+        stops = (trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0) and self._stops(trainer)
         if (self._due or stops) and not _validates_after(trainer, batch_idx):
             self._save(trainer, between_epochs=False, stops=stops)
 

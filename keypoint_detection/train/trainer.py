@@ -159,6 +159,8 @@ def check_setup(config: Mapping[str, Any]) -> None:
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
             raise InputError(f"--{name} {config[name]}: expected at least 1, or -1 for any number")
+    if not 0 <= config["seed"] < 2**32:
+        raise InputError(f"--seed {config['seed']}: expected a whole number from 0 to 4294967295")
     duration = parse_duration(config["max_time"])
     if duration is not None and duration <= timedelta(0):
         raise InputError(f"--max_time {config['max_time']}: expected more than no time")

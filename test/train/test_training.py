@@ -241,6 +241,7 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or numbers as in 0,1"),
         ({"devices": "0"}, "--devices 0: expected auto, a number"),
         ({"precision": "bf16-true"}, "--precision bf16-true: expected one of 32, bf16-mixed, 16-mixed"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0"),
         ({"strategy": "ddp_spawn"}, "--strategy ddp_spawn: expected one of auto, ddp, ddp_find"),
         ({"threshold_unit": "image"}, "_distances '.*': expected fractions of the image's diagonal"),
         ({"strategy": "no such"}, "--strategy no such: expected one of auto, ddp"),
