@@ -8,6 +8,8 @@ import torch
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
+TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y"))
+
 
 def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
     metrics = MetricsLogger(EvaluationRow(), ["a"], "0.05", threshold_unit="image")
@@ -40,7 +42,7 @@ def test_a_loaded_checkpoint_keeps_its_thresholds_and_metrics_until_the_next_val
     state = {"score_thresholds": torch.tensor([0.25, 0.75])}
     metrics.on_load_checkpoint(None, None, {"state_dict": state, "validation_metrics": {"meanAP": 0.5}})
     saved = {"state_dict": {"score_thresholds": torch.tensor([0.5, 0.5])}}
-    metrics.on_save_checkpoint(None, None, saved)
+    metrics.on_save_checkpoint(TRAINER, None, saved)
     assert saved["state_dict"]["score_thresholds"].tolist() == [0.25, 0.75]
     assert saved["validation_metrics"] == {"meanAP": 0.5}
 
@@ -49,8 +51,11 @@ def test_thresholds_of_other_channels_are_not_taken_over():
     metrics = MetricsLogger(EvaluationRow(), ["a"])
     metrics.on_load_checkpoint(None, None, {"state_dict": {"score_thresholds": torch.tensor([0.25, 0.75])}})
     saved = {"state_dict": {"score_thresholds": torch.tensor([0.5])}}
-    metrics.on_save_checkpoint(None, None, saved)
+    metrics.on_save_checkpoint(TRAINER, None, saved)
     assert saved["state_dict"]["score_thresholds"].tolist() == [0.5]
+    assert saved["evaluation"] == {
+        "channel_members": {"a": ["a", "x", "y"]}, "distances": [2.0, 4.0], "threshold_unit": "pixel",
+    }  # fmt: skip
 
 
 def test_means_are_over_cells_and_not_over_batches():
