@@ -172,6 +172,8 @@ def export_weights(path: str, output: str) -> None:
         VERSION_KEY: str(checkpoint.get(VERSION_KEY)),
         "hyper_parameters": json.dumps(dict(checkpoint["hyper_parameters"])),
     }
+    if EVALUATION_KEY in checkpoint:
+        metadata[EVALUATION_KEY] = json.dumps(checkpoint[EVALUATION_KEY])
     try:
         write_atomic(Path(output), save(state, metadata))
     except OSError as error:

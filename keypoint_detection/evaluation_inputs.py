@@ -16,7 +16,7 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.splits import recorded_split
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
-from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
+from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances, warn_of_tiny
 from keypoint_detection.predict import TorchNetwork
 
 
@@ -33,11 +33,14 @@ def chosen_distances(
     Raises:
         InputError: If they are no distances of that unit.
     """
-    if given is not None:
-        return parse_distances(given, unit or "pixel"), unit or "pixel"
-    if unit in (None, trained.get("threshold_unit")) and trained:
+    if given is None and trained and unit in (None, trained["threshold_unit"]):
         return list(trained["distances"]), trained["threshold_unit"]
-    return parse_distances(DEFAULT_DISTANCES, unit or "pixel"), unit or "pixel"
+    unit = unit or "pixel"
+    if given is None and unit == "image":
+        raise InputError("--threshold_unit image: expected --maximal_gt_keypoint_pixel_distances in fractions as well")
+    distances = parse_distances(DEFAULT_DISTANCES if given is None else given, unit)
+    warn_of_tiny(distances, unit)
+    return distances, unit
 
 
 def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> list[str | ChannelGroup]:
@@ -52,16 +55,18 @@ def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> lis
     """
     names, members = network.channel_names, network.evaluation.get("channel_members", {})
     words = given.split() if isinstance(given, str) else list(given or [])
-    named = {word if word in names else word.split("=")[0] for word in words}
-    unknown = sorted(named - set(names))
+    asked_for = {parts[0]: (word, parts) for word in words for parts in [[word] if word in names else word.split("=")]}
+    unknown = sorted(set(asked_for) - set(names))
     if unknown:
         raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")
-    others = [ChannelGroup(name, tuple(members.get(name, [name]))) for name in names if name not in named]
-    asked_for = {member for word in words for member in word.split("=")}
-    return [
-        *words,
-        *(group._replace(members=tuple(m for m in group.members if m not in asked_for)) for group in others),
-    ]
+    taken = {part: word for word, parts in asked_for.values() for part in parts}
+    chosen: list[str | ChannelGroup] = []
+    for name in names:
+        left = tuple(member for member in members.get(name, [name]) if member not in taken)
+        if name not in asked_for and not left:
+            raise InputError(f"--keypoint_channels {taken[name]}: leaves nothing for {name!r} of the checkpoint")
+        chosen.append(asked_for[name][0] if name in asked_for else ChannelGroup(name, left))
+    return chosen
 
 
 def read_labels(

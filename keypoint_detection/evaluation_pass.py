@@ -174,7 +174,7 @@ def run_detector(
     bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=hidden)
     with bar:
         for batch in loader:
-            xy, scores = detector.detect(batch.images.to(device), batch.sizes.to(device))
+            xy, scores = detector.detect(batch.images.to(device), batch.sizes)
             xy, scores = xy.cpu(), scores.cpu()
             collected.add(batch, transform_points(xy, batch.transforms), scores)
             bar.update(len(batch.images))
@@ -193,7 +193,7 @@ def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: 
     stride = detector.hparams.heatmap_stride
     for index, image in images.items():
         sample = dataset[index]
-        images, sizes = sample.images[None].to(detector.device), sample.sizes[None].to(detector.device)
+        images, sizes = sample.images[None].to(detector.device), sample.sizes[None]
         image.heatmaps = predicted_heatmaps(detector(images), images, sizes, stride)[0].cpu().numpy()
         cells = torch.tensor([image.heatmaps.shape[2], image.heatmaps.shape[1]]).double() * stride
         right, bottom = transform_points(cells, sample.transforms).tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import stat
 import sys
 import tempfile
@@ -72,11 +71,16 @@ def prepare_file(path: str | Path, asked: str) -> None:
     make_folder(folder, asked)
 
 
-def unfinished(path: Path) -> Path:
-    """The path beside which a file may grow until it is complete: in the folder for temporary files for a device."""
+def unfinished(path: Path, token: str) -> Path:
+    """The path beside which a file may grow until it is complete: in the folder for temporary files for a device.
+
+    Args:
+        path: The file.
+        token: Text that no other command has, the same in all processes of this one.
+    """
     if not is_special(path):
-        return path
-    return Path(tempfile.gettempdir()) / f"keypoint-detection-{secrets.token_hex(8)}-{path.name}"
+        return path.resolve()
+    return Path(tempfile.gettempdir()) / f"keypoint-detection-{token}-{path.name}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.score_thresholds import ROUNDING, ROUNDING_ON_DEVICE
+from keypoint_detection.score_thresholds import rounding_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ class OnnxNetwork:
                 f"model {path} is no ONNX file that `keypoint-detection export` wrote: {reason}"
             ) from error
         self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
-        on_cpu = self.session.get_providers()[0] == "CPUExecutionProvider"
-        self.rounding = ROUNDING if on_cpu else ROUNDING_ON_DEVICE
+        self.rounding = rounding_of(self.session.get_providers()[0].removesuffix("ExecutionProvider").lower())
         self._lowest = np.zeros(len(self.channel_names), dtype=np.float32)
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

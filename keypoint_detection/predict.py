@@ -26,7 +26,7 @@ from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
-from keypoint_detection.score_thresholds import ROUNDING, ROUNDING_ON_DEVICE, usable_thresholds
+from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 
 ScoreThreshold = float | Mapping[str, float] | None
@@ -114,7 +114,7 @@ class TorchNetwork:
         self.channel_names = list(self.detector.hparams.keypoint_channels)
         self.evaluation: Mapping[str, Any] = content.get(EVALUATION_KEY, {})  # how the training evaluated
         self.image_size = self.detector.hparams.image_size
-        self.rounding = ROUNDING if self.device.type == "cpu" else ROUNDING_ON_DEVICE
+        self.rounding = rounding_of(self.device.type)
         self.score_thresholds = self.detector.score_thresholds.tolist()
 
     @cached_property

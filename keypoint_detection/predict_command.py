@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import make_folder, prepare_file, unfinished, write_atomic, writing
+from keypoint_detection.files import is_special, make_folder, prepare_file, unfinished, write_atomic, writing
 from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import (
     FILE_FORMATS,
@@ -88,6 +89,8 @@ def predict(
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
     prepare_file(target, f"--output {target}")
+    if resume and is_special(target):
+        raise InputError(f"--resume: expected an --output that is a file, got {target}")
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
     settings = {
@@ -97,7 +100,8 @@ def predict(
         "--tile": tile,
         "folder of all PATHS": str(root),
     }
-    journal = _open_journal(unfinished(target), resume, settings, processes)
+    token = processes.gather(secrets.token_hex(8))[0]
+    journal = _open_journal(unfinished(target, token), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays else None
     failed = 0
     images = processes.share([file for file in files if not is_video(file)])

@@ -17,6 +17,11 @@ ROUNDING = 1e-5
 ROUNDING_ON_DEVICE = 2e-3
 
 
+def rounding_of(device: str) -> float:
+    """Share by which a score may differ on a kind of device, such as `cpu`, from that of another machine."""
+    return ROUNDING if device == "cpu" else ROUNDING_ON_DEVICE
+
+
 def usable_thresholds(stored: Sequence[float] | np.ndarray, rounding: float = ROUNDING) -> np.ndarray:
     """Score thresholds to predict with, from those that a checkpoint holds.
 

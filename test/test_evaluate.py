@@ -309,3 +309,30 @@ def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_pa
     assert pixels.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
     with pytest.raises(InputError, match="expected fractions of the image's diagonal"):
         evaluate(path, labels, folder, maximal_gt_keypoint_pixel_distances="2 4", threshold_unit="image")
+
+
+def test_exported_weights_know_it_too(folder, labels, tmp_path):
+    checkpoint_of(folder, tmp_path / "a.ckpt")
+    assert main(["checkpoint", "export-weights", str(tmp_path / "a.ckpt"), str(tmp_path / "a.safetensors")]) == 0
+    found = evaluate(tmp_path / "a.safetensors", labels, folder, device="cpu")
+    assert (found.threshold_distances, found.channels["red"]["truths"]) == ([4.0], 3)
+
+
+def test_flags_that_leave_a_channel_or_a_distance_out_are_named(folder, labels, tmp_path, caplog):
+    path = checkpoint_of(folder, tmp_path / "a.ckpt")
+    with pytest.raises(
+        InputError, match=r"^--keypoint_channels red=green: leaves nothing for 'green' of the checkpoint$"
+    ):
+        evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green")
+    with pytest.raises(InputError, match=r"^--threshold_unit image: expected --maximal_gt_keypoint_pixel_distances"):
+        evaluate(path, labels, folder, device="cpu", threshold_unit="image")
+    evaluate(path, labels, folder, device="cpu", maximal_gt_keypoint_pixel_distances="0.05")
+    assert "0.05 is much less than a pixel; --threshold_unit image takes fractions" in caplog.text
+
+
+def test_a_member_that_only_later_entries_have_is_refused(folder, labels, tmp_path):
+    content = json.loads(labels.read_text())
+    del content["dataset"][0]["pink"]
+    labels.write_text(json.dumps(content))
+    with pytest.raises(InputError, match='entry 1 has the channel "pink", which entry 0 has not'):
+        evaluate(checkpoint_of(folder, tmp_path / "a.ckpt"), labels, folder, device="cpu")

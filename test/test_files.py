@@ -120,5 +120,5 @@ def test_a_pipe_needs_no_room_in_its_folder(tmp_path):
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
     prepare_file(fifo, "--output pipe")
-    assert unfinished(fifo).parent != tmp_path
-    assert unfinished(tmp_path / "file") == tmp_path / "file"
+    assert unfinished(fifo, "a").parent != tmp_path
+    assert unfinished(tmp_path / "file", "a") == tmp_path / "file"

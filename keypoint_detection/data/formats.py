@@ -24,7 +24,7 @@ from keypoint_detection.wording import counted
 # Half of a character that UTF-16 writes as a pair, which is none by itself.
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
-Reader = Callable[[JsonStream, Path, str, "Sequence[str] | str | None"], Annotations]
+Reader = Callable[[JsonStream, Path, str, ChannelSpec], Annotations]
 
 Writer = Callable[[Annotations, Path, np.ndarray, str], None]
 
@@ -63,7 +63,7 @@ def read_annotations(
         json_path: the file, in one of `FORMATS`.
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to read, in one string with spaces between them or one by one; `a=b` merges b
-            into a. None takes all.
+            into a. A group takes those of its members that the file has. None takes all.
         keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
             "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
         max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.

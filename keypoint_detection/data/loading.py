@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
@@ -83,7 +84,7 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
     """
     device = device_type(trainer)
     if num_workers == "auto":
-        num_workers, reason = automatic_num_workers(device, 1 if trainer is None else max(1, trainer.num_devices))
+        num_workers, reason = automatic_num_workers(device, 1 if trainer is None else _sharing_processes(trainer))
         if trainer is not None:
             # The same on all machines: how far a loader is ahead decides when its sampler asks the first process.
             num_workers, reason = trainer.strategy.broadcast((num_workers, reason))
@@ -122,8 +123,7 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     Returns:
         The number of workers and the reason.
     """
-    # SLURM binds each task to cores of its own where it gives each a number of them.
-    share = _cores() // (1 if "SLURM_CPUS_PER_TASK" in os.environ else processes_per_machine)
+    share = _cores() // processes_per_machine
     if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
@@ -151,6 +151,14 @@ def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
     if loader.dataset.cache is None:
         ways.append("--cache_images true")
     return ", ".join([*ways, "a smaller --image_size"])
+
+
+def _sharing_processes(trainer: pl.Trainer) -> int:
+    """How many training processes share the cores that this one may use."""
+    # SLURM binds the tasks that it starts to cores of their own where it gives each a number of them.
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    bound = isinstance(environment, SLURMEnvironment) and "SLURM_CPUS_PER_TASK" in os.environ
+    return 1 if bound else max(1, trainer.num_devices)
 
 
 def _cores() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import parse_channels, suggestion, tell_left_out
+from keypoint_detection.data.channels import ChannelGroup, ChannelSpec, parse_channels, suggestion, tell_left_out
 from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
@@ -41,9 +41,7 @@ class _Columns:
         self.has_depth = False
 
 
-def read_native(
-    stream: JsonStream, image_root: Path, coordinates: str, spec: Sequence[str] | str | None
-) -> Annotations:
+def read_native(stream: JsonStream, image_root: Path, coordinates: str, spec: ChannelSpec) -> Annotations:
     """Reads all images of a file in the project's own format.
 
     Args:
@@ -72,13 +70,17 @@ def read_native(
     return _finish(columns, channels, stream.path, image_root, coordinates).select_channels(spec)
 
 
-def _read_entries(stream: JsonStream, spec: Sequence[str] | str | None) -> tuple[_Columns, list[str]]:
+def _read_entries(stream: JsonStream, spec: ChannelSpec) -> tuple[_Columns, list[str]]:
     columns = _Columns()
     channels: list[str] = []
+    missing: list[str] = []
     number = 0
     for entries in stream.items():
         if number == 0:
             channels = _choose_channels(entries[0], spec, stream.path)
+            missing = _missing_members(spec, channels)
+        for place, name in ((i, name) for name in missing for i, entry in enumerate(entries) if name in entry):
+            raise InputError(f'{stream.path}: entry {number + place} has the channel "{name}", which entry 0 has not')
         if not _append(columns, entries, channels, complete=spec is None):
             _name_culprit(entries, channels, spec is None, number, stream.path)
             raise AssertionError("the fast check refused an entry that the slow check accepts")
@@ -86,7 +88,7 @@ def _read_entries(stream: JsonStream, spec: Sequence[str] | str | None) -> tuple
     return columns, channels
 
 
-def _choose_channels(entry: Any, spec: Sequence[str] | str | None, source: Path) -> list[str]:
+def _choose_channels(entry: Any, spec: ChannelSpec, source: Path) -> list[str]:
     """The channels to read: what was asked for, or every list of the first entry."""
     if not isinstance(entry, dict):
         raise InputError(f"{source}: entry 0 is {_shown(entry)}, expected an object")
@@ -100,6 +102,12 @@ def _choose_channels(entry: Any, spec: Sequence[str] | str | None, source: Path)
     if not channels:
         raise InputError(f"{source}: entry 0 has no channel, expected at least one list of keypoints beside its path")
     return channels
+
+
+def _missing_members(spec: ChannelSpec, channels: list[str]) -> list[str]:
+    """Members of groups that the first entry does not have, so that no other one may have them."""
+    groups = [word for word in spec or () if isinstance(word, ChannelGroup)]
+    return [name for group in groups for name in group.members if name not in channels]
 
 
 def _append(columns: _Columns, entries: list[Any], channels: list[str], complete: bool) -> bool:

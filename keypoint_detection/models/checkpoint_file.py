@@ -101,6 +101,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
         "state_dict": weights,
         "hyper_parameters": json.loads(about["hyper_parameters"]),
         VERSION_KEY: about[VERSION_KEY],
+        **({EVALUATION_KEY: json.loads(about[EVALUATION_KEY])} if EVALUATION_KEY in about else {}),
     }
 
 

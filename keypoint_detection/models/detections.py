@@ -77,7 +77,8 @@ def decode_detections(
         xy = probabilities.new_empty(*probabilities.shape[:2], count, 2)
         scores = probabilities.new_empty(*probabilities.shape[:2], count)
         for height, width in unique:
-            chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten().to(xy.device)
+            chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten()
+            chosen = chosen.to(xy.device, non_blocking=True)
             xy[chosen], scores[chosen] = decode(probabilities[chosen], height, width)
     if min(caps) == count:
         return Detections(xy, scores)

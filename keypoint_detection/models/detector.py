@@ -54,7 +54,7 @@ class KeypointDetector(pl.LightningModule):
             one_cycle, constant or plateau (falls when the validation loss stops falling).
         learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
         plateau_factor: The schedule plateau multiplies the learning rate by this.
-        plateau_patience: The schedule plateau waits this many validations without a lower loss.
+        plateau_patience: The schedule plateau waits this many validated epochs without a lower validation loss.
         plateau_relative_threshold: A validation loss is lower, for the schedule plateau, when it falls by this share.
         encoder_learning_rate_factor: Learning rate of the backbone's encoder as a multiple of learning_rate.
         freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for never.
@@ -104,7 +104,7 @@ class KeypointDetector(pl.LightningModule):
         nn.init.normal_(self.head.weight, std=1e-2)
         nn.init.constant_(self.head.bias, math.log(_PRIOR / (1 - _PRIOR)))
         self.register_buffer("score_thresholds", torch.full((channels,), math.nan))
-        self._encoder_is_frozen = False
+        self._encoder_is_frozen = self._validated = False
         encoder = (parameter for module in self.backbone.encoder_modules() for parameter in module.parameters())
         self._encoder_parameters = [parameter for parameter in encoder if parameter.requires_grad]
         self.to(memory_format=torch.channels_last)
@@ -172,6 +172,11 @@ class KeypointDetector(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the version of this library into a checkpoint."""
         checkpoint[VERSION_KEY] = library_version()
+        checkpoint["validated"] = self._validated
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on in an epoch that was validated already."""
+        self._validated = checkpoint.get("validated", False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits of the heatmaps.
@@ -261,9 +266,14 @@ class KeypointDetector(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": optimization.build_schedule(optimizer, self.trainer, values)}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a schedule; a plateau counts validations, and not the epochs between them."""
-        if metric is None or optimization.has_validated(self.trainer):
+        """Step a schedule; for a plateau, epochs count that were validated."""
+        if metric is None or self._validated:
             super().lr_scheduler_step(scheduler, metric)
+            self._validated = False
+
+    def on_validation_end(self) -> None:
+        """Note that there is a new loss for a plateau."""
+        self._validated = not self.trainer.sanity_checking
 
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""

@@ -169,12 +169,6 @@ class TrainingProgress:
         return min(max(progress, 0.0), 1.0)
 
 
-def has_validated(trainer: pl.Trainer) -> bool:
-    """Whether the epoch that ends has been validated."""
-    every = trainer.check_val_every_n_epoch
-    return every is None or (trainer.current_epoch + 1) % every == 0
-
-
 def parameter_groups(
     module: nn.Module,
     encoder: list[nn.Module],

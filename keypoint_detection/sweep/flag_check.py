@@ -71,17 +71,18 @@ def check_flags(sweep: SweepFile) -> None:
     config = parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
     varies = any(parameter.name == "keypoint_channels" and parameter.varies for parameter in sweep.parameters)
     spec = None if varies else config["keypoint_channels"]
-    _check_metric(sweep, [word.partition("=")[0] for word in spec.split()] if isinstance(spec, str) else [])
+    channels = [word.partition("=")[0] for word in spec.split()] if isinstance(spec, str) else []
+    _check_metric(sweep, channels, logs_floor=config["loss"] == "bce")
 
 
-def _check_metric(sweep: SweepFile, channels: Sequence[str]) -> None:
+def _check_metric(sweep: SweepFile, channels: Sequence[str], logs_floor: bool) -> None:
     """Checks that a training logs the metric; where channels are not known, any is taken for one of them."""
     from keypoint_detection.metrics import METRICS
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
         measured = [name for metric in METRICS.values() for name in metric(channels or [""], (1.0,)).compute()]
-    losses = ["loss", "gt_loss", *(f"loss/{channel}" for channel in channels or [""])]
+    losses = ["loss", *(["gt_loss"] if logs_floor else []), *(f"loss/{channel}" for channel in channels or [""])]
     names = ["step", "epoch", "learning_rate", "train/loss_step", *(f"train/{name}" for name in losses)]
     names += [f"{stage}/{name}" for stage in ("validation", "best", "test") for name in (*losses, *measured)]
 

@@ -19,7 +19,7 @@ from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report
-from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def write_final_report(
     distances = _pixel_distances(found.metrics, found.evaluated)
     curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
     logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
-    thresholds = usable_thresholds(detector.score_thresholds.cpu())
+    thresholds = usable_thresholds(detector.score_thresholds.cpu(), rounding_of(trainer.strategy.root_device.type))
     data = ReportData(
         title=f"{path.parent.name}: validation set, best checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),

@@ -53,6 +53,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = -math.inf
         self._due = False
         self._signal: signal.Signals | None = None  # that asked this process to stop
+        self._stopping = False  # what all processes know
         self._between_epochs = False
 
     @property
@@ -75,15 +76,16 @@ class LastCheckpoint(Checkpoint):
             return  # half of the gradients of a step are not in a checkpoint
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        stops = (trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0) and self._stops(trainer)
-        if (self._due or stops) and not _validates_after(trainer, batch_idx):
-            self._save(trainer, between_epochs=False, stops=stops)
+        if trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+            self._stopping = self._stopping or self._stops(trainer)
+        if (self._due or self._stopping) and not _validates_after(trainer, batch_idx):
+            self._save(trainer, between_epochs=False, stops=self._stopping)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves what the epoch before has come to."""
         if trainer.global_step == self._saved_step:
             return
-        stops = self._stops(trainer)
+        stops = self._stopping or self._stops(trainer)
         if self._due or stops or self._epoch_is_due(trainer):
             self._save(trainer, between_epochs=True, stops=stops)
 

@@ -20,7 +20,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import Stage
 from keypoint_detection.data.sampler import Key
 from keypoint_detection.heatmaps import transform_points
-from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
@@ -132,7 +132,8 @@ class HeatmapPictures(pl.Callback):
     def _score_thresholds(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[float]:
         """From which scores on a checkpoint of now would predict: those of its latest evaluation, if there was one."""
         found = self.metrics.score_thresholds if trainer.state.fn == "fit" else None
-        return usable_thresholds((pl_module.score_thresholds if found is None else found).cpu()).tolist()
+        own = (pl_module.score_thresholds if found is None else found).cpu()
+        return usable_thresholds(own, rounding_of(pl_module.score_thresholds.device.type)).tolist()
 
     def _draw(
         self,

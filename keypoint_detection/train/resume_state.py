@@ -52,7 +52,7 @@ class ResumeState(pl.Callback):
             torch.cuda.set_rng_state_all(state["cuda"])
         device = trainer.strategy.root_device
         values = {name: torch.tensor(value, device=device) for name, value in state["metrics"].items()}
-        trainer.callback_metrics.update(values)  # what a plateau schedule looks at in epochs without a validation
+        trainer.callback_metrics.update(values)  # a plateau looks at them where the epoch was validated before
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Puts right what Lightning leaves out in the first epoch after a resumption."""

@@ -28,10 +28,10 @@ from keypoint_detection.train.watch import NetworkSize
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIME = timedelta(minutes=5)
-# Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
 # Processes that are forked or spawned end with the training, since what they found is needed after it; sharded weights
 # cannot be averaged.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
+# Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16", "16")
 PROFILERS: dict[str, type[Profiler]] = {
     "simple": SimpleProfiler,
@@ -76,7 +76,7 @@ def create_trainer(
         batches_per_epoch: Number of training batches in an epoch.
         max_time: Time after which the training stops, as DD:HH:MM:SS; the schedule of the learning rate then ends with
             it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
-        accelerator: Kind of device: cpu, gpu, mps, tpu or auto.
+        accelerator: Kind of device: cpu, gpu, mps or auto.
         strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Not those that spread a
             network over devices, whose weights cannot be averaged.
         profiler: Lightning's profiler; its table is written to the run's folder.

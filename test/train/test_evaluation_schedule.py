@@ -74,6 +74,16 @@ def test_a_plateau_counts_validations(tmp_path):
     assert [rates[epoch] / 1e-3 for epoch in range(12)] == pytest.approx([1.0] * 9 + [0.5] * 3)
 
 
+def test_a_plateau_counts_no_epoch_twice_and_none_that_was_not_validated(tmp_path):
+    plateau = {"learning_rate_schedule": "plateau", "plateau_patience": 0, "plateau_relative_threshold": 0.99}
+    often = {"check_val_every_n_epoch": None, "val_check_interval": 3, "plateau_factor": 0.5, "max_epochs": 6}
+    validated(tmp_path, **plateau, **often)  # after batches 3, 6, 9 and 12, of two in each epoch
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = {int(row["epoch"]): float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]}
+    # The first one, in epoch 1, is the lowest so far; those in epochs 2 and 4 are no better.
+    assert [rates[epoch] / 1e-3 for epoch in range(6)] == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
+
+
 def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)

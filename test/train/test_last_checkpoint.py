@@ -1,5 +1,8 @@
 """What Lightning's counters say in a checkpoint that is written between two epochs."""
 
+import signal
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -52,3 +55,21 @@ def test_between_epochs_the_counters_are_those_of_the_end_of_the_last_batch(tmp_
         assert between["loops"]["fit_loop"][part] == at_batch["loops"]["fit_loop"][part], part
     validated = between["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
     assert set(validated.values()) == {0}
+
+
+@pytest.mark.parametrize(("processes", "step"), [(1, 4), (2, 11)])
+def test_processes_remember_that_they_are_to_stop(tmp_path, monkeypatch, processes, step):
+    # Asked in step 4; of several, the processes ask one another in step 10, which a validation follows.
+    saved = []
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=1, every_n_steps=None)
+    monkeypatch.setattr(last, "_save", lambda trainer, **arguments: saved.append((trainer.global_step, arguments)))
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    for number in range(1, 13):
+        if number == 4:
+            last._ask_to_stop(signal.SIGTERM, None)
+        trainer = SimpleNamespace(
+            world_size=processes, global_step=number, accumulate_grad_batches=1, strategy=strategy, should_stop=False,
+            num_training_batches=100, check_val_every_n_epoch=1, val_check_batch=10,
+        )  # fmt: skip
+        last.on_train_batch_end(trainer, None, None, None, number - 1)
+    assert saved[0] == (step, {"between_epochs": False, "stops": True})

@@ -84,7 +84,8 @@ def _write(index: int, folder: Path, **arguments: object) -> dict[str, object]:
     """Renders image `index` into a folder and returns its entry of the JSON file."""
     image, scene = sample(index, **arguments)
     name = f"images/{index:06d}.png"
-    Image.fromarray(image).save(folder / name)
+    with writing(f"--output {folder}"):
+        Image.fromarray(image).save(folder / name)
     return {"image_path": name, **label(scene)}
 
 
@@ -143,12 +144,13 @@ def generate(
     )
     # A process takes seconds to start, so each has to have some images to render.
     workers = min(count // IMAGES_PER_WORKER, (os.cpu_count() or 1) if workers == -1 else workers)
-    with _pool(workers) if workers > 1 else nullcontext() as pool, writing(f"--output {output}"):
+    with _pool(workers) if workers > 1 else nullcontext() as pool:
         entries: Iterator[dict] = pool.map(write, range(count), chunksize=4) if pool else map(write, range(count))
         dataset = list(tqdm(entries, "rendering boxes", total=count, unit="image", disable=None))
         lines = ",\n".join(json.dumps(entry) for entry in dataset)
         content = f'{{"coordinates": "blender", "dataset": [\n{lines}\n]}}\n'
-        return write_atomic(folder / "annotations.json", content)
+        with writing(f"--output {output}"):
+            return write_atomic(folder / "annotations.json", content)
 
 
 @contextmanager
