@@ -59,6 +59,8 @@ def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> lis
     unknown = sorted(set(asked_for) - set(names))
     if unknown:
         raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")
+    if len(asked_for) < len(words):
+        raise InputError(f"--keypoint_channels {' '.join(words)}: expected each channel once")
     taken = {part: word for word, parts in asked_for.values() for part in parts}
     chosen: list[str | ChannelGroup] = []
     for name in names:

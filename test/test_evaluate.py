@@ -324,6 +324,8 @@ def test_flags_that_leave_a_channel_or_a_distance_out_are_named(folder, labels, 
         InputError, match=r"^--keypoint_channels red=green: leaves nothing for 'green' of the checkpoint$"
     ):
         evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green")
+    with pytest.raises(InputError, match=r"^--keypoint_channels red=green red=pink: expected each channel once$"):
+        evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green red=pink")
     with pytest.raises(InputError, match=r"^--threshold_unit image: expected --maximal_gt_keypoint_pixel_distances"):
         evaluate(path, labels, folder, device="cpu", threshold_unit="image")
     evaluate(path, labels, folder, device="cpu", maximal_gt_keypoint_pixel_distances="0.05")

@@ -79,8 +79,10 @@ def _read_entries(stream: JsonStream, spec: ChannelSpec) -> tuple[_Columns, list
         if number == 0:
             channels = _choose_channels(entries[0], spec, stream.path)
             missing = _missing_members(spec, channels)
-        for place, name in ((i, name) for name in missing for i, entry in enumerate(entries) if name in entry):
-            raise InputError(f'{stream.path}: entry {number + place} has the channel "{name}", which entry 0 has not')
+        for name in missing:
+            for place, entry in enumerate(entries, start=number):
+                if isinstance(entry, dict) and name in entry:
+                    raise InputError(f'{stream.path}: entry {place} has the channel "{name}", which entry 0 has not')
         if not _append(columns, entries, channels, complete=spec is None):
             _name_culprit(entries, channels, spec is None, number, stream.path)
             raise AssertionError("the fast check refused an entry that the slow check accepts")
