@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from keypoint_detection.visualization import plot_curves
 
 logger = logging.getLogger(__name__)
 
+HARDLY_LEARNED = 0.2  # F1
 # The beginnings of the names of what `curves.png` shows.
 CURVES = {
     *((stage, kind) for stage in ("train", "validation") for kind in ("loss", "gt_loss")),
@@ -129,6 +130,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     with _stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels))
     if trainer.datamodule.test_annotations is not None:
         with _stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
@@ -148,6 +150,21 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     return TrainingResult(
         detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit
     )
+
+
+def warn_of_hardly_learned(metrics: Mapping[str, float], channel_names: Sequence[str]) -> None:
+    """Warns of channels of which most that `predict` finds will be wrong, whatever the score threshold.
+
+    Args:
+        metrics: Values of the best checkpoint on the validation set, as `best/<name>`.
+        channel_names: Names of the channels.
+    """
+    weak = [name for name in channel_names if metrics.get(f"best/best_f1/{name}", math.nan) < HARDLY_LEARNED]
+    if weak:
+        logger.warning(
+            "hardly learned: %s (F1 below %g at the best score threshold), so most that predict finds of it is wrong; "
+            "train longer, or look at its labels and at augmentations.jpg", ", ".join(weak), HARDLY_LEARNED,
+        )  # fmt: skip
 
 
 @contextmanager
