@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from keypoint_detection.heatmaps import transform_points
+
 
 class Batch(NamedTuple):
     """A batch of images, their keypoints and what is needed to bring predictions back to the image files.
@@ -34,3 +36,8 @@ class Batch(NamedTuple):
     labelled: Tensor
     transforms: Tensor
     indices: Tensor
+
+    def file_sizes(self) -> Tensor:
+        """Width and height of the image files in pixels, `(B, 2)` float64 on the CPU."""
+        corners = self.sizes.cpu().flip(1).double()
+        return transform_points(corners, self.transforms.cpu().double()).round()

@@ -26,10 +26,11 @@ def convert(
     keypoint_channels: str | None = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     output_coordinates: Literal["blender", "normalized", "pixel"] = DEFAULT_COORDINATES,
-) -> str:
+) -> Annotations:
     """Write the labels of a data set in another format, with other channels or coordinates.
 
-    Image paths are written as they are, relative to `image_dataset_path`.
+    Image paths are written as they are, relative to `image_dataset_path`. Keypoints outside of their image are left
+    out with a warning, as in a training.
 
     Args:
         json_dataset_path: JSON file to read, in this library's or in COCO's format.
@@ -41,65 +42,22 @@ def convert(
         output_coordinates: Convention of the native format to write; COCO is always in pixels.
 
     Returns:
-        One line about what was written.
-
-    Raises:
-        InputError: If something is wrong with the file or its images, or the output cannot be written.
-    """
-    check_given(json_dataset_path, "--json_dataset_path")
-    check_given(output, "--output")
-    folder = Path(image_dataset_path or Path(json_dataset_path).parent)
-    written = convert_labels(
-        json_dataset_path,
-        folder,
-        output,
-        to=to,
-        keypoint_channels=keypoint_channels,
-        keypoint_coordinates=keypoint_coordinates,
-        output_coordinates=output_coordinates,
-    )
-    names = written.channel_names
-    text = f"{output}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
-    return f"{text}; image paths are relative to {folder}"
-
-
-def convert_labels(
-    json_path: str | Path,
-    image_root: str | Path,
-    output: str | Path,
-    *,
-    to: str,
-    keypoint_channels: Sequence[str] | str | None = None,
-    keypoint_coordinates: str = DEFAULT_COORDINATES,
-    output_coordinates: str = DEFAULT_COORDINATES,
-) -> Annotations:
-    """Writes the labels of a data set in another format, or with other channels or coordinates.
-
-    Keypoints outside of their image are left out with a warning, as in a training.
-
-    Args:
-        json_path: The file to read, in one of `FORMATS`.
-        image_root: The folder that image paths are relative to, before and after.
-        output: The file to write, replaced if it exists.
-        to: The format to write, a key of `FORMATS`.
-        keypoint_channels: The channels to keep, as in `read_annotations`. None takes all.
-        keypoint_coordinates: The convention of the file, as in `read_annotations`.
-        output_coordinates: The convention to write, "blender", "normalized" or "pixel"; COCO is always in pixels.
-
-    Returns:
         What was written.
 
     Raises:
         InputError: If something is wrong with the file or its images, as when most keypoints lie outside of them, or
             the output cannot be written.
     """
+    check_given(json_dataset_path, "--json_dataset_path")
+    check_given(output, "--output")
+    folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     if to not in FORMATS:
         raise InputError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     check_coordinates("output_coordinates", output_coordinates)
-    if Path(output).resolve() == Path(json_path).resolve():
+    if Path(output).resolve() == Path(json_dataset_path).resolve():
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")
     annotations = read_annotations(
-        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
+        json_dataset_path, folder, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )
     prepare_file(output, f"--output {output}")
     sizes = scan_sizes(annotations, limit=None)
@@ -118,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = flags.parser_for(convert, "keypoint-detection convert")
-    line = flags.call(convert, parser.parse_args(list(arguments) if arguments is not None else None).as_dict())
-    sys.stdout.write(line + "\n")
+    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    written = flags.call(convert, config)
+    names = written.channel_names
+    text = f"{config['output']}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"
+    sys.stdout.write(f"{text}; image paths are relative to {written.image_root}\n")
     return 0

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.channels import ChannelGroup
+from keypoint_detection.data.channels import ChannelGroup, split_word
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.splits import recorded_split
@@ -55,7 +55,7 @@ def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> lis
     """
     names, members = network.channel_names, network.evaluation.get("channel_members", {})
     words = given.split() if isinstance(given, str) else list(given or [])
-    asked_for = {parts[0]: (word, parts) for word in words for parts in [[word] if word in names else word.split("=")]}
+    asked_for = {parts[0]: (word, parts) for word in words for parts in [split_word(word, names)]}
     unknown = sorted(set(asked_for) - set(names))
     if unknown:
         raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")

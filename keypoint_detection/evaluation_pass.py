@@ -61,11 +61,10 @@ class EvaluatedImages:
         xy, scores = xy.cpu(), scores.cpu()
         batch = Batch(batch.images, batch.keypoints.cpu(), None, *(value.cpu() for value in batch[3:]))
         truths = transform_points(batch.keypoints.double(), batch.transforms.double())
-        corners = transform_points(batch.sizes.flip(1).double(), batch.transforms.double()).round()
-        unit = corners.norm(dim=1)[:, None, None, None] if self.threshold_unit == "image" else 1.0
+        unit = batch.file_sizes().norm(dim=1)[:, None, None, None] if self.threshold_unit == "image" else 1.0
         for metric in self.metrics.values():
             metric.update(xy.double() / unit, scores, truths / unit, batch.labelled, batch.indices)
-        self.images |= images_of_batch(self.annotations, batch, corners, xy, scores, truths)
+        self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
 
     def gather(self, processes: Processes) -> None:
         """Adds the images of all other processes; metrics and matches are over all of them in any case.
@@ -92,14 +91,13 @@ class EvaluatedImages:
 
 
 def images_of_batch(
-    annotations: Annotations, batch: Batch, corners: Tensor, xy: Tensor, scores: Tensor, truths: Tensor
+    annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor, truths: Tensor
 ) -> dict[int, ReportImage]:
     """The images of a batch by index, for a report, without those of which nothing counts.
 
     Args:
         annotations: The images and their labels.
         batch: Some of them.
-        corners: `(B, 2)` width and height of the image files in pixels.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
         truths: `(B, C, K, 2)` true keypoints likewise.
@@ -107,7 +105,7 @@ def images_of_batch(
     indices = batch.indices.tolist()
     images = images_from_batch(
         names=[annotations.name(index) if index >= 0 else "" for index in indices],
-        sizes=corners.flip(1),
+        sizes=batch.file_sizes().flip(1),
         xy=xy.float().cpu(),
         scores=scores.float().cpu(),
         truths=truths.float().cpu(),

@@ -27,7 +27,7 @@ from keypoint_detection.onnx_network import split_channels
 from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import TorchNetwork
-from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.score_thresholds import ROUNDING, usable_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ class ProgramNetwork:
         self.channel_names: list[str] = metadata["channel_names"]
         self.score_thresholds = [math.nan if value is None else value for value in metadata["score_thresholds"]]
         self.image_size: list[int] | None = metadata.get("image_size")
+        self.rounding = ROUNDING
         self._count = max(metadata["max_keypoints"])
 
     @torch.inference_mode()

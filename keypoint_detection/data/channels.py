@@ -76,8 +76,13 @@ def suggestion(name: str, candidates: Iterable[str]) -> str:
     return f', did you mean "{near[0]}"?' if near else ""
 
 
+def split_word(word: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The channels that a word such as `a=b` joins; a channel of `names` may itself be called so."""
+    return (word,) if word in names else tuple(word.split("="))
+
+
 def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGroup:
-    members = (word,) if word in available else tuple(word.split("="))
+    members = split_word(word, available)
     for member in members:
         if member not in available:
             raise InputError(
@@ -108,5 +113,4 @@ def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> d
         The channels of the file, by the name of the channel that holds them.
     """
     words = (spec.split() if isinstance(spec, str) else spec) or names
-    groups = ([word] if word in names else word.split("=") for word in words)
-    return {members[0]: members for members in groups}
+    return {members[0]: list(members) for members in (split_word(word, names) for word in words)}

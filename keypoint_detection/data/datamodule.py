@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from keypoint_detection import heatmaps
@@ -20,7 +19,6 @@ from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
-from keypoint_detection.data.images import image_size
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.parts import Parts, read_parts
@@ -181,12 +179,6 @@ class KeypointsDataModule(pl.LightningDataModule):
     def split(self) -> dict[str, Any]:
         """The record of the split: seed, fingerprints of the files, and the image names of each part."""
         return self.parts.split
-
-    def diagonals(self, stage: Stage, indices: Tensor) -> Tensor:
-        """Diagonals in pixels of the image files at `indices`, `(B,)` -> `(B,)` float64 on the CPU."""
-        sizes, annotations = self.parts.sizes[stage], self.parts.annotations[stage]
-        known = [sizes[i] if sizes[i].all() else image_size(annotations.path(i)) for i in indices.tolist()]
-        return torch.from_numpy(np.hypot(*np.array(known, dtype=np.float64).T))
 
     def dataset(self, stage: Stage) -> KeypointsDataset:
         """The samples of a part, made once; only those for training are augmented.

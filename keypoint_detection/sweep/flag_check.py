@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keypoint_detection.data.channels import split_word
 from keypoint_detection.errors import InputError
 from keypoint_detection.sweep.sweep_file import SweepFile, flag_text, own_program
 from keypoint_detection.wording import did_you_mean
@@ -71,7 +72,7 @@ def check_flags(sweep: SweepFile) -> None:
     config = parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
     varies = any(parameter.name == "keypoint_channels" and parameter.varies for parameter in sweep.parameters)
     spec = None if varies else config["keypoint_channels"]
-    channels = [word.partition("=")[0] for word in spec.split()] if isinstance(spec, str) else []
+    channels = [split_word(word, ())[0] for word in spec.split()] if isinstance(spec, str) else []
     _check_metric(sweep, channels, logs_floor=config["loss"] == "bce")
 
 

@@ -190,13 +190,13 @@ class MetricsLogger(pl.Callback):
     ) -> None:
         """Adds the detections of the batch."""
         if self.evaluates(trainer):
-            self._update("validation", trainer, outputs, batch)
+            self._update("validation", outputs, batch)
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
     ) -> None:
         """Adds the detections of the batch."""
-        self._update("test", trainer, outputs, batch)
+        self._update("test", outputs, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics, and keeps each channel's best score threshold for the next checkpoint."""
@@ -236,12 +236,12 @@ class MetricsLogger(pl.Callback):
         if thresholds is not None and len(thresholds) == len(self.channel_names):
             self.score_thresholds = thresholds.cpu().clone()
 
-    def _update(self, stage: str, trainer: pl.Trainer, outputs: dict[str, Tensor], batch: Batch) -> None:
+    def _update(self, stage: str, outputs: dict[str, Tensor], batch: Batch) -> None:
         # On the CPU, where the metrics keep them anyway, and where there is float64.
         truths = transform_points(batch.keypoints.cpu().double(), batch.transforms.cpu())
         xy = outputs["xy"].cpu().double()
         if self.threshold_unit == "image":
-            diagonals = trainer.datamodule.diagonals(stage, batch.indices)[:, None, None, None]
+            diagonals = batch.file_sizes().norm(dim=1)[:, None, None, None]
             truths, xy = truths / diagonals, xy / diagonals
         scores, labelled, indices = outputs["scores"].cpu(), batch.labelled.cpu(), batch.indices.cpu()
         for metric in self.metrics[stage].values():

@@ -205,10 +205,11 @@ def test_values_may_be_chosen_after_setup(folder):
     assert max(next(iter(module.train_dataloader())).images.shape[2:]) == 8
 
 
-def test_diagonals(folder):
-    module = ready(folder)
-    module.train_sizes[3] = 0  # as in a set so large that not all headers are read
-    assert module.diagonals("train", torch.tensor([0, 3])).tolist() == pytest.approx([np.hypot(10, 20)] * 2)
+def test_a_batch_knows_the_sizes_of_its_files(folder):
+    batches = ready(folder, image_size=[8, 8]).val_dataloader()
+    for batch in batches:
+        assert max(batch.images.shape[2:]) == 8
+        assert batch.file_sizes().norm(dim=1).tolist() == pytest.approx([np.hypot(10, 20)] * len(batch.images))
 
 
 def test_each_process_reads_its_share(folder):

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from keypoint_detection.convert import convert_labels
+from keypoint_detection.convert import convert
 from keypoint_detection.data.coco_format import channels_of
 from keypoint_detection.data.formats import FORMATS, read_annotations, recognise
 from keypoint_detection.data.images import scan_sizes
@@ -97,7 +97,7 @@ def test_channels_that_nobody_asked_for_are_named(folder, caplog):
         read_annotations(native, folder)
         assert not caplog.records
         read_annotations(native, folder, keypoint_channels="y")
-        convert_labels(native, folder, folder / "deeper" / "coco.json", to="coco")
+        convert(native, folder / "deeper" / "coco.json", "coco", folder)
         read_annotations(folder / "deeper" / "coco.json", folder, keypoint_channels="x")
     first, second = (record.getMessage() for record in caplog.records)
     assert first.endswith("data.json: 2 channels left out: x, z")
@@ -106,7 +106,7 @@ def test_channels_that_nobody_asked_for_are_named(folder, caplog):
 
 def test_channels_that_coco_cannot_tell_apart_are_named(folder, caplog):
     native = save(folder, {"dataset": [{"image_path": "a.png", "a": [[0, 0], [1, 1]], "a_0": [[1, 0]]}]})
-    convert_labels(native, folder, folder / "coco.json", to="coco")
+    convert(native, folder / "coco.json", "coco", folder)
     assert 'the channel "a_0" will be read as "a_0_0"' in caplog.text
     assert read_annotations(folder / "coco.json", folder).channel_names == ("a", "a_0_0")
 
@@ -181,7 +181,7 @@ def test_convert_there_and_back(folder, target, how):
     dataset = [{"image_path": "a.png", **labels}, {"image_path": "b.png", **{key: [] for key in labels}}]
     source = save(folder, {"coordinates": "pixel", "dataset": dataset})
     written = folder / "out.json"
-    convert_labels(source, folder, written, to=target, output_coordinates=how)
+    convert(source, written, target, folder, output_coordinates=how)
     assert recognise(written) == target
     back = read_annotations(written, folder)
     assert table(back) == [labels, {key: [] for key in labels}]
@@ -193,30 +193,30 @@ def test_convert_there_and_back(folder, target, how):
 
 def test_convert_keeps_depth_in_its_own_format_and_says_that_coco_loses_it(folder, caplog):
     source = save(folder, {"dataset": [{"image_path": "a.png", "corner": [[0.5, 0.75, 2.5], [0.25, 0.5]]}]})
-    convert_labels(source, folder, folder / "out.json", to="native")
+    convert(source, folder / "out.json", "native", folder)
     assert json.loads((folder / "out.json").read_text())["dataset"][0]["corner"] == [[0.5, 0.75, 2.5], [0.25, 0.5]]
     assert not caplog.records
-    convert_labels(source, folder, folder / "out.json", to="coco")
+    convert(source, folder / "out.json", "coco", folder)
     assert "depths" in caplog.text
 
 
 def test_convert_refuses_what_cannot_work(folder):
     source = save(folder, {"dataset": [{"image_path": "a.png", **BLENDER}]})
     with pytest.raises(InputError, match="--to yolo: expected one of native, coco"):
-        convert_labels(source, folder, folder / "out.json", to="yolo")
+        convert(source, folder / "out.json", "yolo", folder)
     with pytest.raises(InputError, match="would overwrite"):
-        convert_labels(source, folder, folder / "." / "data.json", to="coco")
+        convert(source, folder / "." / "data.json", "coco", folder)
     with pytest.raises(InputError, match=r"--output .*a\.png/out\.json: cannot be written"):
-        convert_labels(source, folder, folder / "a.png" / "out.json", to="coco")
+        convert(source, folder / "a.png" / "out.json", "coco", folder)
     with pytest.raises(InputError, match="output_coordinates"):
-        convert_labels(source, folder, folder / "out.json", to="native", output_coordinates="meters")
+        convert(source, folder / "out.json", "native", folder, output_coordinates="meters")
 
 
 @pytest.mark.parametrize("target", FORMATS)
 def test_convert_leaves_out_keypoints_outside_as_check_does(folder, target, caplog):
     dataset = [{"image_path": "a.png", "corner": [[10, 5], [40, 0], [41, 5]]}]
     source = save(folder, {"coordinates": "pixel", "dataset": dataset})
-    convert_labels(source, folder, folder / "out.json", to=target)
+    convert(source, folder / "out.json", target, folder)
     assert "keypoint (41, 5) lies outside of an image of 40 x 20; left out, as are 1 of 3 keypoints" in caplog.text
     assert table(read_annotations(folder / "out.json", folder)) == [{"corner": [[10, 5], [40, 0]]}]
     report = check_dataset(folder / "out.json", folder)
@@ -229,11 +229,11 @@ def test_convert_refuses_pixels_that_are_read_as_another_convention(folder):
     (said,) = check_dataset(source, folder).errors
     for target in FORMATS:
         with pytest.raises(InputError) as refused:
-            convert_labels(source, folder, folder / "out.json", to=target)
+            convert(source, folder / "out.json", target, folder)
         assert str(refused.value) == said
         assert "use --keypoint_coordinates pixel" in said
     assert not (folder / "out.json").exists()
-    convert_labels(source, folder, folder / "out.json", to="native", keypoint_coordinates="pixel")
+    convert(source, folder / "out.json", "native", folder, keypoint_coordinates="pixel")
     assert table(read_annotations(folder / "out.json", folder)) == [PIXELS]
 
 

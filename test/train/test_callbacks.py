@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from keypoint_detection.batch import Batch
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
@@ -13,25 +14,22 @@ TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y"))
 
 def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
     metrics = MetricsLogger(EvaluationRow(), ["a"], "0.05", threshold_unit="image")
-    diagonals = {0: 50.0, 1: 500.0}
-    trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(
-            diagonals=lambda stage, indices: torch.tensor([diagonals[i] for i in indices.tolist()]).double()
-        )
-    )
     truths = torch.tensor([[[[20.0, 20.0]]], [[[200.0, 200.0]]]])
     off = torch.tensor([4.0, 20.0])  # 0.08 of the first image's diagonal, and 0.04 of the second one's
     outputs = {
         "xy": truths + torch.stack([off, torch.zeros(2)], 1)[:, None, None],
         "scores": torch.tensor([[[0.9]], [[0.8]]]),
     }
-    batch = SimpleNamespace(
+    batch = Batch(
+        images=torch.zeros(2, 3, 1, 1),
         keypoints=truths,
+        heatmaps=None,
+        sizes=torch.tensor([[30, 40], [300, 400]]),  # diagonals of 50 and 500
         transforms=torch.eye(3, dtype=torch.float64).repeat(2, 1, 1),
         labelled=torch.ones(2, 1, dtype=torch.bool),
         indices=torch.arange(2),
     )
-    metrics._update("validation", trainer, outputs, batch)
+    metrics._update("validation", outputs, batch)
     found = {key: value for metric in metrics.metrics["validation"].values() for key, value in metric.compute().items()}
     assert found["meanAP"] == pytest.approx(0.25)  # one of two keypoints is found, behind a false detection
     assert found["median_distance"] == pytest.approx(0.04)
