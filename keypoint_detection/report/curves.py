@@ -12,23 +12,23 @@ MEANINGS = {"gt_loss": ", the lowest that BCE can be"}
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 
 
-def curve_charts(
-    curves: Mapping[str, Curve], channel_names: Sequence[str], threshold_distances: Sequence[float]
-) -> list[dict[str, Any]]:
+def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit: str) -> list[dict[str, Any]]:
     """Charts of loss, mean AP, AP per channel, loss per channel and learning rate, as far as there are curves for them.
 
     Args:
         curves: steps and values by log name: `train/loss`, `validation/meanAP`, `validation/AP/<channel>/d=2` ...
         channel_names: names of the channels.
-        threshold_distances: in pixels.
+        unit: what the distances in these names count.
     """
+    parts = (key.rpartition("/d=") for key in curves if key.startswith(("validation/meanAP/", "validation/AP/")))
+    distances = sorted({distance for name, _, distance in parts if name}, key=float)
     losses = [f"{stage}/{kind}" for stage in STAGES for kind in ("loss", "gt_loss")]
-    means = ["validation/meanAP", *(f"validation/meanAP/d={d:g}" for d in threshold_distances)]
+    means = ["validation/meanAP", *(f"validation/meanAP/d={distance}" for distance in distances)]
     rates = [key for key in curves if key.startswith(("lr", "learning_rate", "train/learning_rate"))]
     charts = [_chart("Loss", losses, curves, log=True), _chart("Mean AP", means, curves, unit=True)]
-    for distance in threshold_distances:
-        keys = [f"validation/AP/{name}/d={distance:g}" for name in channel_names]
-        title = f"AP within {distance:g} px, per channel"
+    for distance in distances:
+        keys = [f"validation/AP/{name}/d={distance}" for name in channel_names]
+        title = f"AP within {distance} {unit}, per channel"
         charts.append(_chart(title, keys, curves, names=channel_names, unit=True))
     keys = [f"validation/loss/{name}" for name in channel_names]
     charts.append(_chart("Validation loss per channel", keys, curves, names=channel_names, log=True))

@@ -83,7 +83,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
         "thresholds": thresholds,
         **numbers(data, measured),
         "test": test_table(data, measured),
-        "curves": curve_charts(data.curves, data.channel_names, distances),
+        "curves": curve_charts(data.curves, data.channel_names, data.curves_unit),
         "curves_x": data.curves_x,
         "quality": quality(points, matches, distances, thresholds),
         "histogram": histogram(matches, distances, position),

@@ -103,7 +103,10 @@ def write_final_report(
         logger.info("no report was written: no image was validated")
         return None
     distances = _pixel_distances(found.metrics, found.evaluated)
-    curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
+    # What was measured in fractions was within other distances in pixels where images differ in size.
+    in_pixels = found.metrics.threshold_unit == "pixel" or len(set(_diagonals(found.evaluated))) == 1
+    if in_pixels:
+        curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
     logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
     thresholds = usable_thresholds(detector.score_thresholds.cpu(), rounding_of(trainer.strategy.root_device.type))
     data = ReportData(
@@ -115,6 +118,7 @@ def write_final_report(
         metrics=logged if found.metrics.threshold_unit == "pixel" else {},
         test_images=list(found.tested.images.values()) if found.tested is not None else [],
         curves=curves,
+        curves_unit="px" if in_pixels else "of the image's diagonal",
         run_info=run_information(run=str(path.parent), labels=str(found.evaluated.annotations.source)),
         max_images=MAX_IMAGES,
         max_bytes=MAX_BYTES,
@@ -144,10 +148,14 @@ def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict
     """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image."""
     if metrics.threshold_unit == "pixel":
         return {distance: distance for distance in metrics.threshold_distances}
-    diagonals = [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
+    diagonals = _diagonals(evaluated)
     median = float(np.median(diagonals)) if diagonals else 1.0
     pixels = {distance: distance * median for distance in metrics.threshold_distances}
     return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}
+
+
+def _diagonals(evaluated: EvaluatedImages) -> list[float]:
+    return [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
 
 
 def _in_pixels(name: str, distances: Mapping[float, float]) -> str:

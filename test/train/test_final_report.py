@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -109,6 +110,21 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
     assert f'"distances":[{0.1 * diagonal:.1f},{0.3 * diagonal:.1f}]' in page
     for distance in (0.1, 0.3):
         assert f"AP within {distance * diagonal:.1f} px, per channel" in page
+
+
+def test_curves_in_fractions_of_differing_diagonals_stay_in_fractions(tmp_path):
+    shutil.copytree(TEST_DATASET, tmp_path / "data")
+    path = sorted((tmp_path / "data").rglob("*.png"))[0]
+    with Image.open(path) as image:
+        image.resize((96, 96)).save(path)
+    data = {"json_dataset_path": str(tmp_path / "data" / "annotations.json"), "image_dataset_path": None}
+    validation = {"json_validation_dataset_path": data["json_dataset_path"]}
+    distances = {"maximal_gt_keypoint_pixel_distances": "0.1 0.3", "threshold_unit": "image"}
+    result = train(tmp_path / "run", max_epochs=1, **data, **validation, **distances)
+    page = (result.run_dir / "report.html").read_text()
+    for distance in ("0.1", "0.3"):
+        assert f"AP within {distance} of the image's diagonal, per channel" in page
+    assert "px, per channel" not in page
 
 
 def test_the_smallest_distances_in_fractions_of_the_diagonal_are_not_0(tmp_path):
