@@ -21,7 +21,7 @@ from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
 from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_trained
-from keypoint_detection.models.losses import evaluate_loss
+from keypoint_detection.models.losses import counted_cells, evaluate_loss
 from keypoint_detection.models.targets import loss_targets
 
 # Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection), and
@@ -245,7 +245,7 @@ class KeypointDetector(pl.LightningModule):
         values = self.hparams
         targets = loss_targets(batch, values.heatmap_sigma, values.heatmap_stride)
         losses, gt_losses = evaluate_loss(values.loss, values.loss_arguments or {}, logits, targets)
-        weights = targets.mask.sum(dim=(0, 2, 3))
+        weights = counted_cells(targets.mask)
         counted = (weights > 0).sum().clamp(min=1)
         return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
 

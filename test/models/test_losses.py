@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.losses import LOSSES, LossTargets
+from keypoint_detection.models.losses import LOSSES, LossTargets, counted_cells, evaluate_loss
 
 
 def make_targets(seed, shape=(2, 3, 5, 6), share_masked=0.3):
@@ -232,3 +232,26 @@ def test_factors_that_are_negative_are_named(loss, name):
     logits, truth, positives, mask = make_targets(9)
     with pytest.raises(InputError, match=rf"{name} is -1\.0, expected"):
         LOSSES[loss](torch.tensor(logits), as_targets(truth, positives, mask), **{name: -1.0})
+
+
+@pytest.mark.parametrize("share_masked", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_the_least_that_bce_can_be_is_the_entropy_of_the_cells_that_count(share_masked, weight):
+    logits, truth, positives, mask = make_targets(11, share_masked=share_masked)
+    expected = []
+    for c in range(truth.shape[1]):
+        cells = truth[:, c][mask[:, c]]
+        entropy = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) * (1 + weight * p) for p in cells if 0 < p < 1]
+        expected.append(sum(entropy) / max(len(cells), 1))
+    truth[~mask] = np.nan
+    targets = as_targets(truth, positives, mask, torch.float32)
+    _, floor = evaluate_loss("bce", {"bce_keypoint_weight": weight}, torch.tensor(logits).float(), targets)
+    assert floor.dtype == torch.float32
+    np.testing.assert_allclose(floor.numpy(), expected, rtol=1e-5)
+
+
+def test_counts_the_cells_of_each_channel():
+    mask = torch.ones(2, 3, 4, 5, dtype=torch.bool)
+    assert counted_cells(mask).tolist() == [40, 40, 40]
+    mask[0, 1] = mask[1, 2, 0, 0] = False
+    assert counted_cells(mask).tolist() == [40, 20, 39]
