@@ -22,7 +22,6 @@ from keypoint_detection.data.sampler import Key
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
-from keypoint_detection.train.evaluation_schedule import is_last_epoch
 from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
 
 # Share of a training's time that its pictures may take.
@@ -101,8 +100,8 @@ class HeatmapPictures(pl.Callback):
     ) -> None:
         """Draws pictures at the first batch, unless they would take too long with these."""
         affordable = self._drawing + self._latest <= PICTURES_SHARE * (time.monotonic() - self._started)
-        ends = trainer.state.fn != "fit" or is_last_epoch(trainer)
-        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or ends):
+        # After the training, the best checkpoint is drawn in any case.
+        if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or trainer.state.fn != "fit"):
             shown = self._choose("validation", trainer, pl_module, outputs, batch)
             self._draw(log_prefix(trainer), trainer, pl_module, *shown)
 
