@@ -1,7 +1,8 @@
 """Loading: this library's data set against Pillow, one image at a time, with a full grid per keypoint.
 
 Both decode JPEG files in full. A second baseline lets Pillow decode them at half scale (`draft`), which is faster and
-changes the pixels.
+changes the pixels. Training images that are much larger than the network's input are decoded like that by this library
+too, which is measured against decoding them in full.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,11 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from keypoint_detection.batch import Batch
+from keypoint_detection.data import dataset as dataset_module
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.image_cache import ImageCache
-from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.images import load_image, scan_sizes
 from keypoint_detection.data.sampler import TrainingSampler
 
 IMAGES = 16
@@ -31,17 +35,19 @@ CHANNELS = 4
 KEYPOINTS = 4
 SIGMA = 2.0
 BATCH_SIZE = 4
+PHOTOGRAPH = (1920, 1080)
+PHOTOGRAPH_INPUT = 512
 
 
-def write_images(folder: Path, count: int = IMAGES) -> Path:
-    """Writes JPEG files with the detail of photographs and their labels; returns the JSON file."""
+def write_images(folder: Path, count: int = IMAGES, size: tuple[int, int] = FILE_SIZE) -> Path:
+    """Writes JPEG files of `size` (width, height), detailed like photographs, and labels; returns the JSON file."""
     random = np.random.default_rng(0)
     entries = []
     for index in range(count):
-        picture = np.zeros((FILE_SIZE[1], FILE_SIZE[0], 3))
+        picture = np.zeros((size[1], size[0], 3))
         for octave in range(3, 9):  # detail whose amplitude falls with its frequency, as in photographs
             noise = Image.fromarray(random.integers(0, 256, (2**octave, 2**octave, 3), dtype=np.uint8))
-            picture += np.asarray(noise.resize(FILE_SIZE, Image.Resampling.BICUBIC), dtype=float) / 2 ** (octave - 2)
+            picture += np.asarray(noise.resize(size, Image.Resampling.BICUBIC), dtype=float) / 2 ** (octave - 2)
         Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(folder / f"{index}.jpg", quality=90)
         keypoints = random.uniform(0, 1, (CHANNELS, KEYPOINTS, 2)).tolist()
         entries.append({"image_path": f"{index}.jpg"} | {f"channel{c}": points for c, points in enumerate(keypoints)})
@@ -115,7 +121,31 @@ def run() -> list[Row]:
             decoded = "in full" if plain is full else "at half scale (draft)"
             row = Row(title, work, 0, f"PIL, per image, decoded {decoded}, full grid per keypoint", target=target)
             rows.append(compare(row, lambda ours=ours: list(ours), lambda plain=plain: list(plain), repeats=7))
-    return rows
+    return [*rows, photographs()]
+
+
+def photographs() -> Row:
+    """Load photographs for training, against the same with every file decoded in full."""
+
+    def whole(path: Path, needed: object) -> tuple[np.ndarray, tuple[int, int]]:
+        pixels = load_image(path)
+        return pixels, (pixels.shape[0], pixels.shape[1])
+
+    with tempfile.TemporaryDirectory() as name:
+        path = write_images(Path(name), BATCH_SIZE, PHOTOGRAPH)
+        dataset = KeypointsDataset(
+            read_annotations(path, path.parent), heatmap_sigma=SIGMA, heatmap_stride=4, image_size=PHOTOGRAPH_INPUT,
+            seed=0, empty_channels="absent", corrupt_images="raise",
+            augmentation=Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0),
+        )  # fmt: skip
+        work = f"{BATCH_SIZE} JPEG {PHOTOGRAPH[0]}x{PHOTOGRAPH[1]} to {PHOTOGRAPH_INPUT} px, augmented, no workers"
+        row = Row("loader, photographs", work, 0, "the same, decoded in full")
+
+        def in_full() -> list[Batch]:
+            with mock.patch.object(dataset_module, "load_reduced", whole):
+                return dataset.__getitems__(range(BATCH_SIZE))
+
+        return compare(row, lambda: dataset.__getitems__(range(BATCH_SIZE)), in_full, repeats=7)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,11 @@ class Augmentation:
         """Whether images may be mirrored."""
         return self.horizontal_flip > 0 or self.vertical_flip > 0
 
+    @property
+    def largest_zoom(self) -> float:
+        """By how much the middle of an image is enlarged at most."""
+        return (1 + self.scale) * (2 if self.crop else 1)
+
     def geometry(self, random: np.random.Generator, size: tuple[int, int], may_mirror: bool = True) -> Geometry:
         """Draws one homography.
 

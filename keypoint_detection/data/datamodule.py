@@ -59,7 +59,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         seed: seed of split, order and augmentation.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input; None as for batch_size.
         heatmap_stride: pixels of the network's input per cell of the heatmaps; None as for batch_size.
-        image_size: height and width that images are resized to fit into; None keeps their own sizes.
+        image_size: height and width that images are resized to fit into; None keeps their own sizes. To be trained on
+            with random changes, a much larger JPEG is decoded at a half, a quarter or an eighth of its size.
         augmentation: random changes of the training images; None leaves them as they are.
         split: record of an earlier split (`datamodule.split`) to use again; None makes one.
     """

@@ -6,6 +6,7 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ from keypoint_detection.data.geometry import (
     warp,
 )
 from keypoint_detection.data.image_cache import ImageCache
-from keypoint_detection.data.images import load_image
+from keypoint_detection.data.images import load_image, load_reduced
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
@@ -149,10 +150,10 @@ class KeypointsDataset(Dataset[Batch]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
-        image = self._load(index)
-        if image is None or epoch == BLANK:
-            return self._blank(index, image, is_filler=epoch == BLANK)
-        size = (image.shape[0], image.shape[1]) if self.cache is None else self.cache.file_size(index)
+        loaded = self._load(index, scale)
+        if loaded is None or epoch == BLANK:
+            return self._blank(index, loaded and loaded[1], is_filler=epoch == BLANK)
+        image, size = loaded
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
         if self.augmentation is None or not augmented:
@@ -162,7 +163,7 @@ class KeypointsDataset(Dataset[Batch]):
         else:
             random = np.random.default_rng((self.seed, epoch, index))
             fitted = shrink_size(fit_size(size, self.image_size), scale)
-            pixels, to_file, keypoints, labelled = self._augment(image, fitted, keypoints, labelled, random)
+            pixels, to_file, keypoints, labelled = self._augment(image, size, fitted, keypoints, labelled, random)
         return Batch(
             images=pixels,
             keypoints=keypoints,
@@ -176,19 +177,20 @@ class KeypointsDataset(Dataset[Batch]):
     def _augment(
         self,
         image: np.ndarray,
+        file_size: tuple[int, int],
         size: tuple[int, int],
         keypoints: Tensor,
         labelled: Tensor,
         random: np.random.Generator,
     ) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
         """The changed image of `size`, the homography to its file, and the keypoints and labels that go with it."""
-        file_size = (image.shape[0], image.shape[1])
         geometry = self.augmentation.geometry(random, size, may_mirror=self.mirrored_channels is not None)
         from_file = geometry.homography @ scaling(file_size, size)
         if np.array_equal(geometry.homography, np.eye(3)):
             pixels = to_float(resize(image, size))
         else:
-            pixels = warp(image, from_file, size, self.augmentation.fill)
+            from_image = geometry.homography @ scaling((image.shape[0], image.shape[1]), size)
+            pixels = warp(image, from_image, size, self.augmentation.fill)
         keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(from_file))
         outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
         keypoints[outside.any(-1)] = torch.nan
@@ -197,10 +199,17 @@ class KeypointsDataset(Dataset[Batch]):
             keypoints, labelled = keypoints[order], labelled[order]
         return self.augmentation.photometric(pixels, random), np.linalg.inv(from_file), keypoints, labelled
 
-    def _load(self, index: int) -> np.ndarray | None:
-        """The decoded image, as it is or as the cache resized it, or None if it cannot be read and is to be skipped."""
+    def _load(self, index: int, scale: float) -> tuple[np.ndarray, tuple[int, int]] | None:
+        """The decoded image, perhaps smaller than its file, and the size of that; None if it is to be skipped."""
+        path = self.annotations.path(index)
         try:
-            return load_image(self.annotations.path(index)) if self.cache is None else self.cache.load(index)
+            if self.cache is not None:
+                return self.cache.load(index), self.cache.file_size(index)
+            if self.augmentation is not None:
+                return load_reduced(path, lambda size: self._needed(size, scale))
+            # Validation, test and prediction see every pixel of the file, whichever way it reaches them.
+            pixels = load_image(path)
+            return pixels, (pixels.shape[0], pixels.shape[1])
         except InputError as error:
             message = f"{self.annotations.describe(index)}: {error}"
             if not self.skip_corrupt:
@@ -210,9 +219,15 @@ class KeypointsDataset(Dataset[Batch]):
                 logger.warning("Skipped: %s", message)
             return None
 
-    def _blank(self, index: int, image: np.ndarray | None, is_filler: bool) -> Batch:
+    def _needed(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        """Height and width that an image of `size` has to have so that no random change blurs it."""
+        height, width = shrink_size(fit_size(size, self.image_size), scale)
+        zoom = self.augmentation.largest_zoom
+        return math.ceil(height * zoom), math.ceil(width * zoom)
+
+    def _blank(self, index: int, file_size: tuple[int, int] | None, is_filler: bool) -> Batch:
         """A black image that counts neither in loss nor in metrics; a filler belongs to no image (index -1)."""
-        size = (32, 32) if image is None else fit_size((image.shape[0], image.shape[1]), self.image_size)
+        size = (32, 32) if file_size is None else fit_size(file_size, self.image_size)
         channels = len(self.annotations.channel_names)
         return Batch(
             images=torch.zeros(3, *size),

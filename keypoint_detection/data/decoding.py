@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,37 @@ def _orientation(image: Image.Image) -> int:
 
 def _is_transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def decode_reduced(
+    image: Image.Image, needed: Callable[[tuple[int, int]], tuple[int, int]]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Decodes an opened image as `decode_rgb` does, a large JPEG at a half, a quarter or an eighth of its size.
+
+    That takes a fraction of the time. It is done where both sides can be divided, so that the smaller image shows
+    exactly what the whole one does.
+
+    Args:
+        image: the opened image.
+        needed: from height and width in pixels to those that are wanted at least.
+
+    Returns:
+        The pixels, and height and width of the whole image after its EXIF rotation.
+
+    Raises:
+        InputError: see `decode_rgb`.
+    """
+    if image.format not in ("JPEG", "MPO"):
+        pixels = decode_rgb(image)
+        return pixels, (pixels.shape[0], pixels.shape[1])
+    header = decode_header(image)
+    size = (header.height, header.width)
+    for divisor in (8, 4, 2):
+        wanted = needed(size)
+        if all(side % divisor == 0 and side // divisor >= least for side, least in zip(size, wanted, strict=True)):
+            image.draft(None, (image.width // divisor, image.height // divisor))
+            break
+    return decode_rgb(image), size
 
 
 def decode_rgb(image: Image.Image) -> np.ndarray:

@@ -20,7 +20,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.decoding import DECODING_ERRORS, ImageHeader, conversions, decode_header, decode_rgb
+from keypoint_detection.data.decoding import (
+    DECODING_ERRORS,
+    ImageHeader,
+    conversions,
+    decode_header,
+    decode_reduced,
+    decode_rgb,
+)
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
 
@@ -57,6 +64,13 @@ def load_image(path: str | Path) -> np.ndarray:
         InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
     """
     return _with_image(Path(path), decode_rgb)
+
+
+def load_reduced(
+    path: str | Path, needed: Callable[[tuple[int, int]], tuple[int, int]]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Loads an image as `load_image` does, perhaps smaller: see `decode_reduced`."""
+    return _with_image(Path(path), lambda image: decode_reduced(image, needed))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -13,12 +13,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from keypoint_detection import heatmaps
+from keypoint_detection.data import dataset as dataset_module
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset, collate
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.image_cache import ImageCache
-from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.images import load_reduced, scan_sizes
 from keypoint_detection.data.sampler import BLANK, Key
 from keypoint_detection.errors import InputError
 
@@ -168,6 +169,37 @@ def test_keypoints_stay_on_what_they_mark_in_smaller_training_images(annotations
         back = heatmaps.transform_points(point, sample.transforms)
         np.testing.assert_allclose(back, [150.3, 99.1], atol=1e-4)
     assert dataset[Key(0, 0, 0.1)].images.shape == (3, 128, 148), "no side gets smaller than 128 pixels"
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_keypoints_stay_on_what_they_mark_in_photographs_that_are_decoded_smaller(annotations, monkeypatch, augmented):
+    centre, size = (333.3, 217.7), (480, 640)
+    write_data_set(annotations.image_root, [size[::-1]], [{"spot": [list(centre)]}], "blob.json")
+    blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
+    Image.fromarray(blob_image(centre, size, 20)).save(blob.path(0), "JPEG", quality=95)
+    loaded = []
+
+    def spied(path, needed):
+        loaded.append(load_reduced(path, needed))
+        return loaded[-1]
+
+    monkeypatch.setattr(dataset_module, "load_reduced", spied)
+    augmentation = Augmentation(**TURNED, scale=0.1, fill="zeros", **dict.fromkeys(PHOTOMETRIC, 0.0))
+    dataset = make(blob, augmentation=augmentation, image_size=140)
+    for epoch in range(4):
+        sample = dataset[Key(0, epoch, 1.0, augmented)]
+        # A quarter would be 160 wide: enough for 140 and 10 % of zoom, so that half is not needed.
+        assert loaded[-1][0].shape == (120, 160, 3)
+        assert sample.images.shape == (3, 105, 140)
+        point = sample.keypoints[0, 0].double()
+        np.testing.assert_allclose(peak(sample.images), point, atol=0.05)
+        back = heatmaps.transform_points(point, sample.transforms)
+        np.testing.assert_allclose(back, centre, atol=1e-3)
+    zoomed = Augmentation(**TURNED, scale=0.1, crop=0.5)
+    make(blob, augmentation=zoomed, image_size=140)[0]
+    assert loaded[-1][0].shape == (240, 320, 3), "a part may be twice as large: 308 of the whole's pixels are wanted"
+    assert make(blob, image_size=140)[0].images.shape == (3, 105, 140)
+    assert len(loaded) == 5, "an image that is not for training is read whole"
 
 
 def test_a_training_image_can_be_read_as_it_is(annotations):

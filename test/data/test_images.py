@@ -13,7 +13,7 @@ from PIL import Image
 from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
 from keypoint_detection.data.image_cache import ImageCache, create_cache
-from keypoint_detection.data.images import image_size, load_image, read_header, scan_sizes
+from keypoint_detection.data.images import image_size, load_image, load_reduced, read_header, scan_sizes
 from keypoint_detection.errors import InputError
 
 RED, HALF = (255, 0, 0), (200, 100, 50)
@@ -294,3 +294,48 @@ def test_automatic_cache_counts_images_as_they_are_kept(cached, monkeypatch):
     assert len(create_cache(cached, sizes, "auto", (2, 3))) == 3
     assert create_cache(cached, sizes, "auto", (3, 3)) is not None
     assert create_cache(cached, sizes, "auto", (4, 4)) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "needed", "expected"),
+    [
+        ((160, 96), (96, 160), (96, 160)),
+        ((160, 96), (49, 80), (96, 160)),
+        ((160, 96), (48, 80), (48, 80)),
+        ((160, 96), (24, 30), (24, 40)),
+        ((160, 96), (1, 1), (12, 20)),
+        ((160, 97), (1, 1), (97, 160)),  # half of it would show a line that is not there
+        ((162, 98), (1, 1), (49, 81)),
+    ],
+)
+def test_a_jpeg_that_is_larger_than_needed_is_decoded_smaller(tmp_path, size, needed, expected):
+    path = tmp_path / "image.jpg"
+    Image.new("RGB", size, HALF).save(path)
+    sizes = []
+    found, whole = load_reduced(path, lambda size: sizes.append(size) or needed)
+    assert found.shape == (*expected, 3)
+    assert whole == (size[1], size[0])
+    assert set(sizes) == {whole}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_upright(tmp_path, orientation):
+    path = tmp_path / "image.jpg"
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:16, :32] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(path, quality=95, exif=exif)
+    full = load_image(path)
+    reduced, whole = load_reduced(path, lambda size: (size[0] // 4, size[1] // 4))
+    assert whole == full.shape[:2]
+    assert reduced.shape[:2] == (whole[0] // 4, whole[1] // 4)
+    means = full.reshape(reduced.shape[0], 4, reduced.shape[1], 4, 3).mean((1, 3))
+    np.testing.assert_allclose(reduced, means, atol=12)
+
+
+def test_other_images_are_read_whole(tmp_path):
+    Image.new("RGB", (64, 64), HALF).save(tmp_path / "image.png")
+    found, whole = load_reduced(tmp_path / "image.png", lambda size: (1, 1))
+    assert found.shape == (64, 64, 3)
+    assert whole == (64, 64)
