@@ -158,8 +158,9 @@ class KeypointAveragePrecision(KeypointMetric):
             raise ValueError(f"got predictions for {len(predictions)} images and targets for {len(targets)}")
         if not len(targets):
             return
-        xy, num_detections = _join([positions for positions, _ in predictions], 2)
-        scores, num_scores = _join([values for _, values in predictions], 1)
+        positions, values = zip(*predictions, strict=True)
+        xy, num_detections = _join(positions, 2)
+        scores, num_scores = _join(values, 1)
         truths, num_truths = _join(targets, 2)
         if not torch.equal(num_detections, num_scores):
             image = int((num_detections != num_scores).nonzero()[0])

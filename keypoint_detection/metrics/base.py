@@ -168,14 +168,17 @@ class KeypointMetric(Metric):
         kept = _first_visits(indices).repeat(channels)
         counts_of_kept = counts * kept[:, None]
         distances = _match_groups(counts_of_kept, starts, detections, truths, np.array(self.threshold_distances))
-        by_channel = np.arange(len(counts)).reshape(-1, channels).T
-        repeats = counts_of_kept[:, 0].take(by_channel)
-        rows = _rows_of_groups(starts[:, 0].take(by_channel.ravel()), repeats.ravel())
+        scores, num_detections = detections[:, 2], counts_of_kept[:, 0]
+        if channels > 1 or not kept.all():
+            by_channel = np.arange(len(counts)).reshape(-1, channels).T.ravel()
+            num_detections = num_detections.take(by_channel)
+            rows = _rows_of_groups(starts[:, 0].take(by_channel), num_detections)
+            scores, distances = scores.take(rows), distances.take(rows, axis=1)
         return Matches(
-            channels=torch.from_numpy(np.arange(channels).repeat(repeats.sum(axis=1))),
-            images=torch.from_numpy(np.tile(indices, channels).repeat(repeats.ravel())),
-            scores=torch.from_numpy(detections[:, 2].take(rows)),
-            distances=torch.from_numpy(distances.take(rows, axis=1)).T,
+            channels=torch.from_numpy(np.arange(channels).repeat(num_detections.reshape(channels, -1).sum(axis=1))),
+            images=torch.from_numpy(np.tile(indices, channels).repeat(num_detections)),
+            scores=torch.from_numpy(np.ascontiguousarray(scores)),
+            distances=torch.from_numpy(distances).T,
             num_truths=torch.from_numpy(counts_of_kept[:, 1].reshape(-1, channels).sum(axis=0)),
         )
 
@@ -205,9 +208,8 @@ def _match_groups(
         `(T, D)` distances to the true keypoints that were matched, NaN for none.
     """
     # The last column stands for the places of groups that are smaller than others; it is missing, and is dropped.
-    missing = np.full(1, np.nan)
-    x, y, scores = (np.append(column, missing) for column in detections.T)
-    true_x, true_y = (np.append(column, missing) for column in truths.T)
+    x, y, scores = _columns(detections)
+    true_x, true_y = _columns(truths)
     distances = np.full((len(limits), len(x)), np.nan)
     in_order = is_descending(scores[:-1], starts[counts[:, 0] > 0, 0])
     groups = np.flatnonzero((counts > 0).all(axis=1))
@@ -218,9 +220,16 @@ def _match_groups(
         rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
         if not in_order:
             rows = np.take_along_axis(rows, descending_order(scores.take(rows)), axis=0)
-        xy, true_xy = (x.take(rows), y.take(rows)), (true_x.take(truth_rows), true_y.take(truth_rows))
+        xy, true_xy = (x.take(rows), y.take(rows)), (true_x.take(truth_rows.T), true_y.take(truth_rows.T))
         match_groups(xy, true_xy, limits, rows, distances)
     return distances[:, :-1]
+
+
+def _columns(rows: np.ndarray) -> np.ndarray:
+    """Rows `(n, d)` -> `(d, n + 1)`, of which the last column is NaN."""
+    columns = np.full((rows.shape[1], len(rows) + 1), np.nan)
+    columns[:, :-1] = rows.T
+    return columns
 
 
 def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> Tensor:
@@ -263,9 +272,11 @@ def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) 
 
 def _first_visits(indices: np.ndarray) -> np.ndarray:
     """`(V,)` sample indices -> `(V,)` bool, True at the first visit of each sample; -1 is always a first visit."""
+    first = np.ones(len(indices), dtype=bool)
+    if (indices < 0).all():
+        return first
     order = indices.argsort(kind="stable")
     ordered = indices[order]
-    first = np.ones(len(indices), dtype=bool)
     first[order[1:]] = (ordered[1:] != ordered[:-1]) | (ordered[1:] < 0)
     return first
 

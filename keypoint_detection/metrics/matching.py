@@ -38,10 +38,10 @@ def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tens
     groups = math.prod(lead)
     order = descending_order(_float64(scores).reshape(groups, detections).T).T[..., None]
     x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
-    true_x, true_y = _float64(truths).reshape(groups, keypoints, 2).T
+    true_xy = _float64(truths).reshape(groups, keypoints, 2)
     result = np.full((len(distances), groups * detections), np.nan)
     places = order[..., 0].T + detections * np.arange(groups)
-    match_groups((x, y), (true_x, true_y), _float64(distances), places, result)
+    match_groups((x, y), (true_xy[..., 0], true_xy[..., 1]), _float64(distances), places, result)
     return torch.from_numpy(result.T.copy()).view(*lead, detections, len(distances))
 
 
@@ -73,16 +73,16 @@ def match_groups(
 
     Args:
         xy: x `(N, G)` and y `(N, G)` of detections in the order in which those of a group choose, NaN for none.
-        truths: x `(K, G)` and y `(K, G)` of true keypoints, NaN for none.
+        truths: x `(G, K)` and y `(G, K)` of true keypoints, NaN for none.
         limits: `(T,)` threshold distances.
         places: `(N, G)` the column of each detection in `found`; any column for a detection that is missing.
         found: `(T, D)` float64, NaN. Gets the distances of those detections that take a true keypoint.
     """
     detections, groups = xy[0].shape
-    at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * len(truths[0])))
+    at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * truths[0].shape[1]))
     for first in range(0, groups, at_once):
         chunk = slice(first, first + at_once)
-        (x, y), (true_x, true_y) = ((xs[:, chunk], ys[:, chunk]) for xs, ys in (xy, truths))
+        x, y, true_x, true_y = *(side[:, chunk] for side in xy), *(side[chunk] for side in truths)
         turn, truth, distance = _near_pairs((x, y), (true_x, true_y), limits.max())
         # All thresholds at once: every one has detections and true keypoints of its own.
         pair = np.flatnonzero(distance <= limits[:, None])
@@ -92,34 +92,34 @@ def match_groups(
             turn.take(pair) + x.size * threshold, truth.take(pair) + true_x.size * threshold, distance.take(pair)
         )
         threshold = winner // max(1, x.size)
-        found[threshold, places[:, chunk].take(winner - x.size * threshold)] = won
+        winner -= x.size * threshold
+        found.put(places[:, chunk].take(winner) + found.shape[1] * threshold, won)
 
 
 def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of `(N, G)` detections and `(K, G)` true keypoints within the limit of one another.
+    """Pairs of `(N, G)` detections and `(G, K)` true keypoints within the limit of one another.
 
-    The turn of a detection is its flat index in `(N, G)`, a true keypoint is one in `(K, G)`.
+    The turn of a detection is its flat index in `(N, G)`, a true keypoint is one in `(G, K)`.
 
     Returns:
         `(P,)` turns in ascending order, true keypoints, and distances.
     """
-    (x, y), (true_x, true_y) = xy, truths
-    pairs = [np.zeros(0, dtype=np.int64)]
-    at_once = max(1, _DISTANCES_AT_ONCE // max(1, x.size))
-    for first in range(0, len(true_x), at_once):
-        apart = x[None] - true_x[first : first + at_once, None]
+    x, y, true_x, true_y = (side.ravel() for side in (*xy, *truths))
+    keypoints, per_rank = truths[0].shape[1], max(1, true_x.size)
+    near = [np.zeros(0, dtype=np.int64)]
+    ranks = max(1, _DISTANCES_AT_ONCE // per_rank)  # detections of each group that are looked at in one go
+    for first in range(0, len(xy[0]), ranks):
+        apart = xy[0][first : first + ranks].repeat(keypoints, axis=1)
+        apart -= true_x
         # A comparison with NaN is False, so that what is missing is near nothing.
-        pairs.append(np.flatnonzero(np.abs(apart, out=apart) <= limit) + first * x.size)
-    pair = np.concatenate(pairs)
-    rank = pair // max(1, x.size)  # of the true keypoint in its group
-    turn = pair - rank * x.size
-    truth = turn % max(1, x.shape[1]) + rank * x.shape[1]
+        near.append(np.flatnonzero(np.abs(apart, out=apart) <= limit) + first * true_x.size)
+    pair = np.concatenate(near)
+    turn, truth = pair // max(1, keypoints), pair % per_rank
     squared = np.square(x.take(turn) - true_x.take(truth))
     squared += np.square(y.take(turn) - true_y.take(truth))
     distance = np.sqrt(squared)
-    near = np.flatnonzero(distance <= limit)  # a few of those that are near in x
-    near = near.take(turn.take(near).argsort(kind="stable"))
-    return turn.take(near), truth.take(near), distance.take(near)
+    pair = np.flatnonzero(distance <= limit)  # a few of those that are near in x
+    return turn.take(pair), truth.take(pair), distance.take(pair)
 
 
 def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,18 +142,27 @@ def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tu
         truth_left = np.ones(truth.max() + 1, dtype=bool)
         detection_left = np.ones(turn[-1] + 1, dtype=bool)
     while len(turn):
-        starts = np.flatnonzero(np.append(True, turn[1:] != turn[:-1]))
+        starts = np.flatnonzero(_changes(turn))
         chosen = starts
         if len(starts) < len(turn):
-            ends = np.append(starts[1:], len(turn))
-            nearest = np.minimum.reduceat(distance, starts).repeat(ends - starts)
+            counts = np.diff(starts, append=len(turn))
+            nearest = np.minimum.reduceat(distance, starts).repeat(counts)
             chosen = np.flatnonzero(distance == nearest)
-            chosen = chosen[np.append(True, turn[chosen[1:]] != turn[chosen[:-1]])]  # one of those at equal distance
+            chosen = chosen[_changes(turn.take(chosen))]  # one of those at equal distance
         first_turn[truth[::-1]] = turn[::-1]  # of several assignments to one element the last one stays
-        chosen = chosen[first_turn[truth[chosen]] == turn[chosen]]
-        turns.append(turn[chosen])
-        distances.append(distance[chosen])
-        detection_left[turn[chosen]] = truth_left[truth[chosen]] = False
-        left = detection_left[turn] & truth_left[truth]
-        turn, truth, distance = turn[left], truth[left], distance[left]
+        chosen_turn, chosen_truth = turn.take(chosen), truth.take(chosen)
+        stays = np.flatnonzero(first_turn.take(chosen_truth) == chosen_turn)
+        chosen, chosen_turn, chosen_truth = chosen.take(stays), chosen_turn.take(stays), chosen_truth.take(stays)
+        turns.append(chosen_turn)
+        distances.append(distance.take(chosen))
+        detection_left[chosen_turn] = truth_left[chosen_truth] = False
+        left = np.flatnonzero(detection_left.take(turn) & truth_left.take(truth))
+        turn, truth, distance = turn.take(left), truth.take(left), distance.take(left)
     return np.concatenate(turns), np.concatenate(distances)
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """`(n,)` bool, True where a value is another than the one before it; also at the first one."""
+    changes = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
