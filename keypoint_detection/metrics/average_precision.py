@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.metrics.base import KeypointMetric, drop_missing
-from keypoint_detection.metrics.radix import ascending_order
+from keypoint_detection.metrics.ordering import ascending_order
 
 
 def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,8 +165,10 @@ class KeypointAveragePrecision(KeypointMetric):
         if not torch.equal(num_detections, num_scores):
             image = int((num_detections != num_scores).nonzero()[0])
             raise ValueError(f"image {image} has {num_detections[image]} positions and {num_scores[image]} scores")
-        detections, num_detections = drop_missing(torch.cat([xy, scores], dim=1), num_detections)
-        truths, num_truths = drop_missing(truths, num_truths)
+        rows = torch.empty(len(xy), 3, dtype=torch.float64)
+        rows[:, :2], rows[:, 2:] = xy, scores
+        detections, num_detections = drop_missing(rows, num_detections)
+        truths, num_truths = drop_missing(truths.double(), num_truths)
         never_repeated = torch.full((len(targets),), -1)
         self._append(never_repeated, torch.stack([num_detections, num_truths], dim=1)[:, None], detections, truths)
 
@@ -178,7 +180,7 @@ class KeypointAveragePrecision(KeypointMetric):
 
 
 def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, Tensor]:
-    """The rows of all images below one another, float64 on the CPU, and the number of rows of each image `(B,)`."""
+    """The rows of all images below one another, on the CPU, and the number of rows of each image `(B,)`."""
     # Hundreds of small tensors: what is done to each of them has to be one call.
     tensors = images if set(map(type, images)) == {Tensor} else [torch.as_tensor(image) for image in images]
     try:
@@ -189,4 +191,4 @@ def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, 
         counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
     if rows.numel() and columns > 1 and rows.shape[-1] != columns:
         raise ValueError(f"got positions of shape {tuple(tensors[0].shape)}, expected (N, {columns})")
-    return rows.reshape(-1, columns).cpu().double(), counts
+    return rows.reshape(-1, columns).cpu(), counts

@@ -291,5 +291,6 @@ def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Rows of all groups: `(G,)` first row and number of rows -> `(N, G)`, -1 where a group has fewer."""
     ranks = np.arange(counts.max())[:, None]
     rows = starts + ranks
-    np.copyto(rows, -1, where=ranks >= counts)
+    if counts.min() < len(ranks):
+        np.copyto(rows, -1, where=ranks >= counts)
     return rows

@@ -61,7 +61,8 @@ def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
         scores: Those of all groups in turn, none NaN.
         starts: Index of the first score of each group that has any.
     """
-    rises = np.append(True, scores[1:] > scores[:-1])[: len(scores)]
+    rises = np.ones(len(scores), dtype=bool)
+    np.greater(scores[1:], scores[:-1], out=rises[1:])
     rises[starts] = False
     return not rises.any()
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from keypoint_detection.metrics.radix import ascending_order
+from keypoint_detection.metrics.ordering import ascending_order
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
