@@ -21,6 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = flags.parser_for(generate, "python -m keypoint_detection.data.boxes")
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     logger.info("wrote %s", flags.call(generate, config))
     return 0

@@ -99,6 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if the data set is not fit to train on.
     """
     parser = flags.parser_for(check, "keypoint-detection check")
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     report = flags.call(check, config)
     return 2 if report.errors else 0

@@ -16,7 +16,7 @@ import torch
 from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import finite, write_atomic
-from keypoint_detection.flags import OneLineParser, call, parser_for
+from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.wording import counted
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in ACTIONS:
         raise InputError(f"checkpoint: unknown action {arguments[0]!r}, expected one of {', '.join(ACTIONS)}")
     action = ACTIONS[arguments[0]]
-    parser: OneLineParser = parser_for(action, f"keypoint-detection checkpoint {arguments[0]}", positional=POSITIONAL)
+    parser = parser_for(action, f"keypoint-detection checkpoint {arguments[0]}", positional=POSITIONAL)
     call(action, parser.parse_args(arguments[1:]).as_dict())
     return 0
 

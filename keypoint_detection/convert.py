@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = flags.parser_for(convert, "keypoint-detection convert")
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     written = flags.call(convert, config)
     names = written.channel_names
     text = f"{config['output']}: {counted(len(written), 'image')}, {counted(len(names), 'channel')}: {', '.join(names)}"

@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = parser_for(evaluate, COMMAND, computed={"processes"}, also=[start_processes])
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     processes = call(start_processes, config)
     if config["output"]:
         prepare_file(config["output"], f"--output {config['output']}")

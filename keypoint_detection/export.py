@@ -6,7 +6,6 @@ C channels, H W image, N keypoints.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,6 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = parser_for(export, "keypoint-detection export")
-    path = call(export, parser.parse_args(list(sys.argv[1:] if arguments is None else arguments)).as_dict())
+    path = call(export, parser.parse_args(arguments).as_dict())
     logger.info("wrote %s, %.1f MB", path, path.stat().st_size / 1e6)
     return 0

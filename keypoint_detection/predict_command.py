@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
     parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
-    config: dict[str, Any] = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config: dict[str, Any] = parser.parse_args(arguments).as_dict()
     processes = flags.call(start_processes, config)
     try:
         failed = flags.call(predict, config, processes=processes)

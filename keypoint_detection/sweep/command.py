@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 1 if a run failed.
     """
     parser = parser_for(sweep, COMMAND, positional=("sweep_file",))
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     runs, asked, folder = call(sweep, config)
     failed = sum(run.state == "failed" for run in runs)
     sys.stdout.write(f"\n{table(runs, asked)}\n\n")

@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = flags.build_parser()
-    config = parser.parse_args(list(arguments) if arguments is not None else None).as_dict()
+    config = parser.parse_args(arguments).as_dict()
     overrides = sweep_overrides()
     if overrides:
         config = parser.parse_object({**config, **overrides}).as_dict()
