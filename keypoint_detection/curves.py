@@ -1,4 +1,4 @@
-"""Curves of a training and of its precision over recall, as PNG files, drawn without a display."""
+"""Curves of a training as a PNG file, drawn without a display."""
 
 from __future__ import annotations
 
@@ -110,10 +110,14 @@ def plot_curves(
     columns = 2 if len(groups) == 4 else min(3, max(1, len(groups)))
     rows = max(1, math.ceil(len(groups) / columns))
     width = 5.4 * columns
-    figure = _figure(width, 4.3 * rows + 0.2 * math.ceil(len(colours) / _legend_columns(colours, width)))
+    height = 4.3 * rows + 0.2 * math.ceil(len(colours) / _legend_columns(colours, width))
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     for position, (title, names) in enumerate(groups.items(), start=1):
         axes = figure.add_subplot(rows, columns, position)
-        _style(axes, title, x_label)
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         first, last = (pick(pick(series[name][0]) for name in names) for pick in (min, max))
         if first == last:
@@ -139,43 +143,10 @@ def plot_curves(
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def plot_precision_recall(curves: Series, path: str | PathLike, title: str = "precision over recall") -> None:
-    """Draws precision over recall.
-
-    Args:
-        curves: Recall and precision, both in [0, 1], by name.
-        path: The PNG file to write.
-        title: Title of the plot.
-    """
-    figure = _figure(6.4, 5.0)
-    axes = figure.add_subplot()
-    _style(axes, title, "recall")
-    axes.set_ylabel("precision")
-    for name, (recall, precision) in curves.items():
-        axes.step(recall, precision, where="post", label=name)
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    if curves:
-        columns = min(4, _legend_columns(curves, 6.4))
-        figure.legend(loc="outside lower center", ncols=columns, fontsize=LEGEND_FONT, frameon=False)
-    FigureCanvasAgg(figure).print_png(str(path))
-
-
 def _legend_columns(names: Iterable[str], width: float) -> int:
     """Columns of a legend that fit into a width in inches."""
     longest = max((TextPath((0, 0), name, size=LEGEND_FONT).get_extents().width for name in names), default=0.0)
     return max(1, min(LEGEND_COLUMNS, int(72 * width / (longest + LEGEND_SPACE))))
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _style(axes: Axes, title: str, x_label: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel(x_label)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _colours(names: Iterable[str], channel_names: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.curves import plot_curves, plot_precision_recall
+from keypoint_detection.curves import plot_curves
 from keypoint_detection.markers import draw_keypoints, to_picture
 from keypoint_detection.picture_layout import add_legend, add_title, channel_colours, image_grid, resize, stack
 
@@ -29,7 +29,6 @@ __all__ = [
     "keypoint_panel",
     "overlay_heatmaps",
     "plot_curves",
-    "plot_precision_recall",
     "resize",
     "to_picture",
 ]
