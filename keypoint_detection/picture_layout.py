@@ -22,6 +22,7 @@ BRIGHTNESS = (0.299, 0.587, 0.114)
 PAPER_BRIGHTNESS = 150.0
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
+GAP = 4  # pixels between the pictures of a grid
 # Narrower pictures, in pixels, have no room for numbers, nor below them for large print and what the marks mean.
 NARROW = 256
 # Hues of so many channels are hard to tell apart, so that their numbers stand beside the colours.
@@ -94,13 +95,12 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     return shortened
 
 
-def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (), gap: int = 4) -> np.ndarray:
+def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = ()) -> np.ndarray:
     """Puts pictures into a grid with captions above the columns.
 
     Args:
         rows: Pictures, row by row; they may differ in size.
         captions: One per column, or none.
-        gap: Pixels between pictures.
 
     Returns:
         The picture.
@@ -109,17 +109,17 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (
     widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(columns)]
     heights = [max(picture.shape[0] for picture in row) for row in rows]
     font = _font(max(10, min(18, min(widths) // 9)))
-    top = round(font.size * 1.7) if captions else gap
-    canvas = Image.new("RGB", (sum(widths) + gap * (columns + 1), sum(heights) + gap * len(rows) + top), BACKGROUND)
+    top = round(font.size * 1.7) if captions else GAP
+    canvas = Image.new("RGB", (sum(widths) + GAP * (columns + 1), sum(heights) + GAP * len(rows) + top), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    lefts = np.cumsum([gap, *(width + gap for width in widths)]).tolist()
+    lefts = np.cumsum([GAP, *(width + GAP for width in widths)]).tolist()
     for caption, left, width in zip(captions, lefts, widths, strict=False):
         text = _fit(caption, font, width - font.size)
         draw.text((left + (width - font.getlength(text)) / 2, top / 2), text, fill=INK, font=font, anchor="lm")
     for row, height in zip(rows, heights, strict=True):
         for picture, left in zip(row, lefts, strict=False):
             canvas.paste(Image.fromarray(picture), (left, top))
-        top += height + gap
+        top += height + GAP
     return np.asarray(canvas)
 
 

@@ -65,25 +65,22 @@ def _scale(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int])
     return heatmaps[..., : size[0], : size[1]]
 
 
-def _inks(colormap: str) -> np.ndarray:
+def _inks() -> np.ndarray:
     """Colours `(256 * 256, 3)` uint8 of each level of a heatmap over each level of gray."""
     levels = np.linspace(0, 1, 256)
     opacity = 0.9 * np.sqrt(levels)[:, None, None]
     # The dark end of the map would look like the image's shadows, so the colours start a little above it.
-    ink = matplotlib.colormaps[colormap](0.25 + 0.75 * levels)[:, None, :3]
+    ink = matplotlib.colormaps["inferno"](0.25 + 0.75 * levels)[:, None, :3]
     blended = opacity * 255 * ink + (1 - opacity) * np.arange(256)[:, None]
     return blended.round().astype(np.uint8).reshape(-1, 3)
 
 
-def overlay_heatmaps(
-    images: Tensor, heatmaps: Tensor, colormap: str = "inferno", width: int | None = None
-) -> np.ndarray:
+def overlay_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None) -> np.ndarray:
     """Lays one heatmap over each image.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1], or one image for all heatmaps.
         heatmaps: `(B, h, w)` float in [0, 1].
-        colormap: Name of a colour map of matplotlib.
         width: Width of the pictures in pixels; W if None.
 
     Returns:
@@ -91,7 +88,7 @@ def overlay_heatmaps(
     """
     shadows = _shadows(images, width)
     values = _scale(heatmaps[:, None], images.shape[-2:], shadows.shape[1:])[:, 0].mul(255).round_().byte().numpy()
-    return _inks(colormap).take(256 * values.astype(np.int32) + shadows, axis=0)
+    return _inks().take(256 * values.astype(np.int32) + shadows, axis=0)
 
 
 def compose_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None) -> np.ndarray:
@@ -145,7 +142,7 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
         image = images[index : index + 1]
         heatmaps = torch.stack((predicted[index], true[index]))
         composites = compose_heatmaps(image, heatmaps, width)
-        overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), width=width)
+        overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), width)
         rows = []
         for title, composite, channels in zip(("predicted", "true"), composites, np.split(overlays, 2), strict=True):
             pictures = [composite, *channels]

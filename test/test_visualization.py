@@ -187,8 +187,8 @@ def test_grid_places_pictures_in_rows_and_columns():
     red, green, blue = (
         np.full((10, 20, 3), colour, dtype=np.uint8) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     )
-    grid = image_grid([[red, green], [blue]], gap=3)
-    assert grid.shape == (3 + 10 + 3 + 10 + 3, 3 + 20 + 3 + 20 + 3, 3)
+    grid = image_grid([[red, green], [blue]])
+    assert grid.shape == (4 + 10 + 4 + 10 + 4, 4 + 20 + 4 + 20 + 4, 3)
     assert grid[8, 10].tolist() == [255, 0, 0]
     assert grid[8, 36].tolist() == [0, 255, 0]
     assert grid[21, 10].tolist() == [0, 0, 255]
