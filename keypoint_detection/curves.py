@@ -53,7 +53,6 @@ def group_series(series: Series) -> dict[str, list[str]]:
     for name in series:
         parts = name.split("/")
         kind = parts[1] if len(parts) > 1 else parts[0]
-        kind = "learning_rate" if kind.startswith(("lr", "learning_rate")) else kind
         groups.setdefault(TITLES.get(kind, kind), []).append(name)
     order = list(dict.fromkeys(TITLES.values()))
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))

@@ -31,7 +31,7 @@ SERIES = {
     "validation/AP/nose/d=2": ([2], [0.4]),
     "validation/meanAP": ([1, 2], [0.1, 0.4]),
     "validation/median_distance": ([1, 2], [4.0, 2.0]),
-    "lr-AdamW": ([0, 1], [1e-3, 1e-4]),
+    "learning_rate": ([0, 1], [1e-3, 1e-4]),
 }
 
 
@@ -288,7 +288,7 @@ def test_series_share_a_plot_by_what_they_mean():
         "loss": ["train/loss", "validation/gt_loss", "validation/loss/nose"],
         "average precision": ["validation/AP/nose/d=2", "validation/meanAP"],
         "median distance of matched keypoints": ["validation/median_distance"],
-        "learning rate": ["lr-AdamW"],
+        "learning rate": ["learning_rate"],
     }
 
 

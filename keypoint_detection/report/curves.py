@@ -24,7 +24,6 @@ def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit
     distances = sorted({distance for name, _, distance in parts if name}, key=float)
     losses = [f"{stage}/{kind}" for stage in STAGES for kind in ("loss", "gt_loss")]
     means = ["validation/meanAP", *(f"validation/meanAP/d={distance}" for distance in distances)]
-    rates = [key for key in curves if key.startswith(("lr", "learning_rate", "train/learning_rate"))]
     charts = [_chart("Loss", losses, curves, log=True), _chart("Mean AP", means, curves, unit=True)]
     for distance in distances:
         keys = [f"validation/AP/{name}/d={distance}" for name in channel_names]
@@ -32,7 +31,7 @@ def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit
         charts.append(_chart(title, keys, curves, names=channel_names, unit=True))
     keys = [f"validation/loss/{name}" for name in channel_names]
     charts.append(_chart("Validation loss per channel", keys, curves, names=channel_names, log=True))
-    charts.append(_chart("Learning rate", rates, curves, log=True))
+    charts.append(_chart("Learning rate", ["learning_rate"], curves, log=True))
     return [chart for chart in charts if chart["series"]]
 
 
