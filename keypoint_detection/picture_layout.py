@@ -140,9 +140,7 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def add_legend(
-    picture: np.ndarray, entries: Mapping[str, str], marks: str = "cross: predicted, ring: true"
-) -> np.ndarray:
+def add_legend(picture: np.ndarray, entries: Mapping[str, str], marks: str) -> np.ndarray:
     """Writes the channels in their colours below a picture, and how keypoints are marked.
 
     Many channels are numbered, as in the picture. Below a narrow picture the channels stand alone.

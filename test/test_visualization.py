@@ -142,7 +142,8 @@ def test_many_channels_have_numbers_in_the_picture_and_in_the_legend(kind):
     assert white(draw(10)) == 0
     assert white(draw(11)) > 0
     assert white(draw(11, width=200)) == 0  # too small for them
-    few, many = (add_legend(np.zeros((4, 300, 3), np.uint8), dict.fromkeys("abcdefghijkl"[:n], "")) for n in (10, 11))
+    blank = np.zeros((4, 300, 3), np.uint8)
+    few, many = (add_legend(blank, dict.fromkeys("abcdefghijkl"[:n], ""), "") for n in (10, 11))
     assert white(many) > 1.3 * white(few)  # without numbers it would be a letter more
 
 
@@ -204,7 +205,7 @@ def test_resize_repeats_pixels_of_whole_multiples():
 def test_legend_goes_below_the_picture_in_the_channels_colours():
     picture = np.zeros((30, 300, 3), dtype=np.uint8)
     names = [f"channel_{i}" for i in range(12)]
-    legend = add_legend(picture, dict.fromkeys(names, "0.50"))
+    legend = add_legend(picture, dict.fromkeys(names, "0.50"), "ring: true")
     assert legend.shape[1] == 300
     assert (legend[:30] == 0).all()
     for colour in channel_colours(12):
