@@ -107,8 +107,8 @@ class Evaluation:
         """Writes `to_json` to a file, whole or not at all."""
         write_atomic(Path(path), json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
 
-    def report_data(self, title: str, **options: Any) -> ReportData:
-        """What the report shows; `options` are more attributes of `ReportData`."""
+    def report_data(self, title: str) -> ReportData:
+        """What the report shows."""
         return ReportData(
             title=title,
             channel_names=self.channel_names,
@@ -118,7 +118,6 @@ class Evaluation:
             distance=self.distance,
             metrics=self.metrics,
             run_info=run_information(**self.sources),
-            **options,
         )
 
     def _by_distance(self, numbers: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,6 @@ class ReportData:
             images give, for a set of which not all images are here.
         test_images: those of a test set, for a table of their own at the same thresholds; none if empty.
         curves: training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
-        curves_x: what the steps of the curves count.
         curves_unit: what the distances in their names count.
         run_info: name -> value, shown at the end; see `run_information`.
         max_images: most images in the gallery, the worst ones.
@@ -88,7 +87,6 @@ class ReportData:
     metrics: Mapping[str, float] = field(default_factory=dict)
     test_images: Sequence[ReportImage] = ()
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
-    curves_x: str = EPOCHS
     curves_unit: str = "px"
     run_info: Mapping[str, str] = field(default_factory=dict)
     max_images: int = 200
