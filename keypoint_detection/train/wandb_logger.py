@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -227,31 +227,24 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         _log.warning("wandb could not upload all of the run. To upload it later%s: %s", left, hint)
 
 
-def log_checkpoint_artifact(
-    logger: RunLogger | None,
-    path: Path | str,
-    aliases: Sequence[str] = ("best", "latest"),
-    metadata: Mapping[str, Any] | None = None,
-) -> None:
+def log_checkpoint_artifact(logger: RunLogger, path: Path | str) -> None:
     """Log a checkpoint as the artifact `model-<run id>`, as `model.ckpt` in it: the names that Lightning uses too.
 
     `wandb sync` uploads it with an offline run, but not with a run whose server was lost on the way: wandb does not
     note the artifacts of online runs in their files.
 
     Args:
-        logger: what `create_wandb_logger` returned; None logs nothing.
-        path: the checkpoint. It is not copied: it has to stay as it is until it is uploaded.
-        aliases: names by which this version can be asked for.
-        metadata: anything of interest, such as the epoch and the mean AP.
+        logger: what `create_wandb_logger` returned.
+        path: the best checkpoint. It is not copied: it has to stay as it is until it is uploaded.
     """
-    if logger is None or not logger.log_checkpoints or logger.lost or not _is_rank_zero():
+    if not logger.log_checkpoints or logger.lost or not _is_rank_zero():
         return
     run = logger.experiment
-    artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(metadata or {}))
+    artifact = wandb.Artifact(f"model-{run.id}", type="model")
     # Offline, wandb notes the path as it is given, and `wandb sync` may run from another folder.
     artifact.add_file(str(Path(path).absolute()), name="model.ckpt", policy="immutable", skip_cache=True)
     try:
-        run.log_artifact(artifact, aliases=list(aliases))
+        run.log_artifact(artifact, aliases=["best", "latest"])
     except (wandb.Error, OSError):  # it asks the server at once; `finish_wandb` says what is left to upload
         logger.checkpoints_left.append(Path(path))
 

@@ -27,7 +27,6 @@ class LoggedArtifact:
     name: str
     type: str
     aliases: list[str]
-    metadata: dict[str, Any]
     files: dict[str, Path]
 
 
@@ -122,8 +121,7 @@ def _read_run(run: LoggedRun, record: Any) -> None:
 
 def _read_artifact(run: LoggedRun, record: Any) -> None:
     files = {entry.path: Path(entry.local_path) for entry in record.manifest.contents}
-    metadata = json.loads(record.metadata or "{}")
-    run.artifacts.append(LoggedArtifact(record.name, record.type, list(record.aliases), metadata, files))
+    run.artifacts.append(LoggedArtifact(record.name, record.type, list(record.aliases), files))
 
 
 def _read_history(run: LoggedRun, record: Any) -> None:

@@ -42,7 +42,6 @@ class Artifact:
     name: str
     type: str
     aliases: list[str]
-    metadata: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
     committed: bool = False
 
@@ -155,7 +154,6 @@ def _create_artifact(state: ServerState, variables: dict[str, Any]) -> dict[str,
         name=given["artifactCollectionName"],
         type=given["artifactTypeName"],
         aliases=[alias["alias"] for alias in given.get("aliases") or []],
-        metadata=json.loads(given.get("metadata") or "{}"),
     )
     state.artifacts[artifact.id] = artifact
     if given.get("runName") in state.runs:

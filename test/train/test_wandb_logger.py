@@ -35,7 +35,6 @@ def test_without_a_login_all_is_logged_offline_and_can_be_synced(tmp_path, caplo
     assert picture.read_bytes().startswith(b"\x89PNG")
     (artifact,) = run.artifacts
     assert (artifact.name, artifact.type, sorted(artifact.aliases)) == (f"model-{run.id}", "model", ["best", "latest"])
-    assert artifact.metadata == {"meanAP": 0.5}
     assert artifact.files == {"model.ckpt": checkpoint.absolute()}
     assert run.folder.parent == tmp_path / "run" / "wandb"
     assert own_messages(caplog) == [
@@ -68,7 +67,7 @@ def test_online_run_arrives_at_the_server(tmp_path, wandb_server, caplog):
     (artifact,) = run.artifacts
     assert artifact.files["model.ckpt"] == checkpoint.read_bytes()
     assert artifact.committed
-    assert (sorted(artifact.aliases), artifact.metadata) == (["best", "latest"], {"meanAP": 0.5})
+    assert sorted(artifact.aliases) == ["best", "latest"]
     (picture,) = read_runs(tmp_path)[0].pictures("validation/corner")
     assert run.files[f"media/images/validation/{picture.name}"] == picture.read_bytes()
     assert wandb_server.unknown_operations == []
@@ -116,7 +115,8 @@ def test_explicit_mode_goes_before_a_login(tmp_path, wandb_server, monkeypatch, 
     if variable is not None:
         monkeypatch.setenv("WANDB_MODE", variable)
     logger = start(tmp_path, argument)
-    log_checkpoint_artifact(logger, __file__)
+    if logger is not None:
+        log_checkpoint_artifact(logger, __file__)
     finish_wandb(logger)
     assert [run.folder.name.rsplit("-", 2)[0] for run in read_runs(tmp_path)] == folders
     assert wandb_server.requests == []
