@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from keypoint_detection.errors import InputError
 from keypoint_detection.metrics import Matches
 from keypoint_detection.wording import counted
 
@@ -92,12 +91,7 @@ def calibrate_channel(
 
     Returns:
         The threshold, or why there is none.
-
-    Raises:
-        InputError: If the recall is out of its range.
     """
-    if not 0 < recall < 1:
-        raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
     own = (matches.channels == channel) & ~matches.distances[:, position].isnan()
     scores = matches.scores[own].numpy()
     places = {index: place for place, index in enumerate(num_truths)}

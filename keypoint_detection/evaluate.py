@@ -21,7 +21,7 @@ from keypoint_detection.files import prepare_file, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.predict import KeypointPredictor, TorchNetwork
+from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
 from keypoint_detection.train.run_folder import RunFolder
@@ -178,10 +178,7 @@ def load_predictor(
     """
     if Path(checkpoint).suffix == ".onnx":
         raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
-    predictor = KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
-    if not isinstance(predictor.network, TorchNetwork):
-        raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
-    return predictor
+    return KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
 
 
 def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -> Calibration:

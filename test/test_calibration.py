@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keypoint_detection.calibration import Calibration, calibrate_channel, conformal_threshold, images_needed
-from keypoint_detection.errors import InputError
 from keypoint_detection.metrics import Matches
 
 
@@ -118,9 +117,3 @@ def test_it_is_said_why_nothing_can_be_promised():
     table = Calibration(0.95, 4.0, {}, {"few": few, "poor": poor}).table().splitlines()
     assert table[0] == "Thresholds that promise a recall of 0.95 within 4 px"
     assert all("no promise" in line for line in table[1:])
-
-
-@pytest.mark.parametrize("recall", [0.0, 1.0, -1.0, 1.5])
-def test_a_recall_out_of_range_is_refused(recall):
-    with pytest.raises(InputError, match="recall"):
-        calibrate_channel(matches([(0, 0, 0.9, 1.0)], [1]), 0, 0, {0: 1}, recall)
