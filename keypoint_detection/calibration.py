@@ -15,7 +15,6 @@ D detections, n images.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,8 +24,6 @@ import numpy as np
 
 from keypoint_detection.metrics import Matches
 from keypoint_detection.wording import counted
-
-logger = logging.getLogger(__name__)
 
 METHOD = "conformal risk control over images"
 

@@ -30,8 +30,6 @@ from keypoint_detection.onnx_preprocessing import preprocess
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
 
-logger = logging.getLogger(__name__)
-
 # The exporter's libraries tell every step they take.
 _TALKATIVE = ("onnxscript", "onnx_ir", "torch.onnx")
 # Smaller tensors, such as biases and shapes, keep all their bits.

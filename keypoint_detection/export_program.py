@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import math
 import warnings
 from pathlib import Path
@@ -28,8 +27,6 @@ from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import ROUNDING, usable_thresholds
-
-logger = logging.getLogger(__name__)
 
 METADATA_NAME = "keypoint_detection.json"
 LARGEST_SIDE = 8192  # of an image in pixels; the exporter wants to know

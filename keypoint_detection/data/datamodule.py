@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +23,6 @@ from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.sampler import EvaluationSampler, TrainingSampler
 from keypoint_detection.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 Stage = Literal["train", "validation", "test"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,6 @@ from torch import nn
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.muon import Muon
-
-logger = logging.getLogger(__name__)
 
 # Where the learning rate of one cycle starts and ends, as fractions of its highest value.
 _ONE_CYCLE_START = 1 / 25

@@ -5,7 +5,6 @@ B batch, C channels, K keypoints, H W image, h w heatmap.
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any, Literal
 
@@ -24,8 +23,6 @@ from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distan
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import is_last_epoch
-
-logger = logging.getLogger(__name__)
 
 
 class ChannelMeans(Metric):

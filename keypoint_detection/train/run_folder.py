@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import re
@@ -19,8 +18,6 @@ from typing import Any
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import make_folder, write_atomic
-
-logger = logging.getLogger(__name__)
 
 # Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
 # a later second.

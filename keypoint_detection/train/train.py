@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +32,6 @@ from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_setup, create_trainer
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
-
-logger = logging.getLogger(__name__)
 
 
 def fit(**hyperparameters: Any) -> TrainingResult:
