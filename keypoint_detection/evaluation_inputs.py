@@ -94,7 +94,7 @@ def read_labels(
         InputError: In one line, for whatever is wrong with the data.
     """
     annotations = read_annotations(
-        json_path, folder, keypoint_channels=channels, keypoint_coordinates=keypoint_coordinates, max_keypoints=None
+        json_path, folder, keypoint_channels=channels, keypoint_coordinates=keypoint_coordinates
     )
     sizes = scan_sizes(annotations, limit=None)
     annotations = leave_out_outside(annotations, sizes)

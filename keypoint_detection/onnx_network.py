@@ -50,11 +50,11 @@ class OnnxNetwork:
         providers = _providers(device, onnxruntime.get_available_providers())
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-            self.metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-            self.channel_names: list[str] = list(self.metadata["channel_names"])
-            self.image_size: list[int] | None = self.metadata.get("image_size")
-            self._count = max(self.metadata["max_keypoints"])
-            thresholds = list(self.metadata["score_thresholds"])
+            metadata = json.loads(self.session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+            self.channel_names: list[str] = list(metadata["channel_names"])
+            self.image_size: list[int] | None = metadata.get("image_size")
+            self._count = max(metadata["max_keypoints"])
+            thresholds = list(metadata["score_thresholds"])
         except Exception as error:  # onnxruntime's errors have no common base
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(

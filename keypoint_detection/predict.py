@@ -188,7 +188,6 @@ class KeypointPredictor:
             if caps := values.keypoint_channel_max_keypoints:
                 raised = [max(cap, max_keypoints) if cap != -1 else -1 for cap in caps]
                 values.keypoint_channel_max_keypoints = raised
-        self.score_threshold = score_threshold
         self.max_keypoints = max_keypoints
         self.batch_size = batch_size
         self.tile = tile

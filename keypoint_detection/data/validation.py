@@ -113,7 +113,6 @@ def check_dataset(
     *,
     keypoint_channels: Sequence[str] | str | None = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
-    max_keypoints: Sequence[int] | None = None,
     decode: bool = True,
 ) -> CheckReport:
     """Checks a whole data set, every image included, and collects what is wrong with images instead of stopping.
@@ -123,18 +122,13 @@ def check_dataset(
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to check, as in `read_annotations`. None takes all.
         keypoint_coordinates: the convention of the file, as in `read_annotations`.
-        max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.
         decode: whether to decode every image, which finds damage behind the header and takes longer.
 
     Raises:
         InputError: if the labels themselves are wrong, naming file and entry.
     """
     annotations = read_annotations(
-        json_path,
-        image_root,
-        keypoint_channels=keypoint_channels,
-        keypoint_coordinates=keypoint_coordinates,
-        max_keypoints=max_keypoints,
+        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )
     report = CheckReport(annotations.source, len(annotations), annotations.channel_names, annotations.counts())
     sizes = np.zeros((len(annotations), 2), np.int64)

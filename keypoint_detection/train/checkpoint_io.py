@@ -42,7 +42,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         stream = io.BytesIO()
         torch.save(checkpoint, stream)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(Path(path), stream.getvalue())
 
 

@@ -100,17 +100,14 @@ class RunFolder:
         """Folder of the logged pictures."""
         return self.path / "pictures"
 
-    def write_json(self, name: str, content: Any) -> Path:
+    def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file whole or not at all.
 
         Args:
             name: Name of the file in the run's folder.
             content: What to write.
-
-        Returns:
-            The file's path.
         """
-        return write_atomic(self.path / name, json.dumps(content, indent=1, default=str) + "\n")
+        write_atomic(self.path / name, json.dumps(content, indent=1, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
         """Reads a JSON file of the run's folder, or returns None if there is none."""
