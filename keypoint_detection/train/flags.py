@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
@@ -221,19 +221,3 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
     for name, (hint, text, owners) in described.items():
         text = f"{text} (default: {', '.join(owners)})"
         group.add_argument(f"--{name}", type=hint | None, default=None, help=text)
-
-
-def parse_hyperparameters(parser: OneLineParser, hyperparameters: Mapping[str, Any]) -> Namespace:
-    """Validates hyperparameters that were given as Python values as if they had been flags.
-
-    Args:
-        parser: The parser of `build_parser`.
-        hyperparameters: Values by flag name.
-
-    Returns:
-        All hyperparameters, defaults filled in.
-
-    Raises:
-        InputError: If a name is unknown, a value has the wrong type, or a required one is missing.
-    """
-    return parser.parse_object(dict(hyperparameters))

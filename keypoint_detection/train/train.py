@@ -46,7 +46,7 @@ def fit(**hyperparameters: Any) -> TrainingResult:
     Raises:
         InputError: If a hyperparameter or the data set is not usable.
     """
-    return train(flags.parse_hyperparameters(flags.build_parser(), hyperparameters).as_dict())
+    return train(flags.build_parser().parse_object(hyperparameters).as_dict())
 
 
 def train(config: dict[str, Any]) -> TrainingResult:

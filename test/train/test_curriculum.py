@@ -6,7 +6,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.build import build_callbacks
 from keypoint_detection.train.curriculum import Curriculum
-from keypoint_detection.train.flags import build_parser, parse_hyperparameters
+from keypoint_detection.train.flags import build_parser
 from keypoint_detection.train.run_folder import RunFolder
 
 
@@ -85,7 +85,7 @@ def test_a_training_without_an_end_shows_all_images_alike():
 
 def test_a_training_has_the_curriculum_of_its_flags(tmp_path):
     given = {"progressive_resizing": 0.2, "augmented_share": 0.4}
-    config = parse_hyperparameters(build_parser(), DEFAULT_HYPERPARAMETERS | given)
+    config = build_parser().parse_object(DEFAULT_HYPERPARAMETERS | given)
     callbacks = build_callbacks(config, RunFolder(tmp_path), ["corner"])
     (found,) = (callback for callback in callbacks if isinstance(callback, Curriculum))
     assert (found.progressive_resizing, found.augmented_share) == (0.2, 0.4)

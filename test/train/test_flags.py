@@ -151,12 +151,12 @@ def test_a_missing_required_flag_is_named(parser):
 
 
 def test_values_from_python_are_validated_like_flags(parser):
-    config = flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS)
+    config = parser.parse_object(DEFAULT_HYPERPARAMETERS)
     assert config.n_channels == 4
     with pytest.raises(InputError, match="no_such_flag"):
-        flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS | {"no_such_flag": 1})
+        parser.parse_object(DEFAULT_HYPERPARAMETERS | {"no_such_flag": 1})
     with pytest.raises(InputError, match="max_epochs"):
-        flags.parse_hyperparameters(parser, DEFAULT_HYPERPARAMETERS | {"max_epochs": "two"})
+        parser.parse_object(DEFAULT_HYPERPARAMETERS | {"max_epochs": "two"})
 
 
 def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser, tmp_path):
