@@ -5,7 +5,6 @@ H W image, N images.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -17,8 +16,6 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.geometry import fit_size, resize
 from keypoint_detection.data.images import complete_sizes, load_image
 from keypoint_detection.errors import InputError
-
-logger = logging.getLogger(__name__)
 
 # Shared memory is a file system on Linux, in containers often a small one.
 SHARED_MEMORY_FOLDER = Path("/dev/shm")
@@ -35,45 +32,29 @@ class ImageCache:
     Args:
         annotations: the data set.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, then its header is read.
-        memory_limit: bytes to use at most; images that no longer fit are decoded each time. None stands for
-            80 % of what the machine has free, and it is an error if the images need more.
         image_size: height and width that images are resized to fit into before they are kept, which saves time and
             memory where they are never changed at random; None keeps them in full size.
 
     Raises:
-        InputError: if the images need more memory than there is and `memory_limit` is None.
+        InputError: if the images need more than 80 % of the memory that the machine has free.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        sizes: np.ndarray,
-        memory_limit: int | None = None,
-        image_size: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None = None) -> None:
         self.annotations = annotations
         self.image_size = image_size
         sizes = complete_sizes(annotations, sizes)
         needed = _kept_sizes(sizes, image_size).prod(1) * 3
         free = _usable_memory()
-        if memory_limit is None and needed.sum() > free:
+        if needed.sum() > free:
             raise InputError(
                 f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
                 f"and {_gigabytes(free)} are free for it; --cache_images false trains without"
             )
-        limit = free if memory_limit is None else min(memory_limit, free)
-        fits = np.cumsum(needed) <= limit
-        if not fits.all():
-            logger.info("%s: the cache holds %d of %d images", annotations.source, fits.sum(), len(fits))
-        total = int(needed[fits].sum())
         self._sizes = torch.from_numpy(sizes)
-        self._starts = torch.from_numpy(np.where(fits, np.cumsum(needed) - needed, -1))
+        self._starts = torch.from_numpy(np.cumsum(needed) - needed)
         # Unlike `share_memory_()`, this does not copy.
-        self._pixels = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(max(total, 1)))
+        self._pixels = torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(int(needed.sum())))
         self._filled = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        return len(self._filled)
 
     def file_size(self, index: int) -> tuple[int, int]:
         """Height and width in pixels of the file of image `index`."""
@@ -81,14 +62,12 @@ class ImageCache:
         return height, width
 
     def load(self, index: int) -> np.ndarray:
-        """Returns image `index` as `(H, W, 3)` uint8 RGB: perhaps the cache itself, so do not write to it.
+        """Returns image `index` as `(H, W, 3)` uint8 RGB: the cache itself, so do not write to it.
 
         Raises:
             InputError: naming the file, if it cannot be read or has another size than before.
         """
         start = int(self._starts[index])
-        if start < 0:
-            return self._decode(index)
         height, width = fit_size(self.file_size(index), self.image_size)
         place = self._pixels[start : start + width * height * 3].numpy().reshape(height, width, 3)
         # Two processes may fill in the same image at once: they write the same bytes, and the flag comes last.
@@ -127,7 +106,7 @@ def create_cache(
     if cache_images == "auto":
         needed = 3 * int(_kept_sizes(sizes.astype(np.int64), image_size).prod(axis=1).sum()) if sizes.all() else None
         cache_images = needed is not None and needed <= min(_AUTOMATIC_BYTES, _usable_memory())
-    return ImageCache(annotations, sizes, image_size=image_size) if cache_images else None
+    return ImageCache(annotations, sizes, image_size) if cache_images else None
 
 
 def _kept_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarray:

@@ -214,7 +214,6 @@ def cached(tmp_path):
 
 def test_cache_reads_each_file_once(cached, tmp_path):
     cache = ImageCache(cached, np.array([[4, 3], [0, 0], [6, 3]]))
-    assert len(cache) == 3
     first = [cache.load(index).copy() for index in range(3)]
     for number in range(3):
         assert np.array_equal(first[number], np.full((3, 4 + number, 3), (number + 1, 0, 0)))
@@ -237,19 +236,6 @@ def test_what_a_worker_decodes_all_processes_have(cached, tmp_path, method):
     worker.join()
     (tmp_path / "1.png").unlink()
     assert np.array_equal(cache.load(1), np.full((3, 5, 3), (2, 0, 0)))
-
-
-def test_cache_within_a_limit_holds_the_first_images(cached, tmp_path):
-    sizes = scan_sizes(cached)
-    cache = ImageCache(cached, sizes, memory_limit=4 * 3 * 3 + 5 * 3 * 3)
-    for index in range(3):
-        cache.load(index)
-    for number in range(3):
-        (tmp_path / f"{number}.png").unlink()
-    assert cache.load(0).shape == (3, 4, 3)
-    assert cache.load(1).shape == (3, 5, 3)
-    with pytest.raises(InputError, match=r"2\.png: no such image file"):
-        cache.load(2)
 
 
 def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monkeypatch):
@@ -275,7 +261,7 @@ def test_cache_refuses_an_image_that_changed_its_size(cached, tmp_path):
 
 
 def test_cache_of_fitted_images_keeps_these_alone(cached, tmp_path):
-    cache = ImageCache(cached, scan_sizes(cached), memory_limit=2 * 2 * 3 * 3, image_size=(2, 3))
+    cache = ImageCache(cached, scan_sizes(cached), (2, 3))
     for index in range(3):
         cache.load(index)
     for number in range(3):
@@ -283,15 +269,13 @@ def test_cache_of_fitted_images_keeps_these_alone(cached, tmp_path):
     assert np.array_equal(cache.load(0), np.full((2, 3, 3), (1, 0, 0)))  # 4 x 3 pixels
     assert np.array_equal(cache.load(1), np.full((2, 3, 3), (2, 0, 0)))  # 5 x 3
     assert [cache.file_size(index) for index in range(3)] == [(3, 4), (3, 5), (3, 6)]
-    with pytest.raises(InputError, match=r"2\.png: no such image file"):
-        cache.load(2)
 
 
 def test_automatic_cache_counts_images_as_they_are_kept(cached, monkeypatch):
     monkeypatch.setattr(image_cache, "_AUTOMATIC_BYTES", 3 * (2 * 3 + 2 * 3 + 2 * 3))
     sizes = scan_sizes(cached)
     assert create_cache(cached, sizes, "auto") is None
-    assert len(create_cache(cached, sizes, "auto", (2, 3))) == 3
+    assert create_cache(cached, sizes, "auto", (2, 3)) is not None
     assert create_cache(cached, sizes, "auto", (3, 3)) is not None
     assert create_cache(cached, sizes, "auto", (4, 4)) is None
 
