@@ -203,9 +203,9 @@ class KeypointsDataModule(pl.LightningDataModule):
             )
         return self._datasets[stage]
 
-    def batches_per_epoch(self, processes: int = 1) -> int:
-        """How many batches each of several processes trains on in an epoch."""
-        return -(-len(self.train_annotations) // (processes * self._chosen_batch_size()))
+    def batches_per_epoch(self) -> int:
+        """How many batches there are in an epoch, of all processes together."""
+        return -(-len(self.train_annotations) // self._chosen_batch_size())
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches of training samples; continues where an attached, resumed trainer was interrupted."""

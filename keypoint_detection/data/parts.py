@@ -13,7 +13,7 @@ import numpy as np
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
-from keypoint_detection.data.splits import check_same_images, describe_split, image_names, random_split, recorded_split
+from keypoint_detection.data.splits import check_same_images, describe_split, random_split, recorded_split
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.wording import counted
 
@@ -101,7 +101,7 @@ def read_parts(
 
 def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
     """Warns if an image is trained on and also measured on."""
-    paths = {name: {str(part.image_root / image) for image in image_names(part)} for name, part in parts.items()}
+    paths = {name: {str(part.image_root / image) for image in part.names} for name, part in parts.items()}
     for name in paths.keys() - {"train"}:
         shared = sorted(paths["train"] & paths[name])
         if shared:

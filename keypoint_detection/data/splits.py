@@ -55,7 +55,7 @@ def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[
     Raises:
         InputError: if the record is no split, or lists other images than the file.
     """
-    positions = {annotations.name(index): index for index in range(len(annotations))}
+    positions = {name: index for index, name in enumerate(annotations.names)}
     parts = [_positions(annotations, positions, split, part) for part in ("train", "validation")]
     listed = np.concatenate(parts)
     if len(np.unique(listed)) != len(listed):
@@ -84,12 +84,7 @@ def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[s
     """
     record: dict[str, Any] = {"seed": seed}
     record["fingerprints"] = {name: annotations.fingerprint() for name, annotations in files.items()}
-    return record | {name: image_names(annotations) for name, annotations in parts.items()}
-
-
-def image_names(annotations: Annotations) -> list[str]:
-    """The names of all images, in their order."""
-    return [annotations.name(index) for index in range(len(annotations))]
+    return record | {name: list(annotations.names) for name, annotations in parts.items()}
 
 
 def check_same_images(annotations: Annotations, split: Mapping[str, Any], part: str) -> None:
@@ -98,7 +93,7 @@ def check_same_images(annotations: Annotations, split: Mapping[str, Any], part: 
     Raises:
         InputError: if it does not.
     """
-    if part in split and list(split[part]) != image_names(annotations):
+    if part in split and list(split[part]) != list(annotations.names):
         raise InputError(f"split: the images of {part!r} are not those of {annotations.source}, expected the same")
 
 
