@@ -29,6 +29,7 @@ from keypoint_detection.onnx_nodes import Nodes
 from keypoint_detection.onnx_preprocessing import preprocess
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.wording import first_line
 
 # The exporter's libraries tell every step they take.
 _TALKATIVE = ("onnxscript", "onnx_ir", "torch.onnx")
@@ -150,8 +151,8 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it runs into
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"torch cannot export the backbone {detector.hparams.backbone_type}: {reason}") from error
+        backbone = detector.hparams.backbone_type
+        raise InputError(f"torch cannot export the backbone {backbone}: {first_line(error)}") from error
     model = program.model_proto
     for node in model.graph.node:  # the exporter's notes are longer than the graph
         del node.metadata_props[:]

@@ -27,6 +27,7 @@ from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import ROUNDING, usable_thresholds
+from keypoint_detection.wording import first_line
 
 METADATA_NAME = "keypoint_detection.json"
 LARGEST_SIDE = 8192  # of an image in pixels; the exporter wants to know
@@ -83,8 +84,8 @@ def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:
             module = ImageToKeypoints(detector).eval().requires_grad_(False)
             return torch.export.export(module, (example,), dynamic_shapes={"image": sides})
     except Exception as error:  # the exporter raises whatever it runs into
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"torch cannot export the backbone {detector.hparams.backbone_type}: {reason}") from error
+        backbone = detector.hparams.backbone_type
+        raise InputError(f"torch cannot export the backbone {backbone}: {first_line(error)}") from error
 
 
 def smallest_side(detector: KeypointDetector) -> int:

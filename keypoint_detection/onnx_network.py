@@ -16,6 +16,7 @@ import numpy as np
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.score_thresholds import rounding_of
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,8 @@ class OnnxNetwork:
             self._count = max(metadata["max_keypoints"])
             thresholds = list(metadata["score_thresholds"])
         except Exception as error:  # onnxruntime's errors have no common base
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"model {path} is no ONNX file that `keypoint-detection export` wrote: {reason}"
+                f"model {path} is no ONNX file that `keypoint-detection export` wrote: {first_line(error)}"
             ) from error
         self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
         self.rounding = rounding_of(self.session.get_providers()[0].removesuffix("ExecutionProvider").lower())

@@ -28,6 +28,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
+from keypoint_detection.wording import first_line
 
 ScoreThreshold = float | Mapping[str, float] | None
 
@@ -87,7 +88,7 @@ class TorchNetwork:
         try:
             self.device = torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"--device {device}: {first_line(error)}") from error
         if self.device.type == "meta":
             raise InputError("--device meta: expected one that computes, such as cpu")
         content = load_checkpoint(checkpoint)

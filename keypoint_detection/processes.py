@@ -13,6 +13,7 @@ from lightning_fabric.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import first_line
 
 T = TypeVar("T")
 
@@ -97,6 +98,5 @@ def start_processes(
         fabric = Fabric(accelerator=accelerator, devices=devices, strategy=ddp, num_nodes=num_nodes)
         fabric.launch()
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        message = str(error).strip().splitlines()[0]
-        raise InputError(f"--accelerator {accelerator} --devices {devices}: {message}") from error
+        raise InputError(f"--accelerator {accelerator} --devices {devices}: {first_line(error)}") from error
     return Processes(str(fabric.device), fabric.global_rank, fabric.world_size)

@@ -1,4 +1,4 @@
-"""Small parts of messages and tables: numbers with what they count, and hints at what was meant."""
+"""Small parts of messages and tables: numbers with what they count, what errors say, and hints at what was meant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Iterable
 def counted(number: int, noun: str) -> str:
     """The number and the noun, in the plural if need be: `1 image`, `2 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

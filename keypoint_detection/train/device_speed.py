@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ def compile_backbone(detector: KeypointDetector) -> bool:
         probe = torch.compile(nn.Conv2d(channels, 1, 1).to(detector.device))
         probe(torch.zeros(1, channels, 8, 8, device=detector.device)).sum().backward()
     except Exception as error:  # noqa: BLE001  whatever is missing (compiler, platform, Python), training goes on
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("the backbone is not compiled, because torch.compile failed here: %s", reason)
+        logger.warning("the backbone is not compiled, because torch.compile failed here: %s", first_line(error))
         return False
     detector.backbone.compile()
     return True

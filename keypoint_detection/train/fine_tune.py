@@ -15,7 +15,8 @@ import wandb
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.train.wandb_connection import first_line, login_trouble
+from keypoint_detection.train.wandb_connection import login_trouble
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 

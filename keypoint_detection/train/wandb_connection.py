@@ -10,6 +10,7 @@ from typing import Literal
 import wandb
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import first_line
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -64,8 +65,3 @@ def server_trouble(timeout: float) -> str | None:
     except http.client.HTTPException:
         return None
     return None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,13 +19,8 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.wandb_connection import (
-    WandbMode,
-    first_line,
-    login_trouble,
-    requested_mode,
-    server_trouble,
-)
+from keypoint_detection.train.wandb_connection import WandbMode, login_trouble, requested_mode, server_trouble
+from keypoint_detection.wording import first_line
 
 # The parts of wandb's service that upload, as its own log names them.
 UPLOADING_PARTS = ("filestream:", "runupserter:", "runfiles:", "fileTransfer:", "artifact")

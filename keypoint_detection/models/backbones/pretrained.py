@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"encoder_weights {path} cannot be read as .safetensors or .pth: {reason}") from error
+        raise InputError(
+            f"encoder_weights {path} cannot be read as .safetensors or .pth: {first_line(error)}"
+        ) from error
     for nest in _NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]

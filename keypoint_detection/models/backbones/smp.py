@@ -20,6 +20,7 @@ from keypoint_detection.models.backbones.base import Backbone
 from keypoint_detection.models.backbones.layers import normalization, replace_normalization
 from keypoint_detection.models.backbones.pretrained import copy_weights, read_weights
 from keypoint_detection.models.registry import look_up
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +137,9 @@ class Smp(Backbone):
                 library, decoder, self.encoder_name, self.n_channels_in, None, weights=True if is_timm else "imagenet"
             )
         except Exception as error:  # whatever keeps the hub away has one remedy
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
-                f"weights of encoder {self.encoder_name!r} could not be downloaded ({reason}), expected a reachable "
-                "hub, or a file with them given as encoder_weights"
+                f"weights of encoder {self.encoder_name!r} could not be downloaded ({first_line(error)}), expected "
+                "a reachable hub, or a file with them given as encoder_weights"
             ) from error
         return model.encoder.state_dict()
 
@@ -190,7 +190,7 @@ def _build(
         if weights is not None:
             raise
         raise InputError(
-            f"encoder {encoder!r} does not work with decoder {decoder!r} ({str(error).splitlines()[0][:80]}), expected "
+            f"encoder {encoder!r} does not work with decoder {decoder!r} ({first_line(error)[:80]}), expected "
             f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{_guess(encoder)}"
         ) from error
 
