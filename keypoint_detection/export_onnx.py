@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network, write_checked
+from keypoint_detection.files import finite
 from keypoint_detection.models.backbones import Backbone
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
@@ -117,7 +118,7 @@ def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.Mode
     metadata = {
         "version": library_version(),
         "channel_names": list(values.keypoint_channels),
-        "score_thresholds": [None if math.isnan(value) else value for value in thresholds.tolist()],
+        "score_thresholds": finite(thresholds.tolist()),
         "max_keypoints": caps,
         "image_size": size,
         "heatmap_stride": values.heatmap_stride,

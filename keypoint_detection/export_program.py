@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
 from keypoint_detection.export_check import FULL, ExportAgreement, check_network, write_checked
+from keypoint_detection.files import finite
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import keypoint_caps
@@ -53,7 +54,7 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
     metadata = {
         "version": library_version(),
         "channel_names": network.channel_names,
-        "score_thresholds": [None if math.isnan(value) else value for value in network.score_thresholds],
+        "score_thresholds": finite(network.score_thresholds),
         "max_keypoints": keypoint_caps(network.detector.hparams),
         "image_size": network.image_size and list(network.image_size),
         "smallest_side": smallest_side(network.detector),

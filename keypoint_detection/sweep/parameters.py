@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -253,7 +253,7 @@ def _normal(name: str, entry: Entry) -> Parameter:
 
 def _log_normal(name: str, entry: Entry) -> Parameter:
     normal = _normal(name, entry)
-    return Parameter(name, low=normal.low, high=normal.high, convert=lambda drawn: math.exp(normal.convert(drawn)))
+    return replace(normal, convert=lambda drawn: math.exp(normal.convert(drawn)))
 
 
 def _quantised(parameter: Parameter, step: float, positive: bool) -> Parameter:
@@ -266,13 +266,7 @@ def _quantised(parameter: Parameter, step: float, positive: bool) -> Parameter:
         value = max(round(before(drawn) / step), int(positive)) * step
         return value if isinstance(step, int) else float(f"{value:.12g}")  # 3 * 0.1 is 0.3
 
-    return Parameter(
-        parameter.name,
-        low=parameter.low,
-        high=parameter.high,
-        log=parameter.log,
-        convert=nearest,
-    )
+    return replace(parameter, convert=nearest)
 
 
 # What each distribution needs, and how it is read.

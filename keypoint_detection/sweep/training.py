@@ -73,7 +73,7 @@ def run_training(
     try:
         while True:
             ended = process.poll() is not None
-            values = read_metric(metrics, metric) or []
+            values = read_metric(metrics, metric)
             for number in range(seen, len(values)):
                 report(number, values[number])
             is_new, seen = len(values) > seen, max(seen, len(values))
@@ -108,7 +108,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def read_metric(path: Path, name: str) -> list[float] | None:
+def read_metric(path: Path, name: str) -> list[float]:
     """Reads one column of a `metrics.csv`, which may be written to at this moment.
 
     Args:
@@ -116,17 +116,14 @@ def read_metric(path: Path, name: str) -> list[float] | None:
         name: The column.
 
     Returns:
-        Its values in their order, None if there is no such file or column.
+        Its values in their order; none if there is no such file or column.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return None
+        return []
     whole = text[: text.rfind("\n") + 1].splitlines()
-    reader = csv.DictReader(whole)
-    if name not in (reader.fieldnames or []):
-        return None
-    return [float(row[name]) for row in reader if row.get(name)]
+    return [float(row[name]) for row in csv.DictReader(whole) if row.get(name)]
 
 
 def column_names(path: Path) -> list[str]:
