@@ -97,7 +97,7 @@ def images_of_batch(
 
     Args:
         annotations: The images and their labels.
-        batch: Some of them.
+        batch: Some of them, on the CPU.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
         truths: `(B, C, K, 2)` true keypoints likewise.
@@ -106,10 +106,10 @@ def images_of_batch(
     images = images_from_batch(
         names=[annotations.name(index) if index >= 0 else "" for index in indices],
         sizes=batch.file_sizes().flip(1),
-        xy=xy.float().cpu(),
-        scores=scores.float().cpu(),
-        truths=truths.float().cpu(),
-        labelled=batch.labelled.cpu(),
+        xy=xy,
+        scores=scores,
+        truths=truths,
+        labelled=batch.labelled,
         paths=[annotations.path(index) if index >= 0 else None for index in indices],
     )
     return {index: image for index, image in zip(indices, images, strict=True) if index >= 0 and image.labelled.any()}
@@ -173,8 +173,7 @@ def run_detector(
     with bar:
         for batch in loader:
             xy, scores = detector.detect(batch.images.to(device), batch.sizes)
-            xy, scores = xy.cpu(), scores.cpu()
-            collected.add(batch, transform_points(xy, batch.transforms), scores)
+            collected.add(batch, transform_points(xy.cpu(), batch.transforms), scores)
             bar.update(len(batch.images))
 
 
