@@ -12,15 +12,15 @@ SIZE = 256
 SIGMA = 2.0
 
 
-def full_grid(keypoints: Tensor, size: int, sigma: float) -> Tensor:
-    """The plain way: `(B, C, K, 2)` -> `(B, C, H, W)`, a Gaussian over the whole image for every keypoint."""
-    centres = torch.arange(size) + 0.5
+def full_grid(keypoints: Tensor, size: int, sigma: float, stride: int = 1) -> Tensor:
+    """The plain way to render: `(B, C, K, 2)` -> `(B, C, h, w)`, a Gaussian over the whole map for every keypoint."""
+    centres = (torch.arange(-(-size // stride)) + 0.5) * stride
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     images = []
     for image in keypoints:
         channels = []
         for channel in image:
-            heatmap = torch.zeros(size, size)
+            heatmap = torch.zeros_like(x)
             for keypoint in channel:
                 squared = (x - keypoint[0]) ** 2 + (y - keypoint[1]) ** 2
                 heatmap = torch.maximum(heatmap, torch.exp(-squared / (2 * sigma**2)))

@@ -8,40 +8,19 @@ weights. Both work on the same batch of images and keypoints.
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
-from harness import DETECTOR_VALUES, Row, batch_of, compare, main, optimizer_of
-from torch import Tensor
+from harness import Row, batch_of, compare, main, optimizer_of
+from options import new_detector
+from rendering import full_grid
 from torch.nn import functional as F
-
-from keypoint_detection import heatmaps
-from keypoint_detection.models.detector import KeypointDetector
 
 IMAGES, CHANNELS, KEYPOINTS, SIZE = 4, 4, 20, 256
 
 
-def draw(keypoints: Tensor, size: int, sigma: float, stride: int) -> Tensor:
-    """Heatmaps as they are often drawn: a full grid of distances for every keypoint."""
-    centres = heatmaps.cell_centres(math.ceil(size / stride), stride)
-    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-    images = []
-    for image in keypoints:
-        channels = []
-        for channel in image:
-            heatmap = torch.zeros_like(rows)
-            for x, y in channel:
-                distances = (columns - x) ** 2 + (rows - y) ** 2
-                heatmap = torch.maximum(heatmap, torch.exp(-distances / (2 * sigma**2)))
-            channels.append(heatmap)
-        images.append(torch.stack(channels))
-    return torch.stack(images)
-
-
 def run() -> list[Row]:
     """Time whole steps: heatmaps, forward, loss, backward and optimiser."""
-    torch.manual_seed(0)
-    detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)], **DETECTOR_VALUES)
+    detector = new_detector(CHANNELS)
     plain = copy.deepcopy(detector).to(memory_format=torch.contiguous_format)
     values = detector.hparams
     batch = batch_of(IMAGES, CHANNELS, KEYPOINTS, SIZE, SIZE)
@@ -55,7 +34,7 @@ def run() -> list[Row]:
 
     def baseline() -> None:
         plain_optimizer.zero_grad()
-        truth = draw(batch.keypoints, SIZE, values.heatmap_sigma, values.heatmap_stride)
+        truth = full_grid(batch.keypoints, SIZE, values.heatmap_sigma, values.heatmap_stride)
         images = (batch.images - plain.backbone.image_mean) / plain.backbone.image_std
         logits = plain.head(plain.backbone.features(images))
         F.binary_cross_entropy_with_logits(logits, truth).backward()
