@@ -16,7 +16,7 @@ from tqdm import tqdm
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import KeypointsDataset
-from keypoint_detection.data.geometry import fit_size
+from keypoint_detection.data.geometry import fit_sizes
 from keypoint_detection.data.sampler import EvaluationSampler
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
@@ -149,8 +149,7 @@ def make_loader(
         rank: Number of this process.
         world: Number of processes that share the images.
     """
-    fitted = [fit_size((height, width), dataset.image_size) if width else (0, 0) for width, height in sizes.tolist()]
-    sampler = EvaluationSampler(np.array(fitted), batch_size, rank, world)
+    sampler = EvaluationSampler(fit_sizes(sizes, dataset.image_size), batch_size, rank, world)
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, num_workers=num_workers)
 
 

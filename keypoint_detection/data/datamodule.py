@@ -16,7 +16,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
-from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.data.geometry import fit_sizes, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
 from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
@@ -256,9 +256,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         return batch._replace(heatmaps=rendered)
 
     def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
-        box = parse_image_size(self.image_size)
-        sizes = [fit_size((h, w), box) if w else (0, 0) for w, h in self.parts.sizes[stage].tolist()]
-        sampler = EvaluationSampler(np.array(sizes), self._chosen_batch_size(), *process(self.trainer))
+        sizes = fit_sizes(self.parts.sizes[stage], parse_image_size(self.image_size))
+        sampler = EvaluationSampler(sizes, self._chosen_batch_size(), *process(self.trainer))
         return DataLoader(**self._arguments(stage), batch_sampler=sampler)
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:

@@ -60,6 +60,22 @@ def fit_size(size: tuple[int, int], image_size: tuple[int, int] | None) -> tuple
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
+def fit_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarray:
+    """`fit_size` of many images.
+
+    Args:
+        sizes: `(N, 2)` int64 width and height of the image files in pixels; 0 where they are not known.
+        image_size: `(height, width)` to fit into; None keeps `sizes`.
+
+    Returns:
+        `(N, 2)` int64 width and height; 0 where they are not known.
+    """
+    if image_size is None:
+        return sizes
+    fitted = [fit_size((height, width), image_size)[::-1] if width else (0, 0) for width, height in sizes.tolist()]
+    return np.array(fitted, np.int64)
+
+
 def shrink_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """A smaller size of the same aspect, for the part of a training that need not see every pixel.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.geometry import fit_size, resize
+from keypoint_detection.data.geometry import fit_size, fit_sizes, resize
 from keypoint_detection.data.images import complete_sizes, load_image
 from keypoint_detection.errors import InputError
 
@@ -43,7 +43,7 @@ class ImageCache:
         self.annotations = annotations
         self.image_size = image_size
         sizes = complete_sizes(annotations, sizes)
-        needed = _kept_sizes(sizes, image_size).prod(1) * 3
+        needed = fit_sizes(sizes, image_size).prod(1) * 3
         free = _usable_memory()
         if needed.sum() > free:
             raise InputError(
@@ -104,16 +104,9 @@ def create_cache(
         image_size: size to fit them into, see `ImageCache`.
     """
     if cache_images == "auto":
-        needed = 3 * int(_kept_sizes(sizes.astype(np.int64), image_size).prod(axis=1).sum()) if sizes.all() else None
+        needed = 3 * int(fit_sizes(sizes.astype(np.int64), image_size).prod(axis=1).sum()) if sizes.all() else None
         cache_images = needed is not None and needed <= min(_AUTOMATIC_BYTES, _usable_memory())
     return ImageCache(annotations, sizes, image_size) if cache_images else None
-
-
-def _kept_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarray:
-    """Width and height of images `(N, 2)` as the cache keeps them, those of the files given."""
-    if image_size is None:
-        return sizes
-    return np.array([fit_size((height, width), image_size)[::-1] for width, height in sizes.tolist()], np.int64)
 
 
 def _usable_memory() -> int:
