@@ -23,6 +23,9 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
+# See `Network.detect`.
+Detect = Callable[[list[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
+
 # Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
 SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
 IMAGES_PER_SIZE = 2
@@ -127,13 +130,13 @@ def check_images() -> list[np.ndarray]:
 
 
 def check_network(
-    expected: Network, found: Network, caps: list[int], tolerance: Tolerance, lowest: float = 1.0, smallest: int = 1
+    expected: Network, found: Detect, caps: list[int], tolerance: Tolerance, lowest: float = 1.0, smallest: int = 1
 ) -> ExportAgreement:
     """Compares the keypoints of two detectors on random images.
 
     Args:
         expected: The checkpoint.
-        found: The exported detector.
+        found: What the exported detector finds.
         caps: Most keypoints of each channel.
         tolerance: How far they may be apart.
         lowest: Compare from this score on, where the thresholds of the checkpoint are higher; never below
@@ -154,7 +157,7 @@ def check_network(
     for image in images:
         wanted, own = (
             np.concatenate([xy, scores[..., None]], axis=-1)
-            for xy, scores in (network.detect([image])[0] for network in (expected, found))
+            for xy, scores in (detect([image])[0] for detect in (expected.detect, found))
         )
         for channel, name in enumerate(expected.channel_names):
             where = f"image of {image.shape[1]}x{image.shape[0]}, channel {name!r}"

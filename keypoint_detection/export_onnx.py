@@ -83,7 +83,7 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
     return write_checked(
         path,
         model.SerializeToString(),
-        lambda file: check_network(network, OnnxNetwork(file), caps, tolerance, lowest, smallest),
+        lambda file: check_network(network, OnnxNetwork(file).detect, caps, tolerance, lowest, smallest),
     )
 
 

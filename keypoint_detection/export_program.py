@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, ExportAgreement, check_network, write_checked
+from keypoint_detection.export_check import FULL, Detect, ExportAgreement, check_network, write_checked
 from keypoint_detection.files import finite
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
@@ -27,7 +26,7 @@ from keypoint_detection.onnx_network import split_channels
 from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import TorchNetwork
-from keypoint_detection.score_thresholds import ROUNDING, usable_thresholds
+from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.wording import first_line
 
 METADATA_NAME = "keypoint_detection.json"
@@ -64,7 +63,7 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         torch.export.save(program, stream, extra_files={METADATA_NAME: json.dumps(metadata)})
 
     def check(file: Path) -> ExportAgreement:
-        found = ProgramNetwork(file)
+        found = load_program(file)
         return check_network(network, found, metadata["max_keypoints"], FULL, smallest=metadata["smallest_side"])
 
     return write_checked(path, stream.getvalue(), check)
@@ -94,28 +93,18 @@ def smallest_side(detector: KeypointDetector) -> int:
     return (_FEWEST_CELLS - 1) * detector.hparams.heatmap_stride + 1
 
 
-class ProgramNetwork:
-    """An exported program; see `predict.Network`. It finds nothing below its own thresholds.
-
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        extra = {METADATA_NAME: ""}
-        self.program = torch.export.load(path, extra_files=extra).module()
-        metadata = json.loads(extra[METADATA_NAME])
-        self.channel_names: list[str] = metadata["channel_names"]
-        self.score_thresholds = [math.nan if value is None else value for value in metadata["score_thresholds"]]
-        self.image_size: list[int] | None = metadata.get("image_size")
-        self.rounding = ROUNDING
-        self._count = max(metadata["max_keypoints"])
+def load_program(path: Path) -> Detect:
+    """Loads an exported program; what it finds is above its own thresholds."""
+    extra = {METADATA_NAME: ""}
+    program = torch.export.load(path, extra_files=extra).module()
+    metadata = json.loads(extra[METADATA_NAME])
 
     @torch.inference_mode()
-    def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """See `predict.Network`."""
-        rows = [self.program(torch.from_numpy(np.ascontiguousarray(image))[None]).numpy() for image in images]
-        return [split_channels(found, len(self.channel_names), self._count) for found in rows]
+    def detect(images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        rows = [program(torch.from_numpy(np.ascontiguousarray(image))[None]).numpy() for image in images]
+        return [split_channels(found, len(metadata["channel_names"]), max(metadata["max_keypoints"])) for found in rows]
+
+    return detect
 
 
 class ImageToKeypoints(nn.Module):

@@ -183,10 +183,10 @@ def test_the_check_compares_all_but_peaks_so_low_that_rounding_moves_them(score)
         return SimpleNamespace(channel_names=["a"], score_thresholds=[0.011], detect=lambda images: [found])
 
     if score < 0.05:
-        assert check_network(network(7.0), network(7.4), [2], FULL, lowest=0.05).keypoints == 0
+        assert check_network(network(7.0), network(7.4).detect, [2], FULL, lowest=0.05).keypoints == 0
     else:
         with pytest.raises(InputError, match=r"0\.4 px away"):
-            check_network(network(7.0), network(7.4), [2], FULL, lowest=0.05)
+            check_network(network(7.0), network(7.4).detect, [2], FULL, lowest=0.05)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +214,10 @@ def test_rounding_may_move_flat_peaks(count, moved, by, highest, message):
 
     shifts = np.where(np.arange(count + 1) < moved, by, 0.0)
     if message is None:
-        assert check_network(network(0.0), network(shifts), [count + 1], FULL).pixels == pytest.approx(by)
+        assert check_network(network(0.0), network(shifts).detect, [count + 1], FULL).pixels == pytest.approx(by)
     else:
         with pytest.raises(InputError, match=message):
-            check_network(network(0.0), network(shifts), [count + 1], FULL)
+            check_network(network(0.0), network(shifts).detect, [count + 1], FULL)
 
 
 @pytest.mark.parametrize("moved", [1, 2])
@@ -235,10 +235,10 @@ def test_one_of_few_peaks_may_be_flat(moved):
         return SimpleNamespace(channel_names=["a"], score_thresholds=[0.3], detect=detect)
 
     if moved == 1:
-        assert check_network(network(0.0), network(0.04), [4], FULL).keypoints == 3
+        assert check_network(network(0.0), network(0.04).detect, [4], FULL).keypoints == 3
     else:
         with pytest.raises(InputError, match="2 of 3 keypoints"):
-            check_network(network(0.0), network(0.04), [4], FULL)
+            check_network(network(0.0), network(0.04).detect, [4], FULL)
 
 
 def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
@@ -247,7 +247,7 @@ def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
     for half in (False, True):
         output = export(str(path), str(tmp_path / f"{half}.onnx"), half=half)
         sizes[half] = output.stat().st_size
-    report = check_network(network, OnnxNetwork(tmp_path / "False.onnx"), [3, 20], FULL)
+    report = check_network(network, OnnxNetwork(tmp_path / "False.onnx").detect, [3, 20], FULL)
     assert report.keypoints > 20
     weights = sum(parameter.numel() for parameter in network.detector.parameters())
     assert sizes[False] - sizes[True] > 1.8 * weights
