@@ -168,7 +168,7 @@ class ImageToKeypoints(nn.Module):
     def _decode(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """`heatmaps.decode` of `(C, h, w)`: `(C, N, 2)` and `(C, N)`, with scores below 0 for none."""
         values, count = self.detector.hparams, max(self.caps)
-        radius = max(1, int(values.minimal_keypoint_extraction_pixel_distance // values.heatmap_stride))
+        radius = heatmaps.window_radius(values.minimal_keypoint_extraction_pixel_distance, values.heatmap_stride)
         is_peak = (maps == window_maximum(maps, radius)) & (maps >= heatmaps.PEAK_THRESHOLD)
         is_peak, centres = merge_ties(maps, is_peak, radius)
         flat = F.pad(torch.where(is_peak, maps, -1.0).flatten(1), (0, count), value=-1.0)

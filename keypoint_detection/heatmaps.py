@@ -91,6 +91,11 @@ def valid_mask(sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+def window_radius(min_distance: float, stride: int) -> int:
+    """Cells on each side of the window in which a peak is the highest, for the `min_distance` of `decode`."""
+    return max(1, math.floor(min_distance / stride))
+
+
 def entropy(heatmaps: Tensor) -> Tensor:
     """Binary entropy of every cell in nats: the floor of the binary cross-entropy to these heatmaps.
 
@@ -185,7 +190,7 @@ def decode(
     lead, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     dtype = torch.promote_types(heatmaps.dtype, torch.float32)
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
-    radius = max(1, math.floor(min_distance / stride))
+    radius = window_radius(min_distance, stride)
     count = min(max_keypoints, height * width)
     # One more than asked for tells whether the last one is tied with one that is left out. A graph does not ask.
     wanted = count if is_exporting() else min(count + 1, height * width)

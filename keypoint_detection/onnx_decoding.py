@@ -32,11 +32,6 @@ class DecodingOptions(NamedTuple):
     min_distance: float
     stride: int
 
-    @property
-    def radius(self) -> int:
-        """Cells on each side of the window in which a peak is the highest."""
-        return max(1, math.floor(self.min_distance / self.stride))
-
 
 def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options: DecodingOptions, output: str) -> None:
     """Appends the way from heatmaps to keypoints.
@@ -54,7 +49,8 @@ def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options:
     maps = nodes("Slice", maps, integers(0, 0), size, integers(2, 3))
     height, width = (nodes("Gather", size, scalar(axis, np.int64)) for axis in (0, 1))
     area = nodes("Mul", height, width)
-    cells, centres = _peaks(nodes, maps, width, area, options)
+    radius = heatmaps.window_radius(options.min_distance, options.stride)
+    cells, centres = _peaks(nodes, maps, width, area, radius)
     flat = nodes("Reshape", maps, integers(-1))
     keys, scores, centre = _highest(nodes, flat, cells, centres, area, thresholds, options.caps)
     channels, cell = nodes("Div", keys, area), nodes("Mod", keys, area)
@@ -85,7 +81,7 @@ def _pool(nodes: Nodes, maps: str, radius: int) -> str:
     return nodes("MaxPool", rows, kernel_shape=[side, 1], pads=[radius, 0, radius, 0])
 
 
-def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOptions) -> tuple[str, str]:
+def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple[str, str]:
     """Cells that are peaks, one of each plateau: `plateaus.merge_ties`.
 
     Returns:
@@ -93,7 +89,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOpti
         axis in which it is less than three cells long.
     """
     high = nodes("GreaterOrEqual", maps, scalar(heatmaps.PEAK_THRESHOLD))
-    is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, options.radius)))
+    is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, radius)))
     others = _pool(nodes, nodes("Where", is_peak, scalar(-math.inf), maps), 1)
     shoulder = nodes("And", is_peak, nodes("Equal", others, maps))
     order = nodes.cast(nodes("Range", scalar(0, np.int64), area, scalar(1, np.int64)), np.float32)
@@ -127,8 +123,8 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, options: DecodingOpti
         centres.append(nodes("Unsqueeze", centre, integers(1)))
     centre = nodes("Compress", nodes("Concat", *centres, axis=1), stays, axis=0)
     roots = nodes("Compress", roots, stays, axis=0)
-    if options.radius > 1:
-        stays = _spread_out(nodes, roots, order, shape, options.radius)
+    if radius > 1:
+        stays = _spread_out(nodes, roots, order, shape, radius)
         roots, centre = nodes("Compress", roots, stays, axis=0), nodes("Compress", centre, stays, axis=0)
     return roots, centre
 
