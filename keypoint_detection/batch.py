@@ -37,6 +37,14 @@ class Batch(NamedTuple):
     transforms: Tensor
     indices: Tensor
 
+    def file_keypoints(self) -> Tensor:
+        """True keypoints in pixels of the image files, `(B, C, K, 2)` float64 on the CPU, NaN for none."""
+        return transform_points(self.keypoints.cpu().double(), self.transforms.cpu().double())
+
+    def file_diagonals(self) -> Tensor:
+        """Diagonals of the image files in pixels, `(B, 1, 1, 1)` float64 on the CPU, to divide points by."""
+        return self.file_sizes().norm(dim=1)[:, None, None, None]
+
     def file_sizes(self) -> Tensor:
         """Width and height of the image files in pixels, `(B, 2)` float64 on the CPU."""
         corners = self.sizes.cpu().flip(1).double()

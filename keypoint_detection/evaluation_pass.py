@@ -59,9 +59,9 @@ class EvaluatedImages:
         """
         # On the CPU, where the metrics keep them anyway, and where there is float64.
         xy, scores = xy.cpu(), scores.cpu()
-        batch = Batch(batch.images, batch.keypoints.cpu(), None, *(value.cpu() for value in batch[3:]))
-        truths = transform_points(batch.keypoints.double(), batch.transforms.double())
-        unit = batch.file_sizes().norm(dim=1)[:, None, None, None] if self.threshold_unit == "image" else 1.0
+        batch = batch._replace(labelled=batch.labelled.cpu(), indices=batch.indices.cpu())
+        truths = batch.file_keypoints()
+        unit = batch.file_diagonals() if self.threshold_unit == "image" else 1.0
         for metric in self.metrics.values():
             metric.update(xy.double() / unit, scores, truths / unit, batch.labelled, batch.indices)
         self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
@@ -97,7 +97,7 @@ def images_of_batch(
 
     Args:
         annotations: The images and their labels.
-        batch: Some of them, on the CPU.
+        batch: Some of them, with `labelled` on the CPU.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
         truths: `(B, C, K, 2)` true keypoints likewise.

@@ -17,7 +17,6 @@ from torchmetrics import Metric
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
-from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
@@ -235,11 +234,8 @@ class MetricsLogger(pl.Callback):
 
     def _update(self, stage: str, outputs: dict[str, Tensor], batch: Batch) -> None:
         # On the CPU, where the metrics keep them anyway, and where there is float64.
-        truths = transform_points(batch.keypoints.cpu().double(), batch.transforms.cpu())
-        xy = outputs["xy"].cpu().double()
-        if self.threshold_unit == "image":
-            diagonals = batch.file_sizes().norm(dim=1)[:, None, None, None]
-            truths, xy = truths / diagonals, xy / diagonals
+        unit = batch.file_diagonals() if self.threshold_unit == "image" else 1.0
+        truths, xy = batch.file_keypoints() / unit, outputs["xy"].cpu().double() / unit
         scores, labelled, indices = outputs["scores"].cpu(), batch.labelled.cpu(), batch.indices.cpu()
         for metric in self.metrics[stage].values():
             metric.to(outputs["xy"].device).update(xy, scores, truths, labelled, indices)
