@@ -94,9 +94,9 @@ def area_under_curve(detections: list[ClassifiedDetection], num_truths: int) -> 
     )
 
 
-def random_case(images: int, seed: int = 0) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
+def random_case(images: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
     """Images with 8 true keypoints and 20 detections in descending score, as decoded; 8 of these lie near true ones."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     truths = torch.rand(images, 8, 2, generator=generator) * 256
     near = truths + 2 * torch.randn(images, 8, 2, generator=generator)
     xy = torch.cat([near, torch.rand(images, 12, 2, generator=generator) * 256], dim=1)

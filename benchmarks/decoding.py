@@ -13,10 +13,8 @@ SIZE = 256
 COUNT = 20
 
 
-def predicted(images: int, channels: int) -> torch.Tensor:
+def predicted(keypoints: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Heatmaps as a trained network gives them: peaks of various heights over a low, noisy background."""
-    generator = torch.Generator().manual_seed(0)
-    keypoints = torch.rand(images, channels, COUNT, 2, generator=generator) * SIZE
     logits = torch.logit(heatmaps.render(keypoints, (SIZE, SIZE), 3.0), eps=1e-3)
     return torch.sigmoid(logits + 0.3 * torch.randn(logits.shape, generator=generator))
 
@@ -25,7 +23,8 @@ def run() -> list[Row]:
     """Decode smooth and noisy heatmaps."""
     generator = torch.Generator().manual_seed(0)
     keypoints = torch.rand(16, 4, COUNT, 2, generator=generator) * SIZE
-    inputs = {"true heatmaps": heatmaps.render(keypoints, (SIZE, SIZE), 2.0), "noisy heatmaps": predicted(16, 4)}
+    rendered = heatmaps.render(keypoints, (SIZE, SIZE), 2.0)
+    inputs = {"true heatmaps": rendered, "noisy heatmaps": predicted(keypoints, generator)}
     rows = []
     for name, maps in inputs.items():
         arrays = maps.numpy()
