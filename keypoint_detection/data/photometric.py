@@ -18,6 +18,9 @@ from torchvision.transforms.v2 import functional
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow and torchvision
 _TO_YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 
+# Smallest and largest share of an image that `erase` covers.
+_ERASED_AREA = (0.02, 0.15)
+
 
 def adjust_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
     """Brightness, contrast, saturation and hue as one affine map of the colours, so in one pass over the image.
@@ -74,16 +77,15 @@ def compress(image: Tensor, quality: int) -> Tensor:
         return torch.from_numpy(np.array(decoded)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
-def erase(image: Tensor, random: np.random.Generator, area: tuple[float, float] = (0.02, 0.15)) -> Tensor:
+def erase(image: Tensor, random: np.random.Generator) -> Tensor:
     """Covers a random rectangle with one random colour (random erasing, Zhong et al. 2020).
 
     Args:
         image: `(3, H, W)` in [0, 1].
         random: where the rectangle and its colour come from.
-        area: smallest and largest share of the image that is covered.
     """
     height, width = image.shape[1:]
-    side = math.sqrt(random.uniform(*area))
+    side = math.sqrt(random.uniform(*_ERASED_AREA))
     stretch = math.exp(random.uniform(-math.log(2), math.log(2)))
     h = max(1, min(height, round(height * side * stretch)))
     w = max(1, min(width, round(width * side / stretch)))
