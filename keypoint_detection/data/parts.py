@@ -89,7 +89,7 @@ def read_parts(
     if split is not None:
         for name, annotations in parts.items():
             check_same_images(annotations, split, name)
-    for name in parts.keys() - {"train"}:
+    for name in [name for name in parts if name != "train"]:
         if not sizes[name].all():  # batches are to be of one size, and keypoints outside are not to count
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
@@ -102,7 +102,7 @@ def read_parts(
 def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
     """Warns if an image is trained on and also measured on."""
     paths = {name: {str(part.image_root / image) for image in part.names} for name, part in parts.items()}
-    for name in paths.keys() - {"train"}:
+    for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
         if shared:
             logger.warning(

@@ -42,6 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         stream = io.BytesIO()
         torch.save(checkpoint, stream)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # somebody may have taken it away since the start
         write_atomic(Path(path), stream.getvalue())
 
 
