@@ -157,8 +157,7 @@ class KeypointsDataset(Dataset[Batch]):
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
         if self.augmentation is None or not augmented:
-            pixels, to_image = letterbox(image, self.image_size, scale)
-            to_file = scaling((image.shape[0], image.shape[1]), size) @ to_image
+            pixels, to_file = letterbox(image, self.image_size, scale, size)
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
         else:
             random = np.random.default_rng((self.seed, epoch, index))

@@ -121,7 +121,10 @@ def to_float(image: Tensor) -> Tensor:
 
 
 def letterbox(
-    image: np.ndarray, image_size: tuple[int, int] | None = None, scale: float = 1.0
+    image: np.ndarray,
+    image_size: tuple[int, int] | None = None,
+    scale: float = 1.0,
+    file_size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, np.ndarray]:
     """Resizes an image so that it fits into `image_size` and keeps its aspect; the one way into the network.
 
@@ -130,14 +133,15 @@ def letterbox(
 
     Args:
         image: `(h, w, 3)` uint8 RGB.
-        image_size: `(height, width)` to fit into; None keeps the size of the image.
+        image_size: `(height, width)` to fit into; None keeps the size of the file.
         scale: factor of that size, see `shrink_size`.
+        file_size: `(height, width)` of the file, of which `image` may be a smaller copy; None if it is not.
 
     Returns:
         The image, `(3, H, W)` float32 in [0, 1] with `H <= height` and `W <= width`, and the exact homography,
-        `(3, 3)` float64, from its pixels back to pixels of `image` (as in `Batch.transforms`).
+        `(3, 3)` float64, from its pixels back to pixels of the file (as in `Batch.transforms`).
     """
-    size = (image.shape[0], image.shape[1])
+    size = file_size or (image.shape[0], image.shape[1])
     new_size = shrink_size(fit_size(size, image_size), scale)
     return to_float(resize(image, new_size)), scaling(new_size, size)
 

@@ -202,6 +202,20 @@ def test_keypoints_stay_on_what_they_mark_in_photographs_that_are_decoded_smalle
     assert len(loaded) == 5, "an image that is not for training is read whole"
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_photographs_that_are_decoded_smaller_are_not_made_smaller_twice(annotations, augmented):
+    write_data_set(annotations.image_root, [(640, 480)], [{"spot": [[333.3, 217.7]]}], "blob.json")
+    blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
+    Image.fromarray(blob_image((333.3, 217.7), (480, 640), 20)).save(blob.path(0), "JPEG", quality=95)
+    augmentation = Augmentation(**{**TURNED, "rotation": 0}, scale=0, **dict.fromkeys(PHOTOMETRIC, 0.0))
+    sample = make(blob, augmentation=augmentation)[Key(0, 0, 0.5, augmented)]
+    assert sample.images.shape == (3, 240, 320), "half of the file, as its scale says"
+    point = sample.keypoints[0, 0].double()
+    np.testing.assert_allclose(peak(sample.images), point, atol=0.05)
+    back = heatmaps.transform_points(point, sample.transforms)
+    np.testing.assert_allclose(back, (333.3, 217.7), atol=1e-3)
+
+
 def test_a_training_image_can_be_read_as_it_is(annotations):
     dataset, as_it_is = make(annotations, augmentation=STRONG), make(annotations)[1]
     for epoch in range(3):
