@@ -125,8 +125,8 @@ class Augmentation:
 
     @property
     def largest_zoom(self) -> float:
-        """By how much the middle of an image is enlarged at most."""
-        return (1 + self.scale) * (2 if self.crop else 1)
+        """By how much the middle of an image is enlarged at most, along the direction that grows most."""
+        return (1 + self.scale) * (1 + math.tan(math.radians(self.shear))) * (2 if self.crop else 1)
 
     def geometry(self, random: np.random.Generator, size: tuple[int, int], may_mirror: bool = True) -> Geometry:
         """Draws one homography.

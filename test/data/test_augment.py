@@ -248,3 +248,12 @@ def test_shear_reaches_its_angle_along_either_axis():
         assert 19.5 < largest <= 20
     with pytest.raises(InputError, match="shear: expected a number from 0 to 44, got 45"):
         only(shear=45)
+
+
+@pytest.mark.parametrize("changes", [{}, {"scale": 0.5}, {"shear": 30}, {"crop": 1.0}, {"scale": 0.5, "shear": 30}])
+def test_the_largest_zoom_is_reached_and_not_exceeded(changes):
+    augmentation = Augmentation(rotation=90, horizontal_flip=0.5, vertical_flip=0.5, **{"scale": 0, **changes})
+    random = np.random.default_rng(0)
+    linear = [augmentation.geometry(random, (60, 80)).homography[:2, :2] for _ in range(500)]
+    largest = np.linalg.svd(linear, compute_uv=False).max()
+    assert 0.9 * augmentation.largest_zoom < largest <= augmentation.largest_zoom + 1e-9
