@@ -235,7 +235,7 @@ def _mean_entropy(targets: LossTargets, weight: float) -> Tensor:
     cells = torch.from_numpy(np.flatnonzero(truth.float().numpy().ravel() != 0))
     values, counted = truth.flatten()[cells].double(), mask.flatten()[cells]
     entropy = torch.where(counted, heatmaps.entropy(values) * (1 + weight * values), 0.0)
-    channels = cells // truth[0, 0].numel() % truth.shape[1]
+    channels = cells // math.prod(truth.shape[2:]) % truth.shape[1]
     return torch.bincount(channels, entropy, truth.shape[1]) / counted_cells(mask).clamp(min=1)
 
 

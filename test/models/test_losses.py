@@ -255,3 +255,9 @@ def test_counts_the_cells_of_each_channel():
     assert counted_cells(mask).tolist() == [40, 40, 40]
     mask[0, 1] = mask[1, 2, 0, 0] = False
     assert counted_cells(mask).tolist() == [40, 20, 39]
+
+
+def test_the_entropy_of_no_images_is_0():
+    nothing = torch.zeros(0, 2, 4, 5)
+    losses, floor = evaluate_loss("bce", {}, nothing, LossTargets(nothing, nothing.bool(), nothing.bool()))
+    assert losses.tolist() == floor.tolist() == [0, 0]
