@@ -47,7 +47,7 @@ def channel_mean(values: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(C,)`, 0 for a channel without any such cell.
     """
-    if _leaves_all(mask):
+    if values.is_floating_point() and _leaves_all(mask):
         return values.mean(dim=(0, 2, 3))
     return torch.where(mask, values, 0.0).sum(dim=(0, 2, 3)) / counted_cells(mask).clamp(min=1)
 

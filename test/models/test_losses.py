@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.losses import LOSSES, LossTargets, counted_cells, evaluate_loss
+from keypoint_detection.models.losses import LOSSES, LossTargets, channel_mean, counted_cells, evaluate_loss
 
 
 def make_targets(seed, shape=(2, 3, 5, 6), share_masked=0.3):
@@ -261,3 +261,14 @@ def test_the_entropy_of_no_images_is_0():
     nothing = torch.zeros(0, 2, 4, 5)
     losses, floor = evaluate_loss("bce", {}, nothing, LossTargets(nothing, nothing.bool(), nothing.bool()))
     assert losses.tolist() == floor.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_averages_numbers_of_any_kind(masked):
+    values, mask = torch.arange(24).view(2, 3, 2, 2), torch.ones(2, 3, 2, 2, dtype=torch.bool)
+    mask[0, 0] = not masked
+    expected = torch.tensor([13.5 if masked else 7.5, 11.5, 15.5])
+    torch.testing.assert_close(channel_mean(values, mask), expected)
+    torch.testing.assert_close(channel_mean(values.half(), mask), expected.half())
+    above = torch.tensor([1.0 if masked else 0.5, 0.5, 0.5])
+    torch.testing.assert_close(channel_mean(values > 11, mask), above)
