@@ -53,5 +53,6 @@ def compile_backbone(detector: KeypointDetector) -> bool:
     except Exception as error:  # noqa: BLE001  whatever is missing (compiler, platform, Python), training goes on
         logger.warning("the backbone is not compiled, because torch.compile failed here: %s", first_line(error))
         return False
-    detector.backbone.compile()
+    # For each size by itself: a graph for all sizes, which torch turns to at the second one, fails in its compiler.
+    detector.backbone.compile(dynamic=False)
     return True

@@ -25,8 +25,11 @@ def test_training_goes_on_where_nothing_can_be_compiled(tmp_path, monkeypatch, c
 def test_compiling_is_chosen_by_a_flag(tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch, "compile", lambda module: module)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *args: compiled.append(type(module).__name__))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: compiled.append((type(module).__name__, options))
+    )
     fit(**SHORT, run_dir=str(tmp_path / "plain"))
     assert compiled == []
     fit(**SHORT, compile=True, run_dir=str(tmp_path / "compiled"))
-    assert compiled == ["Unet"]
+    # A graph for all sizes, torch's own choice once images grow, does not compile.
+    assert compiled == [("Unet", {"dynamic": False})]
