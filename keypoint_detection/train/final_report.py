@@ -145,12 +145,17 @@ def log_report(run_logger: WandbLogger, path: Path) -> None:
 
 
 def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict[float, float]:
-    """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image."""
+    """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image.
+
+    Where all images are of one size they are the very distances of the metrics, so that the report counts the same.
+    """
     if metrics.threshold_unit == "pixel":
         return {distance: distance for distance in metrics.threshold_distances}
     diagonals = _diagonals(evaluated)
     median = float(np.median(diagonals)) if diagonals else 1.0
     pixels = {distance: distance * median for distance in metrics.threshold_distances}
+    if len(set(diagonals)) == 1:
+        return {distance: float(f"{value:.5g}") for distance, value in pixels.items()}
     return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}
 
 
