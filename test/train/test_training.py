@@ -54,7 +54,10 @@ def test_the_run_folder_holds_what_is_promised(result):
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
     } <= names
-    assert {"pictures/validation_heatmaps_epoch0000.jpg", "pictures/validation_keypoints_epoch0001.jpg"} <= names
+    assert {f"pictures/validation_{kind}_epoch0000.jpg" for kind in ("heatmaps", "keypoints")} <= names
+    assert {name[:-8] for name in names if name.startswith("pictures/best")} == {
+        f"pictures/best_{kind}_epoch" for kind in ("heatmaps", "keypoints")
+    }
 
 
 def test_the_split_is_written_and_covers_every_image_once(result):
@@ -90,8 +93,9 @@ def test_wandb_has_hyperparameters_pictures_and_the_checkpoint(logged, result):
     assert logged.config["learning_rate"] == 1e-3
     assert logged.config["keypoint_channels"] == DEFAULT_HYPERPARAMETERS["keypoint_channels"]
     assert logged.config["heatmap_stride"] in (1, 2, 4)
-    for key in ("validation/heatmaps", "validation/keypoints"):
-        assert len(logged.pictures(key)) == 2
+    # Of the first evaluation, and after the training of the best checkpoint; those between would have taken too long.
+    for key in ("validation/heatmaps", "validation/keypoints", "best/heatmaps", "best/keypoints"):
+        assert len(logged.pictures(key)) == 1
         assert all(path.stat().st_size > 1000 for path in logged.pictures(key))
     (artifact,) = logged.artifacts
     assert artifact.type == "model"
