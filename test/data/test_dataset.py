@@ -203,12 +203,15 @@ def test_keypoints_stay_on_what_they_mark_in_photographs_that_are_decoded_smalle
 
 
 @pytest.mark.parametrize("augmented", [True, False])
-def test_photographs_that_are_decoded_smaller_are_not_made_smaller_twice(annotations, augmented):
+def test_photographs_that_are_decoded_smaller_are_not_made_smaller_twice(annotations, monkeypatch, augmented):
     write_data_set(annotations.image_root, [(640, 480)], [{"spot": [[333.3, 217.7]]}], "blob.json")
     blob = read_annotations(annotations.image_root / "blob.json", annotations.image_root)
     Image.fromarray(blob_image((333.3, 217.7), (480, 640), 20)).save(blob.path(0), "JPEG", quality=95)
     augmentation = Augmentation(**{**TURNED, "rotation": 0}, scale=0, **dict.fromkeys(PHOTOMETRIC, 0.0))
+    loaded = []
+    monkeypatch.setattr(dataset_module, "load_reduced", lambda *_: loaded.append(load_reduced(*_)) or loaded[-1])
     sample = make(blob, augmentation=augmentation)[Key(0, 0, 0.5, augmented)]
+    assert loaded[0][0].shape == (240, 320, 3)
     assert sample.images.shape == (3, 240, 320), "half of the file, as its scale says"
     point = sample.keypoints[0, 0].double()
     np.testing.assert_allclose(peak(sample.images), point, atol=0.05)

@@ -300,6 +300,7 @@ def test_a_jpeg_that_is_larger_than_needed_is_decoded_smaller(tmp_path, size, ne
     assert found.shape == (*expected, 3)
     assert whole == (size[1], size[0])
     assert set(sizes) == {whole}
+    assert (abs(found - np.array(HALF)) <= 3).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -316,6 +317,22 @@ def test_a_reduced_jpeg_is_upright(tmp_path, orientation):
     assert reduced.shape[:2] == (whole[0] // 4, whole[1] // 4)
     means = full.reshape(reduced.shape[0], 4, reduced.shape[1], 4, 3).mean((1, 3))
     np.testing.assert_allclose(reduced, means, atol=12)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"), [("L", 90, (90, 90, 90)), ("CMYK", (55, 155, 205, 0), HALF), ("RGB", HALF, HALF)]
+)
+def test_jpegs_of_other_kinds_are_decoded_smaller_too(tmp_path, mode, colour, expected):
+    picture = Image.new(mode, (64, 48), colour)
+    picture.save(tmp_path / "image.jpg", "JPEG", progressive=True)
+    found = [load_reduced(tmp_path / "image.jpg", lambda size: (12, 16))]
+    if mode == "RGB":  # several pictures in one file, as some phones write them
+        picture.save(tmp_path / "image.mpo", "MPO", save_all=True, append_images=[picture])
+        found.append(load_reduced(tmp_path / "image.mpo", lambda size: (12, 16)))
+    for pixels, whole in found:
+        assert pixels.shape == (12, 16, 3)
+        assert whole == (48, 64)
+        assert (abs(pixels - np.array(expected)) <= 3).all()
 
 
 def test_other_images_are_read_whole(tmp_path):

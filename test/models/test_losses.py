@@ -253,6 +253,7 @@ def test_the_least_that_bce_can_be_is_the_entropy_of_the_cells_that_count(share_
 def test_counts_the_cells_of_each_channel():
     mask = torch.ones(2, 3, 4, 5, dtype=torch.bool)
     assert counted_cells(mask).tolist() == [40, 40, 40]
+    assert counted_cells(mask).dtype == torch.int64
     mask[0, 1] = mask[1, 2, 0, 0] = False
     assert counted_cells(mask).tolist() == [40, 20, 39]
 
@@ -272,3 +273,37 @@ def test_averages_numbers_of_any_kind(masked):
     torch.testing.assert_close(channel_mean(values.half(), mask), expected.half())
     above = torch.tensor([1.0 if masked else 0.5, 0.5, 0.5])
     torch.testing.assert_close(channel_mean(values > 11, mask), above)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_unmasked_numbers_of_any_precision_give_what_float32_gives(name, dtype):
+    logits, truth, positives, mask = make_targets(12, share_masked=0.0)
+    logits, truth = torch.tensor(logits).to(dtype), torch.tensor(truth).to(dtype)
+    targets = LossTargets(truth, torch.tensor(positives), torch.tensor(mask))
+    expected = LOSSES[name](logits.float(), targets._replace(heatmaps=truth.float()))
+    found = LOSSES[name](logits, targets)
+    torch.testing.assert_close(found.float(), expected)
+    for loss, expected_loss in zip(
+        evaluate_loss(name, {}, logits, targets),
+        evaluate_loss(name, {}, logits.float(), targets._replace(heatmaps=truth.float())),
+        strict=True,
+    ):
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, expected_loss, equal_nan=True)
+
+
+def test_small_values_of_heatmaps_have_an_entropy():
+    truth = torch.tensor([0.0, 1e-6, 0.003, 1.0]).view(1, 1, 2, 2)
+    everything = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    _, floor = evaluate_loss("bce", {}, truth, LossTargets(truth, truth > 1, everything))
+    expected = sum(-p * math.log(p) - (1 - p) * math.log1p(-p) for p in (1e-6, 0.003)) / 4
+    torch.testing.assert_close(floor, torch.tensor([expected]), rtol=1e-4, atol=0)
+
+
+def test_other_devices_are_not_asked_what_they_hold():
+    values = torch.ones(2, 3, 4, 5, device="meta")  # which holds nothing, so that to ask is an error
+    targets = LossTargets(values, values.bool(), values.bool())
+    assert counted_cells(targets.mask).shape == (3,)
+    for loss in LOSSES.values():
+        assert loss(values, targets).device.type == "meta"
