@@ -132,11 +132,17 @@ def create_trainer(
             "command takes more"
         )
     interval = getattr(trainer, "val_check_interval", None)  # Lightning's Trainer has none where it is a time
-    batches = limit_batches(-(-batches_per_epoch // trainer.world_size), trainer.limit_train_batches)
+    per_process = -(-batches_per_epoch // trainer.world_size)
+    batches = limit_batches(per_process, trainer.limit_train_batches)
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
         raise InputError(
             f"--val_check_interval {interval}: expected at most {batches}, the batches of an epoch, or "
             "--check_val_every_n_epoch none as well"
+        )
+    if not batches:
+        raise InputError(
+            f"--limit_train_batches {trainer.limit_train_batches}: expected at least one batch of the {per_process} of "
+            "an epoch"
         )
     return trainer
 
@@ -159,6 +165,9 @@ def check_setup(config: Mapping[str, Any]) -> None:
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
             raise InputError(f"--{name} {config[name]}: expected at least 1, or -1 for any number")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "limit_train_batches", "val_check_interval"):
+        if isinstance(config[name], (int, float)) and config[name] <= 0:  # not a time, which the last may be as well
+            raise InputError(f"--{name} {config[name]}: expected more than 0")
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"--seed {config['seed']}: expected a whole number from 0 to 4294967295")
     duration = parse_duration(config["max_time"])

@@ -240,6 +240,11 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
     [
         ({"max_epochs": 0}, "--max_epochs 0: expected at least 1"),
         ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
+        ({"limit_train_batches": 0.0}, "--limit_train_batches 0.0: expected more than 0"),
+        ({"limit_train_batches": 0.001}, "--limit_train_batches 0.001: expected at least one batch of the 2 of"),
+        ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: expected more than 0"),
+        ({"check_val_every_n_epoch": 0}, "--check_val_every_n_epoch 0: expected more than 0"),
+        ({"val_check_interval": 0}, "--val_check_interval 0: expected more than 0"),
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than no time"),
         ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or numbers as in 0,1"),
