@@ -27,7 +27,8 @@ _NUMBER_OR_TEXT = "<class '(?!NoneType)"
 class OneLineParser(ArgumentParser):
     """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text.
 
-    A flag that is true or false may stand alone, which means true. Flags are written out, as in a file.
+    A flag that is true or false may stand alone, which means true, and `none` stands for no value where text does not.
+    Flags are written out, as in a file.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -38,12 +39,13 @@ class OneLineParser(ArgumentParser):
         return super().parse_args(self._complete(sys.argv[1:] if args is None else args), *others, **options)
 
     def _complete(self, args: Sequence[str]) -> list[str]:
-        """Writes `--flag` as `--flag=true` where it is true or false and no value follows."""
+        """Writes `--flag` as `--flag=true` where it is true or false and no value follows, and `none` as null."""
         has_paths = any(not action.option_strings for action in self._actions)
         hints = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
+        words = [_null_for_none(before, word, hints) for before, word in itertools.pairwise(["", *args])]
         return [
             f"{word}=true" if _stands_alone(hints.get(word), after, has_paths) else word
-            for word, after in itertools.pairwise([*args, "--"])
+            for word, after in itertools.pairwise([*words, "--"])
         ]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -68,6 +70,15 @@ def _stands_alone(hint: Any, following: str, has_paths: bool) -> bool:
     # Behind a flag that can only be true or false, any other word is something else there.
     only_bool = has_paths and kinds <= {bool, type(None)} and following.lower() not in ("true", "false", "yes", "no")
     return following.startswith("--") or only_bool
+
+
+def _null_for_none(before: str, word: str, hints: Mapping[str, Any]) -> str:
+    """The word of a command line, `null` for a `none` behind a flag that may be left empty and takes no text."""
+    flag, value = word.split("=", 1) if "=" in word else (before, word)
+    kinds = get_args(hints.get(flag))
+    if value.lower() != "none" or type(None) not in kinds or str in kinds:
+        return word
+    return word[: -len(value)] + "null"
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:

@@ -125,6 +125,14 @@ def test_booleans_are_read_as_a_sweep_agent_writes_them(parser):
     assert parse(parser, "--cache_images=True").cache_images is True
 
 
+@pytest.mark.parametrize("arguments", [["--max_epochs", "none"], ["--max_epochs=None"]])
+def test_none_is_no_value_as_messages_and_help_say(parser, arguments):
+    arguments += ["--gradient_clip_val", "none", "--profiler", "none", "--check_val_every_n_epoch", "none"]
+    config = parse(parser, *arguments, "--image_size", "none")
+    assert config.max_epochs is config.gradient_clip_val is config.profiler is config.check_val_every_n_epoch is None
+    assert config.image_size == "none"  # which is a text, and a choice of its own
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
