@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import itertools
 import re
@@ -270,7 +271,7 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
             return text
         if action.required:
             return f"{text} (required)"
-        return text if action.default is None else f"{text} (default: %(default)s)"
+        return text if action.default in (None, argparse.SUPPRESS) else f"{text} (default: %(default)s)"
 
     def _format_action_invocation(self, action: Any) -> str:
         return ", ".join(action.option_strings[:1]) if action.option_strings else action.dest

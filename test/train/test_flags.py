@@ -81,6 +81,7 @@ def test_promised_flags_exist_and_are_explained(parser, name):
 
 def test_help_groups_the_flags_and_shows_defaults(parser):
     text = parser.format_help()
+    assert "%(" not in text
     assert "Augmentation of the training images:" in text
     assert "(default: bce)" in text
     assert "Union[" not in text
