@@ -1,12 +1,14 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keypoint_detection.metrics import match
 from keypoint_detection.metrics import matching as matching_module
+from keypoint_detection.metrics.average_precision import AveragePrecision
 
 NAN = float("nan")
 
@@ -76,3 +78,35 @@ def test_matching_in_small_portions_changes_nothing(monkeypatch):
     together = match(xy, scores, truths, torch.tensor([2.0, 5.0]))
     monkeypatch.setattr(matching_module, "_DISTANCES_AT_ONCE", 100)
     torch.testing.assert_close(match(xy, scores, truths, torch.tensor([2.0, 5.0])), together, equal_nan=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("lowest", [-1, 0], ids=["some never repeated", "all with a number"])
+def test_what_a_metric_matches_is_what_plain_loops_match_in_the_first_visit_of_each_image(channels, lowest):
+    random = np.random.default_rng(channels)
+    for highest in [1, 2, 4] * 10:
+        names, limits = [f"channel{c}" for c in range(channels)], (1.0, 2.5)
+        metric, rows, num_truths, seen = AveragePrecision(names, limits), [], [0] * channels, set()
+        for _ in range(3):
+            batch, shape = random.integers(1, 4), (channels, random.integers(0, 5), 2)
+            truths = random.integers(0, 6, (batch, channels, random.integers(0, 4), 2)).astype(float)
+            xy = random.integers(0, 6, (batch, *shape)).astype(float)
+            scores, indices = random.integers(1, 4, xy.shape[:-1]) / 4, random.integers(lowest, highest, batch)
+            labelled = random.uniform(size=(batch, channels)) < 0.8
+            xy[random.uniform(size=scores.shape) < 0.2] = np.nan
+            metric.update(*map(torch.tensor, (xy, scores, truths, labelled, indices)))
+            for image, index in enumerate(indices.tolist()):
+                if index in seen:
+                    continue
+                seen |= {index} - {-1}
+                for channel in np.flatnonzero(labelled[image]).tolist():
+                    num_truths[channel] += truths.shape[2]
+                    present = ~np.isnan(xy[image, channel]).any(axis=1)
+                    points, values = xy[image, channel][present].tolist(), scores[image, channel][present].tolist()
+                    found = [one_by_one(points, values, truths[image, channel].tolist(), limit) for limit in limits]
+                    rows += [(channel, index, *row) for row in zip(values, *found, strict=True)]
+        matches = metric.matches()
+        rows = np.array(sorted(rows, key=lambda row: row[0])).reshape(-1, 5)  # keeps the order within a channel
+        columns = (matches.channels, matches.images, matches.scores, *matches.distances.T)
+        np.testing.assert_array_equal(np.stack([column.numpy() for column in columns], axis=1), rows)
+        assert matches.num_truths.tolist() == num_truths
