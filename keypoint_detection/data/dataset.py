@@ -47,7 +47,8 @@ class KeypointsDataset(Dataset[Batch]):
 
     `dataset[index]` and `dataset[Key(index, ...)]` give a `Batch` without its first dimension. Every random choice is a
     pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what
-    was read before. A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
+    was read before. Without a cache, large JPEG files that are changed at random are decoded smaller (`load_reduced`).
+    A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
 
     Args:
         annotations: the images and their labels.
@@ -150,13 +151,14 @@ class KeypointsDataset(Dataset[Batch]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
         index %= len(self)
-        loaded = self._load(index, scale)
+        changed = self.augmentation is not None and augmented
+        loaded = self._load(index, scale, changed)
         if loaded is None or epoch == BLANK:
             return self._blank(index, loaded and loaded[1], is_filler=epoch == BLANK)
         image, size = loaded
         keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
-        if self.augmentation is None or not augmented:
+        if not changed:
             pixels, to_file = letterbox(image, self.image_size, scale, size)
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
         else:
@@ -198,15 +200,15 @@ class KeypointsDataset(Dataset[Batch]):
             keypoints, labelled = keypoints[order], labelled[order]
         return self.augmentation.photometric(pixels, random), np.linalg.inv(from_file), keypoints, labelled
 
-    def _load(self, index: int, scale: float) -> tuple[np.ndarray, tuple[int, int]] | None:
+    def _load(self, index: int, scale: float, changed: bool) -> tuple[np.ndarray, tuple[int, int]] | None:
         """The decoded image, perhaps smaller than its file, and the size of that; None if it is to be skipped."""
         path = self.annotations.path(index)
         try:
             if self.cache is not None:
                 return self.cache.load(index), self.cache.file_size(index)
-            if self.augmentation is not None:
+            if changed:
                 return load_reduced(path, lambda size: self._needed(size, scale))
-            # Validation, test and prediction see every pixel of the file, whichever way it reaches them.
+            # Validation, test and prediction see every pixel of the file, and so does a training in the end.
             pixels = load_image(path)
             return pixels, (pixels.shape[0], pixels.shape[1])
         except InputError as error:
