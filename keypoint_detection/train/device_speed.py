@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 # Compute capability from which NVIDIA GPUs have TF32.
 _TF32_CAPABILITY = (8, 0)
 
+# Shapes of batches that are compiled; others are computed as without. Images that grow come in some five sizes, each to
+# train and to validate on, and in whole and last batches. torch itself stops at 8, before the images are of full size.
+COMPILED_SHAPES = 32
+
 
 class DeviceSpeed(pl.Callback):
     """Compiles the backbone where that is asked for, and lets GPUs that have it convolve in TF32.
@@ -55,4 +59,7 @@ def compile_backbone(detector: KeypointDetector) -> bool:
         return False
     # For each size by itself: a graph for all sizes, which torch turns to at the second one, fails in its compiler.
     detector.backbone.compile(dynamic=False)
+    from torch._dynamo import config  # loaded by the probe; to import it costs seconds
+
+    config.recompile_limit = max(config.recompile_limit, COMPILED_SHAPES)
     return True

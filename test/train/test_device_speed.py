@@ -1,6 +1,7 @@
 import logging
 
 import torch
+import torch._dynamo
 from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
@@ -28,8 +29,11 @@ def test_compiling_is_chosen_by_a_flag(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda module, **options: compiled.append((type(module).__name__, options))
     )
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     fit(**SHORT, run_dir=str(tmp_path / "plain"))
     assert compiled == []
+    assert torch._dynamo.config.recompile_limit == 8
     fit(**SHORT, compile=True, run_dir=str(tmp_path / "compiled"))
     # A graph for all sizes, torch's own choice once images grow, does not compile.
     assert compiled == [("Unet", {"dynamic": False})]
+    assert torch._dynamo.config.recompile_limit >= 20, "five sizes, to train and to validate on, whole and last batches"
