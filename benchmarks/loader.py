@@ -35,7 +35,7 @@ CHANNELS = 4
 KEYPOINTS = 4
 SIGMA = 2.0
 BATCH_SIZE = 4
-PHOTOGRAPH = (1920, 1080)
+PHOTOGRAPHS = ((1920, 1080), (4032, 3024))
 PHOTOGRAPH_INPUT = 512
 
 
@@ -121,24 +121,24 @@ def run() -> list[Row]:
             decoded = "in full" if plain is full else "at half scale (draft)"
             row = Row(title, work, 0, f"PIL, per image, decoded {decoded}, full grid per keypoint", target=target)
             rows.append(compare(row, lambda ours=ours: list(ours), lambda plain=plain: list(plain), repeats=7))
-    return [*rows, photographs()]
+    return [*rows, *(photographs(size) for size in PHOTOGRAPHS)]
 
 
-def photographs() -> Row:
-    """Load photographs for training, against the same with every file decoded in full."""
+def photographs(size: tuple[int, int]) -> Row:
+    """Load photographs of `size` (width, height) for training, against the same with every file decoded in full."""
 
     def whole(path: Path, needed: object) -> tuple[np.ndarray, tuple[int, int]]:
         pixels = load_image(path)
         return pixels, (pixels.shape[0], pixels.shape[1])
 
     with tempfile.TemporaryDirectory() as name:
-        path = write_images(Path(name), BATCH_SIZE, PHOTOGRAPH)
+        path = write_images(Path(name), BATCH_SIZE, size)
         dataset = KeypointsDataset(
             read_annotations(path, path.parent), heatmap_sigma=SIGMA, heatmap_stride=4, image_size=PHOTOGRAPH_INPUT,
             seed=0, empty_channels="absent", corrupt_images="raise",
             augmentation=Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0),
         )  # fmt: skip
-        work = f"{BATCH_SIZE} JPEG {PHOTOGRAPH[0]}x{PHOTOGRAPH[1]} to {PHOTOGRAPH_INPUT} px, augmented, no workers"
+        work = f"{BATCH_SIZE} JPEG {size[0]}x{size[1]} to {PHOTOGRAPH_INPUT} px, augmented, no workers"
         row = Row("loader, photographs", work, 0, "the same, decoded in full")
 
         def in_full() -> list[Batch]:
