@@ -221,7 +221,7 @@ class KeypointsDataset(Dataset[Batch]):
             return None
 
     def _needed(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        """Height and width that an image of `size` has to have so that no random change blurs it."""
+        """Height and width that an image of `size` needs so that changes, but for perspective, hardly blur it."""
         height, width = shrink_size(fit_size(size, self.image_size), scale)
         zoom = self.augmentation.largest_zoom
         return math.ceil(height * zoom), math.ceil(width * zoom)

@@ -98,8 +98,8 @@ def decode_reduced(
         return pixels, (pixels.shape[0], pixels.shape[1])
     header = decode_header(image)
     size = (header.height, header.width)
+    wanted = needed(size)
     for divisor in (8, 4, 2):
-        wanted = needed(size)
         if all(side % divisor == 0 and side // divisor >= least for side, least in zip(size, wanted, strict=True)):
             image.draft(None, (image.width // divisor, image.height // divisor))
             break

@@ -29,7 +29,7 @@ from keypoint_detection.data.decoding import (
     decode_rgb,
 )
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
                 continue
             raise InputError(f"{path}: {_reason(path, error)}") from error
         except DECODING_ERRORS as error:
-            raise InputError(f"{path}: damaged or not an image ({_first_line(error)})") from error
+            raise InputError(f"{path}: damaged or not an image ({first_line(error)})") from error
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -207,8 +207,4 @@ def _reason(path: Path, error: OSError) -> str:
         return "the file is empty, expected an image"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not an image file that is known (by its content, whatever its name)"
-    return f"damaged image ({_first_line(error)})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"damaged image ({first_line(error)})"
