@@ -38,9 +38,10 @@ class KeypointsDataModule(pl.LightningDataModule):
         json_dataset_path: JSON file with the images and keypoints to train on, in this library's or in COCO's format.
         image_dataset_path: folder that the image paths in the file are relative to; None is the folder of the file.
         json_validation_dataset_path: file to validate on; None splits off a part of the training file.
-        image_validation_dataset_path: folder of its images; None is the folder of the training images.
+        image_validation_dataset_path: folder of its images; None is image_dataset_path, or the file's own folder
+            where that is None too.
         json_test_dataset_path: file to test on at the end; None leaves the test out.
-        image_test_dataset_path: folder of its images; None is the folder of the training images.
+        image_test_dataset_path: folder of its images; None as for image_validation_dataset_path.
         keypoint_channels: channels to detect, with spaces between them; a=b merges b into a. None takes all.
         keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None is any.
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
@@ -89,14 +90,15 @@ class KeypointsDataModule(pl.LightningDataModule):
         split: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        folder = Path(image_dataset_path or Path(json_dataset_path).parent)
-        self.files = {"train": (Path(json_dataset_path), folder)}
-        for name, json_path, image_path in (
-            ("validation", json_validation_dataset_path, image_validation_dataset_path),
-            ("test", json_test_dataset_path, image_test_dataset_path),
-        ):
-            if json_path is not None:
-                self.files[name] = (Path(json_path), Path(image_path or folder))
+        self.files = {
+            name: (Path(json_path), Path(folder or image_dataset_path or Path(json_path).parent))
+            for name, json_path, folder in (
+                ("train", json_dataset_path, None),
+                ("validation", json_validation_dataset_path, image_validation_dataset_path),
+                ("test", json_test_dataset_path, image_test_dataset_path),
+            )
+            if json_path is not None
+        }
         self.keypoint_channels = keypoint_channels
         self.keypoint_channel_max_keypoints = _parse_numbers(keypoint_channel_max_keypoints)
         self.keypoint_coordinates = keypoint_coordinates

@@ -105,9 +105,10 @@ def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
     for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
         if shared:
+            # Two files that name images alike may each have meant a folder of their own.
+            another = parts[name].source != parts["train"].source
             logger.warning(
-                "%s both in train and in %s (first: %s): its metrics will read too well.",
-                counted(len(shared), "image"),
-                name,
-                shared[0],
-            )
+                "%s both in train and in %s (first: %s), so its metrics say nothing about new images%s",
+                counted(len(shared), "image"), name, shared[0],
+                f"; --image_{name}_dataset_path names another folder" if another else "",
+            )  # fmt: skip

@@ -114,6 +114,20 @@ def test_files_of_their_own(folder, caplog):
     assert "both in train and in test" in caplog.text
 
 
+def test_images_are_relative_to_the_folder_that_is_given_or_to_their_own_file(folder):
+    paths = {"json_validation_dataset_path": "a/validation.json", "json_test_dataset_path": "b/test.json"}
+    given = {"image_validation_dataset_path": "elsewhere"}
+
+    def folders(*arguments, **more):
+        module = KeypointsDataModule("data/train.json", *arguments, **paths, **more)
+        return {name: str(root) for name, (_, root) in module.files.items()}
+
+    assert folders() == {"train": "data", "validation": "a", "test": "b"}
+    assert folders("images") == {"train": "images", "validation": "images", "test": "images"}
+    assert folders("images", **given) == {"train": "images", "validation": "elsewhere", "test": "images"}
+    assert folders(**given) == {"train": "data", "validation": "elsewhere", "test": "b"}
+
+
 def test_without_a_test_file(folder):
     module = ready(folder)
     with pytest.raises(InputError, match="json_test_dataset_path"):
