@@ -30,7 +30,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import one_cycle
 from keypoint_detection.onnx_network import OnnxNetwork
 from keypoint_detection.predict import KeypointPredictor
-from keypoint_detection.train.recipe import LARGEST_SIDE
+from keypoint_detection.train.image_sizes import LARGEST_SIDE
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 4
 KEYPOINTS = 20  # the most of a channel, as by default

@@ -59,6 +59,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         heatmap_stride: pixels of the network's input per cell of the heatmaps; None as for batch_size.
         image_size: height and width that images are resized to fit into; None keeps their own sizes. To be trained on
             with random changes, a much larger JPEG is decoded at a half, a quarter or an eighth of its size.
+        train_crop_size: height and width of the part of a larger training image that is shown at a time; None shows
+            whole images.
         augmentation: random changes of the training images; None leaves them as they are.
         split: record of an earlier split (`datamodule.split`) to use again; None makes one.
     """
@@ -86,6 +88,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         heatmap_sigma: float | None = None,
         heatmap_stride: int | None = None,
         image_size: int | str | Sequence[int] | None = None,
+        train_crop_size: int | str | Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
         split: dict[str, Any] | None = None,
     ) -> None:
@@ -113,6 +116,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.heatmap_sigma = heatmap_sigma
         self.heatmap_stride = heatmap_stride
         self.image_size = image_size
+        self.train_crop_size = train_crop_size
         self.augmentation = augmentation
         self.curriculum: Callable[[int, int], tuple[float, bool]] | None = None  # see `TrainingSampler`
         self._given_split = split
@@ -198,6 +202,7 @@ class KeypointsDataModule(pl.LightningDataModule):
                 heatmap_stride=self.heatmap_stride,
                 image_size=self.image_size,
                 augmentation=self.augmentation if stage == "train" else None,
+                crop_size=self.train_crop_size if stage == "train" else None,
                 seed=self.seed,
                 empty_channels=self.empty_channels,
                 cache=create_cache(annotations, self.parts.sizes[stage], self.cache_images, box),

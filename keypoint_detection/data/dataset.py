@@ -18,6 +18,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.crop import Window, choose_window, within
 from keypoint_detection.data.cutmix import cutmix
 from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import (
@@ -28,6 +29,7 @@ from keypoint_detection.data.geometry import (
     scaling,
     shrink_size,
     to_float,
+    translation,
     warp,
 )
 from keypoint_detection.data.image_cache import ImageCache
@@ -56,7 +58,9 @@ class KeypointsDataset(Dataset[Batch]):
         heatmap_stride: pixels of the network's input per cell of the heatmaps.
         image_size: height and width that images are resized to fit into, keeping their aspect; None keeps their size.
         augmentation: random changes; None for validation and test.
-        seed: seed of the augmentation.
+        crop_size: height and width of the part of a larger image that a sample is (`choose_window`); None shows all of
+            it, as for validation and test.
+        seed: seed of the augmentation and of the parts.
         empty_channels: what a channel without keypoints means: "absent" (there is none in the image) or "ignore" (it
             was not labelled, so it counts neither in loss nor in metrics).
         cache: holds decoded images, in full size or (without augmentation) as they fit into `image_size`; None reads
@@ -77,6 +81,7 @@ class KeypointsDataset(Dataset[Batch]):
         corrupt_images: str,
         image_size: int | str | Sequence[int] | None = None,
         augmentation: Augmentation | None = None,
+        crop_size: int | str | Sequence[int] | None = None,
         cache: ImageCache | None = None,
         render: bool = True,
     ) -> None:
@@ -94,6 +99,7 @@ class KeypointsDataset(Dataset[Batch]):
         if kept_size is not None and (augmentation is not None or kept_size != self.image_size):
             raise ValueError(f"this cache resizes images to {kept_size}, expected full size or {image_size} unchanged")
         self.augmentation = augmentation
+        self.crop_size = parse_image_size(crop_size, "crop_size")
         self.seed = seed
         self.cache = cache
         self.render = render
@@ -161,10 +167,12 @@ class KeypointsDataset(Dataset[Batch]):
         if not changed:
             pixels, to_file = letterbox(image, self.image_size, scale, size)
             keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(np.linalg.inv(to_file)))
+            if self.crop_size is not None:
+                window = self._window(key, keypoints, (pixels.shape[1], pixels.shape[2]))
+                pixels, to_file = window.take(pixels), to_file @ translation(window.left, window.top)
+                keypoints = within(keypoints - keypoints.new_tensor([window.left, window.top]), window.size)
         else:
-            random = np.random.default_rng((self.seed, epoch, index))
-            fitted = shrink_size(fit_size(size, self.image_size), scale)
-            pixels, to_file, keypoints, labelled = self._augment(image, size, fitted, keypoints, labelled, random)
+            pixels, to_file, keypoints, labelled = self._augment(key, image, size, keypoints, labelled)
         return Batch(
             images=pixels,
             keypoints=keypoints,
@@ -176,29 +184,34 @@ class KeypointsDataset(Dataset[Batch]):
         )
 
     def _augment(
-        self,
-        image: np.ndarray,
-        file_size: tuple[int, int],
-        size: tuple[int, int],
-        keypoints: Tensor,
-        labelled: Tensor,
-        random: np.random.Generator,
+        self, key: Key, image: np.ndarray, file_size: tuple[int, int], keypoints: Tensor, labelled: Tensor
     ) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
-        """The changed image of `size`, the homography to its file, and the keypoints and labels that go with it."""
+        """The changed image, the homography to its file, and the keypoints and labels that go with it."""
+        random = np.random.default_rng((self.seed, key.epoch, key.index % len(self)))
+        size = shrink_size(fit_size(file_size, self.image_size), key.scale)
         geometry = self.augmentation.geometry(random, size, may_mirror=self.mirrored_channels is not None)
         from_file = geometry.homography @ scaling(file_size, size)
-        if np.array_equal(geometry.homography, np.eye(3)):
-            pixels = to_float(resize(image, size))
-        else:
-            from_image = geometry.homography @ scaling((image.shape[0], image.shape[1]), size)
-            pixels = warp(image, from_image, size, self.augmentation.fill)
         keypoints = heatmaps.transform_points(keypoints, torch.from_numpy(from_file))
-        outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
-        keypoints[outside.any(-1)] = torch.nan
+        window = self._window(key, keypoints, size)
+        shift = translation(-window.left, -window.top)
+        if np.array_equal(geometry.homography, np.eye(3)):
+            pixels = to_float(window.take(resize(image, size)))
+        else:
+            from_image = shift @ geometry.homography @ scaling((image.shape[0], image.shape[1]), size)
+            pixels = warp(image, from_image, window.size, self.augmentation.fill)
+        keypoints = within(keypoints - keypoints.new_tensor([window.left, window.top]), window.size)
         if geometry.mirrored:
             order = torch.tensor(self.mirrored_channels)
             keypoints, labelled = keypoints[order], labelled[order]
-        return self.augmentation.photometric(pixels, random), np.linalg.inv(from_file), keypoints, labelled
+        pixels = self.augmentation.photometric(pixels, random)
+        return pixels, np.linalg.inv(shift @ from_file), keypoints, labelled
+
+    def _window(self, key: Key, keypoints: Tensor, size: tuple[int, int]) -> Window:
+        """The part of an image `(H, W)` that a sample shows, of which all may be in it."""
+        if self.crop_size is None:
+            return Window(0, 0, size)
+        random = np.random.default_rng((self.seed, key.epoch, key.index % len(self), 2))  # that of no other choice
+        return choose_window(keypoints, size, shrink_size(self.crop_size, key.scale), random)
 
     def _load(self, index: int, scale: float, changed: bool) -> tuple[np.ndarray, tuple[int, int]] | None:
         """The decoded image, perhaps smaller than its file, and the size of that; None if it is to be skipped."""

@@ -26,8 +26,12 @@ _OVERSAMPLING = 1.25
 SMALLEST_SIDE = 128
 
 
-def parse_image_size(image_size: int | str | Sequence[int] | None) -> tuple[int, int] | None:
-    """Reads an image size as users give it: `256`, `"256 320"` or `[256, 320]` (height, width), or None.
+def parse_image_size(image_size: int | str | Sequence[int] | None, name: str = "image_size") -> tuple[int, int] | None:
+    """Reads a size as users give it: `256`, `"256 320"` or `[256, 320]` (height, width), or None.
+
+    Args:
+        image_size: the size.
+        name: what an error calls it.
 
     Returns:
         `(height, width)` in pixels, or None for the size of the image file.
@@ -43,7 +47,7 @@ def parse_image_size(image_size: int | str | Sequence[int] | None) -> tuple[int,
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < 1:
-        raise InputError(f"image_size: expected one or two positive whole numbers (height width), got {image_size!r}")
+        raise InputError(f"{name}: expected one or two positive whole numbers (height width), got {image_size!r}")
     return numbers[0], numbers[-1]
 
 

@@ -52,7 +52,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     """
     datamodule = flags.call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
-        heatmap_stride=None, image_size=None, batch_size=None,
+        heatmap_stride=None, image_size=None, train_crop_size=None, batch_size=None,
         split=split,
     )  # fmt: skip
     datamodule.setup()
@@ -68,7 +68,8 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
     augmentation = flags.call(Augmentation, {**config, **recipe.values()})
     datamodule.augmentation = augmentation if recipe.augment_train and recipe.augmented_share > 0 else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
-    datamodule.image_size, datamodule.batch_size = recipe.image_size, recipe.batch_size
+    datamodule.image_size, datamodule.train_crop_size = recipe.image_size, recipe.train_crop_size
+    datamodule.batch_size = recipe.batch_size
     return datamodule, recipe
 
 

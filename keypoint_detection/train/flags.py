@@ -56,7 +56,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Data",
         KeypointsDataModule,
-        {"augmentation", "split", "batch_size", "image_size", "heatmap_sigma", "heatmap_stride"},
+        {"augmentation", "split", "batch_size", "image_size", "train_crop_size", "heatmap_sigma", "heatmap_stride"},
     ),
     ("Augmentation of the training images", Augmentation, set()),
     (

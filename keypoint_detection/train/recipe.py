@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -12,32 +11,21 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.flips import mirror_permutation
-from keypoint_detection.data.geometry import fit_size, parse_image_size
 from keypoint_detection.data.orientation import measure_orientation
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
 Auto = Literal["auto"]
-Choose = Callable[[str, Any, Any, str], Any]
 
-# The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
-LARGEST_SIDE = {"cpu": 288, "gpu": 640}
-# On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
-# images of training than they were worth (benchmarks/README.md).
-CHEAP_BELOW, CHEAP_SIDE = 330, 256
-# A side that the backbones need not pad.
-SIDE_MULTIPLE = 32
 # Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
 SIGMA_FRACTION = 0.015
 SMALLEST_SIGMA_CELLS = 0.8
-# Two Gaussians this many sigmas apart, with this many cells between them, still have two peaks.
+# Two Gaussians this many sigmas apart still have two peaks.
 SIGMAS_PER_GAP = 3.0
-CELLS_PER_GAP = 2.5
 FEWEST_AUGMENTED = 10
-# Images of a large set that are looked at.
-MOST_IMAGES = 2000
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
@@ -56,6 +44,8 @@ class Recipe:
 
     Attributes:
         image_size: `[height, width]` in pixels that images are letterboxed into, or None for their own sizes.
+        train_crop_size: `[height, width]` in pixels of the parts of larger training images that are shown at a time, or
+            None for whole images.
         heatmap_stride: Pixels of the network's input per cell of a heatmap.
         heatmap_sigma: Standard deviation of the Gaussians in pixels of the network's input.
         batch_size: Images per step and process.
@@ -70,6 +60,7 @@ class Recipe:
     """
 
     image_size: list[int] | None
+    train_crop_size: list[int] | None
     heatmap_stride: int
     heatmap_sigma: float
     batch_size: int
@@ -95,6 +86,7 @@ def choose_recipe(
     accelerator: str,
     flip_pairs: str,
     image_size: str | int | list[int] | None = "auto",
+    train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
     heatmap_sigma: float | Auto = "auto",
     batch_size: int | Auto = "auto",
@@ -115,6 +107,9 @@ def choose_recipe(
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         image_size: Size in pixels that images are resized into, keeping their aspect: 256, or "256 320" (height
             width). none keeps every image as it is.
+        train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
+            one at a time, most of them with a keypoint. auto does so where the keypoints of an image lie close
+            together in a small part of it; none shows whole images.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
         batch_size: Images per step and process.
@@ -150,11 +145,13 @@ def choose_recipe(
 
     count = len(annotations)
     augmented = choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}")
-    size, longer, shorter = _choose_size(choose, image_size, sizes, accelerator)
+    across = extents(annotations, sizes)
+    size, longer, shorter = choose_size(choose, image_size, sizes, across, accelerator)
+    crop, longer, shorter = choose_crop(choose, train_crop_size, longer, shorter, across, accelerator)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
     reason = f"the shorter side of the images is then {shorter} px{near}"
-    stride = choose("heatmap_stride", heatmap_stride, _stride(shorter, gap), reason)
+    stride = choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
@@ -163,6 +160,7 @@ def choose_recipe(
     turns = _turns(annotations, sizes, flip_pairs)
     recipe = Recipe(
         image_size=size,
+        train_crop_size=crop,
         heatmap_stride=stride,
         heatmap_sigma=sigma,
         batch_size=batch,
@@ -179,56 +177,6 @@ def choose_recipe(
         if not getattr(recipe, name) > 0:
             raise InputError(f"--{name} {getattr(recipe, name)}: expected a positive number")
     return recipe
-
-
-def _choose_size(
-    choose: Choose, image_size: str | int | list[int] | None, sizes: np.ndarray, accelerator: str
-) -> tuple[list[int] | None, int, int]:
-    """The size to letterbox into, and the median longer and shorter side of what then enters the network."""
-    known = sizes[sizes.min(axis=1) > 0]
-    side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
-    limit = LARGEST_SIDE["cpu" if accelerator == "cpu" else "gpu"]
-    if accelerator == "cpu" and side < CHEAP_BELOW:
-        limit = CHEAP_SIDE
-    fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
-    keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
-    reason = f"the longer side of the images is {side} px"
-    reason += f", and {limit} px train on more images in the same time on the {accelerator}" if side > limit else ""
-    chosen = choose("image_size", image_size, None if keep else fitted, reason)
-    size = parse_image_size(None if chosen == "none" else chosen)
-    fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
-    longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
-    return (list(size) if size else None), longer, shorter
-
-
-def _stride(side: int, gap: float) -> int:
-    """The coarsest stride at which a side has 32 cells and neighbouring keypoints have peaks of their own."""
-    return next((stride for stride in (4, 2) if side >= 32 * stride and gap >= CELLS_PER_GAP * stride), 1)
-
-
-def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None) -> float:
-    """How near the nearest keypoints of one channel come to one another.
-
-    Args:
-        annotations: The images.
-        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
-        image_size: Height and width that the images are letterboxed into, or None.
-
-    Returns:
-        The tenth percentile, over keypoints, of the distance to the nearest one of the same channel, in pixels of the
-        network's input; infinity if no channel has two keypoints in an image.
-    """
-    known = np.flatnonzero(sizes.min(axis=1) > 0)
-    distances = []
-    for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
-        width, height = sizes[index].tolist()
-        scale = fit_size((height, width), image_size)[0] / height
-        for points in annotations.keypoints(index, width=width, height=height):
-            if len(points) > 1:
-                apart = np.hypot(*np.moveaxis(points[:, None] - points[None], -1, 0)) * scale
-                np.fill_diagonal(apart, np.inf)
-                distances.append(apart.min(axis=1))
-    return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
 
 
 class _Turns(NamedTuple):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.recipe import choose_recipe, keypoint_gap
+from keypoint_detection.train.image_sizes import keypoint_gap
+from keypoint_detection.train.recipe import choose_recipe
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,8 @@ def arrows(folder, angles):
 @pytest.mark.parametrize(
     ("size", "accelerator", "image_size", "stride"),
     [
-        ((1920, 1080), "cpu", [288, 288], 4),
-        ((1920, 1080), "gpu", [640, 640], 4),
+        ((1920, 1080), "cpu", [512, 512], 4),  # boxes that are 0.69 of a side across: 288 px by 1.2 / 0.69
+        ((1920, 1080), "gpu", [1120, 1120], 4),
         ((299, 299), "cpu", [256, 256], 4),
         ((320, 240), "cpu", [256, 256], 4),
         ((40, 48), "cpu", None, 1),
@@ -110,10 +112,10 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
         "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
-        "augment_train": True, "augmented_share": 0.4,
+        "augment_train": True, "augmented_share": 0.4, "train_crop_size": "60 80",
     }  # fmt: skip
     recipe = choose(annotations, **given)
-    assert recipe.values() == given | {"image_size": [100, 200]}
+    assert recipe.values() == given | {"image_size": [100, 200], "train_crop_size": [60, 80]}
     assert recipe.reasons == {}
 
 
@@ -142,3 +144,58 @@ def test_values_out_of_range_are_refused(annotations, wrong):
 
 def test_images_of_unknown_size_still_get_a_recipe(annotations):
     assert choose(annotations, size=(0, 0)).heatmap_stride == 4
+
+
+def labels_across(folder, across, size, count=12):
+    """Labels of images of `size` (width, height), whose two keypoints lie `across` pixels apart."""
+    entries = []
+    for index in range(count):
+        Image.new("L", size).save(folder / f"{index}.png")
+        far = [min(across, 0.8 * size[0]), math.sqrt(max(0, across**2 - (0.8 * size[0]) ** 2))]
+        entries.append(
+            {"image_path": f"{index}.png", "a": [[10 + index, 10]], "b": [[10 + index + far[0], 10 + far[1]]]}
+        )
+    (folder / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return read_annotations(folder / "labels.json", folder)
+
+
+@pytest.mark.parametrize(
+    ("across", "accelerator", "given", "image_size", "crop_size"),
+    [
+        (870, "cpu", {}, 288, None),  # 90 % of the images, for 1.2 times which a part would be most of an image
+        (720, "cpu", {}, 448, 288),  # 75 %: 288 px by 1.2 / 0.75 is 461 px
+        (250, "cpu", {}, 864, 288),  # no more than three times as large
+        (870, "gpu", {}, 640, None),
+        (850, "gpu", {}, 864, 640),  # 640 px by 1.2 / 0.885 is 867 px
+        (100, "gpu", {}, 960, 640),  # no larger than the images
+        (720, "cpu", {"train_crop_size": "none"}, 448, None),
+        (720, "cpu", {"train_crop_size": "none", "image_size": 288}, 288, None),
+        (300, "cpu", {"image_size": 288}, 288, None),
+        (870, "cpu", {"train_crop_size": 160}, 288, 160),
+        (300, "cpu", {"image_size": "none"}, None, 288),
+        (720, "cpu", {"image_size": "none"}, None, 480),  # 720 px by 1.6 is 450 px
+        (900, "cpu", {"image_size": "none"}, None, 576),
+        (1200, "cpu", {"image_size": "none"}, None, None),  # 750 px would be most of an image
+    ],
+)
+def test_small_objects_get_larger_images_and_parts_of_them(tmp_path, across, accelerator, given, image_size, crop_size):
+    small = labels_across(tmp_path, across, (960, 720))
+    recipe = choose(small, (960, 720), accelerator, **given)
+    assert recipe.image_size == (image_size and [image_size, image_size])
+    assert recipe.train_crop_size == (crop_size and [crop_size, crop_size])
+    assert ("train_crop_size" in recipe.reasons) == (crop_size is not None and "train_crop_size" not in given)
+
+
+def test_sigma_and_stride_go_by_the_parts(tmp_path):
+    small = labels_across(tmp_path, 150, (960, 720))
+    assert choose(small, (960, 720)).heatmap_sigma == pytest.approx(0.015 * 288)
+    assert choose(small, (960, 720), train_crop_size=100).heatmap_stride == 2
+
+
+def test_single_keypoints_tell_nothing_of_sizes(tmp_path):
+    Image.new("L", (960, 720)).save(tmp_path / "0.png")
+    entries = [{"image_path": "0.png", "a": [[10, 10]], "b": []}]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    single = read_annotations(tmp_path / "labels.json", tmp_path)
+    recipe = choose(single, (960, 720))
+    assert (recipe.image_size, recipe.train_crop_size) == ([288, 288], None)

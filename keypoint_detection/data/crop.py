@@ -1,0 +1,68 @@
+"""Parts of training images: where the objects are small, most of an image would teach nothing.
+
+C channels, K keypoints, H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+# Share of the parts that lie anywhere, so that the network sees what is no object too; the others hold a keypoint.
+_ANYWHERE = 0.25
+# No nearer than this to the border of the part, as a fraction of its side, unless the image ends there.
+_MARGIN = 0.1
+
+
+class Window(NamedTuple):
+    """A part of an image.
+
+    Attributes:
+        left: Its first column.
+        top: Its first row.
+        size: Its height and width in pixels.
+    """
+
+    left: int
+    top: int
+    size: tuple[int, int]
+
+    def take(self, pixels: Tensor) -> Tensor:
+        """The part `(..., h, w)` of pixels `(..., H, W)`."""
+        return pixels[..., self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
+
+
+def choose_window(
+    keypoints: Tensor, size: tuple[int, int], crop_size: tuple[int, int], random: np.random.Generator
+) -> Window:
+    """Draws a part of an image: three of four hold a keypoint of the image, if it has any.
+
+    Args:
+        keypoints: `(C, K, 2)` xy in pixels of the image, NaN for none.
+        size: `(H, W)` of the image in pixels.
+        crop_size: Height and width of the part, which is smaller where the image is.
+        random: Where the randomness comes from.
+
+    Returns:
+        A part that lies within the image.
+    """
+    height, width = min(size[0], crop_size[0]), min(size[1], crop_size[1])
+    room = np.array([size[1] - width, size[0] - height])
+    place, chance, pick = random.uniform(size=2), random.uniform(), random.uniform()
+    corner = place * room
+    xy = keypoints.numpy().reshape(-1, 2)
+    inside = xy[((xy >= 0) & (xy <= (size[1], size[0]))).all(axis=1)]  # NaN is not
+    if len(inside) and chance >= _ANYWHERE:
+        keypoint = inside[int(pick * len(inside))]
+        corner = keypoint - (_MARGIN + (1 - 2 * _MARGIN) * place) * (width, height)
+    left, top = np.clip(np.rint(corner), 0, room).astype(int).tolist()
+    return Window(left, top, (height, width))
+
+
+def within(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
+    """The keypoints `(C, K, 2)` with NaN for those outside of an image of `size` (H, W)."""
+    outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
+    return keypoints.masked_fill(outside.any(-1, keepdim=True), math.nan)

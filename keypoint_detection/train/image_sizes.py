@@ -1,0 +1,155 @@
+"""At which size images are trained on: whole or in parts, and how fine their heatmaps are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.geometry import fit_size, parse_image_size
+
+Choose = Callable[[str, Any, Any, str], Any]
+
+# The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
+LARGEST_SIDE = {"cpu": 288, "gpu": 640}
+# On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
+# images of training than they were worth (benchmarks/README.md).
+CHEAP_BELOW, CHEAP_SIDE = 330, 256
+# How many times this side the keypoints of an image should lie across in the median. Where it is less, images may be
+# larger, up to so many times, and the network trains on parts of about this side, in the time that small images take.
+ACROSS = 1.2
+LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
+# Parts of images are no smaller than the above side, nor than what the keypoints of most images lie across by this
+# factor. They pay only where they are much smaller than the images.
+ACROSS_CROP = 1.6
+LARGEST_CROP = 0.75
+# A side that the backbones need not pad.
+SIDE_MULTIPLE = 32
+# Two Gaussians with this many cells between them still have two peaks.
+CELLS_PER_GAP = 2.5
+# Images of a large set that are looked at.
+MOST_IMAGES = 2000
+
+
+def choose_size(
+    choose: Choose, image_size: str | int | list[int] | None, sizes: np.ndarray, across: np.ndarray, accelerator: str
+) -> tuple[list[int] | None, int, int]:
+    """Choose what images are letterboxed into.
+
+    Args:
+        choose: Takes name, given value, choice and reason, and returns the given value or the choice for `auto`.
+        image_size: The size that was given.
+        sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
+        across: What `extents` returns.
+        accelerator: `cpu` or `gpu`.
+
+    Returns:
+        Height and width, or None for images as they are, and the median longer and shorter side of what then enters
+        the network.
+    """
+    known = sizes[sizes.min(axis=1) > 0]
+    side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
+    limit = LARGEST_SIDE[accelerator]
+    share = float(np.median(across)) if len(across) else math.inf
+    if accelerator == "cpu" and side < CHEAP_BELOW:
+        limit = CHEAP_SIDE
+    elif share < ACROSS * LARGEST_CROP:  # elsewhere parts would not pay
+        limit = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
+    fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+    keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
+    reason = f"the longer side of the images is {side} px"
+    if limit > LARGEST_SIDE[accelerator]:
+        reason += f", of which the keypoints of an image lie {share:.0%} across"
+    elif side > limit:
+        reason += f", and {limit} px train on more images in the same time on the {accelerator}"
+    chosen = choose("image_size", image_size, None if keep else fitted, reason)
+    size = parse_image_size(None if chosen == "none" else chosen)
+    fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
+    longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
+    return (list(size) if size else None), longer, shorter
+
+
+def choose_crop(
+    choose: Choose,
+    crop_size: str | int | list[int] | None,
+    longer: int,
+    shorter: int,
+    across: np.ndarray,
+    accelerator: str,
+) -> tuple[list[int] | None, int, int]:
+    """Choose in parts of which size training images are shown.
+
+    Args:
+        choose: As for `choose_size`.
+        crop_size: The size that was given.
+        longer: The median longer side of images as they enter the network.
+        shorter: The median shorter side.
+        across: What `extents` returns.
+        accelerator: `cpu` or `gpu`.
+
+    Returns:
+        Height and width, or None for whole images, and the longer and shorter side of what the network then trains on.
+    """
+    most = float(np.quantile(across, 0.9)) * longer if len(across) else math.inf
+    side = max(LARGEST_SIDE[accelerator], most / ACROSS_CROP)
+    crop = math.ceil(side / SIDE_MULTIPLE) * SIDE_MULTIPLE if side < LARGEST_CROP * longer else None
+    reason = f"the keypoints of nine of ten images lie at most {most:.0f} px across, in images of {longer} px"
+    chosen = choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
+    size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
+    if size is None:
+        return None, longer, shorter
+    return list(size), min(longer, max(size)), min(shorter, min(size))
+
+
+def choose_stride(side: int, gap: float) -> int:
+    """The coarsest stride at which a side has 32 cells and neighbouring keypoints have peaks of their own."""
+    return next((stride for stride in (4, 2) if side >= 32 * stride and gap >= CELLS_PER_GAP * stride), 1)
+
+
+def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
+    """How far across the keypoints of each image lie.
+
+    Args:
+        annotations: The images.
+        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+
+    Returns:
+        `(n,)` the diagonal of the box around all keypoints of an image, as a fraction of the image's longer side, for
+        images with at least two keypoints; of a large set, for some of them.
+    """
+    known = np.flatnonzero(sizes.min(axis=1) > 0)
+    found = []
+    for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
+        width, height = sizes[index].tolist()
+        points = np.concatenate(annotations.keypoints(index, width=width, height=height))
+        if len(points) > 1:
+            found.append(float(np.hypot(*np.ptp(points, axis=0))) / max(width, height))
+    return np.array(found)
+
+
+def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None) -> float:
+    """How near the nearest keypoints of one channel come to one another.
+
+    Args:
+        annotations: The images.
+        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+        image_size: Height and width that the images are letterboxed into, or None.
+
+    Returns:
+        The tenth percentile, over keypoints, of the distance to the nearest one of the same channel, in pixels of the
+        network's input; infinity if no channel has two keypoints in an image.
+    """
+    known = np.flatnonzero(sizes.min(axis=1) > 0)
+    distances = []
+    for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
+        width, height = sizes[index].tolist()
+        scale = fit_size((height, width), image_size)[0] / height
+        for points in annotations.keypoints(index, width=width, height=height):
+            if len(points) > 1:
+                apart = np.hypot(*np.moveaxis(points[:, None] - points[None], -1, 0)) * scale
+                np.fill_diagonal(apart, np.inf)
+                distances.append(apart.min(axis=1))
+    return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
