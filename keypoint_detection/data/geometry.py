@@ -164,6 +164,21 @@ def shrink_factor(homography: np.ndarray, size: tuple[int, int]) -> float:
     return float(np.linalg.svd(jacobian, compute_uv=False).min())
 
 
+def _sampled(
+    homography: np.ndarray, size: tuple[int, int], source_size: tuple[int, int], margin: float
+) -> tuple[slice, slice]:
+    """Rows and columns of the source that an output of `size` is sampled from, with a margin in source pixels."""
+    corners = np.array([[0, size[1], 0, size[1]], [0, 0, size[0], size[0]], [1, 1, 1, 1]])
+    x, y, w = np.linalg.inv(homography) @ corners
+    if w.min() <= 0:  # the output reaches the horizon
+        return slice(0, source_size[0]), slice(0, source_size[1])
+    spans = []
+    for values, side in ((y / w, source_size[0]), (x / w, source_size[1])):
+        first = min(max(0, math.floor(values.min() - margin)), side - 1)
+        spans.append(slice(first, max(first + 1, min(side, math.ceil(values.max() + margin)))))
+    return spans[0], spans[1]
+
+
 def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int], fill: str = "mean") -> Tensor:
     """Samples an image once, with bilinear interpolation, through a homography.
 
@@ -174,14 +189,18 @@ def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int], fill:
         image: `(h, w, 3)` uint8 RGB.
         homography: `(3, 3)` from pixels of `image` to pixels of the output.
         size: `(H, W)` of the output in pixels.
-        fill: what lies outside of the image: `mean` (its mean colour), `zeros` (black), `border` (its nearest pixel)
-            or `reflection`.
+        fill: what lies outside of the image: `mean` (its mean colour, or that of the part that is sampled where this
+            is less than half), `zeros` (black), `border` (its nearest pixel) or `reflection`.
 
     Returns:
         `(3, H, W)` float32 in [0, 1].
     """
-    source_size = (image.shape[0], image.shape[1])
     shrink = shrink_factor(homography, size) / _OVERSAMPLING
+    if fill != "reflection":  # which may show anything
+        rows, columns = _sampled(homography, size, (image.shape[0], image.shape[1]), margin=2 * max(1.0, shrink) + 1)
+        if (rows.stop - rows.start) * (columns.stop - columns.start) < image.shape[0] * image.shape[1] / 2:
+            image, homography = image[rows, columns], homography @ translation(columns.start, rows.start)
+    source_size = (image.shape[0], image.shape[1])
     reduced_size = source_size
     if shrink > 1:
         reduced_size = (math.ceil(source_size[0] / shrink), math.ceil(source_size[1] / shrink))

@@ -7,7 +7,9 @@ from blobs import blob_image, peak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
+from keypoint_detection.data import geometry
 from keypoint_detection.data.geometry import (
     fit_size,
     letterbox,
@@ -140,3 +142,33 @@ def test_warp_resembles_a_supersampled_reference():
     result = warp(np.asarray(picture), scaling((300, 400), (75, 100)), (75, 100))
     reference = np.asarray(picture.resize((100, 75), Image.Resampling.BOX)).transpose(2, 0, 1) / 255
     assert np.abs(result.numpy() - reference)[:, 2:-2, 2:-2].max() < 0.03
+
+
+@pytest.mark.parametrize("fill", ["mean", "zeros", "border", "reflection"])
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+@pytest.mark.parametrize("corner", [(-10, -12), (40, 25), (150, 90)])
+def test_a_small_part_of_a_large_image_is_what_a_warp_of_all_of_it_shows_there(fill, scale, corner, monkeypatch):
+    point, size = np.array([317.3, 226.6]), (96, 96)
+    image = blob_image(point, (480, 640), 6)
+    angle = np.radians(20)
+    turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    homography = np.eye(3)
+    homography[:2, :2] = turned
+    homography[:2, 2] = np.array([50.0, 44.0]) - turned @ point
+    part = warp(image, homography, size, fill)
+    np.testing.assert_allclose(peak(part), [50, 44], atol=0.05)
+    # Anywhere else, also where the part reaches beyond the image: against sampling all of the image.
+    moved = translation(-corner[0] * scale, -corner[1] * scale) @ np.diag([scale, scale, 1.0])
+    noise = functional.gaussian_blur(torch.rand(3, 200, 260, generator=torch.Generator().manual_seed(1)), [9, 9], 2.0)
+    pixels = (noise * 255).byte().permute(1, 2, 0).numpy()
+    part = warp(pixels, moved, (40, 40), fill)
+    monkeypatch.setattr(geometry, "_sampled", lambda *_, **__: (slice(0, 200), slice(0, 260)))
+    whole = warp(pixels, moved, (40, 40), fill)
+    if fill == "mean":  # a colour of their own beyond the image
+        inverse = np.linalg.inv(moved)
+        y, x = np.mgrid[:40, :40] + 0.5
+        source_x, source_y = inverse[0, 0] * x + inverse[0, 2], inverse[1, 1] * y + inverse[1, 2]
+        inside = torch.from_numpy((source_x > 3) & (source_y > 3) & (source_x < 257) & (source_y < 197))
+        part, whole = part[:, inside], whole[:, inside]
+        assert part.shape[1] > 100
+    torch.testing.assert_close(part, whole, atol=0.03, rtol=0)
