@@ -108,8 +108,9 @@ def choose_recipe(
         image_size: Size in pixels that images are resized into, keeping their aspect: 256, or "256 320" (height
             width). none keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
-            one at a time, most of them with a keypoint. auto does so where the keypoints of an image lie close
-            together in a small part of it; none shows whole images.
+            one at a time, most of them with a keypoint. auto does so where the keypoints of an image lie in a small
+            part of it; a number is worth trying, with a larger image_size, where an image holds many objects; none
+            shows whole images.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
         batch_size: Images per step and process.
