@@ -141,7 +141,8 @@ class MetricsLogger(pl.Callback):
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
         ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and
-            evaluates about 25 times in a run, or as often as check_val_every_n_epoch says where that is not 1.
+            evaluates about 25 times in a run (less often where that would take more than a tenth of max_time), or as
+            often as check_val_every_n_epoch says where that is not 1.
     """
 
     def __init__(

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
 EVALUATIONS_PER_RUN = 25
+# Of a training that is sized in time, at most this share for evaluations: with many or large images there are fewer.
+LARGEST_SHARE = 0.1
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
@@ -28,7 +30,7 @@ class EvaluationSchedule(pl.Callback):
 
     Runs that are sized in epochs or steps validate after the same epochs whenever they are repeated. A run that is
     sized in time looks at its clock, also where it has a largest number of epochs or steps, and takes the shorter
-    interval.
+    interval; and it evaluates less often where that would take more than a tenth of the time.
     """
 
     def __init__(self, automatic: bool) -> None:
@@ -43,6 +45,8 @@ class EvaluationSchedule(pl.Callback):
         self._epoch_started = 0.0
         self._training_seconds = 0.0
         self._epochs_seen = 0
+        self._evaluation_started = 0.0
+        self._evaluation_seconds: float | None = None  # of the shortest one, as the first may have had to wait
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the interval where the number of epochs is known."""
@@ -64,6 +68,16 @@ class EvaluationSchedule(pl.Callback):
         """Starts the clock of an epoch."""
         self._epoch_started = time.perf_counter()
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of an evaluation."""
+        self._evaluation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps how long an evaluation takes."""
+        if not trainer.sanity_checking:
+            seconds = time.perf_counter() - self._evaluation_started
+            self._evaluation_seconds = min(seconds, self._evaluation_seconds or seconds)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -73,8 +87,10 @@ class EvaluationSchedule(pl.Callback):
             self._training_seconds += time.perf_counter() - self._epoch_started
             self._epochs_seen += 1
             seconds_per_epoch = self._training_seconds / self._epochs_seen
-            interval = max(1, round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch))
-            interval = min(interval, self._longest_interval)
+            interval = min(round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch), self._longest_interval)
+            if self._evaluation_seconds:
+                interval = max(interval, math.ceil(self._evaluation_seconds / LARGEST_SHARE / seconds_per_epoch))
+            interval = max(1, interval)
             # Clocks differ between processes, and one that validates alone would wait for the others for ever.
             trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
         stops = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before --min_epochs

@@ -101,6 +101,29 @@ def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monke
         assert trainer.check_val_every_n_epoch == interval
 
 
+def test_evaluations_that_take_long_are_fewer(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    trainer = SimpleNamespace(
+        callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=50, max_steps=-1,
+        num_training_batches=1, strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
+        current_epoch=0, accumulate_grad_batches=1, sanity_checking=False,
+    )  # fmt: skip
+    schedule = EvaluationSchedule(automatic=True)
+    schedule.on_train_start(trainer, None)
+    intervals = []
+    for seconds in (3.0, 0.875, 2.0, 1.0):  # of the evaluation after each epoch
+        schedule.on_train_epoch_start(trainer, None)
+        now += 1.0
+        schedule.on_train_batch_end(trainer, None, None, None, 0)
+        intervals.append(trainer.check_val_every_n_epoch)
+        schedule.on_validation_start(trainer, None)
+        now += seconds
+        schedule.on_validation_end(trainer, None)
+    # 25 evaluations are one in 2 of 50 epochs, but one of 3 s belongs to 30 s of training, and one of 7/8 s to 9 s.
+    assert intervals == [2, 30, 9, 9]
+
+
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
     with pytest.raises(InputError, match="--val_check_interval 3: expected at most 2, the batches of an epoch"):
         validated(tmp_path, val_check_interval=3)
