@@ -3,16 +3,15 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.evaluation_pass import EvaluatedImages
 
 
-def test_labels_of_a_shrunk_image_are_compared_in_pixels_of_its_file():
-    annotations = SimpleNamespace(channel_names=("a",), name=lambda index: "a.png", path=lambda index: Path("a.png"))
-    evaluated = EvaluatedImages(annotations, [2.0])
-    batch = Batch(
+def shrunk_image():
+    return Batch(
         images=torch.zeros(1, 3, 20, 30),
         keypoints=torch.tensor([[[[10.0, 5.0]]]]),
         heatmaps=None,
@@ -21,8 +20,30 @@ def test_labels_of_a_shrunk_image_are_compared_in_pixels_of_its_file():
         transforms=torch.diag(torch.tensor([2.0, 2.0, 1.0])).double()[None],
         indices=torch.tensor([0]),
     )
-    evaluated.add(batch, torch.tensor([[[[20.0, 10.0]]]], dtype=torch.float64), torch.tensor([[[0.9]]]))
+
+
+def make_evaluated():
+    annotations = SimpleNamespace(channel_names=("a",), name=lambda index: "a.png", path=lambda index: Path("a.png"))
+    return EvaluatedImages(annotations, [2.0])
+
+
+def test_labels_of_a_shrunk_image_are_compared_in_pixels_of_its_file():
+    evaluated = make_evaluated()
+    evaluated.add(shrunk_image(), torch.tensor([[[[20.0, 10.0]]]], dtype=torch.float64), torch.tensor([[[0.9]]]))
     values, image = evaluated.values(), evaluated.images[0]
     assert (values["meanAP"], values["median_distance"]) == (1, 0)
     assert (image.width, image.height) == (60, 40)
     assert image.truths[0].tolist() == [[20, 10]]
+
+
+def test_nothing_of_a_batch_that_a_worker_shares_is_kept_since_each_holds_a_file_open():
+    evaluated = make_evaluated()
+    batch = Batch(*(None if value is None else value.share_memory_() for value in shrunk_image()))
+    xy, scores = torch.tensor([[[[20.0, 10.0]]]]).share_memory_(), torch.tensor([[[0.9]]]).share_memory_()
+    evaluated.add(batch, xy, scores)
+    for tensor in (xy, scores, *(value for value in batch if value is not None)):
+        tensor.zero_()  # seen by whoever still reads the shared memory
+    image = evaluated.images[0]
+    assert (evaluated.values()["meanAP"], image.labelled.tolist()) == (1, [True])
+    assert [values[0].tolist() for values in (image.truths, image.xy)] == [[[20, 10]], [[20, 10]]]
+    assert image.scores[0].tolist() == pytest.approx([0.9])

@@ -239,7 +239,9 @@ class KeypointDetector(pl.LightningModule):
             which image of the data set each is (-1 for none).
         """
         xy, scores = self.detect(batch.images, batch.sizes)
-        return {"xy": heatmaps.transform_points(xy, batch.transforms), "scores": scores, "indices": batch.indices}
+        xy = heatmaps.transform_points(xy, batch.transforms)
+        # A trainer keeps what is returned, and memory that a worker of the loader shares holds a file open.
+        return {"xy": xy, "scores": scores, "indices": batch.indices.clone()}
 
     def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         values = self.hparams

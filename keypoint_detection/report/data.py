@@ -113,7 +113,8 @@ def images_from_batch(
         labelled: `(I, C)` bool.
         paths: of the image files.
     """
-    sizes, labelled = np.asarray(sizes), np.asarray(labelled)
+    # A copy of what is kept as it is: memory that a worker of a loader shares holds a file open.
+    sizes, labelled = np.asarray(sizes), np.asarray(labelled).copy()
     xy, scores, truths = (np.asarray(values, np.float32) for values in (xy, scores, truths))
     found, true = ~np.isnan(xy).any(-1), ~np.isnan(truths).any(-1)
     channels = range(xy.shape[1])

@@ -69,6 +69,18 @@ def test_a_batch_alone_and_another_metric_are_added_to_what_was_seen(name):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_batches_that_workers_of_a_loader_share_are_copied_since_each_holds_a_file_open(name):
+    first, second = random_batch(range(5)), random_batch(range(5, 9))
+    metric = METRICS[name](CHANNELS, DISTANCES)
+    shared = [tensor.clone().share_memory_() for tensor in first]
+    metric.update(*shared)
+    for tensor in shared:
+        tensor.fill_(False)  # seen by whoever still reads the shared memory
+    metric.update(*second)
+    assert metric.compute() == same(value_of(name, first, second))
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_rows_stay_on_the_cpu_when_the_metric_follows_its_inputs_to_a_device(name, monkeypatch):
     monkeypatch.setattr("keypoint_detection.metrics.base._BATCHES_AT_ONCE", 2)
     metric = METRICS[name](CHANNELS, DISTANCES)

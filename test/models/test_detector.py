@@ -7,6 +7,7 @@ import torch
 from model_cases import SMALL, make_batch
 
 from keypoint_detection import heatmaps
+from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detections import decode_detections
@@ -216,6 +217,14 @@ def test_padding_changes_no_detection(stride):
         alone = decode_detections(crop, sizes[index : index + 1], [5, 3], 4.0, stride)
         torch.testing.assert_close(together.xy[index], alone.xy[0], equal_nan=True, rtol=0, atol=0)
         torch.testing.assert_close(together.scores[index], alone.scores[0], rtol=0, atol=0)
+
+
+def test_predictions_keep_nothing_of_a_batch_that_a_worker_shares_since_each_holds_a_file_open():
+    batch = make_batch()
+    shared = Batch(*(None if value is None else value.share_memory_() for value in batch))
+    found = make_detector().predict_step(shared)
+    assert found["indices"].tolist() == [0, 1]
+    assert not any(value.is_shared() for value in found.values())
 
 
 def test_validation_step_maps_to_the_image_files_and_keeps_padding_at_zero():
