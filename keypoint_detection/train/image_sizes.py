@@ -118,15 +118,16 @@ def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
 
     Returns:
         `(n,)` the diagonal of the box around all keypoints of an image, as a fraction of the image's longer side, for
-        images with at least two keypoints; of a large set, for some of them.
+        images with keypoints in at least two places; of a large set, for some of them.
     """
     known = np.flatnonzero(sizes.min(axis=1) > 0)
     found = []
     for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
         width, height = sizes[index].tolist()
         points = np.concatenate(annotations.keypoints(index, width=width, height=height))
-        if len(points) > 1:
-            found.append(float(np.hypot(*np.ptp(points, axis=0))) / max(width, height))
+        diagonal = float(np.hypot(*np.ptp(points, axis=0))) if len(points) else 0.0
+        if diagonal > 0:
+            found.append(diagonal / max(width, height))
     return np.array(found)
 
 

@@ -199,3 +199,13 @@ def test_single_keypoints_tell_nothing_of_sizes(tmp_path):
     single = read_annotations(tmp_path / "labels.json", tmp_path)
     recipe = choose(single, (960, 720))
     assert (recipe.image_size, recipe.train_crop_size) == ([288, 288], None)
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+def test_keypoints_at_one_place_tell_nothing_of_sizes_either(tmp_path, accelerator):
+    Image.new("L", (960, 720)).save(tmp_path / "0.png")
+    entries = [{"image_path": "0.png", "a": [[10, 10], [10, 10]], "b": [[10, 10]]}]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (960, 720), accelerator)
+    largest = {"cpu": 288, "gpu": 640}[accelerator]
+    assert (recipe.image_size, recipe.train_crop_size) == ([largest, largest], None)
