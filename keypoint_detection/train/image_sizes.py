@@ -32,6 +32,8 @@ SIDE_MULTIPLE = 32
 CELLS_PER_GAP = 2.5
 # Images of a large set that are looked at.
 MOST_IMAGES = 2000
+# Distances between keypoints that are computed at once, so that a crowd takes no more memory than others.
+DISTANCES_AT_ONCE = 2**20
 
 
 def choose_size(
@@ -149,8 +151,11 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
         width, height = sizes[index].tolist()
         scale = fit_size((height, width), image_size)[0] / height
         for points in annotations.keypoints(index, width=width, height=height):
-            if len(points) > 1:
-                apart = np.hypot(*np.moveaxis(points[:, None] - points[None], -1, 0)) * scale
-                np.fill_diagonal(apart, np.inf)
+            if len(points) < 2:
+                continue
+            rows = max(1, DISTANCES_AT_ONCE // len(points))
+            for first in range(0, len(points), rows):
+                apart = np.hypot(*np.moveaxis(points[first : first + rows, None] - points[None], -1, 0)) * scale
+                np.fill_diagonal(apart[:, first:], np.inf)
                 distances.append(apart.min(axis=1))
     return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf

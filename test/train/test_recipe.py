@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from configuration import TEST_DATASET
 from PIL import Image
 
@@ -60,6 +61,19 @@ def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
     assert recipe.heatmap_stride == 2
     assert recipe.heatmap_sigma == pytest.approx(1.6)
     assert choose_recipe(close, sizes, "cpu", "auto", heatmap_stride=1).heatmap_sigma == pytest.approx(0.015 * 64)
+
+
+def test_the_gap_in_a_crowd_is_that_of_a_grid_in_which_one_keypoint_has_a_nearer_neighbour(tmp_path, monkeypatch):
+    monkeypatch.setattr("keypoint_detection.train.image_sizes.DISTANCES_AT_ONCE", 100)  # 4 of 26 keypoints at once
+    Image.new("L", (64, 64)).save(tmp_path / "0.png")
+    grid = [[10 * column + 5, 10 * row + 5] for row in range(5) for column in range(5)]
+    labels = {"coordinates": "pixel", "dataset": [{"image_path": "0.png", "a": [*grid, [48, 49]], "b": grid[:2]}]}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    crowd = read_annotations(tmp_path / "labels.json", tmp_path)
+    # Of 28 distances two are 5, of the keypoint at (48, 49) and of the one at (45, 45); the tenth percentile lies at
+    # place 2.7 from 0, beyond them.
+    assert keypoint_gap(crowd, np.array([[64, 64]]), None) == pytest.approx(10)
+    assert keypoint_gap(crowd.keep(torch.arange(28) > 10), np.array([[64, 64]]), None) == pytest.approx(5 + 5 * 0.6)
 
 
 def test_sigma_grows_with_the_image_and_is_no_smaller_than_most_of_a_cell(annotations):
