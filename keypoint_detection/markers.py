@@ -14,7 +14,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from keypoint_detection.picture_layout import channel_colours, is_numbered, resize, write_number
+from keypoint_detection.picture_layout import (
+    channel_colours,
+    fill_width,
+    is_numbered,
+    resize,
+    width_within,
+    write_number,
+)
 
 # Drawing at twice the size and averaging smooths the markers.
 SMOOTHING = 2
@@ -74,7 +81,8 @@ def draw_keypoints(
         predicted: For each channel `(N, 2)` xy in continuous pixels of `image`; NaN is skipped.
         true: For each channel `(K, 2)` xy.
         scores: For each channel `(N,)` in [0, 1]; a cross is the larger, the higher its score.
-        width: Width of the result in pixels; that of the image if None.
+        width: Width of the result in pixels, in which a very tall image stands in the middle; that of the image if
+            None.
 
     Returns:
         The picture.
@@ -82,11 +90,12 @@ def draw_keypoints(
     picture = to_picture(image)
     predicted, true, scores = predicted or {}, true or {}, scores or {}
     names = list(dict.fromkeys([*true, *predicted]))
-    width = width or picture.shape[1]
-    scale = SMOOTHING * width / picture.shape[1]
-    canvas = Image.fromarray(resize(picture, SMOOTHING * width))
+    inner = picture.shape[1] if width is None else width_within(width, picture.shape)
+    width = inner if width is None else width
+    scale = SMOOTHING * inner / picture.shape[1]
+    canvas = Image.fromarray(resize(picture, SMOOTHING * inner))
     draw = ImageDraw.Draw(canvas)
-    radius = SMOOTHING * max(3.0, width / 70)
+    radius = SMOOTHING * max(3.0, inner / 70)
     colours = [tuple(colour) for colour in channel_colours(len(names)).tolist()]
     rings = list(_marks([true.get(name, ()) for name in names], scale, radius, RING_STEP * SMOOTHING))
     crosses = list(_marks([predicted.get(name, ()) for name in names], scale, radius, 0.0))
@@ -103,7 +112,8 @@ def draw_keypoints(
             angle, away = math.pi * (mark.before / 2 - 1 / 4), mark.reach + size / 2
             place = mark.x + away * math.cos(angle), mark.y + away * math.sin(angle)
             write_number(draw, mark.channel, place, size)
-    return np.asarray(canvas.resize((width, canvas.height // SMOOTHING), Image.Resampling.BOX))
+    smooth = canvas.resize((inner, max(1, canvas.height // SMOOTHING)), Image.Resampling.BOX)
+    return fill_width(np.asarray(smooth), width)
 
 
 def _marks(keypoints: Sequence[np.ndarray | Sequence], scale: float, radius: float, step: float) -> Iterator[Mark]:

@@ -25,6 +25,8 @@ INK = (235, 235, 235)
 GAP = 4  # pixels between the pictures of a grid
 # Narrower pictures, in pixels, have no room for numbers, nor below them for large print and what the marks mean.
 NARROW = 256
+# How many times its width a picture is high at most; an image that is taller leaves its sides empty.
+TALLEST = 3
 # Hues of so many channels are hard to tell apart, so that their numbers stand beside the colours.
 MANY_CHANNELS = 11
 
@@ -77,6 +79,27 @@ def resize(picture: np.ndarray, width: int) -> np.ndarray:
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     method = Image.Resampling.BOX if width % picture.shape[1] == 0 else Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(picture).resize((width, height), method))
+
+
+def width_within(width: int, size: Sequence[int]) -> int:
+    """The width in pixels of an image in a picture: all of it, unless that made the picture very tall.
+
+    Args:
+        width: Of the picture.
+        size: Height and width of the image.
+    """
+    return max(1, min(width, TALLEST * width * size[1] // size[0]))
+
+
+def fill_width(picture: np.ndarray, width: int) -> np.ndarray:
+    """Centres a picture of at most a width in one of that width."""
+    if picture.shape[1] == width:
+        return picture
+    left = (width - picture.shape[1]) // 2
+    canvas = np.empty((picture.shape[0], width, 3), dtype=np.uint8)
+    canvas[:] = BACKGROUND
+    canvas[:, left : left + picture.shape[1]] = picture
+    return canvas
 
 
 @lru_cache

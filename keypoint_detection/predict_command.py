@@ -265,7 +265,7 @@ class _Overlays:
 def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     xy = {name: keypoints.xy for name, keypoints in prediction.items()}
     scores = {name: keypoints.scores for name, keypoints in prediction.items()}
-    picture = draw_keypoints(image, predicted=xy, scores=scores, width=image.shape[1])
+    picture = draw_keypoints(image, predicted=xy, scores=scores)
     if image.shape[1] < LEGEND_FROM:
         return picture
     return add_legend(picture, dict.fromkeys(xy, ""), "larger cross: higher score")

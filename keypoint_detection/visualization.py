@@ -17,7 +17,16 @@ from torch import Tensor
 
 from keypoint_detection.curves import plot_curves
 from keypoint_detection.markers import draw_keypoints, to_picture
-from keypoint_detection.picture_layout import add_legend, add_title, channel_colours, image_grid, resize, stack
+from keypoint_detection.picture_layout import (
+    add_legend,
+    add_title,
+    channel_colours,
+    fill_width,
+    image_grid,
+    resize,
+    stack,
+    width_within,
+)
 
 __all__ = [
     "add_legend",
@@ -137,15 +146,16 @@ def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names
     blocks = math.ceil(len(captions) / PANEL_COLUMNS)
     columns = math.ceil(len(captions) / blocks)
     width = _cell_width(columns, images.shape[-1])
+    inner = width_within(width, images.shape[-2:])
     rows_of_images = []
     for index in range(len(images)):
         image = images[index : index + 1]
         heatmaps = torch.stack((predicted[index], true[index]))
-        composites = compose_heatmaps(image, heatmaps, width)
-        overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), width)
+        composites = compose_heatmaps(image, heatmaps, inner)
+        overlays = overlay_heatmaps(image, heatmaps.flatten(0, 1), inner)
         rows = []
         for title, composite, channels in zip(("predicted", "true"), composites, np.split(overlays, 2), strict=True):
-            pictures = [composite, *channels]
+            pictures = [fill_width(picture, width) for picture in (composite, *channels)]
             rows.append([add_title(p, title) if i % columns == 0 else p for i, p in enumerate(pictures)])
         rows_of_images.append(rows)
     across = min(len(images), PANEL_WIDTH // (columns * width)) if blocks == 1 else 1

@@ -266,6 +266,33 @@ def test_panels_hold_every_image_and_channel(channels, stride, batch):
     assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names, lowest).shape[2] == 3
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [(4000, 20), (4000, 1), (20, 4000), (1, 4000), (1, 1)])
+def test_pictures_of_very_tall_and_very_wide_images_stay_pictures(size, batch, tmp_path):
+    images = torch.rand(batch, 3, *size)
+    keypoints = torch.rand(batch, 2, 3, 2) * torch.tensor([size[1], size[0]])
+    true = heatmaps.render(keypoints, size, 3.0, 4)
+    panels = [
+        heatmap_panel(images, true, true, ["a", "b"]),
+        keypoint_panel(images, keypoints, torch.rand(batch, 2, 3), keypoints, ["a", "b"], [0.5, 0.5]),
+    ]
+    for panel in panels:
+        assert max(panel.shape) < 20_000
+        Image.fromarray(panel).save(tmp_path / "panel.jpg")  # which is at most 65500 pixels high
+
+
+def test_a_very_tall_image_stands_in_the_middle_of_its_picture_no_more_than_three_times_as_high():
+    image = np.full((4000, 20, 3), 255, dtype=np.uint8)
+    picture = draw_keypoints(image, true={"a": np.array([[10.0, 1000.0]])}, width=400)
+    assert picture.shape == (1200, 400, 3)  # 1200 pixels in place of 4000 are 6 in place of 20
+    assert (picture[::1100, 197:203] == 255).all()
+    assert (picture[:, :196] < 30).all()
+    assert (picture[:, 204:] < 30).all()
+    rows = np.flatnonzero((picture[:, 197:203] != 255).any(axis=(1, 2)))
+    assert (rows[0] + rows[-1] + 1) / 2 == pytest.approx(300, abs=0.5)
+    assert draw_keypoints(image).shape == (4000, 20, 3)  # as large as it is
+
+
 def test_images_of_few_channels_stand_side_by_side_each_with_its_own_heatmaps():
     images, true = torch.zeros(3, 3, 32, 32), torch.zeros(3, 1, 32, 32)
     true[torch.arange(3), 0, 16, 4 + 8 * torch.arange(3)] = 1  # from image to image further to the right
