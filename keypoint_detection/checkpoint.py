@@ -62,8 +62,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     Returns:
         `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (their
         number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `evaluation` (which channels of the
-        file are merged, and the threshold distances), `metrics` of the validation before it was saved, and
-        `calibration`. None where the file does not say.
+        file are merged, what empty ones mean, and the threshold distances), `metrics` of the validation before it was
+        saved, and `calibration`. None where the file does not say.
 
     Raises:
         InputError: If the file is no checkpoint of a detector.
@@ -124,7 +124,8 @@ def _text(name: str, value: Any) -> str:
     if name == "evaluation":
         merged = ["=".join(members) for members in value["channel_members"].values() if len(members) > 1]
         unit = {"pixel": "px", "image": "of the image's diagonal"}[value["threshold_unit"]]
-        return f"{' '.join([*merged, 'within'])} {', '.join(f'{d:g}' for d in value['distances'])} {unit}"
+        ignored = ", empty channels ignored" if value.get("empty_channels") == "ignore" else ""
+        return f"{' '.join([*merged, 'within'])} {', '.join(f'{d:g}' for d in value['distances'])} {unit}{ignored}"
     if name == "metrics":
         value = {key: value[key] for key in SHOWN_METRICS if key in value}
     if name == "epoch":

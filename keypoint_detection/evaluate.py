@@ -11,7 +11,7 @@ from typing import Literal
 from keypoint_detection.calibration import Calibration, calibrate_channel
 from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import Evaluation, summarise
@@ -39,7 +39,7 @@ def evaluate(
     *,
     keypoint_channels: str | list[str] | None = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
-    empty_channels: str = "absent",
+    empty_channels: Literal["absent", "ignore"] | None = None,
     split: str | Path | None = None,
     maximal_gt_keypoint_pixel_distances: str | list[float] | None = None,
     threshold_unit: Literal["pixel", "image"] | None = None,
@@ -61,7 +61,7 @@ def evaluate(
         keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None merges as
             the training did.
         keypoint_coordinates: Convention of a native file: blender, normalized or pixel.
-        empty_channels: What a channel without keypoints means: absent or ignore (it was not labelled).
+        empty_channels: Channels without keypoints: absent, or ignore (not labelled). None is as in the training.
         split: The split.json of a training with this file; only its validation images are evaluated.
         maximal_gt_keypoint_pixel_distances: Distances of the average precision. None takes those of the training.
         threshold_unit: Their unit: pixel (of the image file), or image for fractions of its diagonal. None takes that
@@ -112,6 +112,8 @@ def evaluate(
     annotations = annotations.select_channels(predictor.channel_names)
     if recall is not None and split is None:
         _warn_of_training_images(checkpoint, annotations)
+    # Not every checkpoint says so; then it is what trainings take by default.
+    empty_channels = empty_channels or predictor.network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     dataset = make_dataset(detector, annotations, empty_channels)
     evaluated = EvaluatedImages(annotations, distances, unit)
     loader = make_loader(dataset, sizes, batch_size, num_workers, processes.rank, processes.world)

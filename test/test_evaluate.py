@@ -287,6 +287,20 @@ def test_channels_are_merged_as_in_the_training(folder, labels, evaluation, tmp_
     assert (given.channels["red"]["truths"], given.channels["green"]["truths"]) == (1, 3)
 
 
+def test_empty_channels_mean_what_they_meant_in_the_training(folder, evaluation, tmp_path, capsys):
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", empty_channels="ignore")
+    labels = folder / "labels.json"
+    ignored = evaluate(path, labels, device="cpu")
+    # Only the first image has no green ones.
+    assert [image.labelled.tolist() for image in ignored.images.values()] == [[True, False], [True, True]]
+    assert ignored.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
+    given = evaluate(path, labels, device="cpu", empty_channels="absent")
+    unknown = evaluate(checkpoint_of(folder, tmp_path / "b.ckpt"), labels, device="cpu")
+    assert all(image.labelled.all() for found in (given, unknown) for image in found.images.values())
+    assert main(["checkpoint", "info", str(path)]) == 0
+    assert "within 4 px, empty channels ignored" in capsys.readouterr().out
+
+
 def test_a_channel_that_is_nowhere_is_named(folder, labels, tmp_path):
     path = checkpoint_of(folder, tmp_path / "a.ckpt", channel_members={"red": ["rose"], "green": ["green"]})
     with pytest.raises(InputError, match=r'no channel "red", which the detector finds'):

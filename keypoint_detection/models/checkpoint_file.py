@@ -16,8 +16,8 @@ import torch
 from keypoint_detection.errors import InputError
 
 VERSION_KEY = "keypoint_detection_version"
-# How a training evaluates: `channel_members`, the channels of its file by that of the detector, `distances` and
-# `threshold_unit`.
+# How a training evaluates: `channel_members`, the channels of its file by that of the detector, `empty_channels`,
+# `distances` and `threshold_unit`.
 EVALUATION_KEY = "evaluation"
 SAFETENSORS = ".safetensors"
 

@@ -219,6 +219,7 @@ class MetricsLogger(pl.Callback):
             checkpoint["validation_metrics"] = {name: float(v) for name, v in self.latest["validation"].items()}
         checkpoint[EVALUATION_KEY] = {
             "channel_members": channel_members(trainer.datamodule.keypoint_channels, self.channel_names),
+            "empty_channels": trainer.datamodule.empty_channels,
             "distances": self.threshold_distances,
             "threshold_unit": self.threshold_unit,
         }

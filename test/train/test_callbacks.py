@@ -9,7 +9,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
-TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y"))
+TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y", empty_channels="ignore"))
 
 
 def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
@@ -52,7 +52,8 @@ def test_thresholds_of_other_channels_are_not_taken_over():
     metrics.on_save_checkpoint(TRAINER, None, saved)
     assert saved["state_dict"]["score_thresholds"].tolist() == [0.5]
     assert saved["evaluation"] == {
-        "channel_members": {"a": ["a", "x", "y"]}, "distances": [2.0, 4.0], "threshold_unit": "pixel",
+        "channel_members": {"a": ["a", "x", "y"]}, "empty_channels": "ignore", "distances": [2.0, 4.0],
+        "threshold_unit": "pixel",
     }  # fmt: skip
 
 
