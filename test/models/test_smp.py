@@ -193,6 +193,16 @@ def test_parameters_that_nothing_depends_on_do_not_train():
     assert not any(name.startswith(("decoder", "encoder.model.blocks.0.")) for name in unused)
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_detector_can_be_built_where_no_gradients_are_recorded(without):
+    values = {"backbone_type": "Smp", "backbone": TINY, "heatmap_sigma": 2.0, "heatmap_stride": 2, "learning_rate": 1.0}
+    with without():
+        detector = KeypointDetector(["a"], **values)
+        assert detector(torch.rand(1, 3, 40, 33)).shape == (1, 1, 20, 17)
+    assert all(parameter.requires_grad for parameter in detector.parameters())
+    assert all(parameter.grad is None for parameter in detector.parameters())
+
+
 def test_an_unreachable_hub_is_one_line_that_names_the_way_out(monkeypatch):
     backbone = build_backbone("Smp", 4, {**TINY, "pretrained": True})
 

@@ -77,8 +77,11 @@ class Smp(Backbone):
 
         self._freeze_unused()
 
+    @torch.enable_grad()
     def _freeze_unused(self) -> None:
         """Take out of training what the features do not depend on, such as a classifier: processes expect gradients."""
+        if torch.is_inference_mode_enabled():  # whose weights never train
+            return
         self.eval()
         self.features(torch.zeros(1, self.n_channels_in, self.size_divisor, self.size_divisor)).sum().backward()
         for parameter in self.parameters():
