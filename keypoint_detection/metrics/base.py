@@ -15,10 +15,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from keypoint_detection.metrics.groups import of_similar_size, padded_rows
 from keypoint_detection.metrics.matching import descending_order, is_descending, match_groups
 
-# Groups that are matched at once, so that the memory in use does not grow with the data.
-_GROUPS_AT_ONCE = 8192
 # Batches that wait at most until what is missing is dropped from them.
 _BATCHES_AT_ONCE = 256
 
@@ -215,11 +214,9 @@ def _match_groups(
     distances = np.full((len(limits), len(x)), np.nan)
     in_order = is_descending(scores[:-1], starts[counts[:, 0] > 0, 0])
     groups = np.flatnonzero((counts > 0).all(axis=1))
-    # Groups of similar size go together, so that little is padded.
-    groups = groups[counts[groups, 1].argsort(kind="stable")]
-    for first in range(0, len(groups), _GROUPS_AT_ONCE):
-        chunk = groups[first : first + _GROUPS_AT_ONCE]
-        rows, truth_rows = (_padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
+    for similar in of_similar_size(counts[groups]):
+        chunk = groups[similar]
+        rows, truth_rows = (padded_rows(starts[chunk, column], counts[chunk, column]) for column in (0, 1))
         if not in_order:
             rows = np.take_along_axis(rows, descending_order(scores.take(rows)), axis=0)
         xy, true_xy = (x.take(rows), y.take(rows)), (true_x.take(truth_rows.T), true_y.take(truth_rows.T))
@@ -287,12 +284,3 @@ def _rows_of_groups(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Rows of all groups in turn: `(G,)` first row and number of rows -> `(sum of counts,)`."""
     shift = starts - (counts.cumsum() - counts)
     return np.arange(counts.sum()) + shift.repeat(counts)
-
-
-def _padded_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Rows of all groups: `(G,)` first row and number of rows -> `(N, G)`, -1 where a group has fewer."""
-    ranks = np.arange(counts.max())[:, None]
-    rows = starts + ranks
-    if counts.min() < len(ranks):
-        np.copyto(rows, -1, where=ranks >= counts)
-    return rows

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keypoint_detection.metrics import base, matching
+from keypoint_detection.metrics import groups as groups_module
+from keypoint_detection.metrics import matching
 from keypoint_detection.metrics.average_precision import (
     KeypointAveragePrecision,
     average_precision,
@@ -91,7 +92,8 @@ def test_working_on_a_part_of_the_groups_at_once_changes_nothing(seed, groups, d
     predictions, targets = random_case(random.Random(seed), coarse)
     whole = computed(predictions, targets, [1, 2.5, 4])
     with (
-        mock.patch.object(base, "_GROUPS_AT_ONCE", groups),
+        mock.patch.object(groups_module, "_GROUPS_AT_ONCE", groups),
+        mock.patch.object(groups_module, "_SMALL", 1),
         mock.patch.object(matching, "_DISTANCES_AT_ONCE", distances),
     ):
         assert computed(predictions, targets, [1, 2.5, 4]) == pytest.approx(whole, abs=0, nan_ok=True)

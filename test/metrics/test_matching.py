@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keypoint_detection.metrics import base as base_module
 from keypoint_detection.metrics import match
 from keypoint_detection.metrics import matching as matching_module
 from keypoint_detection.metrics.average_precision import AveragePrecision
@@ -78,6 +79,26 @@ def test_matching_in_small_portions_changes_nothing(monkeypatch):
     together = match(xy, scores, truths, torch.tensor([2.0, 5.0]))
     monkeypatch.setattr(matching_module, "_DISTANCES_AT_ONCE", 100)
     torch.testing.assert_close(match(xy, scores, truths, torch.tensor([2.0, 5.0])), together, equal_nan=True)
+
+
+def test_an_image_with_very_many_keypoints_makes_no_room_in_the_others_and_changes_nothing(monkeypatch):
+    random = np.random.default_rng(0)
+    numbers = [(20, 5)] * 300 + [(3000, 5), (20, 2000), (700, 900), (0, 7), (9, 0)]
+    metric, expected, rows = AveragePrecision(["a"], (2.0, 5.0)), [], []
+    for index, (detections, truths) in enumerate(random.permutation(numbers).tolist()):
+        xy, true = (torch.tensor(random.integers(0, 100, (1, 1, n, 2))).double() for n in (detections, truths))
+        scores = torch.tensor(random.integers(1, 20, (1, 1, detections)) / 20)
+        metric.update(xy, scores, true, torch.ones(1, 1, dtype=torch.bool), torch.tensor([index]))
+        expected.append(match(xy, scores, true, torch.tensor([2.0, 5.0]))[0, 0])
+    matched = base_module.match_groups
+
+    def count_rows(xy, truths, *arguments):
+        rows.append(xy[0].size + truths[0].size)
+        matched(xy, truths, *arguments)
+
+    monkeypatch.setattr(base_module, "match_groups", count_rows)
+    np.testing.assert_array_equal(metric.matches().distances, torch.cat(expected))
+    assert sum(rows) < 2 * sum(map(sum, numbers))  # 300 times as many with all groups side by side
 
 
 @pytest.mark.parametrize("channels", [1, 3])
