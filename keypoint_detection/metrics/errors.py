@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.metrics.average_precision import average_precision
+from keypoint_detection.metrics.groups import of_similar_size
 
 ERROR_KINDS = ("miss", "duplicate", "imprecise", "wrong_channel", "background")
 IMPRECISE_FACTOR = 2.0  # an imprecise detection lies within this many threshold distances
@@ -133,9 +134,30 @@ def classify_detections(
         labelled: `(I, C)` bool; detections and truths of an unlabelled channel are left out.
         distance: threshold distance in pixels.
     """
-    n_images, n_channels, n_detections = scores.shape
     xy = xy.masked_fill(~labelled[..., None, None], torch.nan)
     truths = truths.masked_fill(~labelled[..., None, None], torch.nan)
+    kinds = torch.full(scores.shape, NO_DETECTION, device=xy.device)
+    claimed = torch.full_like(kinds, -1)
+    missed = torch.zeros(truths.shape[:-1], dtype=torch.bool, device=xy.device)
+    # Images of similar size go together, each without what pads it to the largest one.
+    lengths = torch.stack([_used(xy), _used(truths)], dim=1)
+    for images in of_similar_size((lengths * scores.shape[1]).numpy()):
+        n, k = lengths[images].amax(0).tolist()
+        found = _classify(xy[images, :, :n], scores[images, :, :n], truths[images, :, :k], distance)
+        kinds[images, :, :n], missed[images, :, :k], claimed[images, :, :n] = found
+    return Classification(kinds, missed, claimed)
+
+
+def _used(points: Tensor) -> Tensor:
+    """How many of the points `(I, C, N, 2)` of each image are needed to have all that are not NaN, `(I,)` int64."""
+    present = ~points.isnan().any(-1).all(1)
+    places = torch.arange(1, present.shape[1] + 1, device=points.device)
+    return (present * places).amax(1).cpu() if len(places) else torch.zeros(len(points), dtype=torch.int64)
+
+
+def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Classification:
+    """`classify_detections` of images of which all is labelled."""
+    n_images, n_channels, n_detections = scores.shape
     radius = IMPRECISE_FACTOR * distance
     wrong = ~xy.isnan().any(-1)
     kinds = torch.where(wrong, BACKGROUND, NO_DETECTION)

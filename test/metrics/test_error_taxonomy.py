@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keypoint_detection.metrics import errors
 from keypoint_detection.metrics.errors import (
     BACKGROUND,
     DUPLICATE,
@@ -200,6 +201,33 @@ def test_agrees_with_plain_loops_and_with_the_matching_of_the_metric(images, dis
             assert result.missed[i, c].tolist() == missed[c] + [False] * (truths.shape[2] - len(true))
     matched = match(xy, scores.masked_fill(xy[..., 0].isnan(), -torch.inf), truths, torch.tensor([distance]))
     assert torch.equal(result.kinds == TRUE, ~matched[..., 0].isnan())
+
+
+def test_an_image_with_very_many_keypoints_makes_no_room_in_the_others_and_changes_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return (torch.rand(*shape, generator=generator, dtype=torch.float64) * 50).round()
+
+    sizes = [(6, 4)] * 40 + [(150, 4), (6, 200), (100, 90), (0, 3), (5, 0)]
+    xy, truths = (torch.full((45, 3, n, 2), math.nan, dtype=torch.float64) for n in (150, 200))
+    for index, (n, k) in enumerate(sizes):
+        xy[index, :, :n], truths[index, :, :k] = random(3, n, 2), random(3, k, 2)
+    xy[torch.rand(45, 3, 150, generator=generator) < 0.1] = math.nan  # anywhere, not only at the end
+    scores, labelled = random(45, 3, 150), torch.rand(45, 3, generator=generator) < 0.9
+    hidden = ~labelled[..., None, None]
+    whole = errors._classify(xy.masked_fill(hidden, math.nan), scores, truths.masked_fill(hidden, math.nan), 2.5)
+    assert {kind.item() for kind in whole.kinds.unique()} == {*range(-1, 5)}
+    cells, classify = [], errors._classify
+
+    def count_cells(xy, scores, truths, distance):
+        cells.append(scores.numel() + truths[..., 0].numel())
+        return classify(xy, scores, truths, distance)
+
+    monkeypatch.setattr(errors, "_classify", count_cells)
+    for found, expected in zip(classify_detections(xy, scores, truths, labelled, 2.5), whole, strict=True):
+        assert torch.equal(found, expected)
+    assert sum(cells) < 2 * 3 * sum(map(sum, sizes))  # 16 times as many with all images side by side
 
 
 @settings(max_examples=60, deadline=None)
