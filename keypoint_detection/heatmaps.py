@@ -190,7 +190,9 @@ def decode(
     lead, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     dtype = torch.promote_types(heatmaps.dtype, torch.float32)
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
-    radius = window_radius(min_distance, stride)
+    # A window larger than the map would see no more of it, and take memory. A graph does not know the map's size.
+    farthest = math.inf if is_exporting() else stride * max(height, width)
+    radius = window_radius(min(min_distance, farthest), stride)
     count = min(max_keypoints, height * width)
     # One more than asked for tells whether the last one is tied with one that is left out. A graph does not ask.
     wanted = count if is_exporting() else min(count + 1, height * width)

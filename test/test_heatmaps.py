@@ -155,6 +155,22 @@ def test_peaks_are_those_of_a_window_search(ranks, min_distance, count):
     assert not scores[0, len(expected) :].any()
 
 
+@pytest.mark.parametrize("min_distance", [78, 1e5, 1e12, math.inf])
+def test_a_distance_beyond_the_map_leaves_its_highest_peak(min_distance, monkeypatch):
+    radii, window_maximum = [], peaks.window_maximum
+    monkeypatch.setattr(
+        peaks, "window_maximum", lambda maps, radius: radii.append(radius) or window_maximum(maps, radius)
+    )
+    maps = torch.zeros(30, 40)
+    maps[0, 0], maps[29, 39] = 0.5, 0.75
+    xy, scores = heatmaps.decode(maps, 3, min_distance=min_distance, stride=2)
+    assert scores.tolist() == [0.75, 0, 0]
+    torch.testing.assert_close(xy[0], torch.tensor([79.0, 59.0]), atol=1, rtol=0)
+    assert max(radii) <= 40  # which sees the whole map from every cell
+    maps[0, 0] = 0.75
+    assert heatmaps.decode(maps, 3, min_distance=min_distance, stride=2)[1].tolist() == [0.75, 0, 0]
+
+
 @pytest.mark.parametrize("min_distance", [1, 3, 7])
 def test_peaks_are_those_of_scikit_image(min_distance):
     maps = torch.rand(4, 60, 70, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
