@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.batch import Batch
@@ -21,6 +20,7 @@ from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger
+from keypoint_detection.train.wandb_logger import RunLogger
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +136,16 @@ def write_final_report(
     return path
 
 
-def log_report(run_logger: WandbLogger, path: Path) -> None:
+def log_report(run_logger: RunLogger, path: Path) -> None:
     """Lays a copy of the report, if it was written, among the files of a wandb run, which uploads it as it is."""
-    if rank_zero_only.rank == 0 and path.exists():
-        run = run_logger.experiment
-        copy = shutil.copy(path, run.dir)
+    if run_logger.lost or rank_zero_only.rank > 0 or not path.exists():
+        return
+    run = run_logger.experiment
+    copy = shutil.copy(path, run.dir)
+    try:
         run.save(copy, base_path=run.dir, policy="now")
+    except OSError as error:
+        run_logger.lose(error)
 
 
 def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict[float, float]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from keypoint_detection.data.loading import advise
@@ -24,7 +23,7 @@ from keypoint_detection.train.final_report import FoundImages, log_report, write
 from keypoint_detection.train.last_checkpoint import end_as_stopped_by
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
-from keypoint_detection.train.wandb_logger import finish_wandb, log_checkpoint_artifact
+from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import TimeShares
 from keypoint_detection.visualization import plot_curves
 
@@ -143,7 +142,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / CURVES_FILE)
     for run_logger in trainer.loggers:
-        if isinstance(run_logger, WandbLogger):
+        if isinstance(run_logger, RunLogger):
             log_checkpoint_artifact(run_logger, best)
             log_report(run_logger, folder.path / "report.html")
             finish_wandb(run_logger)

@@ -96,7 +96,15 @@ class RunLogger(WandbLogger):
         try:
             super().log_metrics(metrics, step)
         except OSError as error:
-            # wandb's own process was killed, for want of memory perhaps. The training has no need of it.
+            self.lose(error)
+
+    def lose(self, error: OSError) -> None:
+        """Goes on without wandb's own process, which was killed, for want of memory perhaps; says so once.
+
+        Args:
+            error: what it came to light by.
+        """
+        if not self.lost:
             self.lost = True
             _log.warning("wandb's process has ended (%s): the training goes on without it", first_line(error))
 
@@ -210,13 +218,14 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         failed = settings.mode == "online" and _uploads_failed(Path(settings.log_internal))
     except TimeoutError:
         failed = True
-    except OSError:  # wandb's process has ended, and that was said
+    except OSError as error:
+        logger.lose(error)
         failed = False
         wandb.run = None  # or this process could start no other run
     with suppress(OSError):
         # `finish` may return before wandb's process has written the last records of the run's file.
         wandb.teardown(exit_code)
-    if failed or logger.checkpoints_left:
+    if failed or (logger.checkpoints_left and not logger.lost):
         left = "".join(f" without {path}, which stays here" for path in logger.checkpoints_left)
         hint = f"wandb sync --include-online {settings.sync_dir}"
         _log.warning("wandb could not upload all of the run. To upload it later%s: %s", left, hint)
@@ -240,6 +249,8 @@ def log_checkpoint_artifact(logger: RunLogger, path: Path | str) -> None:
     artifact.add_file(str(Path(path).absolute()), name="model.ckpt", policy="immutable", skip_cache=True)
     try:
         run.log_artifact(artifact, aliases=["best", "latest"])
+    except ConnectionError as error:
+        logger.lose(error)
     except (wandb.Error, OSError):  # it asks the server at once; `finish_wandb` says what is left to upload
         logger.checkpoints_left.append(Path(path))
 

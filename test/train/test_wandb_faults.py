@@ -1,10 +1,15 @@
 """The wandb server fails in every way that it can: the training goes on, and its own files have everything."""
 
+import subprocess
+
 import pytest
 import wandb
+from configuration import DEFAULT_HYPERPARAMETERS
 from wandb_offline import read_runs
 from wandb_session import LOSSES, PICTURE, log_all, log_losses, losses_of, own_messages, start, sync
 
+from keypoint_detection import fit
+from keypoint_detection.train import result
 from keypoint_detection.train.wandb_logger import finish_wandb
 
 pytestmark = pytest.mark.usefixtures("fresh_wandb")
@@ -115,3 +120,33 @@ def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeyp
     finish_wandb(second)
     (run,) = [run for run in read_runs(tmp_path) if run.id == second.experiment.id]
     assert losses_of(run.history) == LOSSES
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("moment", ["log_picture", "log_checkpoint_artifact", "log_report", "finish_wandb"])
+def test_a_wandb_process_that_is_killed_costs_the_training_one_warning(
+    tmp_path, monkeypatch, caplog, wandb_server, mode, moment
+):
+    started, popen, step = [], subprocess.Popen, getattr(result, moment)
+
+    def start_process(arguments, *others, **options):
+        started.append(popen(arguments, *others, **options))
+        return started[-1]
+
+    def kill_before(*arguments):
+        for process in started:
+            if "wandb-core" in process.args[0] and process.poll() is None:
+                process.kill()
+                process.wait()
+        return step(*arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", start_process)
+    monkeypatch.setattr(result, moment, kill_before)
+    flags = DEFAULT_HYPERPARAMETERS | {"wandb_mode": mode, "max_epochs": 1}
+    run = fit(**flags, run_dir=str(tmp_path / "run"), enable_progress_bar=False)
+    assert run.best_checkpoint.exists()
+    assert "best/meanAP" in run.metrics
+    assert {path.name for path in run.run_dir.iterdir()} >= {"metrics.csv", "curves.png", "report.html"}
+    of_wandb = [line for line in own_messages(caplog) if line.startswith("wandb") and "offline, as asked" not in line]
+    assert len(of_wandb) == 1
+    assert of_wandb[0].startswith("wandb's process has ended (")
