@@ -16,13 +16,25 @@ LARGEST_SHARE = 0.1
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
     """Whether the training ends with the epoch that runs now."""
-    return _reaches_its_length(trainer) or trainer.should_stop
+    return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or trainer.should_stop
 
 
-def _reaches_its_length(trainer: pl.Trainer) -> bool:
-    last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-    last_step = trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
-    return bool(last_epoch or last_step)
+def _reaches_last_epoch(trainer: pl.Trainer) -> bool:
+    return trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+
+
+def _reaches_last_step(trainer: pl.Trainer) -> bool:
+    return trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
+
+
+def _ends_after(trainer: pl.Trainer, last_batch: bool) -> bool:
+    """Whether the training ends after the batch that was just trained on, the last one of its epoch or another."""
+    if _reaches_last_step(trainer) or (last_batch and _reaches_last_epoch(trainer)):
+        return True
+    if not trainer.should_stop:
+        return False
+    epochs = trainer.fit_loop.epoch_progress.current.processed + last_batch
+    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 class EvaluationSchedule(pl.Callback):
@@ -81,7 +93,7 @@ class EvaluationSchedule(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Lets the last epoch validate, whatever the interval."""
+        """Lets the last batch validate, whatever the interval."""
         last_batch = batch_idx + 1 >= trainer.num_training_batches
         if self.automatic and self._duration is not None and last_batch:
             self._training_seconds += time.perf_counter() - self._epoch_started
@@ -93,9 +105,7 @@ class EvaluationSchedule(pl.Callback):
             interval = max(1, interval)
             # Clocks differ between processes, and one that validates alone would wait for the others for ever.
             trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
-        stops = trainer.should_stop and trainer.fit_loop._can_stop_early  # not before --min_epochs
-        if stops or (last_batch and _reaches_its_length(trainer)):
+        if _ends_after(trainer, last_batch):  # whatever the epochs, batches or time between validations
             trainer.check_val_every_n_epoch = 1
-            if last_batch:  # whatever the number of batches, or the time, after which it validates
-                trainer._val_check_time_interval = None
-                trainer.val_check_batch = batch_idx + 1
+            trainer._val_check_time_interval = None
+            trainer.val_check_batch = batch_idx + 1

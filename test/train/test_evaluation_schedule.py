@@ -31,6 +31,11 @@ def validated(folder, **changes):
         ({"max_epochs": 6, "ap_epoch_freq": "auto", "check_val_every_n_epoch": 4}, [3, 5]),
         ({"max_epochs": 5, "check_val_every_n_epoch": None, "val_check_interval": 4}, [1, 3, 4]),
         ({"max_epochs": 2, "val_check_interval": 0.5}, [0, 0, 1, 1]),
+        ({"max_epochs": -1, "max_steps": 3}, [0, 1]),
+        ({"max_epochs": -1, "max_steps": 1, "ap_epoch_freq": "auto"}, [0]),
+        ({"max_epochs": -1, "max_steps": 5, "check_val_every_n_epoch": 2}, [1, 2]),
+        ({"max_epochs": -1, "max_steps": 5, "check_val_every_n_epoch": None, "val_check_interval": 4}, [1, 2]),
+        ({"max_epochs": -1, "max_steps": 3, "batch_size": 1, "accumulate_grad_batches": 2}, [0, 1]),
     ],
 )
 def test_a_training_validates_as_its_flags_say_and_always_at_its_end(tmp_path, changes, evaluated):
@@ -44,6 +49,8 @@ def test_a_training_that_may_not_stop_yet_validates_no_more_often(tmp_path):
     assert validated(tmp_path / "seldom", check_val_every_n_epoch=2, **short, **stops) == ([1, 3, 5], [])
     batches = {"val_check_interval": 1, "min_epochs": 4}
     assert validated(tmp_path / "batches", **short | stops | batches) == ([0, 0, 1, 1, 2, 2, 3, 3], [])
+    odd = {"check_val_every_n_epoch": 2, "min_epochs": 5}
+    assert validated(tmp_path / "odd", **short | stops | odd) == ([1, 3, 4], [])
 
 
 def test_an_interval_in_time_validates_at_the_end(tmp_path):
