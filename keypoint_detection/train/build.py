@@ -160,7 +160,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     return [
         flags.call(Curriculum, config),
         ResumeState(),
-        EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto"),
+        EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto" and config["val_check_interval"] is None),
         # Before everything that saves or validates: those are to see the averaged weights.
         *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
         StopAtBadLoss(folder.path),

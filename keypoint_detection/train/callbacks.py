@@ -21,7 +21,7 @@ from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
 from keypoint_detection.train.evaluation_row import EvaluationRow
-from keypoint_detection.train.evaluation_schedule import is_last_epoch
+from keypoint_detection.train.evaluation_schedule import epochs_since_validation, is_last_epoch
 
 
 class ChannelMeans(Metric):
@@ -142,7 +142,7 @@ class MetricsLogger(pl.Callback):
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
         ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and
             evaluates about 25 times in a run (less often where that would take more than a tenth of max_time), or as
-            often as check_val_every_n_epoch says where that is not 1.
+            often as val_check_interval says, or check_val_every_n_epoch where that is not 1.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class MetricsLogger(pl.Callback):
         if epochs < 0 or self.ap_epoch_freq == "auto":
             return epochs >= 0
         # Whether an epoch was due after the validation before: not every epoch is validated.
-        before = epochs - (trainer.check_val_every_n_epoch or 1)
+        before = epochs - epochs_since_validation(trainer)
         return epochs // self.ap_epoch_freq > before // self.ap_epoch_freq
 
     def on_validation_batch_end(

@@ -19,6 +19,15 @@ def is_last_epoch(trainer: pl.Trainer) -> bool:
     return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or trainer.should_stop
 
 
+def epochs_since_validation(trainer: pl.Trainer) -> int:
+    """How many epochs before this one the latest validation was, at least 1: also where this epoch was validated."""
+    every = trainer.check_val_every_n_epoch
+    if every is not None or trainer.val_check_batch is None:  # the latter where the interval is a time
+        return every or 1
+    latest = (trainer.fit_loop.total_batch_idx - trainer.val_check_batch) // trainer.num_training_batches
+    return max(1, trainer.current_epoch - latest)
+
+
 def _reaches_last_epoch(trainer: pl.Trainer) -> bool:
     return trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
 
@@ -50,6 +59,7 @@ class EvaluationSchedule(pl.Callback):
 
         Args:
             automatic: Validate about 25 times in a run, unless `check_val_every_n_epoch` is not Lightning's default.
+                Not where a `val_check_interval` was asked for.
         """
         self.automatic = automatic
         self._duration: float | None = None

@@ -36,6 +36,8 @@ def validated(folder, **changes):
         ({"max_epochs": -1, "max_steps": 5, "check_val_every_n_epoch": 2}, [1, 2]),
         ({"max_epochs": -1, "max_steps": 5, "check_val_every_n_epoch": None, "val_check_interval": 4}, [1, 2]),
         ({"max_epochs": -1, "max_steps": 3, "batch_size": 1, "accumulate_grad_batches": 2}, [0, 1]),
+        ({"max_epochs": 50, "ap_epoch_freq": "auto", "val_check_interval": 0.5}, [n // 2 for n in range(100)]),
+        ({"max_epochs": 50, "ap_epoch_freq": "auto", "val_check_interval": 2}, [*range(50)]),
     ],
 )
 def test_a_training_validates_as_its_flags_say_and_always_at_its_end(tmp_path, changes, evaluated):
@@ -69,6 +71,9 @@ def test_average_precision_falls_on_epochs_that_are_validated(tmp_path):
     assert validated(tmp_path / "a", ap_epoch_freq=2, **often) == ([1, 3, 5, 7], [])
     # Epochs 1, 4 and 7, counted from 1, are due; 2, 4 and 8 are the first ones that are validated.
     assert validated(tmp_path / "b", ap_epoch_freq=3, **often) == ([1, 3, 7], [5])
+    # After batches 5, 10, 15, 20 and 24, of three in each epoch; epochs 3 and 6, counted from 1, are due.
+    batches = {"check_val_every_n_epoch": None, "val_check_interval": 5, "batch_size": 1, "max_epochs": 8}
+    assert validated(tmp_path / "c", ap_epoch_freq=3, **batches) == ([3, 6, 7], [1, 4])
 
 
 def test_a_plateau_counts_validations(tmp_path):
