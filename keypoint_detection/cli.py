@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import select
@@ -90,6 +91,8 @@ def _is_unread(stream: TextIO) -> bool:
 def _run(module: str, arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for
     try:
         return importlib.import_module(module).main(arguments)
     except InputError as error:

@@ -117,6 +117,19 @@ def test_no_print_and_no_swallowed_error(path):
             assert not all(isinstance(s, ast.Pass) for s in node.body), f"{path}:{node.lineno}: says nothing"
 
 
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_text_files_are_not_read_and_written_as_the_locale_says(path):
+    opens = ("open", "read_text", "write_text", "NamedTemporaryFile")
+    for node in ast.walk(TREES[path]):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func).rpartition(".")[2] not in opens:
+            continue
+        if ast.unparse(node.func) in ("os.open", "Image.open"):
+            continue
+        binary = any(isinstance(a, ast.Constant) and isinstance(a.value, str) and "b" in a.value for a in node.args)
+        named = binary or any(keyword.arg == "encoding" for keyword in node.keywords)
+        assert named, f"{path}:{node.lineno}: {ast.unparse(node)} names no encoding"
+
+
 def public_definitions(tree):
     """Functions and classes of a module and methods of its classes whose names do not begin with an underscore."""
     for node in tree.body:

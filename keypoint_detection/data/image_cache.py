@@ -120,11 +120,11 @@ def free_memory() -> int:
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
         limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
     group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        limits.append(int(limit) - int((group / "memory.current").read_text()))
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_bytes().strip()) != b"max":
+        limits.append(int(limit) - int((group / "memory.current").read_bytes()))
     if SHARED_MEMORY_FOLDER.exists():
         statistics = os.statvfs(SHARED_MEMORY_FOLDER)
         limits.append(statistics.f_bavail * statistics.f_frsize)

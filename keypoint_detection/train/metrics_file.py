@@ -74,14 +74,14 @@ class MetricsFile(Logger):
         row = {name: str(float(v)) if name != "epoch" else str(int(v)) for name, v in metrics.items()}
         row[STEP] = str(int(step or 0))
         if row.keys() <= set(self._columns):
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._rewrite([*self._read(), row])
 
     def _read(self) -> list[dict[str, str]]:
         """The rows so far, without a last one that was cut off in writing."""
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         return [{name: v for name, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
 

@@ -191,7 +191,7 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     curves: dict[str, tuple[list[float], list[float]]] = {}
     if not path.exists():  # --fast_dev_run logs nothing
         return curves
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             for name, value in row.items():
                 if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):

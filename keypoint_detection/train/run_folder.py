@@ -112,7 +112,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any | None:
         """Reads a JSON file of the run's folder, or returns None if there is none."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def write_record(self, record: Mapping[str, Any], goes_on: bool) -> None:
         """Writes `run.json`. A training that goes on keeps what is there, and adds itself.
@@ -166,7 +166,7 @@ def _git_revision() -> str | None:
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True, text=True, timeout=10, check=False,
+            capture_output=True, encoding="utf-8", timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -184,6 +184,27 @@ def test_the_three_ways_to_start_a_training_are_one(program, folder, tmp_path):
     assert (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
+def test_channels_may_have_names_that_the_locale_has_no_letters_for(tmp_path):
+    content = json.loads((TEST_DATASET / "annotations.json").read_text())
+    for entry in content["dataset"]:
+        entry["Füße"], entry["角"] = entry.pop("corner_keypoints"), entry.pop("flap_corner_keypoints")
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    changes = {"keypoint_channels": None, "json_dataset_path": labels, "wandb_mode": "disabled", "max_epochs": 1}
+    flags = {**DEFAULT_HYPERPARAMETERS, **changes, "run_dir": tmp_path / "run"}
+    done = subprocess.run(
+        [sys.executable, "-m", "keypoint_detection.cli", "train", *(f"--{n}={v}" for n, v in flags.items() if v)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "F\\xfc\\xdfe" in done.stdout
+    with (tmp_path / "run" / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {"validation/loss/Füße", "validation/loss/角"} <= rows[0].keys()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
