@@ -72,7 +72,8 @@ class LastCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves in mid-epoch."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        batches = batch_idx + 1
+        if batches % trainer.accumulate_grad_batches and batches < trainer.num_training_batches:
             return  # half of the gradients of a step are not in a checkpoint
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._due = True

@@ -73,3 +73,18 @@ def test_processes_remember_that_they_are_to_stop(tmp_path, monkeypatch, process
         )  # fmt: skip
         last.on_train_batch_end(trainer, None, None, None, number - 1)
     assert saved[0] == (step, {"between_epochs": False, "stops": True})
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [*range(1, 10)]), (2, [2, 4, 6, 8, 9]), (3, [3, 6, 9])])
+def test_steps_of_several_batches_count_once_also_at_the_end_of_an_epoch(tmp_path, monkeypatch, every, steps):
+    saved = []
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=100, every_n_steps=every)
+    # Steps are made after batches 2, 4 and 5 of each of the three epochs.
+    trainer = pl.Trainer(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu",
+        max_epochs=3, accumulate_grad_batches=2, callbacks=[last],
+    )  # fmt: skip
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda *_, **__: saved.append(trainer.global_step))
+    loader = torch.utils.data.DataLoader(torch.ones(5, 1))
+    trainer.fit(Model(), loader, loader)
+    assert saved == steps
