@@ -60,6 +60,8 @@ def choose_size(
         limit = CHEAP_SIDE
     elif share < ACROSS * LARGEST_CROP:  # elsewhere parts would not pay
         limit = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
+        if crop_side(min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE), across, accelerator) is None:
+            limit = LARGEST_SIDE[accelerator]
     fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
     keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
     reason = f"the longer side of the images is {side} px"
@@ -72,6 +74,17 @@ def choose_size(
     fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
     longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
     return (list(size) if size else None), longer, shorter
+
+
+def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:
+    """The side of the parts that images with a longer side of so many pixels are shown in; None if most of an image."""
+    side = max(LARGEST_SIDE[accelerator], _most(across) * longer / ACROSS_CROP)
+    return math.ceil(side / SIDE_MULTIPLE) * SIDE_MULTIPLE if side < LARGEST_CROP * longer else None
+
+
+def _most(across: np.ndarray) -> float:
+    """How far the keypoints of nine of ten images lie across at most, as a fraction of the image's longer side."""
+    return float(np.quantile(across, 0.9)) if len(across) else math.inf
 
 
 def choose_crop(
@@ -95,9 +108,8 @@ def choose_crop(
     Returns:
         Height and width, or None for whole images, and the longer and shorter side of what the network then trains on.
     """
-    most = float(np.quantile(across, 0.9)) * longer if len(across) else math.inf
-    side = max(LARGEST_SIDE[accelerator], most / ACROSS_CROP)
-    crop = math.ceil(side / SIDE_MULTIPLE) * SIDE_MULTIPLE if side < LARGEST_CROP * longer else None
+    crop = crop_side(longer, across, accelerator)
+    most = _most(across) * longer
     reason = f"the keypoints of nine of ten images lie at most {most:.0f} px across, in images of {longer} px"
     chosen = choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")

@@ -160,12 +160,12 @@ def test_images_of_unknown_size_still_get_a_recipe(annotations):
     assert choose(annotations, size=(0, 0)).heatmap_stride == 4
 
 
-def labels_across(folder, across, size, count=12):
-    """Labels of images of `size` (width, height), whose two keypoints lie `across` pixels apart."""
+def labels_across(folder, across, size):
+    """Labels of twelve images of `size` (width, height), whose two keypoints lie so many pixels apart in each image."""
     entries = []
-    for index in range(count):
+    for index, apart in enumerate(np.broadcast_to(across, 12).tolist()):
         Image.new("L", size).save(folder / f"{index}.png")
-        far = [min(across, 0.8 * size[0]), math.sqrt(max(0, across**2 - (0.8 * size[0]) ** 2))]
+        far = [min(apart, 0.8 * size[0]), math.sqrt(max(0, apart**2 - (0.8 * size[0]) ** 2))]
         entries.append(
             {"image_path": f"{index}.png", "a": [[10 + index, 10]], "b": [[10 + index + far[0], 10 + far[1]]]}
         )
@@ -198,6 +198,19 @@ def test_small_objects_get_larger_images_and_parts_of_them(tmp_path, across, acc
     assert recipe.image_size == (image_size and [image_size, image_size])
     assert recipe.train_crop_size == (crop_size and [crop_size, crop_size])
     assert ("train_crop_size" in recipe.reasons) == (crop_size is not None and "train_crop_size" not in given)
+
+
+@pytest.mark.parametrize(
+    ("across", "size"),
+    [
+        (845, (960, 720)),  # 88 %: 288 px by 1.2 / 0.88 is 393 px, and 288 px are three quarters of the 384 next to it
+        (100, (380, 280)),  # of 352 px, no larger than the images, 288 px would be most
+        ([250] * 9 + [1200] * 3, (960, 960)),  # parts of 864 px for the last ones would be of 1.25 * 864 / 1.6 = 675 px
+    ],
+)
+def test_images_are_no_larger_than_otherwise_where_parts_of_them_would_not_pay(tmp_path, across, size):
+    recipe = choose(labels_across(tmp_path, across, size), size)
+    assert (recipe.image_size, recipe.train_crop_size) == ([288, 288], None)
 
 
 def test_sigma_and_stride_go_by_the_parts(tmp_path):
