@@ -14,6 +14,7 @@ import torch
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
+from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import MAX_KEYPOINTS
@@ -27,6 +28,7 @@ from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.image_sizes import warn_of_fine_distances
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
@@ -65,6 +67,9 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
     )
+    distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
+    measured = datamodule.parts.sizes["validation"]
+    warn_of_fine_distances(distances, config["threshold_unit"], measured, recipe.image_size)
     augmentation = flags.call(Augmentation, {**config, **recipe.values()})
     datamodule.augmentation = augmentation if recipe.augment_train and recipe.augmented_share > 0 else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.geometry import fit_size, parse_image_size
+from keypoint_detection.data.geometry import fit_size, fit_sizes, parse_image_size
+
+logger = logging.getLogger(__name__)
 
 Choose = Callable[[str, Any, Any, str], Any]
 
@@ -171,3 +174,30 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
                 np.fill_diagonal(apart[:, first:], np.inf)
                 distances.append(apart.min(axis=1))
     return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
+
+
+def warn_of_fine_distances(
+    distances: Sequence[float], unit: str, sizes: np.ndarray, image_size: Sequence[int] | None
+) -> None:
+    """Warns where no distance of average precision is as large as a pixel of the network's input.
+
+    Args:
+        distances: The threshold distances.
+        unit: Their unit: `pixel` of the image file, or `image` for fractions of its diagonal.
+        sizes: `(N, 2)` int width and height of the image files; those of 0 are passed over.
+        image_size: Height and width that the images are letterboxed into, or None.
+    """
+    known = sizes[sizes.min(axis=1) > 0]
+    if not len(known):
+        return
+    fitted = fit_sizes(known, parse_image_size(image_size))
+    units = np.hypot(*fitted.T) if unit == "image" else fitted.max(axis=1) / known.max(axis=1)
+    largest = max(distances) * float(np.median(units))
+    if largest < 1:
+        logger.warning(
+            "--maximal_gt_keypoint_pixel_distances %s: at most %.2g px of the network's input, into which images of %d "
+            "px shrink to %d px, and finer than most keypoints are found. AP will stay low, and which checkpoint is "
+            "the best will be left to chance. Try larger distances, or a larger --image_size.",
+            " ".join(f"{distance:g}" for distance in distances), largest,
+            np.median(known.max(axis=1)), np.median(fitted.max(axis=1)),
+        )  # fmt: skip

@@ -9,7 +9,7 @@ from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.image_sizes import keypoint_gap
+from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import choose_recipe
 
 
@@ -236,3 +236,25 @@ def test_keypoints_at_one_place_tell_nothing_of_sizes_either(tmp_path, accelerat
     recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (960, 720), accelerator)
     largest = {"cpu": 288, "gpu": 640}[accelerator]
     assert (recipe.image_size, recipe.train_crop_size) == ([largest, largest], None)
+
+
+@pytest.mark.parametrize(
+    ("distances", "unit", "image_size", "warned"),
+    [
+        ([2, 4], "pixel", [288, 288], "0.29 px"),  # 4032 px shrink by 14
+        ([2, 13.9], "pixel", [288, 288], "0.99 px"),
+        ([2, 14.1], "pixel", [288, 288], None),
+        ([2, 4], "pixel", None, None),
+        ([0.001, 0.002], "image", [288, 288], "0.72 px"),  # of a diagonal of 360 px
+        ([0.001, 0.01], "image", [288, 288], None),
+    ],
+)
+def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances, unit, image_size, warned):
+    with caplog.at_level("WARNING"):
+        warn_of_fine_distances(distances, unit, np.array([[3024, 4032]] * 3 + [[0, 0]]), image_size)
+    assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
+
+
+def test_images_of_unknown_size_are_not_warned_of(caplog):
+    warn_of_fine_distances([2, 4], "pixel", np.zeros((3, 2), int), [288, 288])
+    assert not caplog.records
