@@ -17,6 +17,8 @@ from keypoint_detection.errors import InputError
 sides = st.integers(1, 60)
 LABELS = [{"a": [[30, 20], [31.5, 80.25]], "b": []}, {"a": [], "b": [[70, 60]]}, {"a": [], "b": []}]
 COLOURS_AS_THEY_ARE = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grayscale": 0.0}
+STILL = {"rotation": 0.0, "horizontal_flip": 0.0, "vertical_flip": 0.0, "scale": 0.0, "translation": 0.0}
+TURNED = {"rotation": 30.0, "horizontal_flip": 0.5, "vertical_flip": 0.0}
 
 
 @given(st.tuples(sides, sides), st.tuples(sides, sides), st.integers(0, 2**32), st.integers(0, 3))
@@ -50,6 +52,25 @@ def test_three_of_four_windows_hold_a_keypoint_at_any_place_but_near_the_border(
         assert counts.min() > 0.2 * counts.sum()
 
 
+def test_each_keypoint_of_an_image_is_as_often_the_one_that_a_window_holds():
+    seen = [(0.0, 0.0), (300.0, 100.0), (600.0, 200.0)]  # in the corners it is held too
+    elsewhere = [(-30.0, 100.0), (150.0, -30.0), (150.0, 230.0), (630.0, 100.0), (torch.nan, torch.nan)]
+    points = torch.tensor([seen, elsewhere[:3], elsewhere[2:]])
+    windows = [choose_window(points, (200, 600), (40, 40), np.random.default_rng(seed)) for seed in range(2000)]
+    for x, y in seen:
+        held = [0 <= x - window.left <= 40 and 0 <= y - window.top <= 40 for window in windows]
+        # By chance windows hold one in the middle in 40 of 561 by 40 of 161 places, and one in a corner hardly ever.
+        assert np.mean(held) == pytest.approx(0.25 + 0.25 * (x == 300) * 40 / 561 * 40 / 161, abs=0.03)
+
+
+def test_windows_of_an_image_without_keypoints_lie_anywhere():
+    nothing = torch.full((2, 3, 2), torch.nan)
+    windows = [choose_window(nothing, (60, 100), (20, 30), np.random.default_rng(seed)) for seed in range(2000)]
+    for corners, room in (([window.left for window in windows], 70), ([window.top for window in windows], 40)):
+        counts = np.histogram(corners, bins=4, range=(0, room))[0]
+        assert counts.min() > 0.2 * len(windows)
+
+
 def test_keypoints_outside_of_a_size_are_missing():
     keypoints = torch.tensor([[[0.0, 0.0], [8.0, 4.0], [8.1, 1.0], [1.0, -0.1], [torch.nan, torch.nan]]])
     assert within(keypoints, (4, 8)).isnan().all(-1).tolist() == [[False, False, True, True, True]]
@@ -62,15 +83,14 @@ def annotations(tmp_path):
 
 
 def data_set(annotations, **more):
-    return KeypointsDataset(
-        annotations, heatmap_sigma=2, heatmap_stride=1, seed=3, empty_channels="absent", corrupt_images="raise", **more
-    )
+    fixed = {"heatmap_sigma": 2, "heatmap_stride": 1, "seed": 3, "empty_channels": "absent", "corrupt_images": "raise"}
+    return KeypointsDataset(annotations, **(fixed | more))
 
 
-@pytest.mark.parametrize("changed", [True, False])
+@pytest.mark.parametrize(("changed", "geometry"), [(True, TURNED), (True, STILL), (False, TURNED)])
 @pytest.mark.parametrize("scale", [1.0, 0.8])
-def test_a_sample_is_a_part_of_what_it_would_be_whole(annotations, changed, scale):
-    augmentation = Augmentation(rotation=30, horizontal_flip=0.5, vertical_flip=0.0, **COLOURS_AS_THEY_ARE)
+def test_a_sample_is_a_part_of_what_it_would_be_whole(annotations, changed, geometry, scale):
+    augmentation = Augmentation(**geometry, **COLOURS_AS_THEY_ARE)
     whole = data_set(annotations, augmentation=augmentation, image_size=(256, 224))
     parts = data_set(annotations, augmentation=augmentation, image_size=(256, 224), crop_size="160 170")
     seen = 0
@@ -96,10 +116,29 @@ def test_a_sample_is_a_part_of_what_it_would_be_whole(annotations, changed, scal
     assert seen > 12
 
 
-def test_parts_are_the_same_whenever_they_are_read_and_others_in_each_epoch(annotations):
-    parts = data_set(annotations, crop_size=40)
+@pytest.mark.parametrize("geometry", [TURNED, STILL, None])
+def test_most_samples_hold_a_keypoint_where_it_lies_once_the_image_is_changed(tmp_path, geometry):
+    write_data_set(tmp_path, [(400, 300)], [{"a": [[330, 60]]}])
+    augmentation = None if geometry is None else Augmentation(**geometry, **COLOURS_AS_THEY_ARE)
+    parts = data_set(read_annotations(tmp_path / "dataset.json", tmp_path), augmentation=augmentation, crop_size=40)
+    # The quarter that lie anywhere hold it in one of fifty places; turned by 30 degrees it may leave the image.
+    held = [not parts[Key(0, epoch)].keypoints.isnan().any() for epoch in range(100)]
+    assert np.mean(held) > 0.55
+
+
+def test_parts_are_a_function_of_seed_epoch_and_index(tmp_path):
+    write_data_set(tmp_path, [(120, 96)] * 8, [{"a": [], "b": []}] * 7 + [LABELS[0]], name="alike.json")
+    alike = read_annotations(tmp_path / "alike.json", tmp_path)
+    parts = data_set(alike, crop_size=40)
+
+    def places(samples):
+        return {sample.transforms.numpy().tobytes() for sample in samples}
+
     assert torch.equal(parts[Key(0, 4)].images, parts[Key(0, 4)].images)
-    assert len({parts[Key(0, epoch)].transforms.numpy().tobytes() for epoch in range(8)}) > 4
+    assert torch.equal(parts[Key(-8, 4)].images, parts[Key(0, 4)].images)
+    assert len(places(parts[Key(0, epoch)] for epoch in range(8))) > 4
+    assert len(places(parts[Key(index, 4)] for index in range(7))) > 4
+    assert len(places(data_set(alike, crop_size=40, seed=seed)[Key(0, 4)] for seed in range(8))) > 4
 
 
 def test_only_training_images_are_shown_in_parts(annotations, tmp_path):

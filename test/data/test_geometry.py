@@ -172,3 +172,27 @@ def test_a_small_part_of_a_large_image_is_what_a_warp_of_all_of_it_shows_there(f
         part, whole = part[:, inside], whole[:, inside]
         assert part.shape[1] > 100
     torch.testing.assert_close(part, whole, atol=0.03, rtol=0)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_what_lies_outside_of_the_part_that_is_sampled_is_not_seen(seed):
+    """Whatever the homography: also from beyond the image, and where the output reaches the horizon."""
+    random = np.random.default_rng(seed)
+    source, size = random.integers(20, 240, 2), tuple(random.integers(1, 90, 2).tolist())
+    noise = torch.rand(3, *source.tolist(), generator=torch.Generator().manual_seed(seed))
+    smooth = functional.gaussian_blur(noise, [19, 19], [4.0, 4.0])
+    pixels = (255 * (0.7 + 3 * (smooth - 0.5)).clamp(0, 1)).byte().permute(1, 2, 0).contiguous().numpy()
+    angle, scale = random.uniform(0, 2 * np.pi), np.exp(random.uniform(np.log(0.1), np.log(3)))
+    turned = np.diag([scale, scale * random.uniform(0.6, 1), 1.0])
+    turned[:2, :2] @= [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    tilted = np.eye(3)
+    tilted[2, :2] = random.choice([0, 0.3, 1]) * random.uniform(-1, 1, 2) / source[::-1]
+    middle = random.uniform(-0.3, 1.3, 2) * source[::-1]
+    homography = translation(size[1] / 2, size[0] / 2) @ turned @ tilted @ translation(*-middle)
+    for fill in ("zeros", "border", "reflection"):
+        part = warp(pixels, homography, size, fill)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(geometry, "_sampled", lambda *_, **__: (slice(0, source[0]), slice(0, source[1])))
+            whole = warp(pixels, homography, size, fill)
+        torch.testing.assert_close(part, whole, atol=0.1, rtol=0)

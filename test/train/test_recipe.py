@@ -39,6 +39,8 @@ def arrows(folder, angles):
         ((1920, 1080), "cpu", [512, 512], 4),  # boxes that are 0.69 of a side across: 288 px by 1.2 / 0.69
         ((1920, 1080), "gpu", [1120, 1120], 4),
         ((299, 299), "cpu", [256, 256], 4),
+        ((299, 299), "gpu", [288, 288], 4),
+        ((288, 288), "gpu", None, 4),
         ((320, 240), "cpu", [256, 256], 4),
         ((40, 48), "cpu", None, 1),
     ],
@@ -149,7 +151,8 @@ def test_small_batches_take_smaller_steps(annotations):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"heatmap_sigma": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"image_size": "x"}]
+    "wrong",
+    [{"heatmap_sigma": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"image_size": "x"}, {"train_crop_size": "x"}],
 )
 def test_values_out_of_range_are_refused(annotations, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
@@ -182,6 +185,8 @@ def labels_across(folder, across, size):
         (870, "gpu", {}, 640, None),
         (850, "gpu", {}, 864, 640),  # 640 px by 1.2 / 0.885 is 867 px
         (100, "gpu", {}, 960, 640),  # no larger than the images
+        # A quarter of the images counts for the parts, not for the size: 700 px are 630 of 864 px, and by 1.6 394 px.
+        ([250] * 8 + [700] * 3 + [900], "cpu", {}, 864, 416),
         (720, "cpu", {"train_crop_size": "none"}, 448, None),
         (720, "cpu", {"train_crop_size": "none", "image_size": 288}, 288, None),
         (300, "cpu", {"image_size": 288}, 288, None),
@@ -213,10 +218,19 @@ def test_images_are_no_larger_than_otherwise_where_parts_of_them_would_not_pay(t
     assert (recipe.image_size, recipe.train_crop_size) == ([288, 288], None)
 
 
+def test_images_are_no_larger_than_most_of_them_are_nor_than_a_few_times_what_trains_well(tmp_path):
+    small = labels_across(tmp_path, 100, (960, 720))
+    mixed = choose_recipe(small, np.array([(640, 480)] * 11 + [(4000, 3000)]), "cpu", "auto")
+    assert (mixed.image_size, mixed.train_crop_size) == ([640, 640], [288, 288])
+    large = choose(small, (2560, 1920), "gpu")
+    assert (large.image_size, large.train_crop_size) == ([1280, 1280], [640, 640])
+
+
 def test_sigma_and_stride_go_by_the_parts(tmp_path):
     small = labels_across(tmp_path, 150, (960, 720))
     assert choose(small, (960, 720)).heatmap_sigma == pytest.approx(0.015 * 288)
     assert choose(small, (960, 720), train_crop_size=100).heatmap_stride == 2
+    assert choose(small, (960, 720), train_crop_size=2000).heatmap_sigma == pytest.approx(0.015 * 864)
 
 
 def test_single_keypoints_tell_nothing_of_sizes(tmp_path):
