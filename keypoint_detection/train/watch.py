@@ -93,9 +93,10 @@ class CollapseWarning(pl.Callback):
         if self.empty_evaluations >= 5 and trainer.current_epoch >= 5 and loss < 0.5 * self.first_loss:
             self.warned = True
             logger.warning(
-                "the loss fell from %.3g to %.3g but the AP has stayed 0 for %d evaluations: the heatmaps have "
-                "probably collapsed to zero. Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a "
-                "lower --learning_rate, or larger --maximal_gt_keypoint_pixel_distances, and look at the pictures.",
+                "the loss fell from %.3g to %.3g but the AP has stayed 0 for %d evaluations: either the heatmaps have "
+                "collapsed to zero, or what is found lies farther than --maximal_gt_keypoint_pixel_distances from the "
+                "truth; the pictures show which. Try a larger --heatmap_sigma, --loss focal, a larger --image_size or "
+                "a lower --learning_rate, or larger distances.",
                 self.first_loss, loss, self.empty_evaluations,
             )  # fmt: skip
 

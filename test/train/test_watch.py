@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from keypoint_detection.data.loading import advise
-from keypoint_detection.train.watch import TimeShares
+from keypoint_detection.train.watch import CollapseWarning, TimeShares
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,15 @@ def test_every_second_of_a_training_is_in_one_of_the_shares(monkeypatch):
     # The epochs begin after 1 and 6 seconds; 4, 9 and 11 pass before evaluations and at the end.
     assert shares.seconds == {"data": 2 + 7, "step": 3 + 8, "evaluation": 5 + 10, "other": 1 + 4 + 6 + 9 + 11}
     assert sum(shares.seconds.values()) == now
+
+
+def test_an_ap_that_stays_zero_does_not_tell_why(caplog):
+    # What is found may as well lie farther off than the distances of AP.
+    watch, metrics = CollapseWarning(), {"validation/meanAP": 0.0}
+    for epoch in range(7):
+        metrics["train/loss"] = 0.1 / (epoch + 1)
+        trainer = SimpleNamespace(sanity_checking=False, callback_metrics=metrics, current_epoch=epoch)
+        watch.on_validation_end(trainer, None)
+    (record,) = caplog.records
+    assert "stayed 0 for 6 evaluations: either the heatmaps have collapsed to zero, or" in record.message
+    assert "farther than --maximal_gt_keypoint_pixel_distances" in record.message
