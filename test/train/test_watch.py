@@ -17,6 +17,7 @@ from keypoint_detection.train.watch import CollapseWarning, TimeShares
 )
 def test_advice_names_what_is_left_to_try(monkeypatch, cores, device, workers, cache, expected):
     monkeypatch.setattr("keypoint_detection.data.loading._cores", lambda: cores)
+    monkeypatch.setattr("keypoint_detection.data.loading.torch.get_num_threads", lambda: 2)  # whatever OMP_NUM_THREADS
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=SimpleNamespace(type=device)))
     loader = SimpleNamespace(num_workers=workers, dataset=SimpleNamespace(cache=cache))
     assert advise(loader, trainer) == expected
