@@ -31,6 +31,8 @@ from keypoint_detection.plateaus import merge_ties
 _SMALLEST_HEIGHT = 1e-6
 # Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
 _SMALLEST_RADIUS = 2.5
+# Keypoints of a map from which on it is worth a look whether the other maps of a batch have far fewer.
+_CROWD = 64
 # The height that a peak has to reach.
 PEAK_THRESHOLD = 0.01
 
@@ -137,13 +139,19 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
     maps, count = math.prod(keypoints.shape[:-2]), keypoints.shape[-2]
     heatmaps = _zeros(maps, height * width, dtype, keypoints.device)
     if heatmaps.numel() and count:
+        xy, target, first_row = keypoints.reshape(maps, count, 2).to(dtype), heatmaps, 0
+        if count > _CROWD and xy.device.type == "cpu":
+            # One map with very many keypoints fills the others up with missing ones: all maps are then drawn as one.
+            present = ~xy.isnan().any(-1)
+            if 2 * present.sum() < present.numel():
+                xy, target, first_row = xy[present][None], heatmaps.view(1, -1), present.nonzero()[:, :1] * height
         # A missing keypoint is infinitely far away: its patch lies somewhere in the map and is all zeros.
-        xy = keypoints.reshape(maps, count, 2).to(dtype).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        xy = xy.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         columns, column_heights = _patch_side(xy[..., 0], width, sigma, stride)
         rows, row_heights = _patch_side(xy[..., 1], height, sigma, stride)
-        cells = rows[..., :, None] * width + columns[..., None, :]
+        cells = (rows + first_row)[..., :, None] * width + columns[..., None, :]
         values = row_heights[..., :, None] * column_heights[..., None, :]
-        heatmaps.scatter_reduce_(1, cells.flatten(1), values.flatten(1), "amax")
+        target.scatter_reduce_(1, cells.flatten(1), values.flatten(1), "amax")
     return heatmaps.view(*keypoints.shape[:-2], height, width)
 
 

@@ -155,6 +155,21 @@ def test_peaks_are_those_of_a_window_search(ranks, min_distance, count):
     assert not scores[0, len(expected) :].any()
 
 
+@pytest.mark.parametrize("missing", [0.0, 0.6, 1.0])
+def test_a_map_with_very_many_keypoints_is_drawn_without_what_pads_the_others(missing, monkeypatch):
+    drawn, patch_side = [], heatmaps._patch_side
+    keypoints = torch.rand(3, 2, 300, 2) * 100 - 10
+    keypoints[1:, :, 4:] = math.nan  # 616 of 1800 are left
+    keypoints[0][torch.rand(2, 300) < missing] = math.nan
+    expected = torch.stack(
+        [heatmaps.render(points[:, None], (70, 90), 3.0, 2).amax(0) for points in keypoints.flatten(0, 1)]
+    )
+    monkeypatch.setattr(heatmaps, "_patch_side", lambda xy, *more: drawn.append(xy.numel()) or patch_side(xy, *more))
+    found = heatmaps.render(keypoints, (70, 90), 3.0, 2)
+    assert torch.equal(found, expected.view(3, 2, 35, 45))
+    assert drawn == 2 * [int((~keypoints.isnan()).all(-1).sum())]
+
+
 @pytest.mark.parametrize("min_distance", [78, 1e5, 1e12, math.inf])
 def test_a_distance_beyond_the_map_leaves_its_highest_peak(min_distance, monkeypatch):
     radii, window_maximum = [], peaks.window_maximum
