@@ -93,15 +93,16 @@ class KeypointsDataModule(pl.LightningDataModule):
         split: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.files = {
-            name: (Path(json_path), Path(folder or image_dataset_path or Path(json_path).parent))
-            for name, json_path, folder in (
-                ("train", json_dataset_path, None),
-                ("validation", json_validation_dataset_path, image_validation_dataset_path),
-                ("test", json_test_dataset_path, image_test_dataset_path),
-            )
-            if json_path is not None
-        }
+        self.files = {}
+        for name, json_path, folder in (
+            ("train", json_dataset_path, None),
+            ("validation", json_validation_dataset_path, image_validation_dataset_path),
+            ("test", json_test_dataset_path, image_test_dataset_path),
+        ):
+            if json_path is not None:
+                self.files[name] = (Path(json_path), Path(folder or image_dataset_path or Path(json_path).parent))
+            elif folder is not None:
+                raise InputError(f"--image_{name}_dataset_path {folder}: expected --json_{name}_dataset_path with it")
         self.keypoint_channels = keypoint_channels
         self.keypoint_channel_max_keypoints = _parse_numbers(keypoint_channel_max_keypoints)
         self.keypoint_coordinates = keypoint_coordinates

@@ -128,6 +128,13 @@ def test_images_are_relative_to_the_folder_that_is_given_or_to_their_own_file(fo
     assert folders(**given) == {"train": "data", "validation": "elsewhere", "test": "b"}
 
 
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_folder_without_its_file_is_refused(folder, name):
+    with pytest.raises(InputError) as error:
+        make(folder, **{f"image_{name}_dataset_path": "photos"})
+    assert str(error.value) == f"--image_{name}_dataset_path photos: expected --json_{name}_dataset_path with it"
+
+
 def test_without_a_test_file(folder):
     module = ready(folder)
     with pytest.raises(InputError, match="json_test_dataset_path"):
