@@ -192,6 +192,9 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
                 time.sleep(wait)
                 continue
             raise InputError(f"{path}: {_reason(path, error)}") from error
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise InputError(f"{path}: more pixels than Pillow opens, expected at most {limit:,}") from error
         except DECODING_ERRORS as error:
             raise InputError(f"{path}: damaged or not an image ({first_line(error)})") from error
     raise AssertionError("the last attempt returns or raises")

@@ -340,3 +340,13 @@ def test_other_images_are_read_whole(tmp_path):
     found, whole = load_reduced(tmp_path / "image.png", lambda size: (1, 1))
     assert found.shape == (64, 64, 3)
     assert whole == (64, 64)
+
+
+@pytest.mark.parametrize("read", [read_header, load_image])
+@pytest.mark.parametrize("name", ["large.png", "large.jpg"])
+def test_an_image_with_more_pixels_than_pillow_opens_is_named_with_the_limit(tmp_path, read, name, monkeypatch):
+    Image.new("L", (50, 45)).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1100)  # of which Pillow opens twice as many
+    with pytest.raises(InputError) as error:
+        read(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name}: more pixels than Pillow opens, expected at most 2,200"
