@@ -76,7 +76,7 @@ def _array_to_rgb(pixels: np.ndarray, described: str) -> np.ndarray:
 def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.newbyteorder("=") == np.uint16:
         return np.rint(pixels / 257).astype(np.uint8)
     if pixels.dtype == bool:
         return pixels.astype(np.uint8) * 255

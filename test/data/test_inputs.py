@@ -27,6 +27,12 @@ def test_values_between_two_steps_are_rounded():
     assert to_rgb(np.array([[100.4, 100.6]]) / 255)[0, :, 0].tolist() == [100, 101]
 
 
+@pytest.mark.parametrize("kind", [">u2", "<u2", ">f4", ">f8"])
+def test_the_order_of_bytes_does_not_matter(kind):
+    image = (RAMP.astype(np.uint16) * 257 if "u" in kind else RAMP / 255).astype(kind)
+    assert np.array_equal(to_rgb(image), np.repeat(RAMP[..., None], 3, axis=2))
+
+
 def test_opacity_is_laid_over_black():
     pixels = np.full((1, 3, 4), 200, dtype=np.uint8)
     pixels[0, :, 3] = 51, 52, 0  # a fifth of 200 is 40, and 200 * 52 / 255 is 40.8
