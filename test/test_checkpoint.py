@@ -1,10 +1,12 @@
 """What a checkpoint says of itself, and its weights in a file without anything else."""
 
+import errno
 import json
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -167,3 +169,25 @@ def test_other_files_are_no_checkpoints(tmp_path, content):
 def test_the_folder_of_a_run_is_told_from_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"is a folder, expected a file as .*best\.ckpt"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["torch.load", "pathlib.Path.is_file"], ids=["the file", "its folder"])
+@pytest.mark.parametrize(
+    "command", [["checkpoint", "info"], ["predict", "image.png", "--output=f.json", "--checkpoint"]]
+)
+def test_a_checkpoint_that_must_not_be_read_is_one_line_and_exit_code_2(checkpoint, what, command, monkeypatch, capsys):
+    def refuse(*arguments, **more):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.chdir(checkpoint[0].parent)
+    Image.new("L", (8, 8)).save("image.png")
+    monkeypatch.setattr(what, refuse)
+    assert main([*command, str(checkpoint[0])]) == 2
+    assert capsys.readouterr().err == f"error: checkpoint {checkpoint[0]} cannot be read: Permission denied\n"
+
+
+def test_weights_that_need_an_extra_are_not_called_none_of_a_detector(tmp_path, monkeypatch):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(InputError, match=r"^\S+weights\.safetensors needs the extra safetensors"):
+        load_checkpoint(tmp_path / "weights.safetensors")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
 # How a training evaluates: `channel_members`, the channels of its file by that of the detector, `empty_channels`,
@@ -41,20 +42,24 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
         are there.
 
     Raises:
-        InputError: when the file is missing, no checkpoint of a detector, or from a newer version of this library.
+        InputError: when the file is missing or cannot be read, is no checkpoint of a detector, or from a newer version
+            of this library.
     """
-    if Path(path).is_dir():
-        raise InputError(
-            f"checkpoint {path} is a folder, expected a file as {Path(path) / 'checkpoints' / 'best.ckpt'}"
-        )
-    if not Path(path).is_file():
-        raise InputError(f"checkpoint {path} does not exist")
     try:
+        if Path(path).is_dir():
+            example = Path(path) / "checkpoints" / "best.ckpt"
+            raise InputError(f"checkpoint {path} is a folder, expected a file as {example}")
+        if not Path(path).is_file():
+            raise InputError(f"checkpoint {path} does not exist")
         checkpoint = read_safetensors(path) if Path(path).suffix == SAFETENSORS else _unpickle(path)
         dict(checkpoint["state_dict"])
         list(checkpoint["hyper_parameters"]["keypoint_channels"])
         for name in ("heatmap_sigma", "heatmap_stride", "learning_rate"):  # those without a default
             float(checkpoint["hyper_parameters"][name])
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"checkpoint {path} cannot be read: {error.strerror or first_line(error)}") from error
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = str(error) or type(error).__name__
         message = f"checkpoint {path} is not the checkpoint of a keypoint detector: {reason}"
