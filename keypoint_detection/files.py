@@ -14,6 +14,9 @@ from typing import IO, Any
 
 from keypoint_detection.errors import InputError
 
+# How text is written that UTF-8 does not have: the bytes of a file's name that are none, as JSON escapes them.
+UNENCODABLE = "backslashreplace"
+
 
 def make_folder(folder: Path, asked: str) -> None:
     """Makes a folder, and checks that files can be written there, before the work that fills it.
@@ -116,18 +119,18 @@ def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises:
         OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
     """
-    encoding = None if "b" in mode else "utf-8"
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": UNENCODABLE}
     temporary: Path | None = None
     try:
         existing = _write_into(path)
         if existing is not None:
-            with open(existing, mode, encoding=encoding) as file:  # noqa: PTH123  it may be a descriptor
+            with open(existing, mode, **text) as file:  # noqa: PTH123  it may be a descriptor
                 yield file
             return
         target = path.resolve()
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open(mode, encoding=encoding) as file:
+        with temporary.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -175,7 +178,7 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
         OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
     """
     with replaced(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode(errors=UNENCODABLE) if isinstance(content, str) else content)
     return path
 
 

@@ -1,5 +1,6 @@
 """Files that take the place of others whole, and what is never replaced: links, pipes and devices."""
 
+import json
 import os
 import subprocess
 import sys
@@ -122,3 +123,13 @@ def test_a_pipe_needs_no_room_in_its_folder(tmp_path):
     prepare_file(fifo, "--output pipe")
     assert unfinished(fifo, "a").parent != tmp_path
     assert unfinished(tmp_path / "file", "a") == tmp_path / "file"
+
+
+def test_text_that_is_no_utf8_is_written_as_json_escapes_it(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_atomic(tmp_path / "a.json", json.dumps([name, "é"], ensure_ascii=False))
+    with replaced(tmp_path / "b.json", "w") as file:
+        file.write(json.dumps([name, "é"], ensure_ascii=False))
+    for path in (tmp_path / "a.json", tmp_path / "b.json"):
+        assert path.read_bytes() == b'["caf\\udce9.png", "\xc3\xa9"]'
+        assert json.loads(path.read_bytes()) == [name, "é"]

@@ -83,6 +83,19 @@ def test_csv_and_coco(checkpoint, images, tmp_path):
     assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.json"])
+def test_names_that_are_no_utf8_are_written_with_an_escape(checkpoint, tmp_path, name):
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(dots((40, 60), [(10.5, 20.5)])).save(path)
+    assert run(checkpoint, tmp_path / name, path.parent) == 0
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert "caf\\udce9.png" in text
+    if name == "out.json":
+        (entry,) = json.loads(text)["dataset"]
+        assert (path.parent / entry["image_path"]).exists()
+
+
 def test_a_pipe_is_written_into(checkpoint, images, tmp_path):
     pipe = tmp_path / "out.csv"
     os.mkfifo(pipe)
