@@ -213,6 +213,15 @@ def parameter_groups(
     return list(groups.values())
 
 
+def current_learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of now as the flag `learning_rate` means it: neither the encoder's nor that of orthogonal steps.
+
+    Args:
+        optimizer: An optimiser of `parameter_groups`, which always has the head's bias.
+    """
+    return next(group["lr"] for group in optimizer.param_groups if group["name"] == "network_norms_and_biases")
+
+
 def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> torch.optim.Optimizer:
     """Build Muon or AdamW (Loshchilov and Hutter 2019), as one fused kernel where that is possible.
 

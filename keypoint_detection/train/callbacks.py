@@ -20,6 +20,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
+from keypoint_detection.models.optimization import current_learning_rate
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import epochs_since_validation, is_last_epoch
 
@@ -86,7 +87,7 @@ class LossLogger(pl.Callback):
         """Logs the means of the epoch, and the learning rate at its end."""
         # All processes have the same values; to say that they are to be synchronised spares a warning for each.
         pl_module.log_dict(self._compute("train", "train"), sync_dist=True)
-        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"], sync_dist=True)
+        pl_module.log("learning_rate", current_learning_rate(trainer.optimizers[0]), sync_dist=True)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch."""

@@ -1,10 +1,13 @@
 """What is logged of an evaluation, from batches worked out by hand."""
 
+import csv
 from types import SimpleNamespace
 
 import pytest
 import torch
+from configuration import DEFAULT_HYPERPARAMETERS
 
+from keypoint_detection import fit
 from keypoint_detection.batch import Batch
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
@@ -64,3 +67,19 @@ def test_means_are_over_cells_and_not_over_batches():
     losses, entropies = means.compute()
     assert losses.tolist() == [1.25, 4.0]
     assert entropies.tolist() == [0.4375, 2.0]
+
+
+@pytest.mark.parametrize("backbone_type", ["Unet", "S3K", "DilatedCnn"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_learning_rate_is_logged_as_its_flag_says_it(tmp_path, backbone_type, optimizer):
+    encoder = {} if backbone_type == "DilatedCnn" else {"encoder_learning_rate_factor": 0.25}
+    network = {"Unet": {"n_downsampling_layers": 2}, "S3K": {"n_resnet_blocks": 1}, "DilatedCnn": {"dilations": [1]}}
+    of_others = ("n_downsampling_layers", "n_resnet_blocks")
+    flags = {name: value for name, value in DEFAULT_HYPERPARAMETERS.items() if name not in of_others}
+    flags |= {"backbone_type": backbone_type, "n_channels": 8, **network[backbone_type], **encoder}
+    flags |= {"learning_rate_schedule": "constant", "learning_rate_warmup": 0, "learning_rate": 0.004}
+    flags |= {"optimizer": optimizer, "max_epochs": 1, "wandb_mode": "disabled", "max_pictures": 0}
+    fit(**flags, run_dir=str(tmp_path))
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file) if row["learning_rate"]]
+    assert rates == pytest.approx([0.004])
