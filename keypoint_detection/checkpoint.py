@@ -93,11 +93,16 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def parameter_count(values: Mapping[str, Any]) -> int | None:
-    """Number of weights that train in a detector with these hyperparameters, None if its backbone is not known here."""
+    """Number of weights that train in a detector with these hyperparameters, None if it cannot be built here.
+
+    Those that only another version knows are left out, as when it is loaded.
+    """
+    known = inspect.signature(KeypointDetector).parameters
+    given = {name: value for name, value in values.items() if name in known} | {"load_pretrained": False}
     try:
         with torch.device("meta"):  # shapes only
-            detector = KeypointDetector(**values, load_pretrained=False)
-    except InputError:
+            detector = KeypointDetector(**given)
+    except (InputError, TypeError):
         return None
     return sum(parameter.numel() for parameter in detector.parameters())
 

@@ -103,6 +103,21 @@ def test_a_checkpoint_without_a_version_is_read(checkpoint):
 
 
 @pytest.mark.parametrize(
+    ("changes", "parameters"),
+    [({"flag_of_another_version": 1, "load_pretrained": True}, True), ({"weight_decay": None}, False)],
+)
+def test_info_of_hyperparameters_that_this_version_does_not_take(checkpoint, changes, parameters, capsys):
+    path, detector = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] |= changes
+    torch.save(content, path)
+    count = sum(parameter.numel() for parameter in detector.parameters())
+    assert describe(path)["parameters"] == (count if parameters else None)
+    assert main(["checkpoint", "info", str(path)]) == 0
+    assert f"parameters       {f'{count:,}' if parameters else '-'}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["info", "missing.ckpt"], "missing.ckpt"),
