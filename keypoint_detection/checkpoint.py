@@ -15,7 +15,7 @@ import torch
 
 from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import finite, write_atomic
+from keypoint_detection.files import finite, refuse_overwriting, write_atomic
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
@@ -164,8 +164,10 @@ def export_weights(path: str, output: str) -> None:
         output: The file to write, such as weights.safetensors.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector, or the extra `safetensors` is not installed.
+        InputError: If the file is no checkpoint of a detector, both paths are one file, or the extra `safetensors` is
+            not installed.
     """
+    refuse_overwriting(path, output)
     try:
         from safetensors.torch import save
     except ImportError as error:

@@ -14,7 +14,7 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import check_given, prepare_file
+from keypoint_detection.files import check_given, prepare_file, refuse_overwriting
 from keypoint_detection.wording import counted
 
 
@@ -54,8 +54,7 @@ def convert(
     if to not in FORMATS:
         raise InputError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     check_coordinates("output_coordinates", output_coordinates)
-    if Path(output).resolve() == Path(json_dataset_path).resolve():
-        raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+    refuse_overwriting(json_dataset_path, output)
     annotations = read_annotations(
         json_dataset_path, folder, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )

@@ -51,6 +51,20 @@ def check_given(path: str, flag: str, expected: str = "a file") -> None:
         raise InputError(f"{flag}: is empty, expected {expected}")
 
 
+def refuse_overwriting(source: str, output: str) -> None:
+    """Checks that what is written does not take the place of what is read.
+
+    Args:
+        source: The file that is read.
+        output: The file to write.
+
+    Raises:
+        InputError: If both are one.
+    """
+    if Path(output).resolve() == Path(source).resolve():
+        raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+
+
 def prepare_file(path: str | Path, asked: str) -> None:
     """Makes the folder of a file, and checks that the file can be written, before the work that fills it.
 

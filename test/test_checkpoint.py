@@ -74,6 +74,19 @@ def test_exported_weights_are_those_of_the_checkpoint(checkpoint, tmp_path):
         assert torch.equal(rebuilt.eval()(images), detector.eval()(images))
 
 
+@pytest.mark.parametrize("output", ["best.ckpt", "linked.safetensors", "./folder/../best.ckpt"])
+def test_exported_weights_never_take_the_place_of_the_checkpoint(checkpoint, tmp_path, output, monkeypatch, capsys):
+    path, _ = checkpoint
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked.safetensors").symlink_to(path)
+    before = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    assert main(["checkpoint", "export-weights", str(path), output]) == 2
+    expected = f"error: {output}: would overwrite the file that is read, expected another name\n"
+    assert capsys.readouterr().err == expected
+    assert path.read_bytes() == before
+
+
 def test_export_without_the_extra_names_it(checkpoint, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     assert main(["checkpoint", "export-weights", str(checkpoint[0]), "weights.safetensors"]) == 2
