@@ -110,6 +110,8 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
             f"--checkpoint {checkpoint} starts a new training from these weights"
         )
     folder = RunFolder(checkpoint.absolute().parents[1] if path == checkpoint else path)
+    if run_dir is not None and Path(run_dir).resolve() != folder.path.resolve():
+        raise InputError(f"--run_dir {run_dir}: --resume {resume} goes on in {folder.path}, expected the same or none")
     split = folder.read_json("split.json")
     if split is None:
         raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")

@@ -108,6 +108,19 @@ def test_a_checkpoint_for_use_is_small_and_nothing_to_go_on_with(tmp_path):
         fit(**SHORT, resume=str(best))
 
 
+def test_a_training_goes_on_in_its_own_folder_and_in_no_other(tmp_path, monkeypatch):
+    folder, flags = tmp_path / "run", SHORT | {"max_epochs": 1}
+    last = fit(**flags, run_dir=str(folder)).best_checkpoint.with_name("last.ckpt")
+    monkeypatch.chdir(tmp_path)
+    for resume in (str(folder), str(last)):
+        with pytest.raises(InputError) as error:
+            fit(**flags, resume=resume, run_dir="other")
+        assert str(error.value) == f"--run_dir other: --resume {resume} goes on in {folder}, expected the same or none"
+    assert not (tmp_path / "other").exists()
+    for run_dir in ("run", "./run/../run", str(folder)):
+        assert find_interrupted(resume=str(last), run_dir=run_dir).folder.path == folder
+
+
 def test_a_relative_path_of_the_checkpoint_finds_the_folder_of_its_run(tmp_path, monkeypatch):
     fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path / "run"))
     monkeypatch.chdir(tmp_path / "run" / "checkpoints")
