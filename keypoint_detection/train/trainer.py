@@ -43,7 +43,7 @@ NOT_FLAGS = {
     "logger", "callbacks", "default_root_dir", "plugins", "use_distributed_sampler", "precision",
     "enable_checkpointing", "gradient_clip_val",
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
-    "reload_dataloaders_every_n_epochs", "enable_autolog_hparams",
+    "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "limit_predict_batches",
 }  # fmt: skip
 # Beginnings of notes of Lightning on products of its makers, on devices that the user has not, and on its checkpoints.
 NO_NEWS = (

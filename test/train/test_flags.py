@@ -226,6 +226,7 @@ def test_all_of_lightnings_trainer_is_there_or_left_out_for_a_reason(parser):
     offered = {action.dest for action in parser._actions}
     assert {"accelerator", "strategy", "devices", "num_nodes", "precision", "max_time", "profiler"} <= offered
     assert set(inspect.signature(pl.Trainer).parameters) - offered <= NOT_FLAGS
+    assert "limit_predict_batches" not in offered, "a training predicts nothing"
 
 
 def test_the_sweep_file_is_the_sweep_of_the_tests(parser):
