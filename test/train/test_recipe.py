@@ -240,6 +240,7 @@ def test_single_keypoints_tell_nothing_of_sizes(tmp_path):
     single = read_annotations(tmp_path / "labels.json", tmp_path)
     recipe = choose(single, (960, 720))
     assert (recipe.image_size, recipe.train_crop_size) == ([288, 288], None)
+    assert choose(single, (960, 720), image_size=864).train_crop_size is None
 
 
 @pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
