@@ -83,8 +83,9 @@ def evaluate(
     Raises:
         InputError: If a file or a value is not usable.
     """
-    if batch_size < 1 or num_workers < 0:
-        raise InputError("expected --batch_size of at least 1 and --num_workers of at least 0")
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if value < least:
+            raise InputError(f"--{name} {value}: expected at least {least}")
     if recall is not None and not 0 < recall < 1:
         raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
     if recall is not None and Path(checkpoint).suffix == SAFETENSORS:

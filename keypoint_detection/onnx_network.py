@@ -42,7 +42,8 @@ class OnnxNetwork:
         except ImportError as error:
             raise InputError(f'{path} needs onnxruntime: pip install "keypoint_detection[export]"') from error
         if not Path(path).is_file():
-            raise InputError(f"model {path} does not exist")
+            what = "is a folder, expected a file" if Path(path).is_dir() else "does not exist"
+            raise InputError(f"model {path} {what}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

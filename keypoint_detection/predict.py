@@ -180,8 +180,13 @@ class KeypointPredictor:
         batch_size: int = 8,
         tile: int | None = None,
     ) -> None:
-        if batch_size < 1 or (max_keypoints is not None and max_keypoints < 1) or (tile is not None and tile < 32):
-            raise InputError("expected batch_size and max_keypoints of at least 1, and a tile of at least 32")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("max_keypoints", max_keypoints, 1),
+            ("tile", tile, 32),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{name} {value}: expected at least {least}")
         self.network = load_network(checkpoint, device)
         if max_keypoints is not None and isinstance(self.network, TorchNetwork):
             values = self.network.detector.hparams

@@ -324,3 +324,15 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
 def test_wrong_arguments_are_one_clear_line(checkpoint, arguments, named):
     with pytest.raises(InputError, match=named):
         KeypointPredictor(checkpoint, **arguments)
+
+
+@pytest.mark.parametrize(("name", "value", "least"), [("batch_size", 0, 1), ("max_keypoints", -1, 1), ("tile", 31, 32)])
+def test_a_number_that_is_too_small_is_named(checkpoint, name, value, least):
+    with pytest.raises(InputError, match=f"^{name} {value}: expected at least {least}$"):
+        KeypointPredictor(checkpoint, device="cpu", **{name: value})
+
+
+def test_a_folder_in_the_place_of_an_exported_file_is_named(tmp_path):
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(InputError, match=r"model\.onnx is a folder, expected a file$"):
+        KeypointPredictor(tmp_path / "model.onnx")

@@ -10,6 +10,7 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[
     if len(listed) != len(annotations):
         missing = np.setdiff1d(np.arange(len(annotations)), listed)
         raise InputError(
-            f"split: does not list {annotations.name(int(missing[0]))} and {len(missing) - 1} more images of "
-            f"{annotations.source}, expected the file that the split was made of"
+            f"split: does not list {annotations.name(int(missing[0]))} of {annotations.source} "
+            f"({counted(len(missing), 'image')} in all), expected the file that the split was made of"
         )
     if split.get("fingerprints", {}).get("train") != annotations.fingerprint():
         logger.warning("%s: the labels have changed since the split was made.", annotations.source)
