@@ -121,9 +121,6 @@ def check_detector(config: Mapping[str, Any]) -> None:
                 raise
     if not config["ema_decay"] and config["learning_rate_schedule"] == "cosine_to_half":
         logger.warning("--ema_decay 0: without an average, --learning_rate_schedule cosine ends better")
-    for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
-        for flag in flags.unused_registry_flags(registry, name, config):
-            logger.warning("--%s has no effect: %s does not take it", flag, name)
 
 
 def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrained: bool = True) -> KeypointDetector:

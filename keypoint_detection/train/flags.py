@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.optimization import PLATEAU
 from keypoint_detection.models.registry import look_up
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
@@ -45,6 +47,8 @@ from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.trainer import create_trainer, trainer_flags
 from keypoint_detection.train.wandb_logger import create_wandb_logger
 from keypoint_detection.train.watch import RelativeEarlyStopping
+
+logger = logging.getLogger(__name__)
 
 # (title, what has the signature, arguments that are not flags because the training computes them)
 SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
@@ -201,6 +205,36 @@ def unused_registry_flags(
     """Flags that were given for other members of a registry and that the chosen one does not have."""
     flags = {flag for member in registry.values() for flag in _member_flags(member)}
     return sorted(flag for flag in flags - _member_flags(registry[name]) if config.get(flag) is not None)
+
+
+def warn_of_unused(config: Mapping[str, Any]) -> None:
+    """Warns of flags that were given, but have no effect beside the others.
+
+    Args:
+        config: A value for every flag, as it was given.
+    """
+    augmentation = {parameter.name for parameter in parameters(Augmentation)} | {"augmented_share"}
+    schedule, plateau = config["learning_rate_schedule"], {name for name in config if name.startswith("plateau_")}
+    validation, weights = config["json_validation_dataset_path"], config.get("encoder_weights")
+    rules: list[tuple[bool, set[str], str]] = [
+        (schedule != PLATEAU, plateau, f"--learning_rate_schedule is {schedule}"),
+        (bool(validation), {"validation_split_ratio"}, "--json_validation_dataset_path is what is validated on"),
+        (config["augment_train"] is False, augmentation, "--augment_train is false"),
+        (bool(weights and config["pretrained"]), {"pretrained"}, "--encoder_weights is what the encoder starts with"),
+    ]
+    for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
+        unused = set(unused_registry_flags(registry, name, config)) if name in registry else set()
+        rules.append((True, unused, f"{name} does not take it"))
+    defaults = {
+        parameter.name: parameter.default
+        for _, source, _ in SOURCES
+        for parameter in parameters(source)
+        if parameter.default is not parameter.empty
+    }
+    for applies, names, reason in rules:
+        for name in sorted(names) if applies else ():
+            if config[name] != defaults.get(name):
+                logger.warning("--%s has no effect: %s", name, reason)
 
 
 def _member_flags(member: Callable[..., Any]) -> set[str]:

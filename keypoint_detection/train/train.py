@@ -60,6 +60,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     """
     # Reading a large data set first would be a long wait for these errors.
     check_setup(config)
+    flags.warn_of_unused(config)
     interrupted = flags.call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())

@@ -217,6 +217,43 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
     assert flags.unused_registry_flags(BACKBONES, "Wide", config) == ["n_channels"]
 
 
+@pytest.mark.parametrize(
+    ("given", "unused"),
+    [
+        ({}, {}),
+        ({"plateau_patience": 3, "learning_rate_schedule": "plateau"}, {}),
+        (
+            {"plateau_patience": 3, "plateau_factor": 0.5},
+            dict.fromkeys(("plateau_factor", "plateau_patience"), "--learning_rate_schedule is cosine_to_half"),
+        ),
+        ({"validation_split_ratio": 0.5}, {}),
+        ({"json_validation_dataset_path": "b.json"}, {}),
+        (
+            {"validation_split_ratio": 0.5, "json_validation_dataset_path": "b.json"},
+            {"validation_split_ratio": "--json_validation_dataset_path is what is validated on"},
+        ),
+        ({"rotation": 10.0, "blur": 0.5}, {}),
+        ({"rotation": 10.0, "augment_train": "auto"}, {}),
+        (
+            {"rotation": 10.0, "blur": 0.5, "augmented_share": 0.5, "flip_pairs": "a=b", "augment_train": False},
+            dict.fromkeys(("augmented_share", "blur", "flip_pairs", "rotation"), "--augment_train is false"),
+        ),
+        ({"backbone_type": "Smp", "pretrained": True}, {}),
+        ({"backbone_type": "Smp", "pretrained": False, "encoder_weights": "w.pth"}, {}),
+        (
+            {"backbone_type": "Smp", "pretrained": True, "encoder_weights": "w.pth"},
+            {"pretrained": "--encoder_weights is what the encoder starts with"},
+        ),
+        ({"dilations": [1, 2]}, {"dilations": "Unet does not take it"}),
+        ({"dilations": [1, 2], "backbone_type": "Unett"}, {}),  # which is an error by itself
+    ],
+)
+def test_flags_without_an_effect_are_named_with_the_reason(parser, given, unused, caplog):
+    config = parser.parse_object({"json_dataset_path": "a.json", **given}).as_dict()
+    flags.warn_of_unused(config)
+    assert caplog.messages == [f"--{name} has no effect: {reason}" for name, reason in unused.items()]
+
+
 def test_a_wrong_backbone_lists_the_right_ones():
     with pytest.raises(InputError, match=r"--backbone_type .*DilatedCnn"):
         flags.registry_arguments(BACKBONES, "backbone_type", {"backbone_type": "Unett"})
