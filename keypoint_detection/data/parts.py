@@ -95,6 +95,11 @@ def read_parts(
             parts[name] = leave_out_outside(parts[name], sizes[name])
     if not len(parts["train"].xy):
         logger.warning("%s: no image to train on has any keypoint, so there is nothing to learn", parts["train"].source)
+    if not len(parts["validation"].xy):
+        logger.warning(
+            "%s: no image to validate on has any keypoint, so no checkpoint will be the best",
+            parts["validation"].source,
+        )
     _warn_of_shared_images(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 
