@@ -26,9 +26,10 @@ CHEAP_BELOW, CHEAP_SIDE = 330, 256
 ACROSS = 1.2
 LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
 # Parts of images are no smaller than the above side, nor than what the keypoints of most images lie across by this
-# factor. They pay only where they are much smaller than the images.
+# factor. They pay only where they are much smaller than the images, and the keypoints lie in less than this share.
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
+LARGEST_ACROSS = ACROSS * LARGEST_CROP
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Two Gaussians with this many cells between them still have two peaks.
@@ -58,13 +59,12 @@ def choose_size(
     known = sizes[sizes.min(axis=1) > 0]
     side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
     limit = LARGEST_SIDE[accelerator]
-    share = float(np.median(across)) if len(across) else math.inf
+    share = _quantile(across, 0.5)
+    larger = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
     if accelerator == "cpu" and side < CHEAP_BELOW:
         limit = CHEAP_SIDE
-    elif share < ACROSS * LARGEST_CROP:  # elsewhere parts would not pay
-        limit = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
-        if crop_side(min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE), across, accelerator) is None:
-            limit = LARGEST_SIDE[accelerator]
+    elif crop_side(min(larger, side // SIDE_MULTIPLE * SIDE_MULTIPLE), across, accelerator):
+        limit = larger
     fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
     keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
     reason = f"the longer side of the images is {side} px"
@@ -80,14 +80,19 @@ def choose_size(
 
 
 def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:
-    """The side of the parts that images with a longer side of so many pixels are shown in; None if most of an image."""
-    side = max(LARGEST_SIDE[accelerator], _most(across) * longer / ACROSS_CROP)
-    return math.ceil(side / SIDE_MULTIPLE) * SIDE_MULTIPLE if side < LARGEST_CROP * longer else None
+    """The side of the parts in which to show images with a longer side of so many pixels; None where it would not pay.
+
+    That is where the objects of most images fill them, or where a part would be most of an image.
+    """
+    side = max(LARGEST_SIDE[accelerator], _quantile(across, 0.9) * longer / ACROSS_CROP)
+    if _quantile(across, 0.5) >= LARGEST_ACROSS or side >= LARGEST_CROP * longer:
+        return None
+    return math.ceil(side / SIDE_MULTIPLE) * SIDE_MULTIPLE
 
 
-def _most(across: np.ndarray) -> float:
-    """How far the keypoints of nine of ten images lie across at most, as a fraction of the image's longer side."""
-    return float(np.quantile(across, 0.9)) if len(across) else math.inf
+def _quantile(across: np.ndarray, share: float) -> float:
+    """How far the keypoints of that share of the images lie across at most; infinity where nothing is known."""
+    return float(np.quantile(across, share)) if len(across) else math.inf
 
 
 def choose_crop(
@@ -112,7 +117,7 @@ def choose_crop(
         Height and width, or None for whole images, and the longer and shorter side of what the network then trains on.
     """
     crop = crop_side(longer, across, accelerator)
-    most = _most(across) * longer
+    most = _quantile(across, 0.9) * longer
     reason = f"the keypoints of nine of ten images lie at most {most:.0f} px across, in images of {longer} px"
     chosen = choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
