@@ -133,18 +133,18 @@ def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises:
         OSError: If it cannot be written; its `filename` is the path, and what was there before is as it was.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": UNENCODABLE}
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", UNENCODABLE)
     temporary: Path | None = None
     try:
         existing = _write_into(path)
         if existing is not None:
-            with open(existing, mode, **text) as file:  # noqa: PTH123  it may be a descriptor
+            with open(existing, mode, encoding=encoding, errors=errors) as file:  # noqa: PTH123  it may be a descriptor
                 yield file
             return
         target = path.resolve()
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open(mode, **text) as file:
+        with temporary.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

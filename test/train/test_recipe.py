@@ -196,7 +196,7 @@ def labels_across(folder, across, size):
         (840, "cpu", {"image_size": "none"}, None, 544),
         (900, "cpu", {"image_size": "none"}, None, None),  # 94 % of the images, which the objects fill
         # The largest objects ask for parts of 750 px, which would be most of an image.
-        ([250] * 10 + [1200] * 2, "cpu", {"image_size": "none"}, None, None),
+        ([250] * 9 + [1200] * 3, "cpu", {"image_size": "none"}, None, None),
     ],
 )
 def test_small_objects_get_larger_images_and_parts_of_them(tmp_path, across, accelerator, given, image_size, crop_size):
