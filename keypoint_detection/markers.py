@@ -27,6 +27,8 @@ from keypoint_detection.picture_layout import (
 SMOOTHING = 2
 # Pixels of the picture from one ring to the next about it, and within which two keypoints have the same place.
 RING_STEP = 3.0
+# Width in pixels of pictures from which lines get thicker with it: larger ones are looked at scaled down.
+FINE_WIDTH = 1200
 
 
 class Mark(NamedTuple):
@@ -96,15 +98,16 @@ def draw_keypoints(
     canvas = Image.fromarray(resize(picture, SMOOTHING * inner))
     draw = ImageDraw.Draw(canvas)
     radius = SMOOTHING * max(3.0, inner / 70)
+    line = SMOOTHING * max(1.0, inner / FINE_WIDTH)
     colours = [tuple(colour) for colour in channel_colours(len(names)).tolist()]
     rings = list(_marks([true.get(name, ()) for name in names], scale, radius, RING_STEP * SMOOTHING))
     crosses = list(_marks([predicted.get(name, ()) for name in names], scale, radius, 0.0))
     for ring in rings:
-        _ring(draw, ring, colours[ring.channel])
+        _ring(draw, ring, line, colours[ring.channel])
     for cross in crosses:
         certainties = np.ravel(scores.get(names[cross.channel], ()))
         score = float(certainties[cross.number]) if len(certainties) else 1.0
-        _cross(draw, cross, (0.4 + 0.6 * score) * radius, colours[cross.channel])
+        _cross(draw, cross, (0.4 + 0.6 * score) * radius, line, colours[cross.channel])
     if is_numbered(len(names), width):
         size = round(max(10 * SMOOTHING, radius))
         for mark in rings if true else crosses:
@@ -134,16 +137,16 @@ def _marks(keypoints: Sequence[np.ndarray | Sequence], scale: float, radius: flo
                 yield Mark(channel, number, *place.tolist(), before, radius + before * step)
 
 
-def _ring(draw: ImageDraw.ImageDraw, ring: Mark, colour: tuple[int, ...]) -> None:
-    """Draws a ring with a dark rim."""
+def _ring(draw: ImageDraw.ImageDraw, ring: Mark, line: float, colour: tuple[int, ...]) -> None:
+    """Draws a ring with a dark rim; `line` is what its lines go by, in pixels of the canvas."""
     for extra, ink in ((1.0, (0, 0, 0)), (0.0, colour)):
-        reach, line = ring.reach + extra * SMOOTHING, round(SMOOTHING * (1.6 + 2 * extra))
-        draw.ellipse((ring.x - reach, ring.y - reach, ring.x + reach, ring.y + reach), outline=ink, width=line)
+        reach, thick = ring.reach + extra * line, round(line * (1.6 + 2 * extra))
+        draw.ellipse((ring.x - reach, ring.y - reach, ring.x + reach, ring.y + reach), outline=ink, width=thick)
 
 
-def _cross(draw: ImageDraw.ImageDraw, cross: Mark, reach: float, colour: tuple[int, ...]) -> None:
-    """Draws a diagonal cross with a dark rim."""
+def _cross(draw: ImageDraw.ImageDraw, cross: Mark, reach: float, line: float, colour: tuple[int, ...]) -> None:
+    """Draws a diagonal cross with a dark rim; `line` as for a ring."""
     x, y = cross.x, cross.y
-    for ink, line, arm in (((0, 0, 0), 3.4, reach + SMOOTHING), (colour, 1.7, reach)):
+    for ink, thick, arm in (((0, 0, 0), 3.4, reach + line), (colour, 1.7, reach)):
         for sign in (1, -1):
-            draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), fill=ink, width=round(SMOOTHING * line))
+            draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), fill=ink, width=round(line * thick))

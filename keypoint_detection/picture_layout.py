@@ -177,7 +177,7 @@ def add_legend(picture: np.ndarray, entries: Mapping[str, str], marks: str) -> n
         A higher picture.
     """
     width = picture.shape[1]
-    font = _font(max(9 if width < NARROW else 11, min(20, width // 45)))
+    font = _font(max(9 if width < NARROW else 11, min(20, width // 45), width // 75))
     height = round(font.size * 1.6)
     places, x, y = [], height / 2, height / 2
     parts = marks.split(", ") if width >= NARROW else []

@@ -111,6 +111,17 @@ def test_a_cross_grows_with_its_score():
     assert size(0.1) < size(0.5) < size(1.0)
 
 
+@pytest.mark.parametrize("kind", ["predicted", "true"])
+def test_markers_in_large_pictures_keep_their_looks(kind):
+    # Scaled down to the same size, as a viewer does, a picture shows as much of them.
+    def share(width):
+        keypoints = {"a": np.array([[width / 2, width / 4]])}
+        picture = draw_keypoints(torch.zeros(3, width // 2, width), **{kind: keypoints})
+        return (np.abs(picture.astype(int) - channel_colours(1)[0]) < 90).all(axis=2).mean()
+
+    assert share(3600) == pytest.approx(share(1800), rel=0.2)
+
+
 def radii(picture, colour, centre):
     """Distances from a centre of the pixels of about a colour, the least and the greatest."""
     rows, columns = np.nonzero((np.abs(picture.astype(int) - colour) < 60).all(axis=2))
