@@ -25,8 +25,8 @@ CHEAP_BELOW, CHEAP_SIDE = 330, 256
 # larger, up to so many times, and the network trains on parts of about this side, in the time that small images take.
 ACROSS = 1.2
 LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
-# Parts of images are no smaller than the above side, nor than what the keypoints of most images lie across by this
-# factor. They pay only where they are much smaller than the images, and the keypoints lie in less than this share.
+# Parts of images are no smaller than the above side, nor than what the keypoints of most images lie across divided by
+# this. They pay only where they are much smaller than the images, and the keypoints lie in less than this share.
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
@@ -118,7 +118,7 @@ def choose_crop(
     """
     crop = crop_side(longer, across, accelerator)
     most = _quantile(across, 0.9) * longer
-    reason = f"the keypoints of nine of ten images lie at most {most:.0f} px across, in images of {longer} px"
+    reason = f"faster than whole images of {longer} px, whose keypoints mostly lie at most {most:.0f} px across"
     chosen = choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
     if size is None:

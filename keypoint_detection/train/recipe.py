@@ -147,7 +147,8 @@ def choose_recipe(
     count = len(annotations)
     augmented = choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}")
     across = extents(annotations, sizes)
-    size, longer, shorter = choose_size(choose, image_size, sizes, across, accelerator)
+    in_parts = train_crop_size not in (None, "none")
+    size, longer, shorter = choose_size(choose, image_size, sizes, across if in_parts else across[:0], accelerator)
     crop, longer, shorter = choose_crop(choose, train_crop_size, longer, shorter, across, accelerator)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
@@ -159,6 +160,7 @@ def choose_recipe(
     batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
+    mirrored = "; 0 is right where a mirrored image would have other labels" if turns.horizontal_flip else ""
     recipe = Recipe(
         image_size=size,
         train_crop_size=crop,
@@ -168,7 +170,7 @@ def choose_recipe(
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
         precision=choose("precision", precision, "32-true", "the format that works on every device"),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
-        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason),
+        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + mirrored),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
         augment_train=augmented,

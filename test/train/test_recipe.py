@@ -187,7 +187,8 @@ def labels_across(folder, across, size):
         (100, "gpu", {}, 960, 640),  # no larger than the images
         # A quarter of the images counts for the parts, not for the size: 700 px are 630 of 864 px, and by 1.6 394 px.
         ([250] * 8 + [700] * 3 + [900], "cpu", {}, 864, 416),
-        (720, "cpu", {"train_crop_size": "none"}, 448, None),
+        (720, "cpu", {"train_crop_size": "none"}, 288, None),
+        (720, "cpu", {"train_crop_size": None}, 288, None),
         (720, "cpu", {"train_crop_size": "none", "image_size": 288}, 288, None),
         (300, "cpu", {"image_size": 288}, 288, None),
         (870, "cpu", {"train_crop_size": 160}, 288, 160),
