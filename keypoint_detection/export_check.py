@@ -104,8 +104,11 @@ class ExportAgreement(NamedTuple):
     score: float
 
     def __str__(self) -> str:
+        checked = f"checked against PyTorch on {counted(self.images, 'image')}"
+        if not self.keypoints:
+            return f"{checked}, in which neither finds a keypoint: that tells little"
         return (
-            f"checked against PyTorch on {counted(self.images, 'image')}: {counted(self.keypoints, 'keypoint')}, "
+            f"{checked}: {counted(self.keypoints, 'keypoint')}, "
             f"at most {self.pixels:.2g} px and {self.score:.2g} of score apart"
         )
 

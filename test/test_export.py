@@ -18,7 +18,7 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.errors import InputError
 from keypoint_detection.export import export
-from keypoint_detection.export_check import FULL, check_images, check_network
+from keypoint_detection.export_check import FULL, ExportAgreement, check_images, check_network
 from keypoint_detection.export_program import ImageToKeypoints
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_decoding import DecodingOptions, decode
@@ -187,6 +187,11 @@ def test_the_check_compares_all_but_peaks_so_low_that_rounding_moves_them(score)
     else:
         with pytest.raises(InputError, match=r"0\.4 px away"):
             check_network(network(7.0), network(7.4).detect, [2], FULL, lowest=0.05)
+
+
+def test_a_check_that_compared_nothing_says_so():
+    assert str(ExportAgreement(10, 0, 0.0, 0.0)).endswith("in which neither finds a keypoint: that tells little")
+    assert str(ExportAgreement(10, 2, 0.01, 0.001)).endswith("2 keypoints, at most 0.01 px and 0.001 of score apart")
 
 
 @pytest.mark.parametrize(
