@@ -160,7 +160,6 @@ def choose_recipe(
     batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
-    mirrored = "; 0 is right where a mirrored image would have other labels" if turns.horizontal_flip else ""
     recipe = Recipe(
         image_size=size,
         train_crop_size=crop,
@@ -170,7 +169,9 @@ def choose_recipe(
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
         precision=choose("precision", precision, "32-true", "the format that works on every device"),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
-        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + mirrored),
+        horizontal_flip=choose(
+            "horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.of_mirrors
+        ),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
         augment_train=augmented,
@@ -183,13 +184,14 @@ def choose_recipe(
 
 
 class _Turns(NamedTuple):
-    """Rotation in degrees, probabilities of flips, share of the training with changes, and the reason."""
+    """Rotation in degrees, probabilities of flips, share of the training with changes, the reason, and a caution."""
 
     rotation: float
     horizontal_flip: float
     vertical_flip: float
     share: float
     reason: str
+    of_mirrors: str = ""
 
 
 def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Turns:
@@ -198,7 +200,8 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Tur
     found = measure_orientation(annotations, sizes, order)
     flip = 0.0 if order is None else 0.5
     if found is None:
-        return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction")
+        caution = "; take 0 where a mirrored image would have other labels" if flip else ""
+        return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
     if found.direction >= SAME_WAY:
         mirrors = found.mirrored > 0.8 * found.direction
         spread = _spread(found.direction)

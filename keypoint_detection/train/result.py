@@ -126,6 +126,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     pictures.checkpoint_epoch = load_checkpoint(best)["epoch"]
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
+    logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time
     with _stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
