@@ -45,11 +45,11 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
     """
     path = Path(output)
     if path.suffix not in (".onnx", ".pt2"):
-        raise InputError(f"output {output}: expected a name that ends with .onnx or .pt2")
+        raise InputError(f"--output {output}: expected a name that ends with .onnx or .pt2")
     if half and path.suffix != ".onnx":
-        raise InputError(f"half: expected an output that ends with .onnx, got {output}")
+        raise InputError(f"--half: expected an --output that ends with .onnx, got {output}")
     if opset < LOWEST_OPSET:
-        raise InputError(f"opset is {opset}, expected at least {LOWEST_OPSET}")
+        raise InputError(f"--opset {opset}: expected at least {LOWEST_OPSET}")
     prepare_file(path, f"--output {output}")
     network = TorchNetwork(checkpoint, device="cpu")
     if path.suffix == ".pt2":
