@@ -32,6 +32,7 @@ from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_setup, create_trainer
+from keypoint_detection.train.wandb_connection import check_login
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
 
@@ -71,6 +72,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
 def _train(config: dict[str, Any]) -> TrainingResult:
     # Reading a large data set first would be a long wait for these errors.
     check_setup(config)
+    check_login(config["wandb_mode"])
     flags.warn_of_unused(config)
     interrupted = flags.call(find_interrupted, config)
     if interrupted:

@@ -8,6 +8,7 @@ import urllib.request
 from typing import Literal
 
 import wandb
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import first_line
@@ -37,6 +38,32 @@ def requested_mode(wandb_mode: WandbMode) -> WandbMode:
         return ENVIRONMENT_MODES[environment]
     stored = ENVIRONMENT_MODES.get(wandb.setup().settings.mode, "online")
     return "auto" if stored == "online" else stored
+
+
+def check_login(wandb_mode: WandbMode) -> None:
+    """Checks what `create_wandb_logger` would find at once, for the time before the data is read.
+
+    Args:
+        wandb_mode: See `create_wandb_logger`.
+
+    Raises:
+        InputError: If the run has to be online and there is no login.
+    """
+    if is_rank_zero() and requested_mode(wandb_mode) == "online":
+        trouble = login_trouble()
+        if trouble is not None:
+            raise not_online(trouble)
+
+
+def not_online(trouble: str) -> InputError:
+    """The error of a run that has to be online and cannot be."""
+    return InputError(f"wandb mode is 'online', but {trouble}; expected a login and a server, or another mode")
+
+
+def is_rank_zero() -> bool:
+    """Whether this is the process that has the run."""
+    # Before the strategy starts, Lightning takes the first process of every node for rank zero.
+    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def login_trouble() -> str | None:

@@ -19,7 +19,14 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.wandb_connection import WandbMode, login_trouble, requested_mode, server_trouble
+from keypoint_detection.train.wandb_connection import (
+    WandbMode,
+    is_rank_zero,
+    login_trouble,
+    not_online,
+    requested_mode,
+    server_trouble,
+)
 from keypoint_detection.wording import first_line
 
 # The parts of wandb's service that upload, as its own log names them.
@@ -176,7 +183,7 @@ def create_wandb_logger(
         _ = logger.experiment  # this is what calls `wandb.init`
         return logger
 
-    if not _is_rank_zero():
+    if not is_rank_zero():
         return create("disabled")
     if wandb.run is not None:
         raise InputError(f"the wandb run {wandb.run.id} is open here, expected none; `wandb.finish()` ends it")
@@ -196,7 +203,7 @@ def create_wandb_logger(
         for leftover in set(folder.glob("wandb/run-*")) - before:
             shutil.rmtree(leftover, ignore_errors=True)
     if mode == "online":
-        raise InputError(f"wandb mode is 'online', but {trouble}; expected a login and a server, or another mode")
+        raise not_online(trouble)
     return _report(start("offline"), logging.WARNING, f"wandb logs offline: {trouble}")
 
 
@@ -209,7 +216,7 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
         logger: what `create_wandb_logger` returned.
         exit_code: 0 for a run that went well; anything else marks it as failed.
     """
-    if logger is None or not _is_rank_zero():
+    if logger is None or not is_rank_zero():
         return
     run = logger.experiment
     settings = run.settings
@@ -241,7 +248,7 @@ def log_checkpoint_artifact(logger: RunLogger, path: Path | str) -> None:
         logger: what `create_wandb_logger` returned.
         path: the best checkpoint. It is not copied: it has to stay as it is until it is uploaded.
     """
-    if not logger.log_checkpoints or logger.lost or not _is_rank_zero():
+    if not logger.log_checkpoints or logger.lost or not is_rank_zero():
         return
     run = logger.experiment
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
@@ -279,11 +286,6 @@ def _uploads_failed(log: Path) -> bool:
     except OSError:
         return False
     return any('"level":"ERROR"' in line and any(part in line for part in UPLOADING_PARTS) for line in lines)
-
-
-def _is_rank_zero() -> bool:
-    # Before the strategy starts, Lightning takes the first process of every node for rank zero.
-    return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def _report(logger: RunLogger, level: int, what: str) -> RunLogger:

@@ -5,10 +5,12 @@ import subprocess
 import pytest
 import wandb
 from configuration import DEFAULT_HYPERPARAMETERS
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from wandb_offline import read_runs
 from wandb_session import LOSSES, PICTURE, log_all, log_losses, losses_of, own_messages, start, sync
 
 from keypoint_detection import fit
+from keypoint_detection.errors import InputError
 from keypoint_detection.train import result
 from keypoint_detection.train.wandb_logger import finish_wandb
 
@@ -150,3 +152,16 @@ def test_a_wandb_process_that_is_killed_costs_the_training_one_warning(
     of_wandb = [line for line in own_messages(caplog) if line.startswith("wandb") and "offline, as asked" not in line]
     assert len(of_wandb) == 1
     assert of_wandb[0].startswith("wandb's process has ended (")
+
+
+@pytest.mark.parametrize("variable", [None, "online"])
+def test_a_run_that_cannot_be_online_is_refused_before_the_data_is_read(tmp_path, monkeypatch, variable):
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    mode = {"wandb_mode": "auto" if variable else "online", "json_dataset_path": "missing.json"}
+    with pytest.raises(InputError, match="'online', but there is no login"):
+        fit(**DEFAULT_HYPERPARAMETERS | mode, run_dir=str(tmp_path / "run"))
+    # Those of other processes have no run of their own, and their machine may have no login.
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with pytest.raises(InputError, match=r"missing\.json"):
+        fit(**DEFAULT_HYPERPARAMETERS | mode, run_dir=str(tmp_path / "run"))
