@@ -17,10 +17,10 @@ from keypoint_detection.errors import InputError
 COMMANDS = {
     "train": ("train a detector on a JSON file and a folder of images", "keypoint_detection.train.train"),
     "sweep": ("run the trainings of a wandb sweep file, without an account", "keypoint_detection.sweep.command"),
-    "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluate"),
+    "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluation.command"),
     "checkpoint": ("say what a checkpoint holds, or export its weights", "keypoint_detection.checkpoint"),
     "predict": ("find keypoints in images, folders and videos", "keypoint_detection.predict_command"),
-    "export": ("write a checkpoint as one ONNX file, image to keypoints", "keypoint_detection.export"),
+    "export": ("write a checkpoint as one ONNX file, image to keypoints", "keypoint_detection.export.command"),
     "check": ("check a data set and draw some of it", "keypoint_detection.check"),
     "convert": ("write a data set in another format or convention", "keypoint_detection.convert"),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from configuration import TEST_DATASET
 
-from keypoint_detection.evaluate import evaluate
+from keypoint_detection.evaluation.command import evaluate
 
 ROOT = TEST_DATASET.parents[1]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()

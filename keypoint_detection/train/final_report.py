@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps
+from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, run_information, worst_images, write_report

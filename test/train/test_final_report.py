@@ -13,7 +13,7 @@ from PIL import Image
 from report_data import payload_of
 
 from keypoint_detection import fit
-from keypoint_detection.evaluate import evaluate
+from keypoint_detection.evaluation.command import evaluate
 from keypoint_detection.models.checkpoint_file import library_version
 
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, Detect, ExportAgreement, check_network, write_checked
+from keypoint_detection.export.agreement import FULL, Detect, ExportAgreement, check_network, write_checked
 from keypoint_detection.files import finite
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector

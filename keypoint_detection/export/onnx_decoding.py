@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from keypoint_detection import heatmaps
-from keypoint_detection.onnx_nodes import Nodes, integers, scalar
-from keypoint_detection.onnx_preprocessing import ImageSizes
+from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
+from keypoint_detection.export.onnx_preprocessing import ImageSizes
 
 _TINY = float(np.finfo(np.float32).tiny)
 _CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first cell has its centre, in cells

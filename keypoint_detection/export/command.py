@@ -53,11 +53,11 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
     prepare_file(path, f"--output {output}")
     network = TorchNetwork(checkpoint, device="cpu")
     if path.suffix == ".pt2":
-        from keypoint_detection.export_program import write_program  # torch's compiler takes a second to import
+        from keypoint_detection.export.program import write_program  # torch's compiler takes a second to import
 
         return write_program(network, path)
     _require_onnx()
-    from keypoint_detection.export_onnx import write_onnx
+    from keypoint_detection.export.onnx_file import write_onnx
 
     return write_onnx(network, path, half, opset)
 

@@ -14,9 +14,9 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation import Evaluation, summarise
-from keypoint_detection.evaluation_inputs import chosen_channels, chosen_distances, read_labels
-from keypoint_detection.evaluation_pass import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
+from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
+from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
+from keypoint_detection.evaluation.summary import Evaluation, summarise
 from keypoint_detection.files import prepare_file, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from keypoint_detection.calibration import Calibration
-from keypoint_detection.evaluation_pass import EvaluatedImages
+from keypoint_detection.evaluation.images import EvaluatedImages
 from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.metrics import Matches
 from keypoint_detection.metrics.average_precision import mean_of_defined

@@ -18,16 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.export_check import FULL, HALF, LOWEST_SCORE, check_network, write_checked
+from keypoint_detection.export.agreement import FULL, HALF, LOWEST_SCORE, check_network, write_checked
+from keypoint_detection.export.onnx_decoding import DecodingOptions, decode
+from keypoint_detection.export.onnx_nodes import Nodes
+from keypoint_detection.export.onnx_preprocessing import preprocess
 from keypoint_detection.files import finite
 from keypoint_detection.models.backbones import Backbone
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import keypoint_caps
-from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
-from keypoint_detection.onnx_nodes import Nodes
-from keypoint_detection.onnx_preprocessing import preprocess
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.wording import first_line

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keypoint_detection import heatmaps
-from keypoint_detection.onnx_nodes import Nodes, integers, scalar
+from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
 
 # Bits of the weights with which torch resizes bytes: they are rounded so that the largest one fits into 16 bits.
 _WEIGHT_LIMIT = 2.0**15

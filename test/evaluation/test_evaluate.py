@@ -12,7 +12,7 @@ from PIL import Image
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluate import evaluate
+from keypoint_detection.evaluation.command import evaluate
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.report.measured import worst_images
 

@@ -18,13 +18,13 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.errors import InputError
 from keypoint_detection.export import export
-from keypoint_detection.export_check import FULL, ExportAgreement, check_images, check_network
-from keypoint_detection.export_program import ImageToKeypoints
+from keypoint_detection.export.agreement import FULL, ExportAgreement, check_images, check_network
+from keypoint_detection.export.onnx_decoding import DecodingOptions, decode
+from keypoint_detection.export.onnx_nodes import Nodes, integers
+from keypoint_detection.export.onnx_preprocessing import ImageSizes, preprocess
+from keypoint_detection.export.program import ImageToKeypoints
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.onnx_decoding import DecodingOptions, decode
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
-from keypoint_detection.onnx_nodes import Nodes, integers
-from keypoint_detection.onnx_preprocessing import ImageSizes, preprocess
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
 
 
@@ -289,7 +289,7 @@ def test_a_file_that_finds_something_else_is_removed(checkpoint, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "module"), [("model.onnx", "export_onnx"), ("model.pt2", "export_program")])
+@pytest.mark.parametrize(("name", "module"), [("model.onnx", "export.onnx_file"), ("model.pt2", "export.program")])
 def test_an_earlier_file_stays_where_a_new_one_finds_something_else(checkpoint, tmp_path, monkeypatch, name, module):
     (tmp_path / name).write_text("the earlier one")
 

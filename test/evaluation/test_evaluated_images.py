@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from keypoint_detection.batch import Batch
-from keypoint_detection.evaluation_pass import EvaluatedImages
+from keypoint_detection.evaluation.images import EvaluatedImages
 
 
 def shrunk_image():
