@@ -11,7 +11,7 @@ import copy
 import logging
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -235,24 +235,6 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
         for name in sorted(names) if applies else ():
             if config[name] != defaults.get(name):
                 logger.warning("--%s has no effect: %s", name, reason)
-
-
-def with_dashes(message: str, names: Collection[str]) -> str:
-    """What a part of the library says, which knows no command line, with its flags as they are written there.
-
-    Args:
-        message: The text. Words without an underscore are taken for a flag at its beginning alone, and one that begins
-            with dashes is left as it is.
-        names: The flags.
-    """
-
-    def dashed(word: re.Match[str]) -> str:
-        name = word.group()
-        return f"--{name}" if name in names and ("_" in name or word.start() == 0) else name
-
-    if message.startswith("--"):
-        return message
-    return re.sub(r"(?<![\w/.'\"-])\w+(?![\w/'\"=-]|\.\w)", dashed, message)
 
 
 def _member_flags(member: Callable[..., Any]) -> set[str]:

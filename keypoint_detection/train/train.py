@@ -15,7 +15,6 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
-from keypoint_detection.errors import InputError
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import (
     build_callbacks,
@@ -59,17 +58,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
 
     Returns:
         See `fit`.
-
-    Raises:
-        InputError: See `fit`. Flags are named as on the command line.
     """
-    try:
-        return _train(config)
-    except InputError as error:
-        raise InputError(flags.with_dashes(str(error), config)) from error
-
-
-def _train(config: dict[str, Any]) -> TrainingResult:
     # Reading a large data set first would be a long wait for these errors.
     check_setup(config)
     check_login(config["wandb_mode"])

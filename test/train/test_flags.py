@@ -6,7 +6,6 @@ import torch
 import yaml
 from configuration import DEFAULT_HYPERPARAMETERS, DEFAULT_SWEEP, TEST_DATASET
 
-from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detector import KeypointDetector
@@ -253,33 +252,6 @@ def test_flags_without_an_effect_are_named_with_the_reason(parser, given, unused
     config = parser.parse_object({"json_dataset_path": "a.json", **given}).as_dict()
     flags.warn_of_unused(config)
     assert caplog.messages == [f"--{name} has no effect: {reason}" for name, reason in unused.items()]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"n_downsampling_layers": 1, "heatmap_stride": 4},
-         "--n_downsampling_layers is 1, expected at least 2 for a --heatmap_stride of 4"),
-        ({"learning_rate_warmup": 2.0}, "--learning_rate_warmup is 2.0, expected a share from 0 up to below 1"),
-        ({"hue": 2.0}, "--hue: expected a number from 0 to 0.5, got 2.0"),
-        ({"validation_split_ratio": 2.0}, "--validation_split_ratio: expected a number above 0 and below 1, got 2.0"),
-        ({"loss": "hinge"}, "--loss 'hinge' is unknown, "),
-        ({"loss": "focal", "focal_alpha": -1.0}, "--focal_alpha is -1.0 and --focal_beta is 4.0, expected "),
-        ({"json_dataset_path": "batch_size/loss.json"}, "batch_size/loss.json"),
-    ],
-)  # fmt: skip
-def test_whatever_part_finds_fault_with_a_flag_names_it_as_it_is_written(changes, said, tmp_path):
-    with pytest.raises(InputError) as error:
-        fit(**DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", **changes}, run_dir=str(tmp_path / "run"))
-    assert str(error.value).startswith(said)
-
-
-def test_only_names_of_flags_that_stand_by_themselves_get_dashes():
-    names = {"loss", "batch_size", "run_dir"}
-    of_files = ("a/batch_size: no file", "batch_size.json/x", "'run_dir'")
-    for text in ("the loss is high", "--loss 3 has a batch_size", *of_files):
-        assert flags.with_dashes(text, names) == text
-    assert flags.with_dashes("loss: batch_size, or run_dir.", names) == "--loss: --batch_size, or --run_dir."
 
 
 def test_a_wrong_backbone_lists_the_right_ones():
