@@ -8,7 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -238,7 +238,16 @@ def add_flag(
     if first_sentence:
         text = re.split(r"(?<=\.)\s+|\s*Default: ", text, maxsplit=1)[0].replace("``", "`")
     options = {"required": True} if required else {"default": parameter.default}
-    group.add_argument(f"--{parameter.name}", type=hints(source)[parameter.name], help=text, **options)
+    hint = _whole_numbers_first(hints(source)[parameter.name])
+    group.add_argument(f"--{parameter.name}", type=hint, help=text, **options)
+
+
+def _whole_numbers_first(hint: Any) -> Any:
+    """The type with int before float, which takes every number: of Lightning's limits, 1 is one batch and 1.0 all."""
+    kinds = get_args(hint)
+    if not {int, float} <= set(kinds):
+        return hint
+    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007  of kinds that are not known here
 
 
 class ConfigFile(jsonargparse.ActionConfigFile):

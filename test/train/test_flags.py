@@ -121,6 +121,15 @@ def test_defaults_come_from_the_signatures(parser):
     assert config.n_channels is None  # the chosen backbone's own default
 
 
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("3", 3), ("1.0", 1.0), ("0.5", 0.5)])
+def test_a_number_of_batches_is_told_from_a_share_of_them(parser, text, value):
+    for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):
+        found = parse(parser, f"--{name}", text)[name]
+        assert (found, type(found)) == (value, type(value))
+        found = parser.parse_object({"json_dataset_path": "a.json", name: value})[name]
+        assert (found, type(found)) == (value, type(value))
+
+
 def test_booleans_are_read_as_a_sweep_agent_writes_them(parser):
     assert parse(parser, "--augment_train=False").augment_train is False
     assert parse(parser, "--cache_images=True").cache_images is True
