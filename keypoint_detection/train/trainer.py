@@ -96,8 +96,6 @@ def create_trainer(
         logger.info("training for 5 minutes, since neither --max_time nor --max_epochs nor --max_steps is given")
     if unlimited:
         arguments["max_epochs"] = -1
-    if arguments["log_every_n_steps"] is None:
-        arguments["log_every_n_steps"] = min(50, max(1, batches_per_epoch))
     # Lightning's table tells two layers, and 0 operations for want of an image; --enable_model_summary true prints it.
     size = [NetworkSize()] if arguments["enable_model_summary"] is None else []
     arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
@@ -144,6 +142,8 @@ def create_trainer(
             f"--limit_train_batches {trainer.limit_train_batches}: expected at least one batch of the {per_process} of "
             "an epoch"
         )
+    if config["log_every_n_steps"] is None:
+        trainer.log_every_n_steps = min(50, batches)
     return trainer
 
 

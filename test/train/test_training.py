@@ -284,6 +284,15 @@ def test_a_training_that_cannot_be_is_refused_and_leaves_nothing_behind(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_losses_are_logged_at_least_once_in_the_batches_that_an_epoch_has(tmp_path, recwarn):
+    flags = DEFAULT_HYPERPARAMETERS | {"max_epochs": 2, "wandb_mode": "disabled", "limit_train_batches": 1}
+    fit(**flags, run_dir=str(tmp_path))
+    assert not [warning for warning in recwarn if "logging interval" in str(warning.message)]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
+    assert steps == [0, 1]
+
+
 def test_as_many_keypoints_are_decoded_as_images_hold(tmp_path):
     points = [[12.0 + 20 * (number % 6), 12.0 + 20 * (number // 6)] for number in range(24)]
     entries = [{"image_path": f"{number}.png", "many": points} for number in range(4)]
