@@ -89,7 +89,8 @@ def _is_unread(stream: TextIO) -> bool:
 
 
 def _run(module: str, arguments: Sequence[str]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's processes, which all would say the same
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for

@@ -29,11 +29,12 @@ def test_compiling_is_chosen_by_a_flag(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Module, "compile", lambda module, **options: compiled.append((type(module).__name__, options))
     )
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    fit(**SHORT, run_dir=str(tmp_path / "plain"))
-    assert compiled == []
-    assert torch._dynamo.config.recompile_limit == 8
-    fit(**SHORT, compile=True, run_dir=str(tmp_path / "compiled"))
-    # A graph for all sizes, torch's own choice once images grow, does not compile.
-    assert compiled == [("Unet", {"dynamic": False})]
-    assert torch._dynamo.config.recompile_limit >= 20, "five sizes, to train and to validate on, whole and last batches"
+    limits = torch._dynamo.config
+    with limits.patch(recompile_limit=8):  # pytest's own way to patch would leave none behind
+        fit(**SHORT, run_dir=str(tmp_path / "plain"))
+        assert compiled == []
+        assert limits.recompile_limit == 8
+        fit(**SHORT, compile=True, run_dir=str(tmp_path / "compiled"))
+        # A graph for all sizes, torch's own choice once images grow, does not compile.
+        assert compiled == [("Unet", {"dynamic": False})]
+        assert limits.recompile_limit >= 20, "five sizes, to train and to validate on, whole and last batches"
