@@ -186,7 +186,7 @@ def _on_cpu(tensor: Tensor) -> Tensor:
     """The tensor on the CPU and out of any graph; most are there already, and to ask is faster than to do it."""
     tensor = tensor if tensor.is_cpu and not tensor.requires_grad else tensor.detach().cpu()
     # What a worker of a loader shares holds a file open for as long as it is kept.
-    return tensor.clone() if tensor.is_shared() else tensor
+    return tensor.clone() if tensor.untyped_storage().is_shared() else tensor
 
 
 def _joined(state: list[Tensor], empty: Tensor) -> Tensor:
