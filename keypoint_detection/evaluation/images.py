@@ -189,8 +189,8 @@ def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: 
     stride = detector.hparams.heatmap_stride
     for index, image in images.items():
         sample = dataset[index]
-        images, sizes = sample.images[None].to(detector.device), sample.sizes[None]
-        image.heatmaps = predicted_heatmaps(detector(images), images, sizes, stride)[0].cpu().numpy()
+        batch, sizes = sample.images[None].to(detector.device), sample.sizes[None]
+        image.heatmaps = predicted_heatmaps(detector(batch), batch, sizes, stride)[0].cpu().numpy()
         cells = torch.tensor([image.heatmaps.shape[2], image.heatmaps.shape[1]]).double() * stride
         right, bottom = transform_points(cells, sample.transforms).tolist()
         image.heatmap_extent = (0.0, 0.0, right, bottom)
