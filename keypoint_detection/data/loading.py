@@ -150,7 +150,8 @@ def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
         ways.append(f"more than --num_workers {loader.num_workers}")
     if loader.dataset.cache is None:
         ways.append("--cache_images true")
-    return ", ".join([*ways, "a smaller --image_size"])
+    size = "--image_size" if loader.dataset.crop_size is None else "--train_crop_size"
+    return ", ".join([*ways, f"a smaller {size}"])
 
 
 def _sharing_processes(trainer: pl.Trainer) -> int:

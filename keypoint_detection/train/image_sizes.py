@@ -49,7 +49,7 @@ def choose_size(
         choose: Takes name, given value, choice and reason, and returns the given value or the choice for `auto`.
         image_size: The size that was given.
         sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
-        across: What `extents` returns.
+        across: What `extents` returns; empty where training will not see parts, for which alone images are larger.
         accelerator: `cpu` or `gpu`.
 
     Returns:
@@ -58,14 +58,15 @@ def choose_size(
     """
     known = sizes[sizes.min(axis=1) > 0]
     side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
+    own = side // SIDE_MULTIPLE * SIDE_MULTIPLE
     limit = LARGEST_SIDE[accelerator]
     share = _quantile(across, 0.5)
     larger = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
     if accelerator == "cpu" and side < CHEAP_BELOW:
         limit = CHEAP_SIDE
-    elif crop_side(min(larger, side // SIDE_MULTIPLE * SIDE_MULTIPLE), across, accelerator):
+    elif crop_side(min(larger, own), across, accelerator):
         limit = larger
-    fitted = min(limit, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+    fitted = min(limit, own)
     keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
     reason = f"the longer side of the images is {side} px"
     if limit > LARGEST_SIDE[accelerator]:

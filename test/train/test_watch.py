@@ -7,19 +7,20 @@ from keypoint_detection.train.watch import CollapseWarning, TimeShares
 
 
 @pytest.mark.parametrize(
-    ("cores", "device", "workers", "cache", "expected"),
+    ("cores", "device", "workers", "cache", "parts", "expected"),
     [
-        (2, "cpu", 0, object(), "a smaller --image_size"),
-        (2, "cpu", 0, None, "--cache_images true, a smaller --image_size"),
-        (8, "cpu", 2, object(), "more than --num_workers 2, a smaller --image_size"),
-        (8, "cuda", 7, None, "more than --num_workers 7, --cache_images true, a smaller --image_size"),
+        (2, "cpu", 0, object(), None, "a smaller --image_size"),
+        (2, "cpu", 0, object(), (288, 288), "a smaller --train_crop_size"),
+        (2, "cpu", 0, None, None, "--cache_images true, a smaller --image_size"),
+        (8, "cpu", 2, object(), None, "more than --num_workers 2, a smaller --image_size"),
+        (8, "cuda", 7, None, None, "more than --num_workers 7, --cache_images true, a smaller --image_size"),
     ],
 )
-def test_advice_names_what_is_left_to_try(monkeypatch, cores, device, workers, cache, expected):
+def test_advice_names_what_is_left_to_try(monkeypatch, cores, device, workers, cache, parts, expected):
     monkeypatch.setattr("keypoint_detection.data.loading._cores", lambda: cores)
     monkeypatch.setattr("keypoint_detection.data.loading.torch.get_num_threads", lambda: 2)  # whatever OMP_NUM_THREADS
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=SimpleNamespace(type=device)))
-    loader = SimpleNamespace(num_workers=workers, dataset=SimpleNamespace(cache=cache))
+    loader = SimpleNamespace(num_workers=workers, dataset=SimpleNamespace(cache=cache, crop_size=parts))
     assert advise(loader, trainer) == expected
 
 
