@@ -30,19 +30,23 @@ class ExponentialMovingAverage(WeightAveraging):
             raise InputError(f"--ema_decay {ema_decay}: expected a number in [0, 1)")
         self.ema_decay = ema_decay
         self._updates = 0
+        self._averaged: list[Tensor] = []
+        self._current: list[Tensor] = []
         super().__init__(use_buffers=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes how many steps the average has seen, since reading it later would wait for the device at each."""
         self._updates = int(self._average_model.n_averaged)
+        # Collecting them takes as long as averaging them.
+        self._averaged, self._current = (
+            [*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)
+        )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Adds the weights after an optimiser step."""
         if trainer.global_step <= self._latest_update_step:
             return
-        average = self._average_model.module
-        averaged, current = ([*module.parameters(), *module.buffers()] for module in (average, pl_module))
-        self._average(averaged, current, self._updates)
+        self._average(self._averaged, self._current, self._updates)
         self._updates += 1
         self._average_model.n_averaged += 1  # which goes into the checkpoint
         self._latest_update_step = trainer.global_step
@@ -63,8 +67,9 @@ class ExponentialMovingAverage(WeightAveraging):
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], updates: int) -> None:
         decay = min(self.ema_decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        floats = [pair for pair in zip(averaged, current, strict=True) if pair[0].is_floating_point()]
+        floats, others = [], []  # others are such as how many batches a normalisation has seen
+        for pair in zip(averaged, current, strict=True):
+            (floats if pair[0].is_floating_point() else others).append(pair)
         torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)
-        for old, new in zip(averaged, current, strict=True):
-            if not old.is_floating_point():  # such as how many batches a normalisation has seen
-                old.copy_(new)
+        if others:
+            torch._foreach_copy_(*map(list, zip(*others, strict=True)))
