@@ -18,6 +18,10 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 3
 _MOMENTUM = 0.95
 _EPSILON = 1e-8
+# What a norm in float32 can be told from 0 by, whose square is far above the smallest number.
+_SMALLEST_NORM = 1e-15
+# Momenta of units that no longer learn settle at twenty times this, and not among subnormal numbers.
+_MOMENTUM_FLOOR = 1e-30
 
 
 class Muon(torch.optim.Optimizer):
@@ -84,6 +88,7 @@ class Muon(torch.optim.Optimizer):
         gradients = [parameter.grad for parameter in parameters]
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        torch._foreach_add_(momenta, _MOMENTUM_FLOOR)
         return list(torch._foreach_lerp(gradients, momenta, _MOMENTUM))
 
     def _adamw_step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -124,14 +129,14 @@ def orthogonalize(stacks: Sequence[Tensor]) -> list[Tensor]:
 
     Returns:
         `(N, R, S)` for each, with the same singular vectors. Singular values above a fiftieth of a matrix's Frobenius
-        norm end between 0.68 and 1.21; smaller ones may stay below.
+        norm end between 0.68 and 1.21; smaller ones may stay below. Of a matrix with a norm below 1e-15 all are 0.
     """
     wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
     with torch.autocast(wide[0].device.type, enabled=False):
-        wide = [stack / stack.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7) for stack in map(Tensor.float, wide)]
+        wide = [_of_unit_norm(stack) for stack in map(Tensor.float, wide)]
         grams: dict[int, list[Tensor]] = {}
         for stack in wide:
-            grams.setdefault(stack.shape[1], []).append(stack @ stack.mT)
+            grams.setdefault(stack.shape[1], []).append(_without_tiny(stack @ stack.mT))
         factors = {size: iter(_iterate(torch.cat(same)).split([len(g) for g in same])) for size, same in grams.items()}
         steps = [next(factors[stack.shape[1]]) @ stack for stack in wide]
     return [step.mT if step.shape != stack.shape else step for step, stack in zip(steps, stacks, strict=True)]
@@ -145,5 +150,20 @@ def _iterate(gram: Tensor) -> Tensor:
         factor = torch.baddbmm(_QUINTIC[0] * one + _QUINTIC[1] * gram, gram, gram, alpha=_QUINTIC[2])
         product = factor if product is None else factor @ product
         if remaining:
-            gram = factor @ gram @ factor
+            gram = _without_tiny(factor @ gram @ factor)
     return product
+
+
+def _of_unit_norm(stack: Tensor) -> Tensor:
+    """Matrices `(N, R, S)` divided by their Frobenius norms; 0 where that is next to nothing."""
+    norm = stack.norm(dim=(1, 2), keepdim=True)
+    return _without_tiny(stack * torch.where(norm > _SMALLEST_NORM, norm.reciprocal(), 0.0))
+
+
+def _without_tiny(values: Tensor) -> Tensor:
+    """Rounds values around 1 and below, in place, to multiples of about 1e-7.
+
+    Units that no longer learn have momenta near 0. Products of these are subnormal numbers, for each of which a CPU
+    takes as long as for a hundred others.
+    """
+    return values.add_(1).sub_(1)

@@ -33,6 +33,40 @@ def test_matrices_of_one_smaller_side_are_told_apart():
         torch.testing.assert_close(found, orthogonalize([stack])[0])
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-9, 1e9])
+def test_the_length_of_a_gradient_does_not_matter(scale):
+    stack = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonalize([stack * scale]), orthogonalize([stack]))
+
+
+@pytest.mark.parametrize("scale", [0, 1e-20, 1e-44])
+def test_next_to_nothing_makes_no_step(scale):
+    assert not orthogonalize([scale * torch.ones(1, 3, 4)])[0].any()
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+@pytest.mark.parametrize("tiny", [1e-12, 1e-20, 1e-30])
+def test_a_unit_that_no_longer_learns_is_left_out(shape, tiny):
+    stack = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    stack[:, 2] *= tiny
+    rows = [row for row in range(shape[0]) if row != 2]
+    (found,) = orthogonalize([stack])
+    assert not found[:, 2].any()
+    torch.testing.assert_close([found[:, rows]], orthogonalize([stack[:, rows]]), atol=1e-5, rtol=1e-4)
+
+
+def test_momentum_stays_clear_of_subnormal_numbers():
+    kernel = nn.Parameter(torch.ones(4, 4, 1, 1))
+    optimizer = Muon([{"params": [kernel], "lr": 0.1, "orthogonal": True}], BETAS, fused=False)
+    kernel.grad = torch.full_like(kernel, 1e-37)
+    for _ in range(100):
+        optimizer.step()
+        kernel.grad = torch.zeros_like(kernel)
+    momentum = optimizer.state[kernel]["momentum"]
+    assert (momentum > 1e-30).all()
+    assert (kernel == 1).all(), "next to nothing makes no step"
+
+
 def test_a_kernel_without_a_gradient_stays():
     frozen, other = nn.Parameter(torch.ones(4, 4, 3, 3)), nn.Parameter(torch.ones(3))
     other.grad = torch.ones(3)
