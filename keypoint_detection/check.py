@@ -15,7 +15,7 @@ from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import check_given, prepare_file, writing
-from keypoint_detection.picture_layout import add_legend, image_grid, resize
+from keypoint_detection.picture_layout import add_legend, image_grid
 from keypoint_detection.visualization import draw_keypoints
 
 PICTURE_WIDTH = 480
@@ -84,7 +84,7 @@ def draw_examples(report: CheckReport) -> np.ndarray:
         image = load_image(annotations.path(index))
         labels = annotations.keypoints(index, width=image.shape[1], height=image.shape[0])
         true = dict(zip(annotations.channel_names, labels, strict=True))
-        pictures.append(resize(draw_keypoints(image, true=true, width=PICTURE_WIDTH), PICTURE_WIDTH))
+        pictures.append(draw_keypoints(image, true=true, width=PICTURE_WIDTH))
     grid = image_grid([pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)])
     return add_legend(grid, dict.fromkeys(annotations.channel_names, ""), "ring: labelled keypoint")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from keypoint_detection.metrics.average_precision import mean_of_defined
 from keypoint_detection.report.data import ReportData
 from keypoint_detection.report.measured import Measured, measure
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers
@@ -22,8 +22,7 @@ def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
     mean = mean_numbers(rows)
     logged = [data.metrics.get(f"meanAP/d={d:g}") for d in distances]
     mean["average_precision"] = _prefer(logged, mean["average_precision"])
-    defined = [value for value in mean["average_precision"] if not math.isnan(value)]
-    mean_ap = data.metrics.get("meanAP", math.fsum(defined) / len(defined) if defined else math.nan)
+    mean_ap = data.metrics.get("meanAP", mean_of_defined(mean["average_precision"]))
     keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")
     columns = ["Channel", "True", *(f"AP {d:g} px" for d in distances), "Median px", "Mean px", "90 % px"]
     columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "Its threshold"]
