@@ -20,7 +20,6 @@ from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.metrics import Matches
 from keypoint_detection.metrics.average_precision import mean_of_defined
 from keypoint_detection.metrics.errors import ERROR_KINDS, ErrorTaxonomy, error_taxonomy
-from keypoint_detection.metrics.localization import best_f1
 from keypoint_detection.report import ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import pad
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers
@@ -177,12 +176,7 @@ def summarise(
     names = list(evaluated.annotations.channel_names)
     distances = [float(value) for value in next(iter(evaluated.metrics.values())).threshold_distances]
     position = distances.index(distance)
-    rows = []
-    for channel, threshold in enumerate(score_thresholds):
-        scores, found, num_truths = matches.of_channel(channel)
-        best = best_f1(scores, ~found[:, position].isnan(), num_truths)
-        more = {"best_recall": best["recall"], "best_precision": best["precision"]}
-        rows.append(channel_numbers(matches, channel, position, float(threshold)) | more)
+    rows = [channel_numbers(matches, c, position, float(threshold)) for c, threshold in enumerate(score_thresholds)]
     images = dict(sorted(evaluated.images.items()))
     points = pad(list(images.values()), len(names))
     if evaluated.threshold_unit == "image":

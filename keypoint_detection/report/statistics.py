@@ -80,7 +80,7 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
     Returns:
         `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the distances of
         matched detections in pixels; `precision`, `recall`, `f1` at the score threshold; `best_f1` and its
-        `best_threshold`. NaN where undefined.
+        `best_threshold`, `best_precision` and `best_recall`. NaN where undefined.
     """
     scores, distances, num_truths = matches.of_channel(channel)
     near = distances[:, position]
@@ -101,6 +101,8 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
         "threshold": threshold,
         "best_f1": best["best_f1"],
         "best_threshold": best["best_threshold"],
+        "best_precision": best["precision"],
+        "best_recall": best["recall"],
     }
 
 
