@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keypoint_detection.data.format_writers import from_pixels
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic, writing
 
@@ -173,11 +174,8 @@ def convert_points(points: Sequence[Sequence[float]], width: int, height: int, c
     Returns:
         `(N, 2)`, rounded to a thousandth of a pixel or less.
     """
-    if coordinates == "pixel":
-        return [[round(x, 3), round(y, 3)] for x, y in points]
-    if coordinates == "normalized":
-        return [[round(x / width, 7), round(y / height, 7)] for x, y in points]
-    return [[round(x / width, 7), round(1 - y / height, 7)] for x, y in points]
+    converted = from_pixels(np.reshape(points, (-1, 2)), width, height, coordinates)
+    return converted.round(3 if coordinates == "pixel" else 7).tolist()
 
 
 class Journal:

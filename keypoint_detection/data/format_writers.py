@@ -41,7 +41,7 @@ def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordi
             for name, xy, depth in zip(annotations.channel_names, keypoints, depths, strict=True):
                 entry[name] = [
                     [*_short(uv), *([] if np.isnan(d) else _short([d]))]
-                    for uv, d in zip(_from_pixels(xy, width, height, coordinates), depth, strict=True)
+                    for uv, d in zip(from_pixels(xy, width, height, coordinates), depth, strict=True)
                 ]
             file.write(",\n" if index else "\n")
             json.dump(entry, file)
@@ -107,14 +107,24 @@ def _coco_object(number: int, index: int, keypoints: list[np.ndarray], slots: np
     }
 
 
-def _from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> np.ndarray:
-    """Turns continuous pixels `(K, 2)` into the coordinates of a file."""
-    if coordinates == "pixel":
-        return xy
-    uv = xy.astype(np.float64) / (width, height)
+def from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> np.ndarray:
+    """Turns continuous pixels into the coordinates of a file.
+
+    Args:
+        xy: `(K, 2)`.
+        width: of the image in pixels.
+        height: of the image in pixels.
+        coordinates: "blender", "normalized" or "pixel".
+
+    Returns:
+        `(K, 2)` float64.
+    """
+    uv = xy.astype(np.float64)
+    if coordinates != "pixel":
+        uv /= (width, height)
     if coordinates == "blender":
         uv[:, 1] = 1 - uv[:, 1]
-    return uv.astype(np.float32)
+    return uv
 
 
 def _short(values: Any) -> list[float]:
