@@ -126,15 +126,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if _is_transparent(image):
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), opaque).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scales gray pixels `(H, W)` to uint8: whole numbers from [0, 65535], others from [0, 1]."""
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Scales pixels to uint8: whole numbers from [0, 65535], others from [0, 1].
+
+    Raises:
+        InputError: if they are outside of that; the text does not name the image.
+    """
     whole = np.issubdtype(pixels.dtype, np.integer)
     top = 65535 if whole else 1
     low, high = pixels.min(), pixels.max()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from keypoint_detection.data.decoding import DECODING_ERRORS, decode_rgb
+from keypoint_detection.data.decoding import DECODING_ERRORS, decode_rgb, to_8_bits
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError
 
@@ -67,22 +67,17 @@ def _array_to_rgb(pixels: np.ndarray, described: str) -> np.ndarray:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise InputError(described)
-    pixels = _to_8_bits(pixels)
+    pixels = _to_bytes(pixels)
     if pixels.shape[2] == 4:
         return np.rint(pixels[..., :3] * (pixels[..., 3:] / 255)).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+def _to_bytes(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype.newbyteorder("=") == np.uint16:
-        return np.rint(pixels / 257).astype(np.uint8)
     if pixels.dtype == bool:
         return pixels.astype(np.uint8) * 255
-    if np.issubdtype(pixels.dtype, np.floating):
-        low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):
-            raise InputError(f"floating-point image with values from {low:g} to {high:g}: expected them in [0, 1]")
-        return np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype.newbyteorder("=") == np.uint16 or np.issubdtype(pixels.dtype, np.floating):
+        return to_8_bits(pixels)
     raise InputError(f"image of {pixels.dtype}: expected uint8, uint16, bool or floating-point values in [0, 1]")

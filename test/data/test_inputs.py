@@ -25,6 +25,8 @@ def test_all_kinds_of_numbers_are_the_same_grey(image):
 def test_values_between_two_steps_are_rounded():
     assert to_rgb(np.array([[257 * 100 + 128, 257 * 100 + 129]], np.uint16))[0, :, 0].tolist() == [100, 101]
     assert to_rgb(np.array([[100.4, 100.6]]) / 255)[0, :, 0].tolist() == [100, 101]
+    # 129.492 and 188.511 of 255, which numbers of 16 bits round to halves
+    assert to_rgb(np.array([[0.5078125, 0.7392578125]], np.float16))[0, :, 0].tolist() == [129, 189]
 
 
 @pytest.mark.parametrize("kind", [">u2", "<u2", ">f4", ">f8"])
