@@ -199,14 +199,6 @@ def registry_arguments(
     return {key: config[key] for key in _member_flags(member) if config.get(key) is not None}
 
 
-def unused_registry_flags(
-    registry: Mapping[str, Callable[..., Any]], name: str, config: Mapping[str, Any]
-) -> list[str]:
-    """Flags that were given for other members of a registry and that the chosen one does not have."""
-    flags = {flag for member in registry.values() for flag in _member_flags(member)}
-    return sorted(flag for flag in flags - _member_flags(registry[name]) if config.get(flag) is not None)
-
-
 def warn_of_unused(config: Mapping[str, Any]) -> None:
     """Warns of flags that were given, but have no effect beside the others.
 
@@ -223,8 +215,9 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
         (bool(weights and config["pretrained"]), {"pretrained"}, "--encoder_weights is what the encoder starts with"),
     ]
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
-        unused = set(unused_registry_flags(registry, name, config)) if name in registry else set()
-        rules.append((True, unused, f"{name} does not take it"))
+        if name in registry:
+            flags = set().union(*map(_member_flags, registry.values()))
+            rules.append((True, flags - _member_flags(registry[name]), f"{name} does not take it"))
     defaults = {
         parameter.name: parameter.default
         for _, source, _ in SOURCES

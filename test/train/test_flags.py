@@ -204,7 +204,7 @@ def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp
     assert "\n" not in str(error.value)
 
 
-def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
+def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
     class Wide(Backbone):
         """A wide one.
 
@@ -223,7 +223,8 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch):
     parser = flags.build_parser()
     config = parse(parser, "--backbone_type", "Wide", "--wideness", "6", "--n_channels", "4")
     assert flags.registry_arguments(BACKBONES, "backbone_type", config) == {"wideness": 6}
-    assert flags.unused_registry_flags(BACKBONES, "Wide", config) == ["n_channels"]
+    flags.warn_of_unused(config.as_dict())
+    assert caplog.messages == ["--n_channels has no effect: Wide does not take it"]
 
 
 @pytest.mark.parametrize(
