@@ -265,6 +265,7 @@ def test_keypoints_at_one_place_tell_nothing_of_sizes_either(tmp_path, accelerat
         ([2, 13.9], "pixel", [288, 288], "0.99 px"),
         ([2, 14.1], "pixel", [288, 288], None),
         ([2, 4], "pixel", None, None),
+        ([0.01, 0.02], "pixel", [288, 288], None),  # meant as fractions, which another warning says
         ([0.001, 0.002], "image", [288, 288], "0.72 px"),  # of a diagonal of 360 px
         ([0.001, 0.01], "image", [288, 288], None),
     ],
