@@ -19,11 +19,7 @@ from keypoint_detection.report.curves import curve_charts
 from keypoint_detection.report.data import EPOCHS, ReportData, ReportImage
 from keypoint_detection.report.measured import measure, rank_images
 from keypoint_detection.report.pictures import data_url, encode_preview, heatmap_payload
-from keypoint_detection.report.statistics import (
-    CALIBRATION_BINS,
-    histogram,
-    quality,
-)
+from keypoint_detection.report.statistics import histogram, quality
 from keypoint_detection.report.tables import numbers, test_table
 from keypoint_detection.wording import counted
 
@@ -87,7 +83,6 @@ def _payload(data: ReportData) -> dict[str, Any]:
         "curves_x": EPOCHS,
         "quality": quality(points, matches, distances, thresholds),
         "histogram": histogram(matches, distances, position),
-        "bins": CALIBRATION_BINS,
         "gallery_note": _gallery_note(len(shown), len(rest), few),
         "images": [_image(data.images[i], budget) for i in shown],
         "others": [_points(data.images[i]) for i in rest] if few else [],

@@ -176,8 +176,8 @@ function drawHistogram() {
 }
 
 function drawCalibration(within) {
-  const { bins } = report.quality[state.at], channels = visibleChannels(), width = 1 / report.bins;
-  const bars = Array.from({ length: report.bins }, (_, i) => {
+  const { bins } = report.quality[state.at], channels = visibleChannels(), length = bins[0].count.length, width = 1 / length;
+  const bars = Array.from({ length }, (_, i) => {
     const count = sumOver(channels, (c) => bins[c].count[i]), score = ratio(sumOver(channels, (c) => bins[c].score[i]), count);
     const value = ratio(sumOver(channels, (c) => bins[c].true[i]), count), from = i * width, to = from + width;
     return { from, to, value, count, score, label: count ? String(count) : "",
