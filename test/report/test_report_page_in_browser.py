@@ -186,6 +186,24 @@ def test_f1_is_drawn_in_steps_with_the_dot_at_the_threshold(open_report):
     assert value(*(float(dot.get_attribute(name)) for name in ("cx", "cy"))) == pytest.approx((0.402, 1 / 2), abs=2e-3)
 
 
+def test_calibration_bars_are_the_shares_of_true_detections(open_report):
+    # In the bin from 0.4, one of two is true and their mean score is 0.425; in that from 0.9, two of three, and 0.95.
+    truths = [(10, 10), (50, 50), (90, 70)]
+    detections = [(10, 10, 0.92), (50, 50, 0.98), (90, 70, 0.41), (10, 60, 0.95), (60, 10, 0.44)]
+    page = open_report(ReportData("t", ["c"], [2], [image_of([truths], [detections])]))
+
+    def places(selector, *names):
+        return [[float(item.get_attribute(n)) for n in names] for item in page.locator(selector).all()]
+
+    ((left, bottom, right, top),) = places("#calibration line.diagonal", "x1", "y1", "x2", "y2")
+    bars = places("#calibration rect.bar", "x", "width", "height")
+    expected = [(0.4, 0.1, 1 / 2), (0.9, 0.1, 2 / 3)]
+    drawn = [((x - left) / (right - left), w / (right - left), h / (bottom - top)) for x, w, h in bars]
+    assert [value for bar in drawn for value in bar] == pytest.approx([v for bar in expected for v in bar], abs=0.01)
+    # (2 * |1/2 - 0.425| + 3 * |2/3 - 0.95|) / 5
+    assert "Expected calibration error: 0.200" in page.locator("#calibration-note").inner_text()
+
+
 def test_seven_distances_fit_the_table_and_more_scroll_inside_its_box(open_report):
     data = random_report(seed=3)
     for distances, wider in (((1, 2, 3, 4, 6, 8, 12), False), (range(1, 16), True)):
