@@ -7,6 +7,7 @@ All points are `(x, y)` in continuous pixels. A homography is a `(3, 3)` float64
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,8 @@ def parse_image_size(image_size: int | str | Sequence[int] | None, name: str = "
         return None
     values = image_size.replace("x", " ").replace(",", " ").split() if isinstance(image_size, str) else image_size
     try:
-        numbers = [int(value) for value in (values if isinstance(values, Sequence) else [values])]
+        parts = values if isinstance(values, Sequence) else [values]
+        numbers = [int(part) if isinstance(part, str) else operator.index(part) for part in parts]
     except (TypeError, ValueError):
         numbers = []
     if len(numbers) not in (1, 2) or min(numbers) < 1:

@@ -34,7 +34,7 @@ def test_image_size_is_read(value, expected):
     assert parse_image_size(value) == expected
 
 
-@pytest.mark.parametrize("value", ["", "a", "1 2 3", 0, "256 -1", [], [1.5, "x"]])
+@pytest.mark.parametrize("value", ["", "a", "1 2 3", 0, "256 -1", [], [1.5, "x"], 256.7, "256.7", [256, 319.5]])
 def test_wrong_image_size_is_named(value):
     with pytest.raises(InputError, match="image_size: expected one or two positive"):
         parse_image_size(value)

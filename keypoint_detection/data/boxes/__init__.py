@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from keypoint_detection.data.boxes.renderer import render
 from keypoint_detection.data.boxes.scene import Scene, sample_scene
+from keypoint_detection.data.geometry import parse_image_size
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import check_given, make_folder, write_atomic, writing
 from keypoint_detection.wording import counted
@@ -191,14 +192,10 @@ def parse_size(image_size: int | str | tuple[int, int]) -> tuple[int, int]:
     Raises:
         InputError: If it is none of these, or a side is not between `SMALLEST_SIDE` and `LARGEST_SIDE`.
     """
-    parts = image_size.split() if isinstance(image_size, str) else np.atleast_1d(image_size).tolist()
-    try:
-        sides = [int(part) for part in parts]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+    size = parse_image_size(image_size)
+    if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise InputError(
             f'image_size is {image_size!r}, but has to be "256" or "240 320" (height width), each between '
             f"{SMALLEST_SIDE} and {LARGEST_SIDE}"
         )
-    return sides[0], sides[-1]
+    return size
