@@ -5,7 +5,7 @@ B batch, C channels, N detections, K true keypoints, H W image, h w heatmap.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -57,14 +57,8 @@ class EvaluatedImages:
             xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
             scores: `(B, C, N)`.
         """
-        # On the CPU, where the metrics keep them anyway, and where there is float64.
-        xy, scores = xy.cpu(), scores.cpu()
-        batch = batch._replace(labelled=batch.labelled.cpu(), indices=batch.indices.cpu())
-        truths = batch.file_keypoints()
-        unit = batch.file_diagonals() if self.threshold_unit == "image" else 1.0
-        for metric in self.metrics.values():
-            metric.update(xy.double() / unit, scores, truths / unit, batch.labelled, batch.indices)
-        self.images |= images_of_batch(self.annotations, batch, xy, scores, truths)
+        update_metrics(self.metrics.values(), batch, xy, scores, self.threshold_unit)
+        self.images |= images_of_batch(self.annotations, batch, xy, scores)
 
     def gather(self, processes: Processes) -> None:
         """Adds the images of all other processes; metrics and matches are over all of them in any case.
@@ -72,12 +66,9 @@ class EvaluatedImages:
         Args:
             processes: Those that share the images, which do this together.
         """
-        if processes.world == 1:
-            return
         for metric in self.metrics.values():
             metric.to(processes.device)  # where the processes can exchange its states
-        shares = processes.gather(self.images)
-        self.images = dict(sorted(entry for images in shares for entry in images.items()))
+        self.images = gather_images(self.images, processes)
 
     def values(self) -> dict[str, float]:
         """All metrics by log name, as training logs them."""
@@ -90,29 +81,51 @@ class EvaluatedImages:
             return metric.matches()
 
 
-def images_of_batch(
-    annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor, truths: Tensor
-) -> dict[int, ReportImage]:
+def update_metrics(
+    metrics: Iterable[KeypointMetric], batch: Batch, xy: Tensor, scores: Tensor, threshold_unit: str
+) -> None:
+    """Adds a batch to metrics, in the unit of their threshold distances.
+
+    Args:
+        metrics: The metrics.
+        batch: Images and labels.
+        xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
+        scores: `(B, C, N)`.
+        threshold_unit: `pixel`, or `image` for fractions of the image's diagonal.
+    """
+    # On the CPU, where the metrics keep them anyway, and where there is float64.
+    unit = batch.file_diagonals() if threshold_unit == "image" else 1.0
+    found, truths = xy.cpu().double() / unit, batch.file_keypoints() / unit
+    scores, labelled, indices = scores.cpu(), batch.labelled.cpu(), batch.indices.cpu()
+    for metric in metrics:
+        metric.to(xy.device).update(found, scores, truths, labelled, indices)
+
+
+def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor) -> dict[int, ReportImage]:
     """The images of a batch by index, for a report, without those of which nothing counts.
 
     Args:
         annotations: The images and their labels.
-        batch: Some of them, with `labelled` on the CPU.
+        batch: Some of them.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
-        truths: `(B, C, K, 2)` true keypoints likewise.
     """
     indices = batch.indices.tolist()
     images = images_from_batch(
         names=[annotations.name(index) if index >= 0 else "" for index in indices],
         sizes=batch.file_sizes().flip(1),
-        xy=xy,
-        scores=scores,
-        truths=truths,
-        labelled=batch.labelled,
+        xy=xy.cpu(),
+        scores=scores.cpu(),
+        truths=batch.file_keypoints(),
+        labelled=batch.labelled.cpu(),
         paths=[annotations.path(index) if index >= 0 else None for index in indices],
     )
     return {index: image for index, image in zip(indices, images, strict=True) if index >= 0 and image.labelled.any()}
+
+
+def gather_images(images: dict[int, ReportImage], processes: Processes) -> dict[int, ReportImage]:
+    """The images of all processes, which do this together, by index."""
+    return dict(sorted(entry for share in processes.gather(images) for entry in share.items()))
 
 
 def make_dataset(detector: KeypointDetector, annotations: Annotations, empty_channels: str) -> KeypointsDataset:

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
+from keypoint_detection.evaluation.images import update_metrics
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
@@ -236,12 +237,7 @@ class MetricsLogger(pl.Callback):
             self.score_thresholds = thresholds.cpu().clone()
 
     def _update(self, stage: str, outputs: dict[str, Tensor], batch: Batch) -> None:
-        # On the CPU, where the metrics keep them anyway, and where there is float64.
-        unit = batch.file_diagonals() if self.threshold_unit == "image" else 1.0
-        truths, xy = batch.file_keypoints() / unit, outputs["xy"].cpu().double() / unit
-        scores, labelled, indices = outputs["scores"].cpu(), batch.labelled.cpu(), batch.indices.cpu()
-        for metric in self.metrics[stage].values():
-            metric.to(outputs["xy"].device).update(xy, scores, truths, labelled, indices)
+        update_metrics(self.metrics[stage].values(), batch, outputs["xy"], outputs["scores"], self.threshold_unit)
 
     def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> None:
         values: dict[str, float] = {}

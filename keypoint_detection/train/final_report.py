@@ -14,10 +14,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps
+from keypoint_detection.evaluation.images import add_heatmaps, gather_images, images_of_batch
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
-from keypoint_detection.report import ReportData, run_information, worst_images, write_report
+from keypoint_detection.report import ReportData, ReportImage, run_information, worst_images, write_report
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.wandb_logger import RunLogger
@@ -35,45 +35,48 @@ class FoundImages(pl.Callback):
 
     Args:
         metrics: Knows the threshold distances.
+
+    Attributes:
+        images: `validation` and `test`, as far as they ran: what is true and what was found, by index in the set.
     """
 
     def __init__(self, metrics: MetricsLogger) -> None:
         self.metrics = metrics
-        self.evaluated: EvaluatedImages | None = None
-        self.tested: EvaluatedImages | None = None
+        self.images: dict[str, dict[int, ReportImage]] = {}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts anew."""
-        annotations = trainer.datamodule.validation_annotations
-        self.evaluated = EvaluatedImages(annotations, self.metrics.threshold_distances)
+        self.images["validation"] = {}
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
     ) -> None:
         """Adds the detections of the batch."""
-        self.evaluated.add(batch, outputs["xy"], outputs["scores"])
+        annotations = trainer.datamodule.validation_annotations
+        self.images["validation"] |= images_of_batch(annotations, batch, outputs["xy"], outputs["scores"])
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collects the images of all processes."""
-        self.evaluated.gather(_processes(trainer, pl_module))
+        self._gather("validation", trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts anew."""
-        self.tested = EvaluatedImages(trainer.datamodule.test_annotations, self.metrics.threshold_distances)
+        self.images["test"] = {}
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
     ) -> None:
         """Adds the detections of the batch."""
-        self.tested.add(batch, outputs["xy"], outputs["scores"])
+        annotations = trainer.datamodule.test_annotations
+        self.images["test"] |= images_of_batch(annotations, batch, outputs["xy"], outputs["scores"])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collects the images of all processes."""
-        self.tested.gather(_processes(trainer, pl_module))
+        self._gather("test", trainer, pl_module)
 
-
-def _processes(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Processes:
-    return Processes(str(pl_module.device), trainer.global_rank, trainer.world_size)
+    def _gather(self, stage: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        processes = Processes(str(pl_module.device), trainer.global_rank, trainer.world_size)
+        self.images[stage] = gather_images(self.images[stage], processes)
 
 
 def write_final_report(
@@ -99,12 +102,13 @@ def write_final_report(
     Returns:
         The file, or None if it could not be written.
     """
-    if found.evaluated is None:
+    images = found.images.get("validation")
+    if images is None:
         logger.info("no report was written: no image was validated")
         return None
-    distances = _pixel_distances(found.metrics, found.evaluated)
+    distances = _pixel_distances(found.metrics, images)
     # What was measured in fractions was within other distances in pixels where images differ in size.
-    in_pixels = found.metrics.threshold_unit == "pixel" or len(set(_diagonals(found.evaluated))) == 1
+    in_pixels = found.metrics.threshold_unit == "pixel" or len(set(_diagonals(images))) == 1
     if in_pixels:
         curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
     logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
@@ -113,22 +117,22 @@ def write_final_report(
         title=f"{path.parent.name}: validation set, best checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),
         threshold_distances=sorted(set(distances.values())),
-        images=list(found.evaluated.images.values()),
+        images=list(images.values()),
         score_thresholds=thresholds.tolist(),
         metrics=logged if found.metrics.threshold_unit == "pixel" else {},
-        test_images=list(found.tested.images.values()) if found.tested is not None else [],
+        test_images=list(found.images.get("test", {}).values()),
         curves=curves,
         curves_unit="px" if in_pixels else "of the image's diagonal",
-        run_info=run_information(run=str(path.parent), labels=str(found.evaluated.annotations.source)),
+        run_info=run_information(run=str(path.parent), labels=str(trainer.datamodule.validation_annotations.source)),
         max_images=MAX_IMAGES,
         max_bytes=MAX_BYTES,
     )
     try:
-        indices = list(found.evaluated.images)
+        indices = list(images)
         worst = [indices[position] for position in worst_images(data)[:MAX_HEATMAPS]]
         detector.to(trainer.strategy.root_device)
         dataset = trainer.datamodule.dataset("validation")
-        add_heatmaps(detector, dataset, {index: found.evaluated.images[index] for index in worst})
+        add_heatmaps(detector, dataset, {index: images[index] for index in worst})
         write_report(data, path)
     except (InputError, OSError) as error:
         logger.warning("no report was written: %s", error)
@@ -148,14 +152,14 @@ def log_report(run_logger: RunLogger, path: Path) -> None:
         run_logger.lose(error)
 
 
-def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict[float, float]:
+def _pixel_distances(metrics: MetricsLogger, images: Mapping[int, ReportImage]) -> dict[float, float]:
     """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image.
 
     Where all images are of one size they are the very distances of the metrics, so that the report counts the same.
     """
     if metrics.threshold_unit == "pixel":
         return {distance: distance for distance in metrics.threshold_distances}
-    diagonals = _diagonals(evaluated)
+    diagonals = _diagonals(images)
     median = float(np.median(diagonals)) if diagonals else 1.0
     pixels = {distance: distance * median for distance in metrics.threshold_distances}
     if len(set(diagonals)) == 1:
@@ -163,8 +167,8 @@ def _pixel_distances(metrics: MetricsLogger, evaluated: EvaluatedImages) -> dict
     return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}
 
 
-def _diagonals(evaluated: EvaluatedImages) -> list[float]:
-    return [float(np.hypot(image.width, image.height)) for image in evaluated.images.values()]
+def _diagonals(images: Mapping[int, ReportImage]) -> list[float]:
+    return [float(np.hypot(image.width, image.height)) for image in images.values()]
 
 
 def _in_pixels(name: str, distances: Mapping[float, float]) -> str:
