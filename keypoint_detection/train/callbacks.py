@@ -31,8 +31,8 @@ class ChannelMeans(Metric):
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        for name in ("loss", "gt_loss", "weight"):
-            self.add_state(name, torch.zeros(num_channels), dist_reduce_fx="sum")
+        for name, dtype in (("loss", torch.float32), ("gt_loss", torch.float32), ("weight", torch.int64)):
+            self.add_state(name, torch.zeros(num_channels, dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, losses: Tensor, gt_losses: Tensor, weights: Tensor) -> None:
         """Adds a batch: mean loss, mean entropy of the true heatmaps and number of cells, each `(C,)`."""
@@ -110,11 +110,12 @@ class LossLogger(pl.Callback):
         self.logged_step = state_dict["logged_step"]
         if rank_zero_only.rank == 0:
             for name, value in state_dict["sums"].items():
-                setattr(self.means["train"], name, value)
+                sums = getattr(self.means["train"], name)
+                setattr(self.means["train"], name, value.to(sums.dtype))  # older checkpoints count in float32
 
     def _update(self, stage: str, outputs: dict[str, Tensor]) -> None:
         self.means[stage].to(outputs["losses"].device).update(
-            outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"].float()
+            outputs["losses"].float(), outputs["gt_losses"].float(), outputs["weights"]
         )
 
     def _compute(self, stage: str, prefix: str) -> dict[str, float]:

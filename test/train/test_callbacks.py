@@ -48,6 +48,14 @@ def test_a_loaded_checkpoint_keeps_its_thresholds_and_metrics_until_the_next_val
     assert saved["validation_metrics"] == {"meanAP": 0.5}
 
 
+def test_the_mean_loss_counts_the_last_cell_of_a_long_epoch():
+    means = ChannelMeans(1)
+    means.update(torch.zeros(1), torch.zeros(1), torch.tensor([2**24]))  # from where on a float32 has no odd numbers
+    for _ in range(500):
+        means.update(torch.ones(1), torch.zeros(1), torch.tensor([1]))
+    assert float(means.compute()[0]) == pytest.approx(500 / (2**24 + 500), rel=1e-6)
+
+
 def test_thresholds_of_other_channels_are_not_taken_over():
     metrics = MetricsLogger(EvaluationRow(), ["a"])
     metrics.on_load_checkpoint(None, None, {"state_dict": {"score_thresholds": torch.tensor([0.25, 0.75])}})
@@ -62,8 +70,8 @@ def test_thresholds_of_other_channels_are_not_taken_over():
 
 def test_means_are_over_cells_and_not_over_batches():
     means = ChannelMeans(2)
-    means.update(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 1.0]), torch.tensor([30.0, 0.0]))
-    means.update(torch.tensor([2.0, 4.0]), torch.tensor([0.25, 2.0]), torch.tensor([10.0, 20.0]))
+    means.update(torch.tensor([1.0, 5.0]), torch.tensor([0.5, 1.0]), torch.tensor([30, 0]))
+    means.update(torch.tensor([2.0, 4.0]), torch.tensor([0.25, 2.0]), torch.tensor([10, 20]))
     losses, entropies = means.compute()
     assert losses.tolist() == [1.25, 4.0]
     assert entropies.tolist() == [0.4375, 2.0]
