@@ -186,6 +186,12 @@ def test_f1_is_drawn_in_steps_with_the_dot_at_the_threshold(open_report):
     assert value(*(float(dot.get_attribute(name)) for name in ("cx", "cy"))) == pytest.approx((0.402, 1 / 2), abs=2e-3)
 
 
+def test_curves_of_a_very_long_training_are_drawn(open_report):
+    epochs = [float(epoch) for epoch in range(200_000)]
+    data = ReportData("t", ["c"], [2], [image_of([[]], [[]])], curves={"validation/loss": (epochs, [0.5] * len(epochs))})
+    assert open_report(data).locator("#curves path.line").count() == 1
+
+
 def test_calibration_bars_are_the_shares_of_true_detections(open_report):
     # In the bin from 0.4, one of two is true and their mean score is 0.425; in that from 0.9, two of three, and 0.95.
     truths = [(10, 10), (50, 50), (90, 70)]

@@ -98,7 +98,7 @@ function drawTraining() {
       const series = chart.series.filter((s) => s.channel === null || state.visible[s.channel])
         .map((s) => ({ name: s.name, x: s.steps, y: s.values, colour: colour(s), dash: s.dash, marks: s.steps.length === 1 ? [0] : [] }));
       const values = series.flatMap((s) => s.y).filter((v) => v !== null);
-      const steps = chart.series.flatMap((s) => s.steps);
+      const steps = chart.series.flatMap((s) => [s.steps[0], s.steps.at(-1)]); // all at once are too many arguments
       const x = [Math.min(...steps), Math.max(...steps)];
       if (x[0] === x[1]) x[1] += 1;
       lineChart(host, { x, y: chart.unit ? [0, 1] : span(values, chart.log), log: chart.log && values.length > 0,
