@@ -26,7 +26,7 @@ def checkpoint(tmp_path):
     """A checkpoint as Lightning writes it, of a small detector, and the detector."""
     backbone = {"backbone_type": "DilatedCnn", "backbone": {"n_channels": 4}}
     detector = KeypointDetector(["left", "right"], **HEATMAPS, **backbone)
-    detector.set_score_thresholds([0.25, float("nan")])
+    detector.score_thresholds.copy_(torch.tensor([0.25, float("nan")]))
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams), "epoch": 7}
     detector.on_save_checkpoint(content)
     torch.save(content | {"global_step": 120, "validation_metrics": {"meanAP": 0.5}}, tmp_path / "best.ckpt")

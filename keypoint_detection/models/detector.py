@@ -64,7 +64,7 @@ class KeypointDetector(pl.LightningModule):
         InputError: for a value out of its range, or an unknown name; lists the right ones.
     """
 
-    score_thresholds: Tensor  # (C,), NaN where it is not known
+    score_thresholds: Tensor  # (C,) scores from which detections count, NaN where it is not known
 
     def __init__(
         self,
@@ -160,14 +160,6 @@ class KeypointDetector(pl.LightningModule):
         state, report = match_weights(own, channels, trained, trained_channels, per_channel=rows)
         self.load_state_dict(state, strict=False)
         return report
-
-    def set_score_thresholds(self, thresholds: Tensor | list[float]) -> None:
-        """Keep, with the weights, the score from which a detection of each channel counts.
-
-        Args:
-            thresholds: `(C,)`, NaN where it is not known.
-        """
-        self.score_thresholds.copy_(torch.as_tensor(thresholds))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write the version of this library into a checkpoint."""

@@ -170,7 +170,7 @@ def unet_checkpoint(folder, **arguments):
     with torch.no_grad():
         detector.head.weight.normal_(std=0.7)
         detector.head.bias.fill_(-2)
-    detector.set_score_thresholds([0.3, float("nan")])
+    detector.score_thresholds.copy_(torch.tensor([0.3, float("nan")]))
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
     torch.save(content | {"pytorch-lightning_version": "2.6.0"}, folder / "unet.ckpt")
     return folder / "unet.ckpt"

@@ -282,7 +282,7 @@ def test_checkpoint_loads_without_running_code_and_without_anything_else(tmp_pat
         learning_rate=np.float32(0.5),
         keypoint_channel_max_keypoints=[1, -1, 2],
     )
-    detector.set_score_thresholds([0.25, math.nan, 0.5])
+    detector.score_thresholds.copy_(torch.tensor([0.25, math.nan, 0.5]))
     trainer = fit(detector, max_epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)

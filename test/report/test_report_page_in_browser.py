@@ -188,7 +188,8 @@ def test_f1_is_drawn_in_steps_with_the_dot_at_the_threshold(open_report):
 
 def test_curves_of_a_very_long_training_are_drawn(open_report):
     epochs = [float(epoch) for epoch in range(200_000)]
-    data = ReportData("t", ["c"], [2], [image_of([[]], [[]])], curves={"validation/loss": (epochs, [0.5] * len(epochs))})
+    curves = {"validation/loss": (epochs, [0.5] * len(epochs))}
+    data = ReportData("t", ["c"], [2], [image_of([[]], [[]])], curves=curves)
     assert open_report(data).locator("#curves path.line").count() == 1
 
 

@@ -39,7 +39,7 @@ def colour_checkpoint(folder: Path) -> Iterator[Path]:
         with torch.no_grad():
             detector.head.weight.copy_(20 * torch.eye(2)[..., None, None])
             detector.head.bias.fill_(-10)
-        detector.set_score_thresholds([0.5, 0.6])
+        detector.score_thresholds.copy_(torch.tensor([0.5, 0.6]))
         content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
         torch.save(content | {"pytorch-lightning_version": "2.6.0"}, folder / "best.ckpt")
         yield folder / "best.ckpt"
