@@ -29,6 +29,11 @@ def test_contrast_keeps_the_mean_luma():
     torch.testing.assert_close(result[:, 1::2], torch.full((3, 4, 8), 0.5))
 
 
+def test_contrast_does_nothing_to_one_colour_however_bright():
+    grey = torch.full((3, 8, 8), 0.4)
+    torch.testing.assert_close(photometric.adjust_colour(grey, 1.5, 0.5, 0.7, 0), torch.full((3, 8, 8), 0.6))
+
+
 def test_no_saturation_is_grayscale(image):
     result = photometric.adjust_colour(image, 1, 1, 0, 0)
     luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
