@@ -73,7 +73,8 @@ class EvaluationSchedule(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the interval where the number of epochs is known."""
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
-        self._duration = None if timer is None else timer.time_remaining()
+        # Of all of it, also where a training goes on: it is not to validate as often in what is left.
+        self._duration = None if timer is None else timer.time_elapsed() + timer.time_remaining()
         self._epoch_started = time.perf_counter()  # an epoch that goes on after an interruption does not start again
         self.automatic = self.automatic and trainer.check_val_every_n_epoch == 1
         if not self.automatic:

@@ -113,6 +113,23 @@ def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monke
         assert trainer.check_val_every_n_epoch == interval
 
 
+def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    timer = Timer(duration={"seconds": 100})
+    timer.load_state_dict({"time_elapsed": {"train": 90.0}})
+    trainer = SimpleNamespace(
+        callbacks=[timer], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1, num_training_batches=1,
+        strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
+    )  # fmt: skip
+    schedule = EvaluationSchedule(automatic=True)
+    schedule.on_train_start(trainer, None)
+    schedule.on_train_epoch_start(trainer, None)
+    now += 1.0
+    schedule.on_train_batch_end(trainer, None, None, None, 0)
+    assert trainer.check_val_every_n_epoch == 4  # 25 times in all of the 100 s, not in the 10 s that are left
+
+
 def test_evaluations_that_take_long_are_fewer(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
