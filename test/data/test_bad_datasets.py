@@ -280,3 +280,15 @@ def test_a_few_keypoints_outside_are_left_out_with_one_warning(folder, caplog):
     assert annotations.counts().tolist() == [[1, 2], [1, 2], [0, 2]]
     # [1, 0] in Blender's convention is the bottom right corner; it stays.
     assert np.allclose(annotations.keypoints(1, WIDTH, HEIGHT)[1], [[WIDTH, HEIGHT], [WIDTH / 2, HEIGHT / 2]])
+
+
+def test_keypoints_of_images_of_unknown_size_stay_in_pixels_and_count_for_neither_side(folder):
+    points = [[5, 5]], [[WIDTH + 1, 5], [6, 6], [7, 7]]
+    entries = (entry(number, corner=corner, flap=[]) for number, corner in enumerate(points))
+    path = folder / "labels.json"
+    path.write_text(json.dumps({"coordinates": "pixel", "dataset": list(entries)}))
+    annotations = read_annotations(path, folder)
+    assert leave_out_outside(annotations, np.array([[WIDTH, HEIGHT], [0, 0]])) is annotations
+    # One of three is outside, which is no reason to refuse the file; the keypoint of the other image is not judged.
+    left = leave_out_outside(annotations, np.array([[0, 0], [WIDTH, HEIGHT]]))
+    assert left.xy.tolist() == [[5, 5], [6, 6], [7, 7]]
