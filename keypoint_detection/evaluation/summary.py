@@ -44,7 +44,7 @@ class Evaluation:
             `best_threshold` with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
         mean: The same, averaged over the channels for which it is defined.
         errors: Errors by kind.
-        images: What is true and what was found in each image, by its index in the labelled file.
+        images: What is true and what was found in each image, by its place among those that were evaluated.
         matches: All detections, matched.
         calibration: Thresholds with a promise, if they were asked for.
     """
