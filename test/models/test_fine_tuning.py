@@ -55,6 +55,14 @@ def test_another_backbone_is_reported_and_starts_anew(tmp_path):
         assert torch.equal(own.state_dict()[name], before[name])
 
 
+def test_a_head_without_a_common_channel_starts_anew(tmp_path):
+    own = make(["ears"], 2)
+    before = own.head.weight.detach().clone()
+    report = own.load_matching_weights(save(make(["nose", "tail"], 1), tmp_path / "a.ckpt"))
+    assert report.missing == report.unused == ["head.weight", "head.bias"]
+    assert torch.equal(own.head.weight, before)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"nonsense", {"state_dict": {}}, [1]])
 def test_what_is_no_checkpoint_is_an_input_error(tmp_path, content):
     path = tmp_path / "a.ckpt"
