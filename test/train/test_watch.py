@@ -56,3 +56,19 @@ def test_an_ap_that_stays_zero_does_not_tell_why(caplog):
     (record,) = caplog.records
     assert "stayed 0 for 6 evaluations: either the heatmaps have collapsed to zero, or" in record.message
     assert "farther than --maximal_gt_keypoint_pixel_distances" in record.message
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        ([0.1, 0.09, 0.08, 0.07, 0.06, 0.055, 0.051], [0.0] * 7),  # a training that has hardly begun
+        ([0.1, 0.05, 0.03, 0.02, 0.01, 0.01, 0.01], [0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_an_ap_of_zero_is_no_collapse_before_the_loss_has_halved_or_where_something_was_found(caplog, losses, found):
+    watch = CollapseWarning()
+    for epoch, (loss, mean_ap) in enumerate(zip(losses, found, strict=True)):
+        metrics = {"train/loss": loss, "validation/meanAP": mean_ap}
+        trainer = SimpleNamespace(sanity_checking=False, callback_metrics=metrics, current_epoch=epoch)
+        watch.on_validation_end(trainer, None)
+    assert not caplog.records
