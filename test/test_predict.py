@@ -129,6 +129,16 @@ def test_more_keypoints_than_in_training_are_found_where_they_are_asked_for(chec
     assert len(KeypointPredictor(checkpoint, device="cpu", max_keypoints=50)(image)["red"].xy) == 30
 
 
+def test_a_cap_of_one_channel_is_raised_where_more_are_asked_for(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["keypoint_channel_max_keypoints"] = [3, -1]
+    torch.save(content, tmp_path / "capped.ckpt")
+    image = dots((30, 130), [(10.5 + 20 * column, 15.5) for column in range(6)])
+    for asked, count in ((None, 3), (2, 2), (5, 5), (50, 6)):
+        predictor = KeypointPredictor(tmp_path / "capped.ckpt", device="cpu", max_keypoints=asked)
+        assert len(predictor(image)["red"].xy) == count
+
+
 def test_the_cap_keeps_the_best(checkpoint):
     image = dots((40, 60), [(10.5, 20.5), (45.5, 8.5)])
     image[:30, 30:] = (image[:30, 30:] * 0.8).astype(np.uint8)

@@ -320,6 +320,37 @@ def test_a_file_that_is_no_export_gets_one_line(content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+GPU = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("device", "offered", "chosen", "warned"),
+    [
+        ("auto", GPU, [("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"], False),
+        ("cuda:1", GPU, [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"], False),
+        ("cpu", GPU, ["CPUExecutionProvider"], False),
+        ("auto", GPU[1:], ["CPUExecutionProvider"], False),
+        ("cuda", GPU[1:], ["CPUExecutionProvider"], True),
+    ],
+)
+def test_an_exported_detector_runs_where_it_is_told_to(device, offered, chosen, warned, monkeypatch, tmp_path, caplog):
+    asked = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *others, providers: asked.append(providers))
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match="no ONNX file"):  # of what stands in for the session
+        OnnxNetwork(tmp_path / "model.onnx", device)
+    assert asked == [chosen]
+    assert ("onnxruntime offers no cuda here" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:x", ""])
+def test_a_device_that_onnxruntime_does_not_know_is_refused(device, tmp_path):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(InputError, match=f"^--device {device}: expected cpu, cuda or auto"):
+        OnnxNetwork(tmp_path / "model.onnx", device)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
