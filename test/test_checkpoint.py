@@ -55,6 +55,14 @@ def test_info_says_what_is_in_the_file(checkpoint, capsys):
     assert json.loads(capsys.readouterr().out) == found
 
 
+def test_info_downloads_no_pretrained_weights(checkpoint, monkeypatch):
+    path, _ = checkpoint
+    asked = []
+    monkeypatch.setattr(BACKBONES["DilatedCnn"], "load_pretrained", lambda self: asked.append(self))
+    assert describe(path)["parameters"]
+    assert not asked
+
+
 def test_exported_weights_are_those_of_the_checkpoint(checkpoint, tmp_path):
     path, detector = checkpoint
     output = tmp_path / "weights.safetensors"
