@@ -29,6 +29,8 @@ FEWEST_AUGMENTED = 10
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
+# The same of senses of rotation, from which mirrored images show what does not exist.
+SAME_HAND = 0.8
 # Degrees of rotation where the labels tell nothing, and where they never turn.
 UNKNOWN_ROTATION = 30.0
 SMALLEST_ROTATION = 15.0
@@ -202,18 +204,22 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Tur
     if found is None:
         caution = "; take 0 where a mirrored image would have other labels" if flip else ""
         return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
-    if found.direction >= SAME_WAY:
-        mirrors = found.mirrored > 0.8 * found.direction
+    upright = found.direction >= SAME_WAY
+    others = upright and found.mirrored <= 0.8 * found.direction
+    others |= found.hand >= SAME_HAND and found.mirrored_hand <= 0.8 * found.hand
+    flip = 0.0 if others else flip
+    of_mirrors = ", and in mirrored images they would be others" if others else ""
+    if upright:
         spread = _spread(found.direction)
-        text = f"the directions in the labels vary by {spread:.0f} degrees"
-        text += "" if mirrors else ", and in mirrored images they would be others"
+        text = f"the directions in the labels vary by {spread:.0f} degrees" + of_mirrors
         share = AUGMENTED_SHARE if spread <= SMALLEST_ROTATION else 1.0
-        return _Turns(max(SMALLEST_ROTATION, spread), flip if mirrors else 0.0, 0.0, share, text)
+        return _Turns(max(SMALLEST_ROTATION, spread), flip, 0.0, share, text)
     if found.axis >= SAME_AXIS:
         spread = _spread(found.axis) / 2
-        text = f"the labels point along one axis, both ways, and vary by {spread:.0f} degrees"
+        text = f"the labels point along one axis, both ways, and vary by {spread:.0f} degrees" + of_mirrors
         return _Turns(max(SMALLEST_ROTATION, spread), flip, flip, 1.0, text)
-    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way")
+    of_mirrors = ", but in mirrored images they would lie the other way round" if others else ""
+    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way" + of_mirrors)
 
 
 def _spread(agreement: float) -> float:

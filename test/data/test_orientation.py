@@ -50,6 +50,35 @@ def test_things_that_point_up_or_down_share_an_axis(tmp_path):
     assert found.axis == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("exchanged", "mirrored_hand"), [([0, 2, 1, 3], 1), ([0, 1, 2, 3], 0)])
+def test_things_that_point_every_way_keep_their_hand(tmp_path, exchanged, mirrored_hand):
+    found = measure_orientation(*data_set(tmp_path, range(0, 360, 20)), mirrored_channels=exchanged)
+    assert found.hand == pytest.approx(1)
+    # A mirror puts what is to the left of the head's direction to its right, unless the two change their names too.
+    assert found.mirrored_hand == pytest.approx(mirrored_hand, abs=1e-6)
+
+
+def test_things_that_are_seen_from_both_sides_have_no_hand(tmp_path):
+    upright = {"nose": (60, -20), "back": (0, -30), "paw": (40, 60)}
+    shapes = [upright, {name: (-x, y) for name, (x, y) in upright.items()}]
+    halves = []
+    for number, shape in enumerate(shapes):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        halves.append(data_set(folder, range(0, 360, 45), shape)[0])
+    entries = [half.keypoints(index, width=200, height=200) for half in halves for index in range(len(half))]
+    labels = [dict(zip(upright, (points.tolist() for points in entry), strict=True)) for entry in entries]
+    path = write_data_set(tmp_path, [(200, 200)] * 16, labels)
+    found = measure_orientation(read_annotations(path, tmp_path), np.full((16, 2), 200), mirrored_channels=[0, 1, 2])
+    assert found.hand == pytest.approx(0, abs=1e-6)
+
+
+def test_channels_in_a_line_have_no_hand(tmp_path):
+    shape = {"head": (0, -60), "neck": (4, -20), "tail": (0, 60)}  # 6 and 12 degrees off, to the same side in all
+    found = measure_orientation(*data_set(tmp_path, range(0, 360, 20), shape), mirrored_channels=[0, 1, 2])
+    assert (found.hand, found.mirrored_hand) == (0, 0)
+
+
 def test_directions_are_those_of_pixels(tmp_path):
     path = write_data_set(tmp_path, [(200, 100)] * 5, [{"a": [[20, 20]], "b": [[120, 70]]}] * 5)
     found = measure_orientation(read_annotations(path, tmp_path), np.full((5, 2), (200, 100)), mirrored_channels=None)

@@ -126,6 +126,24 @@ def test_images_are_mirrored_unless_that_turns_what_is_in_them(tmp_path, degrees
     assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (15, flip, 0)
 
 
+@pytest.mark.parametrize("angles", [range(0, 360, 18), [0] * 20], ids=["every way", "upright"])
+@pytest.mark.parametrize(("names", "flip"), [(("left", "right"), 0.5), (("first", "second"), 0.0)])
+def test_images_are_not_mirrored_where_sides_would_change_that_names_do_not_tell(tmp_path, angles, names, flip):
+    entries = []
+    for index, angle in enumerate(np.radians(list(angles))):
+        Image.new("L", (200, 200)).save(tmp_path / f"{index}.png")
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        # Upright, the many pairs along the body point the same way in a mirrored image.
+        shape = {"head": (0, -80), "neck": (0, -40), "tail": (0, 80), names[0]: (-12, 10), names[1]: (12, 10)}
+        entries.append(
+            {"image_path": f"{index}.png"} | {name: [(turn @ xy + 100).tolist()] for name, xy in shape.items()}
+        )
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (200, 200))
+    assert (recipe.horizontal_flip, recipe.vertical_flip) == (flip, 0)
+    assert ("mirrored" in recipe.reasons["horizontal_flip"]) == (flip == 0)
+
+
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
