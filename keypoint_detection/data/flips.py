@@ -122,6 +122,9 @@ def mirror_permutation(channel_names: Sequence[str], flip_pairs: str, report: bo
     else:
         pairs = parse_flip_pairs(flip_pairs, channel_names)
     if pairs and report:
-        logger.info("A mirrored image swaps the channels %s.", " ".join(f"{a}={b}" for a, b in pairs))
+        logger.info(
+            "A mirrored image swaps the channels %s; take --horizontal_flip 0 where left and right do not look alike.",
+            " ".join(f"{a}={b}" for a, b in pairs),
+        )
     partner = dict(pairs) | {b: a for a, b in pairs}
     return tuple(list(channel_names).index(partner.get(name, name)) for name in channel_names)

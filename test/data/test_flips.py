@@ -62,6 +62,15 @@ def test_permutation():
     assert mirror_permutation(["corners", "flaps"], "auto") == (0, 1)
 
 
+def test_what_a_mirrored_image_swaps_is_reported_with_where_it_should_not(caplog):
+    with caplog.at_level(logging.INFO):
+        mirror_permutation(["top_left", "top_right", "hole"], "auto", report=True)
+    # On a label with print, the mirrored top left corner does not look like any top right one.
+    (message,) = caplog.messages
+    assert "top_left=top_right" in message
+    assert "--horizontal_flip 0 where left and right do not look alike" in message
+
+
 def test_no_mirroring_without_a_partner_and_the_reason_is_logged(caplog):
     with caplog.at_level(logging.WARNING):
         assert mirror_permutation(["left_eye", "nose"], "auto") is None
