@@ -162,8 +162,9 @@ def warn_of_hardly_learned(metrics: Mapping[str, float], channel_names: Sequence
     weak = [name for name in channel_names if metrics.get(f"best/best_f1/{name}", math.nan) < HARDLY_LEARNED]
     if weak:
         logger.warning(
-            "hardly learned: %s (F1 below %g at the best score threshold), so most that predict finds of it is wrong; "
-            "train longer, or look at its labels and at augmentations.jpg", ", ".join(weak), HARDLY_LEARNED,
+            "hardly learned: %s (F1 below %g at the best score threshold), so predict misses most of it or most that "
+            "it finds is wrong; train longer, or look at its labels and at augmentations.jpg",
+            ", ".join(weak), HARDLY_LEARNED,
         )  # fmt: skip
 
 
