@@ -18,10 +18,11 @@ _MOST_VALUES = 2_000_000
 _FEWEST_IMAGES = 5
 # Centres of two channels that are nearer than this, as a fraction of the image's longer side, tell no direction.
 _NEAREST = 0.05
-# Channels whose triples are looked at, values at once, and the least mean of the sine at the first channel of a triple:
-# flatter ones have no hand.
+# Channels whose triples are looked at, values at once, images that have to show a triple, since either hand may come by
+# chance, and the least mean of the sine at its first channel: flatter ones have no hand.
 _MOST_CHANNELS = 18
 _MOST_SINES = 500_000
+_FEWEST_HANDS = 10
 _FLATTEST = 0.2
 
 
@@ -100,7 +101,7 @@ def _hands(centres: np.ndarray, flipped: np.ndarray) -> tuple[float, float]:
     triples = np.array(list(itertools.combinations(channels, 3)), dtype=int).reshape(-1, 3)
     step = max(1, len(centres) * len(triples) // _MOST_SINES)
     sines, flipped_sines = (_sines(c[::step], triples) for c in (centres, flipped))
-    usable = (~np.isnan(sines)).sum(axis=0) >= _FEWEST_IMAGES
+    usable = (~np.isnan(sines)).sum(axis=0) >= _FEWEST_HANDS
     usable[usable] = np.nanmean(np.abs(sines[:, usable]), axis=0) >= _FLATTEST
     if not usable.any():
         return 0.0, 0.0
