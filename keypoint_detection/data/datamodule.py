@@ -263,6 +263,11 @@ class KeypointsDataModule(pl.LightningDataModule):
         rendered = heatmaps.render(batch.keypoints, size, self.heatmap_sigma, self.heatmap_stride)
         return batch._replace(heatmaps=rendered)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers of a training that fails, which Lightning forgets in a validation; it calls this."""
+        if self.trainer is not None:
+            self.trainer.fit_loop.teardown()  # they ignore SIGTERM, by which Python ends them when it ends
+
     def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
         sizes = fit_sizes(self.parts.sizes[stage], parse_image_size(self.image_size))
         sampler = EvaluationSampler(sizes, self._chosen_batch_size(), *process(self.trainer))

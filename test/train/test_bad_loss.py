@@ -1,5 +1,6 @@
 """A loss that is no number ends a training without spoiling what it has."""
 
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,3 +58,17 @@ def test_of_several_processes_the_first_one_alone_ends_with_an_error(tmp_path, m
     else:
         assert raised.value.code == 0
         assert caplog.messages == ["where the batch is"]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_train_batch_end"])
+def test_an_error_leaves_no_worker_that_the_process_would_wait_for(tmp_path, monkeypatch, hook):
+    def fail(_, trainer, *others):
+        if trainer.global_step:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(StopAtBadLoss, hook, fail)
+    flags = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "num_workers": 1}
+    with pytest.raises(ZeroDivisionError) as raised:
+        fit(**flags, run_dir=str(tmp_path))
+    assert raised.tb is not None  # which keeps all that it names alive, as at the end of Python
+    assert multiprocessing.active_children() == []
