@@ -101,7 +101,7 @@ def calibrate_channel(
     if len(counts) < images_needed(recall):
         problem = f"too little data: {counted(len(counts), 'image')} with it, at least {images_needed(recall)} needed"
     elif threshold is None:
-        problem = f"out of reach: all detections together find {measured:.3f} on {counted(len(counts), 'image')}"
+        problem = f"out of reach: all detections together find {measured:.3f} in the mean of {len(counts)} images"
     return ChannelCalibration(threshold, len(counts), int(counts.sum()), measured, problem)
 
 
@@ -136,7 +136,8 @@ class Calibration:
         lines = [f"Thresholds that promise a recall of {self.recall:g} within {self.distance:g} px"]
         for name, found in self.channels.items():
             if found.problem is None:
-                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} on {counted(found.images, 'image')})"
+                images = counted(found.images, "image")
+                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} in the mean of {images})"
             else:
                 text = f"no promise, the threshold stays   ({found.problem})"
             lines.append(f"{name:{width}}  {text}")

@@ -117,3 +117,12 @@ def test_it_is_said_why_nothing_can_be_promised():
     table = Calibration(0.95, 4.0, {}, {"few": few, "poor": poor}).table().splitlines()
     assert table[0] == "Thresholds that promise a recall of 0.95 within 4 px"
     assert all("no promise" in line for line in table[1:])
+
+
+def test_the_measured_recall_is_said_to_be_the_mean_of_images_and_not_the_share_of_all_keypoints():
+    # all 3 keypoints of one image, and 1 of the 2 of another: 4 of 5, and (1 + 1/2) / 2 in the mean
+    detections = [(0, 0, 0.9, 1.0), (0, 0, 0.9, 1.0), (0, 0, 0.9, 1.0), (0, 1, 0.9, 1.0)]
+    found = calibrate_channel(matches(detections, [5]), 0, 0, {0: 3, 1: 2}, 0.5)
+    assert Calibration(0.5, 4.0, {}, {"corner": found}).table().splitlines()[1] == (
+        "corner  0.9000   (0.750 in the mean of 2 images)"
+    )
