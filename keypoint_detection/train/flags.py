@@ -117,6 +117,8 @@ def build_parser() -> OneLineParser:
     parser.add_argument("-h", "--help", action=_UsualHelp, help="Explain the usual flags.")
     parser.add_argument("--help_all", action="help", help="Explain all flags.")
     parser.add_argument("--config", action=ConfigFile, help="YAML file with flags; later flags override it.")
+    printing = next(action for action in parser._actions if action.dest == "print_config")  # comes with --config
+    printing.help = "Print all flags as YAML and end; --print_config=skip_default prints only those that were changed."
     for title, source, computed in SOURCES:
         group = parser.add_argument_group(title)
         for parameter in parameters(source):

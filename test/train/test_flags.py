@@ -204,6 +204,14 @@ def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp
     assert "\n" not in str(error.value)
 
 
+def test_the_flags_that_are_printed_are_those_that_the_help_says(parser, capsys):
+    explained = " ".join(parser.format_help().split("--print_config ")[1].split("--json_dataset_path")[0].split())
+    assert "--print_config=skip_default prints" in explained
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--json_dataset_path", "a.json", "--seed", "7", "--print_config=skip_default"])
+    assert yaml.safe_load(capsys.readouterr().out) == {"json_dataset_path": "a.json", "seed": 7}
+
+
 def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
     class Wide(Backbone):
         """A wide one.
