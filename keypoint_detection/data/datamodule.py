@@ -75,7 +75,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         json_test_dataset_path: str | Path | None = None,
         image_test_dataset_path: str | Path | None = None,
         keypoint_channels: str | list[str] | None = None,
-        keypoint_channel_max_keypoints: str | list[int] | None = None,
+        keypoint_channel_max_keypoints: str | int | list[int] | None = None,
         keypoint_coordinates: str = DEFAULT_COORDINATES,
         validation_split_ratio: float = 0.1,
         batch_size: int | None = None,
@@ -288,11 +288,11 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self.batch_size
 
 
-def _parse_numbers(numbers: str | Sequence[int] | None) -> list[int] | None:
-    """Reads `"-1 4"` or `[-1, 4]`."""
+def _parse_numbers(numbers: str | int | Sequence[int] | None) -> list[int] | None:
+    """Reads `"-1 4"`, `[-1, 4]` or a number alone."""
     if numbers is None:
         return None
     try:
-        return [int(number) for number in (numbers.split() if isinstance(numbers, str) else numbers)]
+        return [int(number) for number in (str(numbers).split() if isinstance(numbers, (str, int)) else numbers)]
     except ValueError:
         raise InputError(f"keypoint_channel_max_keypoints: expected whole numbers, got {numbers!r}") from None

@@ -41,7 +41,7 @@ def evaluate(
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     empty_channels: Literal["absent", "ignore"] | None = None,
     split: str | Path | None = None,
-    maximal_gt_keypoint_pixel_distances: str | list[float] | None = None,
+    maximal_gt_keypoint_pixel_distances: str | float | list[float] | None = None,
     threshold_unit: Literal["pixel", "image"] | None = None,
     distance: float | None = None,
     score_threshold: float | dict[str, float] | None = None,

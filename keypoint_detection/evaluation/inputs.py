@@ -21,7 +21,7 @@ from keypoint_detection.predict import TorchNetwork
 
 
 def chosen_distances(
-    trained: Mapping[str, Any], given: str | list[float] | None, unit: str | None
+    trained: Mapping[str, Any], given: str | float | list[float] | None, unit: str | None
 ) -> tuple[list[float], str]:
     """Threshold distances and their unit: those that are given, or of the training.
 

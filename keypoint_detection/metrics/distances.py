@@ -14,11 +14,11 @@ DEFAULT_DISTANCES = "2 4"
 SMALLEST = 0.2  # pixels: nearer to the labels than labels are to the truth
 
 
-def parse_distances(distances: str | list[float], unit: str = "pixel") -> list[float]:
+def parse_distances(distances: str | float | list[float], unit: str = "pixel") -> list[float]:
     """Reads threshold distances as a flag gives them.
 
     Args:
-        distances: Numbers, or a text of numbers separated by spaces.
+        distances: A number, several, or a text of numbers separated by spaces.
         unit: `pixel`, or `image` for fractions of the image's diagonal.
 
     Returns:
@@ -28,7 +28,7 @@ def parse_distances(distances: str | list[float], unit: str = "pixel") -> list[f
         InputError: If one is no positive number, or no fraction.
     """
     try:
-        parts = distances.split() if isinstance(distances, str) else distances
+        parts = str(distances).split() if isinstance(distances, (str, float, int)) else distances
         values = sorted({float(part) for part in parts})
     except (TypeError, ValueError):
         values = []

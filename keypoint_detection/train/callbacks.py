@@ -152,7 +152,7 @@ class MetricsLogger(pl.Callback):
         self,
         row: EvaluationRow,
         channel_names: list[str],
-        maximal_gt_keypoint_pixel_distances: str | list[float] = DEFAULT_DISTANCES,
+        maximal_gt_keypoint_pixel_distances: str | float | list[float] = DEFAULT_DISTANCES,
         threshold_unit: Literal["pixel", "image"] = "pixel",
         ap_epoch_start: int = 1,
         ap_epoch_freq: int | Literal["auto"] = "auto",

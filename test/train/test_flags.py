@@ -6,7 +6,9 @@ import torch
 import yaml
 from configuration import DEFAULT_HYPERPARAMETERS, DEFAULT_SWEEP, TEST_DATASET
 
+from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
+from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.train import flags
@@ -202,6 +204,22 @@ def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp
     assert str(error.value).startswith(f"--config {path}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_one_number_need_not_be_text_where_several_may_stand(parser, tmp_path):
+    # as a file says it, and a sweep, whose values come as they stand in its file
+    given = {"maximal_gt_keypoint_pixel_distances": 3, "keypoint_channel_max_keypoints": -1}
+    path = tmp_path / "flags.yaml"
+    path.write_text(yaml.safe_dump(given))
+    required = {
+        "json_dataset_path": DEFAULT_HYPERPARAMETERS["json_dataset_path"],
+        "keypoint_channels": "corner_keypoints",
+    }
+    line = [f"--{name}={value}" for name, value in required.items()]
+    for config in (parser.parse_args(["--config", str(path), *line]), parser.parse_object(required | given)):
+        data = flags.call(KeypointsDataModule, config.as_dict())
+        assert data.keypoint_channel_max_keypoints == [-1]
+        assert parse_distances(config.maximal_gt_keypoint_pixel_distances) == [3.0]
 
 
 def test_the_flags_that_are_printed_are_those_that_the_help_says(parser, capsys):
