@@ -26,6 +26,11 @@ SMALLEST_SIGMA_CELLS = 0.8
 # Two Gaussians this many sigmas apart still have two peaks.
 SIGMAS_PER_GAP = 3.0
 FEWEST_AUGMENTED = 10
+# Images of a batch on a CPU, and the pixels of a batch that are worth a step: of small images more are in it, since it
+# takes hardly longer with them (benchmarks/README.md).
+CPU_BATCHES = (4, 8, 16)
+FEWEST_PIXELS = 150_000
+GPU_BATCH = 16
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
@@ -159,7 +164,7 @@ def choose_recipe(
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
-    batch = choose("batch_size", batch_size, 4 if accelerator == "cpu" else 16, f"the device is {accelerator}")
+    batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer))
     rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
     turns = _turns(annotations, sizes, flip_pairs)
     recipe = Recipe(
@@ -183,6 +188,14 @@ def choose_recipe(
         if not getattr(recipe, name) > 0:
             raise InputError(f"--{name} {getattr(recipe, name)}: expected a positive number")
     return recipe
+
+
+def _batch_size(accelerator: str, shorter: int, longer: int) -> tuple[int, str]:
+    """How many images of so many pixels are in a batch, and why."""
+    if accelerator != "cpu":
+        return GPU_BATCH, f"the device is {accelerator}"
+    enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
+    return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {accelerator}"
 
 
 class _Turns(NamedTuple):

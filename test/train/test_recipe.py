@@ -165,6 +165,19 @@ def test_a_handful_of_images_is_learnt_as_it_is(annotations):
     assert choose(many).augment_train
 
 
+@pytest.mark.parametrize(
+    ("size", "accelerator", "batch"),
+    [
+        ((64, 64), "cpu", 16), ((48, 32), "cpu", 16), ((96, 96), "cpu", 16), ((128, 160), "cpu", 8),
+        ((160, 160), "cpu", 8), ((320, 240), "cpu", 4), ((640, 480), "cpu", 4), ((64, 64), "gpu", 16),
+    ],
+)  # fmt: skip
+def test_batches_hold_more_of_small_images_on_a_cpu(annotations, size, accelerator, batch):
+    recipe = choose(annotations, size, accelerator)
+    assert recipe.batch_size == batch
+    assert accelerator in recipe.reasons["batch_size"]
+
+
 def test_small_batches_take_smaller_steps(annotations):
     rates = [choose(annotations, batch_size=size).learning_rate for size in (1, 4, 64)]
     assert rates == [pytest.approx(3e-3), pytest.approx(6e-3), pytest.approx(6e-3)]
