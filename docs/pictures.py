@@ -58,7 +58,7 @@ def main() -> None:
         parser.error(str(error))
     write(labelled(), "ring: true keypoint", "boxes.jpg")
     if predictor:
-        write(found(predictor), "cross: found, the larger the higher its score, ring: true keypoint", "found.jpg")
+        write(found(predictor), "cross: found (the larger the higher its score), ring: true keypoint", "found.jpg")
 
 
 if __name__ == "__main__":
