@@ -12,6 +12,10 @@ from pytorch_lightning.callbacks import Timer
 EVALUATIONS_PER_RUN = 25
 # Of a training that is sized in time, at most this share for evaluations: with many or large images there are fewer.
 LARGEST_SHARE = 0.1
+# A batch of a validation takes about this share of the time that one to train on takes.
+VALIDATION_COST = 1 / 3
+# Batches from one look at the clock within an epoch to the next, at which processes wait for one another.
+BATCHES_BETWEEN_LOOKS = 10
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
@@ -51,7 +55,8 @@ class EvaluationSchedule(pl.Callback):
 
     Runs that are sized in epochs or steps validate after the same epochs whenever they are repeated. A run that is
     sized in time looks at its clock, also where it has a largest number of epochs or steps, and takes the shorter
-    interval; and it evaluates less often where that would take more than a tenth of the time.
+    interval, within epochs too where these are long; and it evaluates less often where that would take more than a
+    tenth of the time.
     """
 
     def __init__(self, automatic: bool) -> None:
@@ -67,7 +72,8 @@ class EvaluationSchedule(pl.Callback):
         self._epoch_started = 0.0
         self._training_seconds = 0.0
         self._epochs_seen = 0
-        self._evaluation_started = 0.0
+        self._batches_seen = 0  # of this epoch
+        self._evaluation_started = self._evaluated = 0.0
         self._evaluation_seconds: float | None = None  # of the shortest one, as the first may have had to wait
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,7 +81,8 @@ class EvaluationSchedule(pl.Callback):
         timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
         # Of all of it, also where a training goes on: it is not to validate as often in what is left.
         self._duration = None if timer is None else timer.time_elapsed() + timer.time_remaining()
-        self._epoch_started = time.perf_counter()  # an epoch that goes on after an interruption does not start again
+        # An epoch that goes on after an interruption does not start again.
+        self._epoch_started = self._evaluated = time.perf_counter()
         self.automatic = self.automatic and trainer.check_val_every_n_epoch == 1
         if not self.automatic:
             return
@@ -90,6 +97,7 @@ class EvaluationSchedule(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch."""
         self._epoch_started = time.perf_counter()
+        self._batches_seen = 0
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an evaluation."""
@@ -98,25 +106,47 @@ class EvaluationSchedule(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps how long an evaluation takes."""
         if not trainer.sanity_checking:
-            seconds = time.perf_counter() - self._evaluation_started
+            self._evaluated = time.perf_counter()
+            seconds = self._evaluated - self._evaluation_started
             self._evaluation_seconds = min(seconds, self._evaluation_seconds or seconds)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Lets the last batch validate, whatever the interval."""
+        """Lets the last batch validate, whatever the interval, and others where an epoch is long."""
         last_batch = batch_idx + 1 >= trainer.num_training_batches
-        if self.automatic and self._duration is not None and last_batch:
-            self._training_seconds += time.perf_counter() - self._epoch_started
-            self._epochs_seen += 1
-            seconds_per_epoch = self._training_seconds / self._epochs_seen
-            interval = min(round(self._duration / EVALUATIONS_PER_RUN / seconds_per_epoch), self._longest_interval)
-            if self._evaluation_seconds:
-                interval = max(interval, math.ceil(self._evaluation_seconds / LARGEST_SHARE / seconds_per_epoch))
-            interval = max(1, interval)
-            # Clocks differ between processes, and one that validates alone would wait for the others for ever.
-            trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
+        self._batches_seen += 1
+        if self.automatic and self._duration is not None:
+            if last_batch:
+                trainer.val_check_batch = trainer.num_training_batches
+                self._choose_interval(trainer, self._duration)
+            elif (batch_idx + 1) % BATCHES_BETWEEN_LOOKS == 0:
+                self._look_at_clock(trainer, self._duration, batch_idx + 1)
         if _ends_after(trainer, last_batch):  # whatever the epochs, batches or time between validations
             trainer.check_val_every_n_epoch = 1
             trainer._val_check_time_interval = None
             trainer.val_check_batch = batch_idx + 1
+
+    def _choose_interval(self, trainer: pl.Trainer, duration: float) -> None:
+        """Chooses after which epochs to validate, at the end of one."""
+        self._training_seconds += time.perf_counter() - self._epoch_started
+        self._epochs_seen += 1
+        seconds_per_epoch = self._training_seconds / self._epochs_seen
+        interval = min(round(duration / EVALUATIONS_PER_RUN / seconds_per_epoch), self._longest_interval)
+        if self._evaluation_seconds:
+            interval = max(interval, math.ceil(self._evaluation_seconds / LARGEST_SHARE / seconds_per_epoch))
+        interval = max(1, interval)
+        # Clocks differ between processes, and one that validates alone would wait for the others for ever.
+        trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
+
+    def _look_at_clock(self, trainer: pl.Trainer, duration: float, batches: int) -> None:
+        """Validates after so many batches of an epoch if that is due, and not soon due after all of them."""
+        now = time.perf_counter()
+        seconds_per_batch = (now - self._epoch_started) / self._batches_seen
+        evaluation = self._evaluation_seconds or VALIDATION_COST * seconds_per_batch * sum(trainer.num_val_batches)
+        interval = max(duration / EVALUATIONS_PER_RUN, evaluation / LARGEST_SHARE)
+        left = seconds_per_batch * (trainer.num_training_batches - batches)
+        due = trainer.strategy.broadcast(now - self._evaluated >= interval and left >= interval / 2)
+        trainer.val_check_batch = batches if due else trainer.num_training_batches
+        if due:
+            trainer.check_val_every_n_epoch = 1

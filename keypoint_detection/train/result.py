@@ -21,6 +21,7 @@ from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
 from keypoint_detection.train.last_checkpoint import end_as_stopped_by
+from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
@@ -188,16 +189,24 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
         path: `metrics.csv` of a run.
 
     Returns:
-        Epochs, counted from 0 as everywhere, and values by name.
+        Epochs, counted from 0 as everywhere, and values by name. What was measured within an epoch lies between the
+        whole number of the one before and its own.
     """
     curves: dict[str, tuple[list[float], list[float]]] = {}
     if not path.exists():  # --fast_dev_run logs nothing
         return curves
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
-                    epochs, values = curves.setdefault(name, ([], []))
-                    epochs.append(float(row["epoch"] or 0))
-                    values.append(float(value))
+        rows = [(int(row[STEP]), int(row["epoch"] or 0), row) for row in csv.DictReader(file)]
+    last_steps: dict[int, int] = {}
+    for step, epoch, _ in rows:
+        last_steps[epoch] = max(step, last_steps.get(epoch, step))
+    ordered = sorted(last_steps)
+    before = dict(zip(ordered, [-1, *(last_steps[epoch] for epoch in ordered)], strict=False))
+    for step, epoch, row in rows:
+        share = (last_steps[epoch] - step) / max(1, last_steps[epoch] - before[epoch])  # of the epoch that was to come
+        for name, value in row.items():
+            if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
+                epochs, values = curves.setdefault(name, ([], []))
+                epochs.append(epoch - share)
+                values.append(float(value))
     return curves

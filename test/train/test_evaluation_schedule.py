@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import Timer
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.result import read_curves
 
 QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
 
@@ -151,6 +152,48 @@ def test_evaluations_that_take_long_are_fewer(monkeypatch):
         schedule.on_validation_end(trainer, None)
     # 25 evaluations are one in 2 of 50 epochs, but one of 3 s belongs to 30 s of training, and one of 7/8 s to 9 s.
     assert intervals == [2, 30, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("batches", "val_batches", "evaluated"),
+    [
+        (100, 2, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
+        (24, 2, [24]),  # after 20 batches it is due, and a second later after all of them
+        (100, 1000, [100]),  # a third of a batch's 0.25 s for each, 83 s, belongs to 833 s of training
+    ],
+)
+def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, evaluated):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    trainer = SimpleNamespace(
+        callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1,
+        num_training_batches=batches, num_val_batches=[val_batches], val_check_batch=batches,
+        strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False, sanity_checking=False,
+    )  # fmt: skip
+    schedule = EvaluationSchedule(automatic=True)
+    schedule.on_train_start(trainer, None)
+    schedule.on_train_epoch_start(trainer, None)
+    found = []
+    for batch in range(batches):
+        now += 0.25
+        schedule.on_train_batch_end(trainer, None, None, None, batch)
+        if (batch + 1) % trainer.val_check_batch == 0:  # as Lightning asks
+            found.append(batch + 1)
+            schedule.on_validation_start(trainer, None)
+            now += 0.1
+            schedule.on_validation_end(trainer, None)
+    assert found == evaluated
+
+
+def test_an_evaluation_within_an_epoch_is_one_like_others(tmp_path, monkeypatch):
+    module = "keypoint_detection.train.evaluation_schedule."
+    for name, value in (("BATCHES_BETWEEN_LOOKS", 1), ("EVALUATIONS_PER_RUN", 1e9), ("LARGEST_SHARE", 1e9)):
+        monkeypatch.setattr(module + name, value)
+    timed = {"max_epochs": 2, "max_time": "00:01:00:00", "batch_size": 1, "ap_epoch_freq": "auto"}
+    assert validated(tmp_path, **timed) == ([0, 0, 0, 1, 1, 1], [])
+    curves = read_curves(tmp_path / "metrics.csv")
+    assert curves["validation/meanAP"][0] == pytest.approx([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1])
+    assert curves["train/loss"][0] == [0, 1]
 
 
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
