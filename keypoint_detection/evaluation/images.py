@@ -66,6 +66,8 @@ class EvaluatedImages:
         Args:
             processes: Those that share the images, which do this together.
         """
+        if processes.world == 1:
+            return
         for metric in self.metrics.values():
             metric.to(processes.device)  # where the processes can exchange its states
         self.images = gather_images(self.images, processes)
