@@ -29,13 +29,15 @@ FEWEST_AUGMENTED = 10
 # Images of a batch on a CPU, and the pixels of a batch that are worth a step: of small images more are in it, since it
 # takes hardly longer with them (benchmarks/README.md).
 CPU_BATCHES = (4, 8, 16)
-FEWEST_PIXELS = 150_000
+FEWEST_PIXELS = 130_000
 GPU_BATCH = 16
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
 # The same of senses of rotation, from which mirrored images show what does not exist.
 SAME_HAND = 0.8
+# Where a mirrored copy of each image leaves no more than this share of either agreement, it has other labels.
+LEFT_IN_MIRRORS = 0.8
 # Degrees of rotation where the labels tell nothing, and where they never turn.
 UNKNOWN_ROTATION = 30.0
 SMALLEST_ROTATION = 15.0
@@ -218,8 +220,8 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Tur
         caution = "; take 0 where a mirrored image would have other labels" if flip else ""
         return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
     upright = found.direction >= SAME_WAY
-    others = upright and found.mirrored <= 0.8 * found.direction
-    others |= found.hand >= SAME_HAND and found.mirrored_hand <= 0.8 * found.hand
+    others = upright and found.mirrored <= LEFT_IN_MIRRORS * found.direction
+    others |= found.hand >= SAME_HAND and found.mirrored_hand <= LEFT_IN_MIRRORS * found.hand
     flip = 0.0 if others else flip
     of_mirrors = ", and in mirrored images they would be others" if others else ""
     if upright:

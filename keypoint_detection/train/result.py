@@ -192,21 +192,24 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
         Epochs, counted from 0 as everywhere, and values by name. What was measured within an epoch lies between the
         whole number of the one before and its own.
     """
-    curves: dict[str, tuple[list[float], list[float]]] = {}
     if not path.exists():  # --fast_dev_run logs nothing
-        return curves
+        return {}
+    points: dict[str, list[tuple[int, int, float]]] = {}
+    last_steps = {-1: -1}  # of each epoch
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [(int(row[STEP]), int(row["epoch"] or 0), row) for row in csv.DictReader(file)]
-    last_steps: dict[int, int] = {}
-    for step, epoch, _ in rows:
-        last_steps[epoch] = max(step, last_steps.get(epoch, step))
-    ordered = sorted(last_steps)
-    before = dict(zip(ordered, [-1, *(last_steps[epoch] for epoch in ordered)], strict=False))
-    for step, epoch, row in rows:
-        share = (last_steps[epoch] - step) / max(1, last_steps[epoch] - before[epoch])  # of the epoch that was to come
-        for name, value in row.items():
-            if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
-                epochs, values = curves.setdefault(name, ([], []))
-                epochs.append(epoch - share)
-                values.append(float(value))
-    return curves
+        for row in csv.DictReader(file):
+            step, epoch = int(row[STEP]), int(row["epoch"] or 0)
+            for name, value in row.items():
+                if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
+                    points.setdefault(name, []).append((step, epoch, float(value)))
+                    last_steps[epoch] = step
+    starts = dict(zip([*last_steps][1:], last_steps.values(), strict=False))
+
+    def place(step: int, epoch: int) -> float:
+        length = last_steps[epoch] - starts[epoch]
+        return epoch - (last_steps[epoch] - step) / length if length else float(epoch)
+
+    return {
+        name: ([place(step, epoch) for step, epoch, _ in found], [value for *_, value in found])
+        for name, found in points.items()
+    }

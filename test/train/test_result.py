@@ -3,7 +3,9 @@
 import logging
 import math
 
-from keypoint_detection.train.result import warn_of_hardly_learned
+import pytest
+
+from keypoint_detection.train.result import read_curves, warn_of_hardly_learned
 
 
 def test_channels_that_were_hardly_learned_are_named(caplog):
@@ -13,3 +15,15 @@ def test_channels_that_were_hardly_learned_are_named(caplog):
     assert [message[: message.index(" (")] for message in caplog.messages] == ["hardly learned: paws"]
     # All that is found may be right, at a recall below 0.11.
     assert "misses most of it or most that it finds is wrong" in caplog.text
+
+
+def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
+    path = tmp_path / "metrics.csv"
+    # Epoch 0 has 10 steps, epoch 2 was not logged, and what is measured after the training ends no epoch.
+    rows = ["4,0,0.3,", "9,0,0.2,", "14,1,0.1,", "19,1,0.05,", "24,3,0.04,", "39,3,0.03,", "40,3,,0.9"]
+    path.write_text("\n".join(["step,epoch,validation/loss,best/meanAP", *rows]) + "\n")
+    curves = read_curves(path)
+    assert curves["validation/loss"][0] == pytest.approx([-0.5, 0, 0.5, 1, 2.25, 3])
+    assert curves["validation/loss"][1] == [0.3, 0.2, 0.1, 0.05, 0.04, 0.03]
+    assert list(curves) == ["validation/loss"]
+    assert read_curves(tmp_path / "none.csv") == {}
