@@ -38,11 +38,14 @@ function setVisible(channels, shown) {
   paint();
 }
 
+// A long name, whose lines end at its underscores where there is no room for it.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+
 function channelToggle(channel) {
   const box = element("input", { type: "checkbox", "data-channel": channel, onchange: () => setVisible([channel], box.checked) });
   box.checked = state.visible[channel];
   return element("label", { class: "channel" }, box,
-    element("span", { class: "swatch", style: `background:${colourOf(channel)}` }), report.channels[channel]);
+    element("span", { class: "swatch", style: `background:${colourOf(channel)}` }), ...breakable(report.channels[channel]));
 }
 
 // Radio buttons that look like one control; choose(index) is called on a change.
@@ -64,7 +67,7 @@ function table(columns, rows) {
 }
 
 function numbersTable({ columns, rows }) {
-  const cells = rows.map((row) => row.map((value, i) => i === 1 ? String(value) : value)); // counts are whole
+  const cells = rows.map(([name, count, ...values]) => [element("span", {}, ...breakable(name)), String(count), ...values]);
   cells[0].total = true;
   return table(columns, cells);
 }
