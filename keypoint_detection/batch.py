@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         labelled: `(B, C)` bool. False leaves the channel of that image out of the loss and the metrics.
         transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file; of a mixed
             image, of the one that its index is of.
-        indices: `(B,)` int64, the position of each sample in its annotations.
+        indices: `(B,)` int64, the position of each sample in its annotations; -1 for a blank that belongs to none.
     """
 
     images: Tensor

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluation.command"),
     "checkpoint": ("say what a checkpoint holds, or export its weights", "keypoint_detection.checkpoint"),
     "predict": ("find keypoints in images, folders and videos", "keypoint_detection.predict_command"),
-    "export": ("write a checkpoint as one ONNX file, image to keypoints", "keypoint_detection.export.command"),
+    "export": ("write a checkpoint as one ONNX or .pt2 file, image to keypoints", "keypoint_detection.export.command"),
     "check": ("check a data set and draw some of it", "keypoint_detection.check"),
     "convert": ("write a data set in another format or convention", "keypoint_detection.convert"),
 }

@@ -159,7 +159,8 @@ class KeypointPredictor:
         checkpoint: A checkpoint that a training wrote, or an ONNX file that `keypoint-detection export` wrote.
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
-            takes the thresholds that the checkpoint holds: those of the best F1 in its validation.
+            takes the thresholds that the checkpoint holds: those of the best F1 in its validation, or of `evaluate
+            --recall`; 0.1 for a channel without one.
         max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's.
             None for the training's, which is a tile's where there are tiles. An ONNX file has its own largest number
             built in.

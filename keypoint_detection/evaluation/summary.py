@@ -42,7 +42,7 @@ class Evaluation:
         channels: For each channel by name `truths`; `average_precision`, one for each distance; `median`, `mean` and
             `p90` of the localisation error; `threshold` with `recall`, `precision` and `f1` there;
             `best_threshold` with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
-        mean: The same, averaged over the channels for which it is defined.
+        mean: The same, averaged over the channels for which it is defined; `truths` is their sum.
         errors: Errors by kind.
         images: What is true and what was found in each image, by its place among those that were evaluated.
         matches: All detections, matched.

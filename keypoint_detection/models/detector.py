@@ -57,7 +57,7 @@ class KeypointDetector(pl.LightningModule):
         plateau_patience: The schedule plateau waits this many validated epochs without a lower validation loss.
         plateau_relative_threshold: A validation loss is lower, for the schedule plateau, when it falls by this share.
         encoder_learning_rate_factor: Learning rate of the backbone's encoder as a multiple of learning_rate.
-        freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for never.
+        freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for all of them.
         load_pretrained: False leaves pretrained weights of the backbone out, because others are about to replace them.
 
     Raises:
