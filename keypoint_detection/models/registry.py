@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import nearest
 
 T = TypeVar("T")
+
+# Arguments of backbones and losses that are not theirs to choose.
+GIVEN_TO_MEMBERS = {"heatmap_stride", "logits", "targets"}
 
 
 def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
@@ -28,31 +31,32 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
     return registry[name]
 
 
-def check_arguments(
-    function: Callable[..., Any], arguments: Mapping[str, Any], what: str, given: Collection[str] = ()
-) -> None:
-    """Check that a function or class takes all of these keyword arguments.
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
+    """Check that a backbone or a loss takes all of these arguments.
 
     Args:
-        function: Function or class.
+        function: The backbone's class, or the loss.
         arguments: Values by argument name.
         what: What the function is, for the error: `backbone_type 'Unet'`.
-        given: Arguments that it gets elsewhere.
 
     Raises:
         InputError: for an argument that it does not take; lists those that it takes.
     """
-    parameters = inspect.signature(function).parameters.values()
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in given]
+    known = [parameter.name for parameter in _own_arguments(function)]
     for name in arguments:
         if name not in known:
             raise InputError(f"{what} takes no argument {name!r}, {_choices(name, known)}")
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword arguments of a function or class that have a default, with it."""
+    """The arguments of a backbone or a loss that have a default, with it."""
+    return {p.name: p.default for p in _own_arguments(function) if p.default is not p.empty}
+
+
+def _own_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    return [p for p in parameters if p.kind in by_name and p.name not in GIVEN_TO_MEMBERS]
 
 
 def _choices(name: str, known: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import PLATEAU
-from keypoint_detection.models.registry import look_up
+from keypoint_detection.models.registry import GIVEN_TO_MEMBERS, look_up
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.curriculum import Curriculum
@@ -96,9 +96,6 @@ USUAL = (
     "learning_rate", "augment_train", "maximal_gt_keypoint_pixel_distances", "max_epochs", "max_time", "devices",
     "run_dir", "resume", "wandb_project", "wandb_mode", "config",
 )  # fmt: skip
-
-# Arguments of backbones and losses that are not theirs to choose.
-GIVEN_TO_MEMBERS = {"heatmap_stride", "logits", "targets"}
 
 
 def build_parser() -> OneLineParser:

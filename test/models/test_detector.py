@@ -87,6 +87,39 @@ def test_a_loss_of_ones_own(monkeypatch):
     assert detector.training_step(make_batch())["loss"].item() == 0.25
 
 
+def test_arguments_of_ones_own_need_no_star_before_them(monkeypatch):
+    class Mine(Backbone):
+        """One convolution."""
+
+        def __init__(self, heatmap_stride: int = 2, width: int = 4):
+            super().__init__(heatmap_stride, 3, width, heatmap_stride)
+            self.layer = torch.nn.Conv2d(3, width, heatmap_stride, stride=heatmap_stride)
+
+        def features(self, images):
+            return self.layer(images)
+
+    def huber(logits, targets, huber_delta: float = 1.0):
+        return torch.full((3,), huber_delta) + 0 * logits.sum()
+
+    monkeypatch.setitem(BACKBONES, "Mine", Mine)
+    monkeypatch.setitem(LOSSES, "huber", huber)
+    detector = make_detector(backbone_type="Mine", backbone={"width": 6}, loss="huber", heatmap_stride=4)
+    assert detector(torch.rand(1, 3, 9, 8)).shape == (1, 3, 3, 2)
+    assert detector.backbone.out_channels == 6
+    # A checkpoint has to hold the defaults, which may change.
+    assert (detector.hparams.backbone, detector.hparams.loss_arguments) == ({"width": 6}, {"huber_delta": 1.0})
+    detector = make_detector(loss="huber", loss_arguments={"huber_delta": 0.25})
+    assert detector.training_step(make_batch())["loss"].item() == 0.25
+    for wrong in (
+        {"loss": "huber", "loss_arguments": {"targets": 1}},
+        {"loss": "huber", "loss_arguments": {"delta": 1}},
+    ):
+        with pytest.raises(InputError, match=r"takes no argument '(targets|delta)', expected one of: huber_delta"):
+            make_detector(**wrong)
+    with pytest.raises(InputError, match="takes no argument 'heatmap_stride', expected one of: width"):
+        make_detector(backbone_type="Mine", backbone={"heatmap_stride": 4}, heatmap_stride=4)
+
+
 def test_a_loss_or_a_backbone_of_the_wrong_form_is_named(monkeypatch):
     monkeypatch.setitem(LOSSES, "scalar", lambda logits, targets: logits.mean())
     with pytest.raises(InputError, match=r"^loss scalar: expected one value per channel, \(3,\), got \(\)$"):

@@ -37,5 +37,5 @@ def build_backbone(name: str, heatmap_stride: int, arguments: Mapping[str, Any])
         InputError: for an unknown name or argument; lists the right ones.
     """
     backbone = look_up(BACKBONES, name, "backbone_type")
-    check_arguments(backbone, arguments, f"backbone_type {name!r}", given=("heatmap_stride",))
+    check_arguments(backbone, arguments, f"backbone_type {name!r}")
     return backbone(heatmap_stride=heatmap_stride, **arguments)
