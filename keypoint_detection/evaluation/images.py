@@ -74,7 +74,7 @@ class EvaluatedImages:
 
     def values(self) -> dict[str, float]:
         """All metrics by log name, as training logs them."""
-        return {name: value for metric in self.metrics.values() for name, value in metric.compute().items()}
+        return {name: float(value) for metric in self.metrics.values() for name, value in metric.compute().items()}
 
     def matches(self) -> Matches:
         """All detections, matched to the labels."""

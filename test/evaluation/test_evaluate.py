@@ -13,6 +13,7 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.command import evaluate
+from keypoint_detection.metrics import METRICS, KeypointMetric
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.report.measured import worst_images
 
@@ -110,6 +111,20 @@ def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, 
     assert page.count("data:image/jpeg;base64,") == 2
     assert page.count("data:image/png;base64,") == 2  # heatmaps
     assert "best.ckpt on labels.json" in page
+
+
+def test_a_metric_of_ones_own_may_give_tensors(folder, tmp_path, monkeypatch):
+    class Count(KeypointMetric):
+        """How many detections there are, as torchmetrics' own give numbers."""
+
+        def compute(self):
+            return {"count": torch.tensor(len(self.matches().scores)), "undefined": torch.tensor(torch.nan)}
+
+    monkeypatch.setitem(METRICS, "count", Count)
+    flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
+    assert main(["evaluate", *map(str, flags), "--output", str(tmp_path / "metrics.json")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+    assert (metrics["count"], metrics["undefined"]) == (len(DOTS), None)
 
 
 def test_images_of_the_report_have_the_files_size_and_the_errors_order(evaluation):
