@@ -47,8 +47,8 @@ class KeypointDetector(pl.LightningModule):
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
         minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
             network's input, only the higher one is decoded.
-        optimizer: muon (orthogonal steps for the kernels of convolutions that are not pretrained, AdamW for the rest)
-            or adamw.
+        optimizer: What makes the steps: muon (orthogonal ones for the kernels of convolutions that are not pretrained,
+            AdamW's for the rest) or adamw.
         weight_decay: Weight decay, on all weights but those of norms and biases.
         learning_rate_schedule: How the learning rate changes: cosine_to_half (for averaged weights), cosine (to 0),
             one_cycle, constant or plateau (falls when the validation loss stops falling).

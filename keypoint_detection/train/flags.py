@@ -107,7 +107,7 @@ def build_parser() -> OneLineParser:
     parser = OneLineParser(
         prog="keypoint-detection train",
         description="Train a keypoint detector from a JSON file and a folder of images.",
-        usage="%(prog)s --json_dataset_path FILE --image_dataset_path FOLDER [--flag value ...]",
+        usage="%(prog)s --json_dataset_path FILE [--image_dataset_path FOLDER] [--flag value ...]",
         formatter_class=HelpFormatter,
         add_help=False,
     )
@@ -235,15 +235,17 @@ def _member_flags(member: Callable[..., Any]) -> set[str]:
 
 def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Callable[..., Any]]) -> None:
     """Adds the arguments of all members of a registry; a flag that is left out means the chosen member's default."""
-    described: dict[str, tuple[Any, str, list[str]]] = {}
+    described: dict[str, tuple[Any, dict[str, str], list[str]]] = {}
     for name, member in registry.items():
         for parameter in parameters(member):
             if parameter.name in GIVEN_TO_MEMBERS:
                 continue
             text = documentation(member).get(parameter.name, "")
-            hint, _, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], text, []))
+            _, texts, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], {}, []))
+            texts.setdefault(text, name)
             owners.append(f"{name}: {parameter.default}")
     group = parser.add_argument_group(title)
-    for name, (hint, text, owners) in described.items():
+    for name, (hint, texts, owners) in described.items():
+        text = " ".join(texts if len(texts) == 1 else (f"{owner}: {text}" for text, owner in texts.items()))
         text = f"{text} (default: {', '.join(owners)})"
         group.add_argument(f"--{name}", type=hint | None, default=None, help=text)

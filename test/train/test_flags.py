@@ -90,6 +90,24 @@ def test_help_groups_the_flags_and_shows_defaults(parser):
     assert "Unet: " in text
 
 
+def test_a_flag_of_several_backbones_is_explained_for_each_where_they_differ(parser):
+    explained = {action.dest: action.help for action in parser._actions}
+    assert explained["n_channels"].startswith("Unet: Channels at stride 4.")
+    assert "DilatedCnn: Channels of every layer. S3K: Channels of the residual blocks" in explained["n_channels"]
+    assert explained["n_channels_in"].count("average RGB to gray") == 1
+
+
+@pytest.mark.parametrize("name", ["decoder", "optimizer", "empty_channels", "corrupt_images", "learning_rate_schedule"])
+def test_values_are_written_in_help_as_they_have_to_be_given(parser, name):
+    # A text begins with a capital, which a value has not.
+    text = next(action.help for action in parser._actions if action.dest == name)
+    assert not text.startswith(("Unet,", "Muon ", "Absent", "Raise", "Cosine"))
+
+
+def test_the_folder_of_the_images_may_be_left_out(parser):
+    assert "--json_dataset_path FILE [--image_dataset_path FOLDER]" in parser.usage
+
+
 @pytest.mark.parametrize("columns", ["80", "100"])
 def test_the_first_help_fits_a_screen_and_explains_the_usual_flags(parser, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)

@@ -38,8 +38,8 @@ class Smp(Backbone):
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
-        decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet, segformer or
-            dpt (for vision transformers).
+        decoder: Kind of decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan,
+            upernet, segformer or dpt (for vision transformers).
         encoder: Name of the encoder, such as resnet18 or mobilenet_v2; `tu-` and a name for any encoder of timm, such
             as tu-convnext_femto.
         pretrained: Whether the encoder starts with the weights that its library publishes, which are downloaded.
