@@ -240,6 +240,13 @@ def test_one_number_need_not_be_text_where_several_may_stand(parser, tmp_path):
         assert parse_distances(config.maximal_gt_keypoint_pixel_distances) == [3.0]
 
 
+@pytest.mark.parametrize("distances", ["0.01 1", 1.0, "2 4"])
+def test_a_fraction_of_the_diagonal_is_below_one(distances):
+    with pytest.raises(InputError, match="expected fractions of the image's diagonal"):
+        parse_distances(distances, "image")
+    assert parse_distances(0.99, "image") == [0.99]
+
+
 def test_the_flags_that_are_printed_are_those_that_the_help_says(parser, capsys):
     explained = " ".join(parser.format_help().split("--print_config ")[1].split("--json_dataset_path")[0].split())
     assert "--print_config=skip_default prints" in explained
