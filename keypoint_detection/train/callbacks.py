@@ -64,14 +64,17 @@ class LossLogger(pl.Callback):
     ) -> None:
         """Adds the batch and logs its loss."""
         self._update("train", outputs)
-        loss = outputs["loss"].detach()
-        pl_module.log("train/loss_step", loss, prog_bar=True, logger=False, batch_size=len(batch.images))
         step, every = trainer.global_step, trainer.log_every_n_steps
-        if every and step > self.logged_step and step % every == 0:
+        is_logged = every and step > self.logged_step and step % every == 0
+        if not is_logged and not outputs["loss"].is_cpu:
+            return  # to ask for it would wait for a GPU to end its step, as Lightning's `log` with a bar does each time
+        loss = float(outputs["loss"])
+        trainer.progress_bar_metrics["train/loss_step"] = loss
+        if is_logged:
             # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.
             self.logged_step = step
             for run_logger in trainer.loggers:
-                run_logger.log_metrics({"train/loss_step": float(loss), "epoch": trainer.current_epoch}, step=step - 1)
+                run_logger.log_metrics({"train/loss_step": loss, "epoch": trainer.current_epoch}, step=step - 1)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any

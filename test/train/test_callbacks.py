@@ -4,11 +4,13 @@ import csv
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
 from keypoint_detection.batch import Batch
+from keypoint_detection.train import train
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
@@ -36,6 +38,21 @@ def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
     found = {key: value for metric in metrics.metrics["validation"].values() for key, value in metric.compute().items()}
     assert found["meanAP"] == pytest.approx(0.25)  # one of two keypoints is found, behind a false detection
     assert found["median_distance"] == pytest.approx(0.04)
+
+
+def test_the_progress_bar_is_given_the_loss_of_each_step(monkeypatch, tmp_path):
+    shown, computed = [], []
+
+    class Bar(pl.Callback):  # comes last, as bars do
+        def on_train_batch_end(self, trainer, pl_module, outputs, *others):
+            shown.append(trainer.progress_bar_metrics["train/loss_step"])
+            computed.append(float(outputs["loss"]))
+
+    build = train.build_callbacks
+    monkeypatch.setattr(train, "build_callbacks", lambda *arguments: [*build(*arguments), Bar()])
+    fit(**DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0}, run_dir=str(tmp_path))
+    assert len(shown) == 4
+    assert shown == computed
 
 
 def test_a_loaded_checkpoint_keeps_its_thresholds_and_metrics_until_the_next_validation():
