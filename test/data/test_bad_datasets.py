@@ -11,6 +11,7 @@ from PIL import Image
 from keypoint_detection.data import json_stream
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
+from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 
@@ -167,6 +168,15 @@ CASES = {
     "COCO text": (coco(annotations={"keypoints": ["1", 2, 2, 0, 0, 0]}), ["annotation 0", "holds '1'"]),
     "COCO NaN": (coco(annotations={"keypoints": [float("nan"), 2, 2, 0, 0, 0]}), ["annotation 0", "finite"]),
     "COCO visibility": (coco(annotations={"keypoints": [1, 2, 3, 0, 0, 0]}), ["annotation 0", "visibility 0, 1 or 2"]),
+    "COCO visibility of the second object": (
+        coco(
+            annotations=[
+                {"id": 1, "image_id": 1, "category_id": 1, "keypoints": [5, 5, 2, 0, 0, 0]},
+                {"id": 2, "image_id": 1, "category_id": 1, "keypoints": [1, 2, 3, 0, 0, 0]},
+            ]
+        ),
+        ["annotation 1", "a keypoint is 1, 2, 3"],
+    ),
     "COCO image twice": (
         coco(images=[{"id": 1, "file_name": "images/0.png"}, {"id": 2, "file_name": "images/0.png"}]),
         ["entry 1", "as entry 0"],
@@ -292,3 +302,15 @@ def test_keypoints_of_images_of_unknown_size_stay_in_pixels_and_count_for_neithe
     # One of three is outside, which is no reason to refuse the file; the keypoint of the other image is not judged.
     left = leave_out_outside(annotations, np.array([[0, 0], [WIDTH, HEIGHT]]))
     assert left.xy.tolist() == [[5, 5], [6, 6], [7, 7]]
+
+
+@pytest.mark.parametrize("part_characters", [1, 7, 64, 1 << 20])
+def test_line_and_column_are_those_of_the_file_in_however_many_parts_it_is_read(tmp_path, part_characters):
+    text = '{"first": 1,\n "second": [' + ", ".join(map(str, range(40))) + '], "third": oops}'
+    (tmp_path / "long.json").write_text(text)
+    column = text.index("oops") - text.index("\n")
+    with (
+        JsonStream(tmp_path / "long.json", part_characters) as stream,
+        pytest.raises(InputError, match=rf"line 2, column {column}:"),
+    ):
+        list(stream)

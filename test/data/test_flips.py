@@ -46,6 +46,13 @@ def test_numbers_may_differ_where_that_leaves_one_partner():
     assert guess_flip_pairs(names) == ([("left_leg_1", "right_leg_1"), ("left_leg_2", "right_leg_2")], [])
     names = ["left_1", "left_2", "right_3", "right_4"]
     assert guess_flip_pairs(names) == ([], names)
+    names = ["left_1", "left_2", "right_3"]
+    assert guess_flip_pairs(names) == ([], names)
+
+
+def test_pairs_come_in_the_order_of_the_channels():
+    names = ["paw1L", "eyeL", "paw2R", "eyeR"]  # the eyes are told first, because their numbers do not differ
+    assert guess_flip_pairs(names) == ([("paw1L", "paw2R"), ("eyeL", "eyeR")], [])
 
 
 def test_a_side_without_partner_is_reported():

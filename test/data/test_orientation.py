@@ -93,6 +93,23 @@ def test_nothing_is_told_by_one_channel_or_by_few_images(tmp_path):
     assert measure_orientation(annotations, sizes, None) is None
 
 
+@pytest.mark.parametrize(("apart", "tells"), [(9, False), (11, True)])
+def test_channels_that_are_nearer_than_a_twentieth_of_the_image_tell_no_direction(tmp_path, apart, tells):
+    found = measure_orientation(*data_set(tmp_path, [0] * 8, {"a": (0, 0), "b": (0, apart)}), mirrored_channels=None)
+    assert (found is not None) == tells
+
+
+def test_what_agrees_best_tells_the_direction_of_things_with_parts_that_move(tmp_path):
+    entries = []
+    for angle in np.radians(range(0, 360, 20)):
+        hand, other = (100 + 80 * np.array([np.cos(a), np.sin(a)]) for a in (angle, 2 * angle))
+        entries.append({"a": [[60, 100]], "b": [[140, 100]], "hand": [hand.tolist()], "other": [other.tolist()]})
+    path = write_data_set(tmp_path, [(200, 200)] * len(entries), entries)
+    annotations, sizes = read_annotations(path, tmp_path), np.full((len(entries), 2), 200)
+    found = measure_orientation(annotations, sizes, mirrored_channels=None)
+    assert found.direction == pytest.approx(1)  # one of the six pairs of channels
+
+
 def test_images_of_unknown_size_are_passed_over(tmp_path):
     annotations, sizes = data_set(tmp_path, [0] * 8 + [180] * 8)
     sizes = np.where(np.arange(16)[:, None] < 8, sizes, 0)

@@ -100,6 +100,22 @@ def test_values_by_hand():
     assert LOSSES["awing"](logits, targets).item() == pytest.approx(11 * 14 * math.log(1 + 0.5**1.1), rel=1e-6)
 
 
+@pytest.mark.parametrize("truth", [1.0, 0.3])
+def test_constants_other_than_those_of_the_papers_by_hand(truth):
+    # Logit 0 is a probability of a half.
+    cell = torch.full((1, 1, 1, 1), truth, dtype=torch.float64)
+    targets, logits = LossTargets(cell, cell == 1, cell > 0), torch.zeros_like(cell)
+    found = LOSSES["focal"](logits, targets, focal_alpha=3.0, focal_beta=1.0).item()
+    assert found == pytest.approx((1 if truth == 1 else 0.7) * 0.5**3 * math.log(2))
+    constants = {"awing_omega": 10.0, "awing_theta": 0.4, "awing_epsilon": 0.5, "awing_alpha": 2.5, "awing_weight": 3.0}
+    if truth == 1:  # the difference of 0.5 is beyond theta
+        slope = 10 / (1 + 0.8**1.5) * 1.5 * 0.8**0.5 / 0.5
+        expected = slope * 0.5 - (0.4 * slope - 10 * math.log(1 + 0.8**1.5))
+    else:  # a difference of 0.2
+        expected = 10 * math.log(1 + 0.4**2.2)
+    assert LOSSES["awing"](logits, targets, **constants).item() == pytest.approx(4 * expected)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_nan_where_masked_reaches_neither_loss_nor_gradient(name):
     logits, truth, positives, mask = make_targets(5)

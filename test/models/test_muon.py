@@ -86,6 +86,20 @@ def test_a_kernel_steps_along_every_direction_alike():
     assert float((kernel.detach() * kernel.grad).sum()) < 0, "a step goes down the gradient"
 
 
+def test_the_step_is_that_of_nesterovs_momentum():
+    kernel = nn.Parameter(torch.zeros(4, 4, 1, 1))
+    optimizer = Muon([{"params": [kernel], "lr": 1.0, "orthogonal": True}], BETAS, fused=False)
+    first, second = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    for gradient in (first, second):
+        before = kernel.detach().clone()
+        kernel.grad = gradient[..., None, None].clone()
+        optimizer.step()
+    # The average holds 0.95 * 0.05 of the first gradient and 0.05 of the second one; the step looks ahead of it.
+    momentum = 0.95 * 0.05 * first + 0.05 * second
+    expected = orthogonalize([(0.95 * momentum + 0.05 * second)[None]])[0][0]
+    torch.testing.assert_close((before - kernel.detach())[..., 0, 0], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_weight_decay_shrinks_a_kernel_apart_from_its_step():
     kernel = nn.Parameter(torch.ones(3, 3, 1, 1))
     plain = nn.Parameter(torch.zeros(3, 3, 1, 1))

@@ -160,17 +160,16 @@ def test_none_keeps_the_images_as_they_are(annotations):
 
 
 def test_a_handful_of_images_is_learnt_as_it_is(annotations):
-    many = annotations.subset([0, 1, 2, 3] * 3)
-    assert not choose(annotations).augment_train
-    assert choose(many).augment_train
+    assert not choose(annotations.subset([0, 1, 2] * 3)).augment_train
+    assert choose(annotations.subset([0, 1, 2, 3, 0] * 2)).augment_train
 
 
 @pytest.mark.parametrize(
     ("size", "accelerator", "batch"),
     [
         ((64, 64), "cpu", 16), ((48, 32), "cpu", 16), ((96, 96), "cpu", 16), ((128, 128), "cpu", 8),
-        ((128, 160), "cpu", 8), ((160, 160), "cpu", 8), ((320, 240), "cpu", 4), ((640, 480), "cpu", 4),
-        ((64, 64), "gpu", 16),
+        ((128, 160), "cpu", 8), ((192, 96), "cpu", 8), ((160, 160), "cpu", 8), ((320, 240), "cpu", 4),
+        ((640, 480), "cpu", 4), ((64, 64), "gpu", 16),
     ],
 )  # fmt: skip
 def test_batches_hold_more_of_small_images_on_a_cpu(annotations, size, accelerator, batch):
