@@ -177,9 +177,14 @@ class KeypointDetector(pl.LightningModule):
             images: `(B, 3, H, W)` RGB in [0, 1], H and W at least 1.
 
         Returns:
-            `(B, C, ceil(H / stride), ceil(W / stride))`.
+            `(B, C, ceil(H / stride), ceil(W / stride))`, in 32 bits also where the backbone computes in 16: rounded to
+            these, neighbouring cells of most peaks would be equal, and have to be told apart one after the other.
         """
-        return self.head(self.backbone(images))
+        features = self.backbone(images)
+        if not torch.is_autocast_enabled(features.device.type):
+            return self.head(features)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.head(features.float())
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:

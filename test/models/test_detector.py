@@ -190,6 +190,19 @@ def test_loss_stays_in_float32_under_autocast():
     assert short["loss"].item() == pytest.approx(detector.training_step(batch)["loss"].item(), rel=2e-2)
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_logits_are_not_rounded_to_16_bits_under_autocast(name):
+    torch.manual_seed(0)
+    detector = make_detector(backbone_type=name, backbone=SMALL[name]).eval()
+    torch.nn.init.normal_(detector.head.weight)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, features = detector(images), detector.backbone(images)
+    weight, bias = detector.head.weight.double()[:, :, 0, 0], detector.head.bias.double()
+    expected = torch.einsum("bfhw,cf->bchw", features.double(), weight) + bias[:, None, None]
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_positive_cells():
     nan = math.nan
     keypoints = torch.tensor([[[[0.0, 0.0], [7.9, 5.0]], [[nan, nan], [nan, nan]], [[3.99, 4.0], [nan, nan]]]])

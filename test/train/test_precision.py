@@ -26,7 +26,7 @@ def test_losses_agree_within_rounding_and_stay_in_32_bits(tmp_path, monkeypatch)
 
     def watch(self, batch, batch_idx=0):
         found = step(self, batch, batch_idx)
-        seen.append(({name: value.dtype for name, value in found.items()}, self(batch.images).dtype))
+        seen.append(({name: value.dtype for name, value in found.items()}, self.backbone(batch.images).dtype))
         return found
 
     whole = fit(**SHORT, run_dir=str(tmp_path / "whole"), precision="32")
