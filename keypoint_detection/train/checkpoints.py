@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
@@ -47,6 +48,14 @@ class TopCheckpoints(ModelCheckpoint):
         if self._saving:
             for key in TRAINING_STATE:
                 checkpoint.pop(key, None)
+
+    def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
+        # Lightning's copies all metrics, hundreds where there are many channels; this is what is compared, and all that
+        # names of files have in them.
+        candidates = {"epoch": torch.tensor(trainer.current_epoch), "step": torch.tensor(trainer.global_step)}
+        if MONITOR in trainer.callback_metrics:
+            candidates[MONITOR] = trainer.callback_metrics[MONITOR].clone()
+        return candidates
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         # Lightning's `save_weights_only` would leave out what the other callbacks add: averaged weights, thresholds.
