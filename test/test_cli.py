@@ -240,3 +240,20 @@ def test_an_argument_without_a_type_is_one_line_that_names_it(monkeypatch, capsy
         f"error: {own_loss.__module__}.own_loss: the argument sharpness has no type; a flag needs one and a default, "
         "such as `sharpness: float = 1.0`\n"
     )
+
+
+def test_an_argument_that_is_no_flag_of_its_own_is_one_line_that_names_it(monkeypatch, capsys):
+    def unset_loss(logits, targets, sharpness: float):
+        """A loss whose argument has no default."""
+
+    def seeded_loss(logits, targets, seed: int = 0):
+        """A loss whose argument has the name of a flag of the training."""
+
+    for loss, problem in (
+        (unset_loss, "sharpness has no default; a flag needs a type and one, such as `sharpness: float = 1.0`"),
+        (seeded_loss, "seed has the name of another flag, --seed; expected one of its own"),
+    ):
+        monkeypatch.setitem(LOSSES, "own", loss)
+        assert main(["train", "--json_dataset_path", LABELS]) == 2
+        name = f"{loss.__module__}.{loss.__qualname__}"
+        assert capsys.readouterr().err == f"error: {name}: the argument {problem}\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import inspect
 import logging
 import re
 import sys
@@ -19,6 +20,7 @@ from jsonargparse import ArgumentParser
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.errors import InputError
 from keypoint_detection.flags import (
     ConfigFile,
     HelpFormatter,
@@ -240,6 +242,7 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
         for parameter in parameters(member):
             if parameter.name in GIVEN_TO_MEMBERS:
                 continue
+            _check_member_flag(parser, member, parameter)
             text = documentation(member).get(parameter.name, "")
             _, texts, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], {}, []))
             texts.setdefault(text, name)
@@ -249,3 +252,15 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
         text = " ".join(texts if len(texts) == 1 else (f"{owner}: {text}" for text, owner in texts.items()))
         text = f"{text} (default: {', '.join(owners)})"
         group.add_argument(f"--{name}", type=hint | None, default=None, help=text)
+
+
+def _check_member_flag(parser: ArgumentParser, member: Callable[..., Any], parameter: inspect.Parameter) -> None:
+    """Checks that an argument, perhaps of a user's own loss or backbone, can be a flag."""
+    name = parameter.name
+    problem = ""
+    if parameter.default is parameter.empty:
+        problem = f"has no default; a flag needs a type and one, such as `{name}: float = 1.0`"
+    elif any(f"--{name}" in action.option_strings for action in parser._actions):
+        problem = f"has the name of another flag, --{name}; expected one of its own"
+    if problem:
+        raise InputError(f"{member.__module__}.{member.__qualname__}: the argument {name} {problem}")
