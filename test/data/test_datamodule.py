@@ -196,6 +196,21 @@ def test_epochs_differ_and_runs_do_not(folder):
     assert sorted(indices[0]) == sorted(indices[1]) == list(range(9))
 
 
+def test_order_and_changes_go_by_the_seed_of_the_training(folder):
+    first = ready(folder, seed=1, augmentation=AUGMENTATION)
+    second = ready(folder, seed=2, augmentation=AUGMENTATION, split=first.split)
+    orders = [torch.cat([batch.indices for batch in module.train_dataloader()]).tolist() for module in (first, second)]
+    assert orders[0] != orders[1]
+    assert not torch.equal(first.dataset("train")[0].images, second.dataset("train")[0].images)
+
+
+@pytest.mark.parametrize(("empty_channels", "labelled"), [("absent", [True, True]), ("ignore", [True, False])])
+def test_what_an_empty_channel_means_is_said_to_all_parts(folder, empty_channels, labelled):
+    module = ready(folder, empty_channels=empty_channels)  # of whose channels the second one is empty
+    for stage in ("train", "validation"):
+        assert module.dataset(stage)[0].labelled.tolist() == labelled
+
+
 def test_validation_batches_hold_one_size(folder):
     module = ready(folder, validation_split_ratio=0.8, batch_size=4)
     seen = []
