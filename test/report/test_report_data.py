@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_data import image_of, payload_of, random_images, random_report
 
-from keypoint_detection.metrics import AveragePrecision, Localization
+from keypoint_detection.metrics import AveragePrecision, Localization, Matches
 from keypoint_detection.report import (
     ReportData,
     build_report,
@@ -23,6 +23,7 @@ from keypoint_detection.report.statistics import (
     Points,
     calibration_bins,
     curve_points,
+    histogram,
     image_errors,
     match_points,
 )
@@ -64,6 +65,14 @@ def test_numbers_worked_out_by_hand():
     bins = payload["quality"][1]["bins"][0]
     assert bins["count"] == [0, 0, 0, 0, 0, 0, 1, 0, 1, 1]
     assert bins["true"] == [0, 0, 0, 0, 0, 0, 1, 0, 0, 1]
+
+
+def test_a_distance_belongs_to_the_bin_that_it_lies_in():
+    near = torch.tensor([0.0, 0.9, 1.0, 18.6, 20.0, math.nan], dtype=torch.float64)  # of 20 bins of a pixel each
+    images, scores = torch.arange(6), torch.full((6,), 0.5, dtype=torch.float64)
+    matches = Matches(torch.zeros(6, dtype=torch.int64), images, scores, near[:, None], torch.tensor([6]))
+    (counts,) = histogram(matches, [20.0], 0)["counts"]
+    assert {place: count for place, count in enumerate(counts) if count} == {0: 2, 1: 1, 18: 1, 19: 1}
 
 
 def test_logged_metrics_come_before_measured_ones():

@@ -117,6 +117,7 @@ def test_directions_along_an_axis_vary_by_half_of_what_their_doubles_do(tmp_path
     recipe = choose(arrows(tmp_path, [-25, 25, 155, 205] * 5), (64, 64))
     # Doubled, the angles are 50 degrees to either side: sqrt(-2 ln cos 50) is 53.9 degrees.
     assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (27, 0.5, 0.5)
+    assert choose(arrows(tmp_path, [0, 180] * 10), (64, 64)).rotation == 15  # the least
 
 
 @pytest.mark.parametrize(("degrees", "flip"), [(52, 0.0), (55, 0.5), (90, 0.5)])
