@@ -291,7 +291,8 @@ def _pad(images: Sequence[Tensor]) -> Tensor:
 
 def _pack(keypoints: Sequence[np.ndarray]) -> Tensor:
     """Keypoints of each channel, `(K_c, 2)`, in one tensor `(C, K, 2)` that is filled up with NaN."""
-    packed = torch.full((len(keypoints), max(1, *(len(points) for points in keypoints)), 2), torch.nan)
+    # In numpy: with many channels, torch took a twentieth of all the time that a training image takes.
+    packed = np.full((len(keypoints), max(1, *map(len, keypoints)), 2), np.nan, np.float32)
     for target, points in zip(packed, keypoints, strict=True):
-        target[: len(points)] = torch.from_numpy(points)
-    return packed
+        target[: len(points)] = points
+    return torch.from_numpy(packed)
