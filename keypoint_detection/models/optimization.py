@@ -83,6 +83,9 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 }
 # Not a function of progress: it looks at the loss.
 PLATEAU = "plateau"
+# Several processes ask one another only so often for what they need not know at once, such as the time or whether to
+# stop, since each time they wait for their devices.
+STEPS_BETWEEN_QUESTIONS = 10
 
 
 def has_end(trainer: pl.Trainer) -> bool:
@@ -124,6 +127,7 @@ class TrainingProgress:
         self._trainer = trainer
         self._total_steps: float | None = None
         self._latest: tuple[int, float] | None = None
+        self._asked: tuple[int, float] = 0, 0.0  # the step at which the first process told its time last, and that
         self._timer = _timer(trainer)
         if not has_end(trainer):
             raise InputError(
@@ -156,14 +160,22 @@ class TrainingProgress:
         # Not before the training starts: counting makes the loader, which has to know where the training goes on.
         progress = step / self._count_steps() if step > 0 else 0.0
         if self._timer is not None:
-            elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
-            remaining = self._timer.time_remaining()
-            total = elapsed + remaining
-            progress = max(progress, elapsed / total if total > 0 else 1.0)
-            if self._trainer.world_size > 1:
-                # Clocks differ between processes, and different learning rates would let their weights drift apart.
-                progress = self._trainer.strategy.broadcast(progress)
+            progress = max(progress, self._share_of_time(step))
         return min(max(progress, 0.0), 1.0)
+
+    def _share_of_time(self, step: int) -> float:
+        asked, share = self._asked
+        # The first steps may be all that there are.
+        if self._trainer.world_size > 1 and STEPS_BETWEEN_QUESTIONS <= asked <= step < asked + STEPS_BETWEEN_QUESTIONS:
+            return share
+        elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
+        total = elapsed + self._timer.time_remaining()
+        share = elapsed / total if total > 0 else 1.0
+        if self._trainer.world_size > 1:
+            # Clocks differ between processes, and different learning rates would let their weights drift apart.
+            share = self._trainer.strategy.broadcast(share)
+            self._asked = step, share
+        return share
 
 
 def parameter_groups(

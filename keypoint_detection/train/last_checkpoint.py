@@ -16,12 +16,11 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.optimization import STEPS_BETWEEN_QUESTIONS
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SAVES = 5.0
-# Several processes ask one another whether to stop only so often, since each time they wait for their devices.
-STEPS_BETWEEN_QUESTIONS = 10
 _REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
@@ -67,6 +66,9 @@ class LastCheckpoint(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for number in _REASONS:
                 signal.signal(number, self._ask_to_stop)  # Lightning puts the former handlers back after the training
+            # It would ask all processes before each batch whether the first one has got a SIGTERM, which it no longer
+            # learns.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

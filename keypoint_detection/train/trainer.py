@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
-from keypoint_detection.models.optimization import limit_batches
+from keypoint_detection.models.optimization import STEPS_BETWEEN_QUESTIONS, limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
@@ -49,6 +49,15 @@ NOT_FLAGS = {
 NO_NEWS = (
     "💡 Tip", "TPU available: False", "Restoring states from", "Restored all states", "Found current_model_state",
 )  # fmt: skip
+
+
+class SharedTimer(Timer):
+    """Lightning's timer, by which several processes ask the first one for the time every few steps, not at each."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stops the training after its time."""
+        if trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 def trainer_flags() -> list[str]:
@@ -107,7 +116,7 @@ def create_trainer(
     # What torch has deprecated is for Lightning to change.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     # The timer comes first: the others ask it whether this is the last epoch.
-    timer = [Timer(duration=duration, verbose=False)] if duration else []
+    timer = [SharedTimer(duration=duration, verbose=False)] if duration else []
     try:
         trainer = pl.Trainer(
             **arguments,

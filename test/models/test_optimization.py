@@ -180,6 +180,24 @@ def test_processes_agree_on_the_time_of_the_first_one():
     assert TrainingProgress(trainer)(3) == 0.2
 
 
+def test_several_processes_ask_for_the_time_every_tenth_step_but_for_the_first_ones():
+    asked = []
+    trainer = SimpleNamespace(
+        estimated_stepping_batches=100, max_epochs=-1, max_steps=100, callbacks=[Timer(timedelta(seconds=10))],
+        world_size=2, strategy=SimpleNamespace(broadcast=lambda share: asked.append(share) or 0.3),
+    )  # fmt: skip
+    progress, steps = TrainingProgress(trainer), []
+    for step in range(45):
+        before = len(asked)
+        assert progress(step) == max(0.3, step / 100)  # the share of the steps is known without asking
+        steps += [step] * (len(asked) - before)
+    assert steps == [*range(10), 10, 20, 30, 40]
+    resumed = TrainingProgress(trainer)
+    asked.clear()
+    assert [resumed(step) for step in (25, 26)] == [0.3, 0.3]
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(("max_steps", "steps"), [(-1, 110), (40, 40)])
 def test_the_last_step_of_an_epoch_may_have_fewer_batches(max_steps, steps):
     """Asked by a loader's worker, while Lightning has not counted the 21 batches yet: 11 steps in each of 10 epochs."""

@@ -1,0 +1,74 @@
+"""How often several processes of a training ask one another something: on GPUs they wait for these each time."""
+
+import os
+import socket
+from collections import Counter
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from configuration import DEFAULT_HYPERPARAMETERS
+
+from keypoint_detection import fit
+from keypoint_detection.train import train
+
+FLAGS = DEFAULT_HYPERPARAMETERS | {
+    "wandb_mode": "disabled", "max_pictures": 0, "devices": 2, "strategy": "ddp", "batch_size": 1, "max_epochs": 8,
+    "max_time": "00:01:00:00", "validation_split_ratio": 0.1, "limit_val_batches": 0, "enable_progress_bar": False,
+    "normalization": "group",  # batch normalisation has its sums besides
+}  # fmt: skip
+QUESTIONS = ("all_reduce", "broadcast", "broadcast_object_list", "all_gather", "all_gather_object", "barrier")
+
+
+class Recorder(pl.Callback):
+    """Counts what is asked from the first batch of an epoch to the second."""
+
+    def __init__(self):
+        self.asked, self.steps = Counter(), []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx:
+            self.steps.append(dict(self.asked))
+        self.asked.clear()
+
+    def count(self, name):
+        ask = getattr(dist, name)
+
+        def counted(*args, **kwargs):
+            self.asked[name] += 1
+            return ask(*args, **kwargs)
+
+        setattr(dist, name, counted)
+
+
+def train_in_process(rank, port, folder, results):
+    """Body of one of two processes, as torchrun starts them."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    recorder, build = Recorder(), train.build_callbacks
+    train.build_callbacks = lambda *arguments: [*build(*arguments), recorder]
+    for name in QUESTIONS:
+        recorder.count(name)
+    detector = fit(**FLAGS, run_dir=str(folder)).detector
+    results.put((rank, recorder.steps, [value.sum().item() for value in detector.parameters()]))
+
+
+def test_a_step_asks_the_other_processes_for_their_losses_alone(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    spawned = torch.multiprocessing.spawn(
+        train_in_process, args=(port, tmp_path / "run", results), nprocs=2, join=False
+    )
+    while not spawned.join():  # raises what a process raised
+        pass
+    (_, steps, weights), (_, other_steps, other_weights) = sorted(results.get() for _ in range(2))
+    assert len(steps) == 8
+    # The first ten steps may be all that there are, and ask for the time each.
+    assert steps[5:] == other_steps[5:] == [{"all_reduce": 1}] * 3
+    assert weights == other_weights
