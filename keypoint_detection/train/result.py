@@ -131,7 +131,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     with _stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels))
+    if trainer.is_global_zero:
+        warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels))
     if trainer.datamodule.test_annotations is not None:
         with _stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
