@@ -132,13 +132,18 @@ class SimulatedGpu(TorchDispatchMode):
         if name in ("_to_copy", "copy_"):
             across = from_gpu != to_gpu if name == "_to_copy" else len({isinstance(t, OnGpu) for t in tensors}) == 2
             waits = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)))
-            self.waits["copy"] += across and waits
+            if across and waits:
+                self.waits["copy"] += 1
             return
-        self.waits[name] += name in ASKING and from_gpu
+        asks = name in ASKING
         if name in INDEXING:
             indices = [index for index in args[1] if index is not None]
-            self.waits[name] += any(i.dtype == torch.bool or not isinstance(i, OnGpu) for i in indices)
+            asks = any(index.dtype == torch.bool or not isinstance(index, OnGpu) for index in indices)
             tensors = [args[0], *args[2:3]]
-        for tensor in tensors if from_gpu else ():
+        if not from_gpu:
+            return
+        if asks:
+            self.waits[name] += 1
+        for tensor in tensors:
             if not isinstance(tensor, OnGpu) and (tensor.ndim or name.startswith(STRICT)):
                 raise RuntimeError(f"{name}: expected all tensors on one device, found some on the GPU and the CPU")

@@ -1,8 +1,10 @@
 """How often a training waits for a GPU, and that nothing on it meets what lies on the CPU; without one."""
 
+import pytest
 import pytorch_lightning as pl
+import torch
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
-from simulated_gpu import OnGpu, SimulatedGpu
+from simulated_gpu import GPU, OnGpu, SimulatedGpu
 
 from keypoint_detection import fit
 from keypoint_detection.train import train, trainer
@@ -22,7 +24,7 @@ class Recorder(pl.Callback):
         self.steps, self.validations = [], []
 
     def take(self):
-        taken = +self.gpu.waits
+        taken = dict(self.gpu.waits)
         self.gpu.waits.clear()
         return taken
 
@@ -48,6 +50,21 @@ def record(monkeypatch, folder, **flags):
         patch.setattr(train, "build_callbacks", lambda *arguments: [*build(*arguments), recorder])
         fit(**FLAGS | flags, run_dir=str(folder))
     return recorder
+
+
+def test_the_simulation_refuses_what_a_gpu_does_and_counts_what_is_waited_for():
+    with SimulatedGpu() as gpu:
+        there, here = torch.arange(3.0, device=GPU, requires_grad=True), torch.arange(3.0)
+        with pytest.raises(RuntimeError, match="add: expected all tensors on one device"):
+            there + here
+        with pytest.raises((TypeError, RuntimeError)):
+            there.detach().numpy()
+        (there * here.to(GPU, non_blocking=True) * torch.tensor(2.0)).sum().backward()
+        assert gpu.waits == {}
+        assert there.grad.tolist() == [0, 2, 4]
+        assert there[there > 0].cpu().tolist() == [1, 2]
+        assert float(here.to(GPU)[1]) == 1
+    assert gpu.waits == {"copy": 3, "index": 1, "_local_scalar_dense": 1}
 
 
 def test_a_step_waits_for_the_gpu_once_and_a_validation_as_often_for_many_images(monkeypatch, tmp_path):
