@@ -208,9 +208,9 @@ def _addresses(
     ):
         place = f"{source}: annotation {number}"
         if image not in images.rows:
-            raise InputError(f"{place}: no image has the id {image}")
+            raise InputError(f"{place}: no image has the id {image!r}")
         if category not in columns:
-            raise InputError(f"{place}: no category has the id {category}")
+            raise InputError(f"{place}: no category has the id {category!r}")
         if length != len(columns[category]):
             raise InputError(
                 f'{place} (image "{images.names[images.rows[image]]}"): {length} keypoints, expected the '
