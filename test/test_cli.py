@@ -115,6 +115,15 @@ def test_where_no_image_is_found_one_line_says_which_flag_names_their_folder(tmp
     assert f"none of its 30 images is there, such as {tmp_path / '0.png'}; --image_dataset_path names" in error
 
 
+def test_backslashes_in_all_paths_are_told_from_a_folder_that_is_another(tmp_path, capsys):
+    labels = tmp_path / "labels.json"
+    paths = ["images\\0.png", "images\\1.png"]
+    labels.write_text(json.dumps({"dataset": [{"image_path": path, "a": [[0.5, 0.5]]} for path in paths]}))
+    assert main(["check", "--json_dataset_path", str(labels)]) == 2
+    (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
+    assert error.endswith(f'none of its 2 images is there, such as {tmp_path / paths[0]}; expected "/" between folders')
+
+
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):

@@ -184,8 +184,8 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except FileNotFoundError as error:
-            hint = ', expected "/" between folders' if "\\" in path.name else ""
-            raise InputError(f"{path}: no such image file{hint}") from error
+            advice = separator_advice(path)
+            raise InputError(f"{path}: no such image file{advice and f', {advice}'}") from error
         except OSError as error:
             if error.errno in TRANSIENT_ERRORS and wait is not None:
                 logger.warning("%s: %s; trying again in %g s", path, error.strerror, wait)
@@ -198,6 +198,11 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         except DECODING_ERRORS as error:
             raise InputError(f"{path}: damaged or not an image ({first_line(error)})") from error
     raise AssertionError("the last attempt returns or raises")
+
+
+def separator_advice(path: Path) -> str:
+    """What is wrong with a path that leads nowhere, if it is written as on Windows and this is another system."""
+    return 'expected "/" between folders' if "\\" in path.name else ""
 
 
 def _reason(path: Path, error: OSError) -> str:

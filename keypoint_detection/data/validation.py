@@ -18,7 +18,7 @@ from torch import Tensor
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.decoding import ImageHeader, conversions
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import load_image, read_header, scan_headers
+from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
@@ -143,10 +143,9 @@ def check_dataset(
         report.sizes[header[:2]] += 1
         report.conversions.update(conversions(header))
     if failed == len(annotations) > 1 and not any(annotations.path(index).exists() for index in range(failed)):
-        report.errors = [
-            f"{annotations.source}: none of its {failed} images is there, such as {annotations.path(0)}; "
-            "--image_dataset_path names the folder that their paths are relative to"
-        ]
+        path = annotations.path(0)
+        advice = separator_advice(path) or "--image_dataset_path names the folder that their paths are relative to"
+        report.errors = [f"{annotations.source}: none of its {failed} images is there, such as {path}; {advice}"]
     elif failed > _ERRORS_IN_REPORT:
         report.errors.append(f"{annotations.source}: {failed - _ERRORS_IN_REPORT} more images cannot be read")
     _add_labels(report, annotations, sizes)
