@@ -1,5 +1,6 @@
 """The predictor: images of every kind in, keypoints in their own pixels out."""
 
+import itertools
 import re
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):
     image = dots((40, 40), [(20.5, 20.5)])
     image[..., 0] = image[..., 0] * 0.5  # a peak of about sigmoid(0) = 0.5
     score = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.1)(image)["red"].scores[0]
+    assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold=float(score))(image)["red"].xy) == 1
     assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold=float(score) + 0.01)(image)["red"].xy) == 0
     assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold={"red": 0.01})(image)["red"].xy) == 1
 
@@ -164,6 +166,13 @@ def test_tiles_cover_the_image_and_their_cores_do_so_once(height, width, side):
         assert tile.rows.stop - tile.rows.start == min(side, height)
     assert covered.min() >= 1
     assert (cored == 1).all()
+
+
+@given(length=st.integers(65, 400), side=st.integers(32, 64))
+def test_neighbouring_tiles_share_a_quarter_of_their_side(length, side):
+    columns = [tile.columns for tile in split_into_tiles((side, length), side)]
+    shared = [left.stop - right.start for left, right in itertools.pairwise(columns)]
+    assert min(shared) >= side / 4 - 1  # whole pixels
 
 
 def test_close_keypoints_of_one_tile_are_not_merged():
