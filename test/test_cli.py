@@ -35,6 +35,22 @@ def test_the_help_of_every_command_fits_a_screen_and_explains_its_flags(command,
         assert len(lines[index].split()) > 1 or lines[index + 1].startswith("     ")
 
 
+def test_without_a_command_there_is_its_help_and_an_exit_code(capsys):
+    assert main(["-h"]) == 0
+    assert main([]) == 2
+    assert capsys.readouterr().out == 2 * f"{usage()}\n"
+
+
+@pytest.mark.parametrize(("said", "told"), [("", "interrupted"), ("interrupted: goes on", "interrupted: goes on")])
+def test_what_ctrl_c_stops_is_one_line_and_exit_code_130(said, told, monkeypatch, capsys):
+    def stopped(arguments):
+        raise KeyboardInterrupt(said)
+
+    monkeypatch.setattr(check, "main", stopped)
+    assert main(["check"]) == 130
+    assert capsys.readouterr().err == f"{told}\n"
+
+
 def test_the_help_of_the_program_lists_all_commands():
     assert all(f"  {command} " in usage() for command in COMMANDS)
 

@@ -113,6 +113,14 @@ def test_thresholds_are_the_checkpoints_unless_given(predictor, checkpoint):
     assert len(KeypointPredictor(checkpoint, device="cpu", score_threshold={"red": 0.01})(image)["red"].xy) == 1
 
 
+def test_a_channel_whose_threshold_nobody_knows_has_a_low_one(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["score_thresholds"] = torch.tensor([0.5, float("nan")])
+    torch.save(content, tmp_path / "unknown.ckpt")
+    thresholds = KeypointPredictor(tmp_path / "unknown.ckpt", device="cpu").score_thresholds
+    assert thresholds == pytest.approx({"red": 0.5, "green": 0.1}, rel=2e-5)
+
+
 def test_a_larger_image_in_the_batch_changes_no_bit(checkpoint):
     small, large = dots((33, 41), [(10.5, 30.5), (38.5, 4.5)]), dots((70, 90), [(60.5, 50.5)])
     predictor = KeypointPredictor(checkpoint, device="cpu", score_threshold=0.02)

@@ -1,6 +1,7 @@
 """After which epochs a training validates."""
 
 import csv
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -222,3 +223,11 @@ def test_processes_agree_on_the_interval_whatever_their_clocks_say(monkeypatch):
         schedule.on_train_batch_end(trainer, None, None, None, 0)
         assert trainer.check_val_every_n_epoch == 4
     assert told == [4, 3], "the second process would have validated after other epochs"
+
+
+def test_epochs_that_are_longer_than_the_interval_are_all_evaluated():
+    schedule = EvaluationSchedule(automatic=True)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value))
+    schedule._epoch_started = time.perf_counter() - 60
+    schedule._choose_interval(trainer, duration=300.0)  # one evaluation in 12 s
+    assert trainer.check_val_every_n_epoch == 1
