@@ -246,6 +246,19 @@ def test_one_of_few_peaks_may_be_flat(moved):
             check_network(network(0.0), network(0.04).detect, [4], FULL)
 
 
+@pytest.mark.parametrize(("wanted", "found", "what"), [(2, 1, "missing"), (1, 2, "unexpected")])
+def test_a_keypoint_that_only_one_of_both_finds_is_named(wanted, found, what):
+    def network(count):
+        xy = np.where(np.arange(3)[:, None] < count, [[10.0, 5.0], [30.0, 5.0], [0.0, 0.0]], np.nan)
+        scores = np.where(np.arange(3) < count, [0.9, 0.8, 0.0], 0.0)
+        return SimpleNamespace(
+            channel_names=["a"], score_thresholds=[0.3], detect=lambda images: [(xy[None], scores[None])]
+        )
+
+    with pytest.raises(InputError, match=rf"{what}: the keypoint at \(30\.00, 5\.00\)"):
+        check_network(network(wanted), network(found).detect, [3], FULL)
+
+
 def test_a_network_that_resizes_exports_with_half_precision(tmp_path):
     path = unet_checkpoint(tmp_path, image_size=[64, 80], keypoint_channel_max_keypoints=[3, -1])
     network, sizes = TorchNetwork(path, device="cpu"), {}
