@@ -82,6 +82,7 @@ class FoundImages(pl.Callback):
 def write_final_report(
     trainer: pl.Trainer,
     detector: KeypointDetector,
+    checkpoint: str,
     found: FoundImages,
     path: Path,
     metrics: Mapping[str, float],
@@ -94,6 +95,7 @@ def write_final_report(
     Args:
         trainer: The trainer, which has validated the best checkpoint.
         detector: That checkpoint.
+        checkpoint: Its name: `best`, or `last` where there is no best one.
         found: What it found.
         path: The file to write.
         metrics: Values that were logged for it, as `best/<name>`.
@@ -114,7 +116,7 @@ def write_final_report(
     logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
     thresholds = usable_thresholds(detector.score_thresholds.cpu(), rounding_of(trainer.strategy.root_device.type))
     data = ReportData(
-        title=f"{path.parent.name}: validation set, best checkpoint",
+        title=f"{path.parent.name}: validation set, {checkpoint} checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),
         threshold_distances=sorted(set(distances.values())),
         images=list(images.values()),

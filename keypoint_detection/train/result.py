@@ -45,7 +45,8 @@ class TrainingResult:
     Attributes:
         detector: The detector with the best weights, on the CPU.
         run_dir: Folder of the run.
-        best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest.
+        best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest;
+            `last.ckpt` where no evaluation saw a true keypoint.
         metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
             test set, if there is one.
         threshold_distances: Distances at which the average precision was computed.
@@ -61,9 +62,10 @@ class TrainingResult:
 
     def table(self) -> str:
         """The average precision per channel and threshold distance of each evaluated set, as text."""
-        titles = {"best": "validation set, best checkpoint", "test": "test set, best checkpoint"}
-        stages = [stage for stage in titles if f"{stage}/meanAP" in self.metrics]
-        return "\n\n".join(self._table(stage, titles[stage]) for stage in stages)
+        sets = {"best": "validation set", "test": "test set"}
+        stages = [stage for stage in sets if f"{stage}/meanAP" in self.metrics]
+        checkpoint = f"{self.best_checkpoint.stem} checkpoint"
+        return "\n\n".join(self._table(stage, f"{sets[stage]}, {checkpoint}") for stage in stages)
 
     def where_to_look(self) -> str:
         """Which files of the run to open, as text."""
@@ -142,7 +144,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         names = list(detector.hparams.keypoint_channels)
         unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
         plot_curves(curves, folder.path / CURVES_FILE, EPOCHS, names, unit)
-        write_final_report(trainer, detector, found, folder.path / "report.html", values, curves)
+        write_final_report(trainer, detector, best.stem, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / CURVES_FILE)
     for run_logger in trainer.loggers:
         if isinstance(run_logger, RunLogger):

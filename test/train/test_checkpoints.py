@@ -84,3 +84,5 @@ def test_without_a_true_keypoint_to_find_the_last_checkpoint_is_the_one_to_use(t
     assert result.best_checkpoint.name == "last.ckpt"
     assert [path.name for path in result.best_checkpoint.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(result.best_checkpoint, weights_only=True)["epoch"] == 2
+    assert result.table().splitlines()[0].endswith(": validation set, last checkpoint")
+    assert "run: validation set, last checkpoint" in (result.run_dir / "report.html").read_text(encoding="utf-8")
