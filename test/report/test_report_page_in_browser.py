@@ -139,6 +139,15 @@ def test_names_stay_text(open_report):
     assert page.locator("img[src=x]").count() == 0
 
 
+def test_names_may_break_at_their_underscores_alone(open_report):
+    names = ["left_hind_paw", "_nose_", "tail"]
+    page = open_report(random_report(names=names))
+    for shown in (page.locator("#table tbody th").filter(has_not_text="mean"), page.locator("#chips .channel")):
+        assert shown.all_inner_texts() == names
+        parts = shown.evaluate_all("(all) => all.map((e) => e.innerHTML.replace(/<(?!wbr).*?>/g, '').split('<wbr>'))")
+        assert parts == [["left_", "hind_", "paw"], ["_", "nose_", ""], ["tail"]]
+
+
 def test_nothing_to_show_is_no_error(open_report):
     page = open_report(ReportData("empty", ["a", "b"], [2], []))
     assert page.locator("#gallery-note").inner_text() == "There are no images to show."

@@ -39,13 +39,13 @@ function setVisible(channels, shown) {
 }
 
 // A long name, whose lines end at its underscores where there is no room for it.
-const breakable = (name) => name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+const breakable = (name) => element("span", {}, ...name.split("_").flatMap((part, i) => i ? ["_", element("wbr"), part] : [part]));
 
 function channelToggle(channel) {
   const box = element("input", { type: "checkbox", "data-channel": channel, onchange: () => setVisible([channel], box.checked) });
   box.checked = state.visible[channel];
   return element("label", { class: "channel" }, box,
-    element("span", { class: "swatch", style: `background:${colourOf(channel)}` }), ...breakable(report.channels[channel]));
+    element("span", { class: "swatch", style: `background:${colourOf(channel)}` }), breakable(report.channels[channel]));
 }
 
 // Radio buttons that look like one control; choose(index) is called on a change.
@@ -67,7 +67,7 @@ function table(columns, rows) {
 }
 
 function numbersTable({ columns, rows }) {
-  const cells = rows.map(([name, count, ...values]) => [element("span", {}, ...breakable(name)), String(count), ...values]);
+  const cells = rows.map(([name, count, ...values]) => [breakable(name), String(count), ...values]);
   cells[0].total = true;
   return table(columns, cells);
 }
