@@ -68,7 +68,7 @@ class LossLogger(pl.Callback):
         is_logged = every and step > self.logged_step and step % every == 0
         if not is_logged and not outputs["loss"].is_cpu:
             return  # to ask for it would wait for a GPU to end its step, as Lightning's `log` with a bar does each time
-        loss = float(outputs["loss"])
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
         trainer.progress_bar_metrics["train/loss_step"] = loss
         if is_logged:
             # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.

@@ -33,7 +33,7 @@ class ProgressLines(pl.Callback):
     ) -> None:
         """Prints where a long epoch is."""
         if time.monotonic() - self._printed >= _WITHIN_EPOCHS:
-            loss = float(outputs["loss"])
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
             self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -40,19 +40,21 @@ def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
     assert found["median_distance"] == pytest.approx(0.04)
 
 
-def test_the_progress_bar_is_given_the_loss_of_each_step(monkeypatch, tmp_path):
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_progress_bar_is_given_the_loss_of_each_batch(monkeypatch, tmp_path, accumulated):
     shown, computed = [], []
 
     class Bar(pl.Callback):  # comes last, as bars do
         def on_train_batch_end(self, trainer, pl_module, outputs, *others):
             shown.append(trainer.progress_bar_metrics["train/loss_step"])
-            computed.append(float(outputs["loss"]))
+            computed.append(float(outputs["losses"].mean()))
 
     build = train.build_callbacks
     monkeypatch.setattr(train, "build_callbacks", lambda *arguments: [*build(*arguments), Bar()])
-    fit(**DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0}, run_dir=str(tmp_path))
+    values = {"wandb_mode": "disabled", "max_pictures": 0, "accumulate_grad_batches": accumulated}
+    fit(**DEFAULT_HYPERPARAMETERS | values, run_dir=str(tmp_path))
     assert len(shown) == 4
-    assert shown == computed
+    assert shown == pytest.approx(computed)
 
 
 def test_a_loaded_checkpoint_keeps_its_thresholds_and_metrics_until_the_next_validation():

@@ -41,11 +41,12 @@ def test_a_log_file_gets_a_line_per_validation(monkeypatch, tmp_path, capsys):
 def test_a_long_epoch_says_once_a_minute_where_it_is(monkeypatch, capsys, seconds, expected):
     class Trainer:
         current_epoch, max_epochs, num_training_batches, is_global_zero = 2, -1, 100, True
+        accumulate_grad_batches = 2  # by which Lightning divides a batch's loss
 
     clock = [0.0]
     monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
     lines = ProgressLines()
     clock[0] = seconds
     for batch_idx in (4, 5):
-        lines.on_train_batch_end(Trainer(), None, {"loss": torch.tensor(0.25)}, None, batch_idx)
+        lines.on_train_batch_end(Trainer(), None, {"loss": torch.tensor(0.125)}, None, batch_idx)
     assert capsys.readouterr().out == expected
