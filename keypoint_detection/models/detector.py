@@ -181,9 +181,10 @@ class KeypointDetector(pl.LightningModule):
             these, neighbouring cells of most peaks would be equal, and have to be told apart one after the other.
         """
         features = self.backbone(images)
-        if not torch.is_autocast_enabled(features.device.type):
+        device = features.device.type
+        if device == "meta" or not torch.is_autocast_enabled(device):  # of meta, which has none, torch would not say
             return self.head(features)
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return self.head(features.float())
 
     @torch.no_grad()

@@ -203,6 +203,11 @@ def test_logits_are_not_rounded_to_16_bits_under_autocast(name):
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_shapes_are_known_without_computing_anything():
+    with torch.device("meta"):
+        assert make_detector()(torch.rand(2, 3, 9, 8)).shape == (2, 3, 5, 4)
+
+
 def test_positive_cells():
     nan = math.nan
     keypoints = torch.tensor([[[[0.0, 0.0], [7.9, 5.0]], [[nan, nan], [nan, nan]], [[3.99, 4.0], [nan, nan]]]])
