@@ -54,9 +54,13 @@ NO_NEWS = (
 class SharedTimer(Timer):
     """Lightning's timer, by which several processes ask the first one for the time every few steps, not at each."""
 
+    state_key = Timer.__qualname__  # under which a checkpoint has the time that is over
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Stops the training after its time."""
-        if trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+        step = trainer.global_step
+        # The first steps may be all that there are.
+        if trainer.world_size == 1 or step < STEPS_BETWEEN_QUESTIONS or step % STEPS_BETWEEN_QUESTIONS == 0:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
