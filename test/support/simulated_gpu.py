@@ -7,6 +7,7 @@ does not copy them. What a GPU makes the program wait for is counted.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -70,15 +71,25 @@ class SimulatedGpu(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.waits = Counter()
-        self._patch = pytest.MonkeyPatch()
 
     def __enter__(self):
-        waits, patch, make, save = (
-            self.waits,
-            self._patch,
-            SingleDeviceStrategy.__init__,
-            AtomicCheckpointIO.save_checkpoint,
-        )
+        with ExitStack() as changes:  # undone at once where one of them fails
+            self._replace(changes.enter_context(pytest.MonkeyPatch.context()))
+            swap, lift = torch.__future__.set_swap_module_params_on_conversion, torch._C._set_only_lift_cpu_tensors
+            changes.callback(swap, torch.__future__.get_swap_module_params_on_conversion())
+            changes.callback(lift, torch._C._only_lift_cpu_tensors())
+            swap(True)
+            lift(True)
+            self._changes = changes.pop_all()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._changes.close()
+
+    def _replace(self, patch):
+        """Replace what would look for a GPU."""
+        waits, make, save = self.waits, SingleDeviceStrategy.__init__, AtomicCheckpointIO.save_checkpoint
 
         class Event:
             def record(self):
@@ -100,16 +111,6 @@ class SimulatedGpu(TorchDispatchMode):
         patch.setattr(
             AtomicCheckpointIO, "save_checkpoint", lambda io, values, path, **_: save(io, on_cpu(values), path)
         )
-        self._before = torch.__future__.get_swap_module_params_on_conversion(), torch._C._only_lift_cpu_tensors()
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        torch._C._set_only_lift_cpu_tensors(True)
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        torch.__future__.set_swap_module_params_on_conversion(self._before[0])
-        torch._C._set_only_lift_cpu_tensors(self._before[1])
-        self._patch.undo()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

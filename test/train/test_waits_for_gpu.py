@@ -4,6 +4,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from simulated_gpu import GPU, OnGpu, SimulatedGpu
 
 from keypoint_detection import fit
@@ -65,6 +66,17 @@ def test_the_simulation_refuses_what_a_gpu_does_and_counts_what_is_waited_for():
         assert there[there > 0].cpu().tolist() == [1, 2]
         assert float(here.to(GPU)[1]) == 1
     assert gpu.waits == {"copy": 3, "index": 1, "_local_scalar_dense": 1}
+
+
+def test_a_simulation_that_cannot_begin_leaves_all_as_it_was(monkeypatch):
+    def state():
+        return torch.cuda.Event, SingleDeviceStrategy.__init__, torch.__future__.get_swap_module_params_on_conversion()
+
+    before = state()
+    monkeypatch.delattr(torch._C, "_set_only_lift_cpu_tensors")  # as in another version of torch
+    with pytest.raises(AttributeError, match="_set_only_lift_cpu_tensors"), SimulatedGpu():
+        pass
+    assert state() == before
 
 
 def test_a_step_waits_for_the_gpu_once_and_a_validation_as_often_for_many_images(monkeypatch, tmp_path):
