@@ -274,9 +274,17 @@ def test_an_argument_that_is_no_flag_of_its_own_is_one_line_that_names_it(monkey
     def seeded_loss(logits, targets, seed: int = 0):
         """A loss whose argument has the name of a flag of the training."""
 
+    def widened_loss(logits, targets, n_channels: int = 1):
+        """A loss whose argument has the name of a backbone's."""
+
+    def spread_loss(logits, targets, devices: int = 1):
+        """A loss whose argument has the name of a flag of Lightning's Trainer."""
+
     for loss, problem in (
         (unset_loss, "sharpness has no default; a flag needs a type and one, such as `sharpness: float = 1.0`"),
         (seeded_loss, "seed has the name of another flag, --seed; expected one of its own"),
+        (widened_loss, "n_channels has the name of another flag, --n_channels; expected one of its own"),
+        (spread_loss, "devices has the name of another flag, --devices; expected one of its own"),
     ):
         monkeypatch.setitem(LOSSES, "own", loss)
         assert main(["train", "--json_dataset_path", LABELS]) == 2

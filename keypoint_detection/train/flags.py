@@ -245,7 +245,8 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
             _check_member_flag(parser, member, parameter)
             text = documentation(member).get(parameter.name, "")
             _, texts, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], {}, []))
-            texts.setdefault(text, name)
+            if text:
+                texts.setdefault(text, name)
             owners.append(f"{name}: {parameter.default}")
     group = parser.add_argument_group(title)
     for name, (hint, texts, owners) in described.items():
@@ -260,7 +261,7 @@ def _check_member_flag(parser: ArgumentParser, member: Callable[..., Any], param
     problem = ""
     if parameter.default is parameter.empty:
         problem = f"has no default; a flag needs a type and one, such as `{name}: float = 1.0`"
-    elif any(f"--{name}" in action.option_strings for action in parser._actions):
+    elif name in trainer_flags() or any(f"--{name}" in action.option_strings for action in parser._actions):
         problem = f"has the name of another flag, --{name}; expected one of its own"
     if problem:
         raise InputError(f"{member.__module__}.{member.__qualname__}: the argument {name} {problem}")

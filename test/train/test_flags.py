@@ -9,7 +9,7 @@ from configuration import DEFAULT_HYPERPARAMETERS, DEFAULT_SWEEP, TEST_DATASET
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances
-from keypoint_detection.models.backbones import BACKBONES, Backbone
+from keypoint_detection.models.backbones import BACKBONES, Backbone, Unet
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.train import flags
 from keypoint_detection.train.trainer import NOT_FLAGS
@@ -95,6 +95,21 @@ def test_a_flag_of_several_backbones_is_explained_for_each_where_they_differ(par
     assert explained["n_channels"].startswith("Unet: Channels at stride 4.")
     assert "DilatedCnn: Channels of every layer. S3K: Channels of the residual blocks" in explained["n_channels"]
     assert explained["n_channels_in"].count("average RGB to gray") == 1
+
+
+def test_a_backbone_of_ones_own_may_pass_the_arguments_of_another_on(monkeypatch):
+    class Wider(Unet):
+        """A Unet that is explained nowhere."""
+
+        def __init__(self, *args, n_channels: int = 8, slack: float = 0.5, **kwargs):
+            super().__init__(*args, n_channels=n_channels, **kwargs)
+
+    monkeypatch.setitem(flags.BACKBONES, "Wider", Wider)
+    explained = {action.dest: action.help for action in flags.build_parser()._actions}
+    assert "slack" in explained
+    assert {"args", "kwargs"}.isdisjoint(explained)
+    assert explained["n_channels"].endswith("Wider: 8)")
+    assert explained["n_channels"].count("Wider: ") == 1
 
 
 @pytest.mark.parametrize("name", ["decoder", "optimizer", "empty_channels", "corrupt_images", "learning_rate_schedule"])
