@@ -185,7 +185,7 @@ class KeypointDetector(pl.LightningModule):
         if device == "meta" or not torch.is_autocast_enabled(device):  # of meta, which has none, torch would not say
             return self.head(features)
         with torch.autocast(device, enabled=False):
-            return self.head(features.float())
+            return self.head(features.to(self.head.weight.dtype))
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:

@@ -203,6 +203,12 @@ def test_logits_are_not_rounded_to_16_bits_under_autocast(name):
     torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_of_16_bits_may_be_under_autocast_too():
+    detector = make_detector().eval().bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert detector(torch.rand(1, 3, 16, 16)).dtype == torch.bfloat16
+
+
 def test_shapes_are_known_without_computing_anything():
     with torch.device("meta"):
         assert make_detector()(torch.rand(2, 3, 9, 8)).shape == (2, 3, 5, 4)
