@@ -7,6 +7,8 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -150,6 +152,24 @@ def end_as_stopped_by(number: signal.Signals, trainer: pl.Trainer) -> NoReturn:
     """
     # Lightning kills its first process when another one ends with an error.
     raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
+
+
+@contextmanager
+def stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
+    """Ends with the exit code of SIGTERM where that came before the first step, or in an evaluation.
+
+    Lightning leaves out the rest then and ends with exit code 0, as if all were done.
+
+    Args:
+        trainer: The trainer that trains or evaluates.
+    """
+    try:
+        yield
+    except SIGTERMException as stopped:
+        if stopped.code is not None:  # of `end_as_stopped_by`
+            raise
+    if trainer.received_sigterm:
+        end_as_stopped_by(signal.SIGTERM, trainer)
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from keypoint_detection.data.loading import advise
 from keypoint_detection.models.checkpoint_file import load_checkpoint
@@ -20,7 +17,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
-from keypoint_detection.train.last_checkpoint import end_as_stopped_by
+from keypoint_detection.train.last_checkpoint import stops_when_terminated
 from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
@@ -130,13 +127,13 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
     logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time
-    with _stops_when_terminated(trainer):
+    with stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels))
     if trainer.datamodule.test_annotations is not None:
-        with _stops_when_terminated(trainer):
+        with stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
@@ -170,19 +167,6 @@ def warn_of_hardly_learned(metrics: Mapping[str, float], channel_names: Sequence
             "it finds is wrong; train longer, or look at its labels and at augmentations.jpg",
             ", ".join(weak), HARDLY_LEARNED,
         )  # fmt: skip
-
-
-@contextmanager
-def _stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
-    """Ends with the exit code of SIGTERM where that came meanwhile.
-
-    Lightning leaves out the rest of an evaluation then and ends with exit code 0, as if all were done; what goes on
-    from `last.ckpt` evaluates again.
-    """
-    with suppress(SIGTERMException):
-        yield
-    if trainer.received_sigterm:
-        end_as_stopped_by(signal.SIGTERM, trainer)
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:

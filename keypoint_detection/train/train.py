@@ -25,7 +25,7 @@ from keypoint_detection.train.build import (
 )
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.fine_tune import find_trained_weights
-from keypoint_detection.train.last_checkpoint import LastCheckpoint
+from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
 from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
@@ -103,7 +103,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
     try:
-        trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with stops_when_terminated(trainer):
+            trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
         return finish(trainer, folder)
     except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)

@@ -106,6 +106,17 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capl
     assert "time: " not in caplog.text  # no step was made
 
 
+@pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_train_start"])
+def test_terminated_before_its_first_step_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch, hook):
+    flags = SHORT | {"max_epochs": 1, "resume": "auto", "run_dir": str(tmp_path)}
+    callback = pl.Callback()
+    setattr(callback, hook, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stopped:
+        fit_with(callback, monkeypatch, **flags)
+    assert stopped.value.code == 143
+    assert "best/meanAP" in fit(**flags).metrics
+
+
 def test_terminated_in_the_final_evaluation_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch):
     whole = SHORT | {"max_epochs": 1, "resume": "auto", "run_dir": str(tmp_path)}
     validate = pl.Trainer.validate
