@@ -13,9 +13,13 @@ class EvaluationRow(pl.Callback):
 
     Lightning's own `log` keeps a metric object for every value, which takes a millisecond and more each time: with tens
     of channels that was longer than all metrics together take.
+
+    Attributes:
+        checkpoint_epoch: Epoch of the checkpoint that is evaluated after the training; None while it trains.
     """
 
     def __init__(self) -> None:
+        self.checkpoint_epoch: int | None = None
         self._values: dict[str, float] = {}
 
     def add(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
@@ -50,5 +54,6 @@ class EvaluationRow(pl.Callback):
         values, self._values = self._values, {}
         # While training the step of the latest batch, counted from 0, as in the rows of losses, and then the next one.
         step = max(0, trainer.global_step - (trainer.state.fn == "fit"))
+        epoch = trainer.current_epoch if self.checkpoint_epoch is None else self.checkpoint_epoch
         for run_logger in trainer.loggers if values else ():
-            run_logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)
+            run_logger.log_metrics({**values, "epoch": epoch}, step=step)

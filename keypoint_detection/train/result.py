@@ -123,7 +123,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
     pictures = next(callback for callback in trainer.callbacks if isinstance(callback, HeatmapPictures))
-    pictures.checkpoint_epoch = load_checkpoint(best)["epoch"]
+    pictures.checkpoint_epoch = metrics.row.checkpoint_epoch = load_checkpoint(best)["epoch"]
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
     logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time

@@ -108,8 +108,11 @@ def test_wandb_has_hyperparameters_pictures_and_the_checkpoint(logged, result):
 
 def test_metrics_of_the_best_checkpoint_are_those_that_training_logged_for_it(result):
     with (result.run_dir / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["validation/meanAP"]]
+        logged = list(csv.DictReader(file))
+    rows = [row for row in logged if row["validation/meanAP"]]
     assert len(rows) == 2
+    epoch = torch.load(result.best_checkpoint, weights_only=True)["epoch"]
+    assert [int(row["epoch"]) for row in logged if row["best/meanAP"] or row["test/meanAP"]] == [epoch, epoch]
     assert result.metrics["best/meanAP"] == pytest.approx(
         max(float(row["validation/meanAP"]) for row in rows), abs=1e-6
     )
