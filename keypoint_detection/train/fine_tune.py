@@ -92,6 +92,7 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
     Args:
         checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
             entity/project/name:alias. Channels that both know go on; arguments of the backbone are those of the file.
+            A short training keeps what they know with progressive_resizing 0 and a learning_rate of 0.002.
 
     Returns:
         The weights, or None to start anew.
