@@ -181,8 +181,9 @@ def call(function: Callable[..., T], config: Mapping[str, Any], /, **given: Any)
 
 def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """The arguments that a function or class takes by name."""
-    collected = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p for p in inspect.signature(function).parameters.values() if p.kind not in collected and p.name != "self"]
+    return [
+        p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"
+    ]
 
 
 def documentation(source: Callable[..., Any]) -> dict[str, str]:

@@ -4,13 +4,13 @@ import csv
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from configuration import TEST_DATASET
+from two_processes import free_port
 
 from keypoint_detection.evaluation.command import evaluate
 
@@ -85,12 +85,9 @@ def test_one_machine_and_evaluate(tmp_path):
 
 
 def test_torchrun_on_two_machines(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     replaced = {
         "--devices 4": "--devices 1", "--nproc_per_node 4": "--nproc_per_node 1", "first-machine": "127.0.0.1",
-        "29500": port, "--resume auto": f"--resume auto {FLAGS}",
+        "29500": str(free_port()), "--resume auto": f"--resume auto {FLAGS}",
     }  # fmt: skip
     first = command("torchrun", **replaced)
     second = first.replace("--node_rank 0", "--node_rank 1")

@@ -182,7 +182,7 @@ class KeypointDetector(pl.LightningModule):
         """
         features = self.backbone(images)
         device = features.device.type
-        if device == "meta" or not torch.is_autocast_enabled(device):  # of meta, which has none, torch would not say
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return self.head(features)
         with torch.autocast(device, enabled=False):
             return self.head(features.to(self.head.weight.dtype))

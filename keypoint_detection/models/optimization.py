@@ -88,6 +88,15 @@ PLATEAU = "plateau"
 STEPS_BETWEEN_QUESTIONS = 10
 
 
+def asks_for_the_time(trainer: pl.Trainer, step: int) -> bool:
+    """Whether the processes of a training ask the first one for the time after `step` optimiser steps.
+
+    After each of the first ones, which may be all that there are, and then after every tenth. A single process always
+    does.
+    """
+    return trainer.world_size == 1 or step < STEPS_BETWEEN_QUESTIONS or step % STEPS_BETWEEN_QUESTIONS == 0
+
+
 def has_end(trainer: pl.Trainer) -> bool:
     """Whether a number of epochs or steps, or a time, sets the end of a training."""
     return _timer(trainer) is not None or trainer.max_epochs != -1 or trainer.max_steps != -1
@@ -127,7 +136,7 @@ class TrainingProgress:
         self._trainer = trainer
         self._total_steps: float | None = None
         self._latest: tuple[int, float] | None = None
-        self._asked: tuple[int, float] = 0, 0.0  # the step at which the first process told its time last, and that
+        self._share_of_time: float | None = None  # as the first process told it last
         self._timer = _timer(trainer)
         if not has_end(trainer):
             raise InputError(
@@ -160,21 +169,18 @@ class TrainingProgress:
         # Not before the training starts: counting makes the loader, which has to know where the training goes on.
         progress = step / self._count_steps() if step > 0 else 0.0
         if self._timer is not None:
-            progress = max(progress, self._share_of_time(step))
+            if self._share_of_time is None or asks_for_the_time(self._trainer, step):
+                self._share_of_time = self._ask_for_the_time()
+            progress = max(progress, self._share_of_time)
         return min(max(progress, 0.0), 1.0)
 
-    def _share_of_time(self, step: int) -> float:
-        asked, share = self._asked
-        # The first steps may be all that there are.
-        if self._trainer.world_size > 1 and STEPS_BETWEEN_QUESTIONS <= asked <= step < asked + STEPS_BETWEEN_QUESTIONS:
-            return share
+    def _ask_for_the_time(self) -> float:
         elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
         total = elapsed + self._timer.time_remaining()
         share = elapsed / total if total > 0 else 1.0
         if self._trainer.world_size > 1:
             # Clocks differ between processes, and different learning rates would let their weights drift apart.
             share = self._trainer.strategy.broadcast(share)
-            self._asked = step, share
         return share
 
 

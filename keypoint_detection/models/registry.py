@@ -11,8 +11,8 @@ from keypoint_detection.wording import nearest
 
 T = TypeVar("T")
 
-# Arguments of backbones and losses that are not theirs to choose.
-GIVEN_TO_MEMBERS = {"heatmap_stride", "logits", "targets"}
+# What every backbone or every loss is given.
+_GIVEN = {"heatmap_stride", "logits", "targets"}
 
 
 def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
@@ -42,7 +42,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     Raises:
         InputError: for an argument that it does not take; lists those that it takes.
     """
-    known = [parameter.name for parameter in _own_arguments(function)]
+    known = [parameter.name for parameter in own_arguments(function)]
     for name in arguments:
         if name not in known:
             raise InputError(f"{what} takes no argument {name!r}, {_choices(name, known)}")
@@ -50,13 +50,14 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a backbone or a loss that have a default, with it."""
-    return {p.name: p.default for p in _own_arguments(function) if p.default is not p.empty}
+    return {p.name: p.default for p in own_arguments(function) if p.default is not p.empty}
 
 
-def _own_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def own_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments of a backbone or a loss that are for its user to choose."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
-    return [p for p in parameters if p.kind in by_name and p.name not in GIVEN_TO_MEMBERS]
+    return [p for p in parameters if p.kind in by_name and p.name not in _GIVEN]
 
 
 def _choices(name: str, known: Iterable[str]) -> str:

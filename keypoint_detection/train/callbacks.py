@@ -24,6 +24,7 @@ from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
 from keypoint_detection.models.optimization import current_learning_rate
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import epochs_since_validation, is_last_epoch
+from keypoint_detection.train.progress_lines import loss_of_batch
 
 
 class ChannelMeans(Metric):
@@ -68,7 +69,7 @@ class LossLogger(pl.Callback):
         is_logged = every and step > self.logged_step and step % every == 0
         if not is_logged and not outputs["loss"].is_cpu:
             return  # to ask for it would wait for a GPU to end its step, as Lightning's `log` with a bar does each time
-        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        loss = loss_of_batch(trainer, outputs)
         trainer.progress_bar_metrics["train/loss_step"] = loss
         if is_logged:
             # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.

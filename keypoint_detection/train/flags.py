@@ -35,7 +35,7 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import PLATEAU
-from keypoint_detection.models.registry import GIVEN_TO_MEMBERS, look_up
+from keypoint_detection.models.registry import look_up, own_arguments
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.curriculum import Curriculum
@@ -232,16 +232,14 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
 
 
 def _member_flags(member: Callable[..., Any]) -> set[str]:
-    return {parameter.name for parameter in parameters(member)} - GIVEN_TO_MEMBERS
+    return {parameter.name for parameter in own_arguments(member)}
 
 
 def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Callable[..., Any]]) -> None:
     """Adds the arguments of all members of a registry; a flag that is left out means the chosen member's default."""
     described: dict[str, tuple[Any, dict[str, str], list[str]]] = {}
     for name, member in registry.items():
-        for parameter in parameters(member):
-            if parameter.name in GIVEN_TO_MEMBERS:
-                continue
+        for parameter in own_arguments(member):
             _check_member_flag(parser, member, parameter)
             text = documentation(member).get(parameter.name, "")
             _, texts, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], {}, []))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 # Seconds between two lines.
 _AFTER_VALIDATION = 5.0
@@ -16,6 +18,16 @@ _WITHIN_EPOCHS = 60.0
 def shows_bars() -> bool:
     """Whether the output is one in which a progress bar replaces itself: a terminal or a notebook."""
     return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
+def loss_of_batch(trainer: pl.Trainer, outputs: Mapping[str, Tensor]) -> float:
+    """The loss of a training step, which Lightning has divided by the number of batches that share an update.
+
+    Args:
+        trainer: The trainer.
+        outputs: What Lightning passes on of the step. To read it waits for a GPU.
+    """
+    return float(outputs["loss"]) * trainer.accumulate_grad_batches
 
 
 class ProgressLines(pl.Callback):
@@ -33,7 +45,7 @@ class ProgressLines(pl.Callback):
     ) -> None:
         """Prints where a long epoch is."""
         if time.monotonic() - self._printed >= _WITHIN_EPOCHS:
-            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # by which Lightning has divided it
+            loss = loss_of_batch(trainer, outputs)
             self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
-from keypoint_detection.models.optimization import STEPS_BETWEEN_QUESTIONS, limit_batches
+from keypoint_detection.models.optimization import asks_for_the_time, limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
@@ -58,9 +58,7 @@ class SharedTimer(Timer):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Stops the training after its time."""
-        step = trainer.global_step
-        # The first steps may be all that there are.
-        if trainer.world_size == 1 or step < STEPS_BETWEEN_QUESTIONS or step % STEPS_BETWEEN_QUESTIONS == 0:
+        if asks_for_the_time(trainer, trainer.global_step):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 

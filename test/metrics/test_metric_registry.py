@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from hypothesis import given
 from hypothesis import strategies as st
+from two_processes import run_in_two_processes
 
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.localization import best_f1
@@ -257,14 +257,7 @@ def compute_in_process(rank, rendezvous, results):
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_give_the_value_of_one(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    spawned = torch.multiprocessing.spawn(
-        compute_in_process, args=(tmp_path / "rendezvous", results), nprocs=2, join=False
-    )
-    found = dict(results.get() for _ in range(2))
-    while not spawned.join():
-        pass
+    found = run_in_two_processes(compute_in_process, tmp_path / "rendezvous")
     expected = []
     for share in SHARES:
         indices = sorted({index for batches in share for batch in batches for index in batch})

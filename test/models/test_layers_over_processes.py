@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
+from two_processes import run_in_two_processes
 
 from keypoint_detection.models.backbones.layers import BatchNorm
 
@@ -39,14 +40,7 @@ def train_in_process(rank, rendezvous, results):
 
 
 def test_two_processes_normalise_as_one_with_all_images(tmp_path):
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    spawned = torch.multiprocessing.spawn(
-        train_in_process, args=(tmp_path / "rendezvous", results), nprocs=2, join=False
-    )
-    while not spawned.join():  # raises what a process raised
-        pass
-    found = dict(results.get() for _ in range(2))
+    found = run_in_two_processes(train_in_process, tmp_path / "rendezvous")
     features, gradient, parameters, statistics = train(IMAGES, loss_weights())
     for part, expected in ((0, features), (1, gradient)):
         together = torch.cat([torch.tensor(found[rank][part]) for rank in range(2)])

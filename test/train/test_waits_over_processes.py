@@ -1,13 +1,13 @@
 """How often several processes of a training ask one another something: on GPUs they wait for these each time."""
 
 import os
-import socket
 from collections import Counter
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from configuration import DEFAULT_HYPERPARAMETERS
+from two_processes import free_port, run_in_two_processes
 
 from keypoint_detection import fit
 from keypoint_detection.train import train
@@ -53,21 +53,12 @@ def train_in_process(rank, port, folder, results):
     for name in QUESTIONS:
         recorder.count(name)
     detector = fit(**FLAGS, run_dir=str(folder)).detector
-    results.put((rank, recorder.steps, [value.sum().item() for value in detector.parameters()]))
+    results.put((rank, (recorder.steps, [value.sum().item() for value in detector.parameters()])))
 
 
 def test_a_step_asks_the_other_processes_for_their_losses_alone(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    spawned = torch.multiprocessing.spawn(
-        train_in_process, args=(port, tmp_path / "run", results), nprocs=2, join=False
-    )
-    while not spawned.join():  # raises what a process raised
-        pass
-    (_, steps, weights), (_, other_steps, other_weights) = sorted(results.get() for _ in range(2))
+    found = run_in_two_processes(train_in_process, free_port(), tmp_path / "run")
+    (steps, weights), (other_steps, other_weights) = found[0], found[1]
     assert len(steps) == 8
     # The first ten steps may be all that there are, and ask for the time each.
     assert steps[5:] == other_steps[5:] == [{"all_reduce": 1}] * 3
