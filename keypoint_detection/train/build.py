@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,15 @@ STRIDES = (4, 2, 1)
 MORE_THAN_LABELLED = 1.5
 
 
-def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None) -> tuple[KeypointsDataModule, Recipe]:
+def prepare_data(
+    config: Mapping[str, Any], split: dict[str, Any] | None = None, trained_channels: Sequence[str] = ()
+) -> tuple[KeypointsDataModule, Recipe]:
     """Reads and checks the data, and makes the choices that depend on it.
 
     Args:
         config: A value for every flag.
         split: The split of an interrupted run, to use it again.
+        trained_channels: Names of the channels that the weights which the training starts from have learnt.
 
     Returns:
         The data module, ready to load, and the choices.
@@ -66,6 +69,7 @@ def prepare_data(config: Mapping[str, Any], split: dict[str, Any] | None = None)
         annotations=datamodule.train_annotations,
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
+        trained_channels=trained_channels,
     )
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]

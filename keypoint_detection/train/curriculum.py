@@ -30,7 +30,7 @@ class Curriculum(pl.Callback):
             it. 0 trains at the full size throughout. Images never get smaller than 128 px by it.
     """
 
-    def __init__(self, *, augmented_share: float, progressive_resizing: float = 0.6) -> None:
+    def __init__(self, *, augmented_share: float, progressive_resizing: float) -> None:
         shares = {"progressive_resizing": progressive_resizing, "augmented_share": augmented_share}
         for name, share in shares.items():
             if not 0 <= share <= 1:

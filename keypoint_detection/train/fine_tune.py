@@ -36,6 +36,11 @@ class TrainedWeights:
     name: str
     content: Mapping[str, Any]
 
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels that they have learnt."""
+        return list(self.content["hyper_parameters"]["keypoint_channels"])
+
     def inherit(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Takes over what the weights fit to: arguments of the backbone that are not given, and an automatic stride.
 
@@ -92,7 +97,6 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
     Args:
         checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
             entity/project/name:alias. Channels that both know go on; arguments of the backbone are those of the file.
-            A short training keeps what they know with progressive_resizing 0 and a learning_rate of 0.002.
 
     Returns:
         The weights, or None to start anew.

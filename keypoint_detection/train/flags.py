@@ -38,7 +38,6 @@ from keypoint_detection.models.optimization import PLATEAU
 from keypoint_detection.models.registry import look_up, own_arguments
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
-from keypoint_detection.train.curriculum import Curriculum
 from keypoint_detection.train.device_speed import DeviceSpeed
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.fine_tune import find_trained_weights
@@ -57,7 +56,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Recipe (`auto` chooses from the data and the device)",
         choose_recipe,
-        {"annotations", "sizes", "accelerator", "flip_pairs"},
+        {"annotations", "sizes", "accelerator", "flip_pairs", "trained_channels"},
     ),
     (
         "Data",
@@ -77,7 +76,6 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
         },
     ),
     ("Speed", DeviceSpeed, set()),
-    ("Images in the course of the training", Curriculum, set()),
     ("Averaged weights", ExponentialMovingAverage, set()),
     ("Metrics", MetricsLogger, {"row", "channel_names"}),
     ("Pictures", HeatmapPictures, {"metrics", "folder", "channel_names"}),
@@ -134,7 +132,7 @@ def build_parser() -> OneLineParser:
 
 def learning_flags() -> set[str]:
     """Flags that say what a training learns and how: all of it has to be trained with the same."""
-    sources = (choose_recipe, Augmentation, KeypointDetector, Curriculum, ExponentialMovingAverage)
+    sources = (choose_recipe, Augmentation, KeypointDetector, ExponentialMovingAverage)
     names = {
         parameter.name
         for _, source, computed in SOURCES

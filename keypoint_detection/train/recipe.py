@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -44,6 +45,12 @@ SMALLEST_ROTATION = 15.0
 # Share of a training in which images are changed at random, where the labels hardly turn: it ends with images such as
 # will come, and finds their keypoints more exactly (benchmarks/README.md).
 AUGMENTED_SHARE = 0.7
+# Share of a training in which its images grow, see `Curriculum`.
+GROWING_SHARE = 0.6
+# Where weights go on that know at least this share of the channels, small images and the full rate would undo what they
+# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md).
+KNOWN_SHARE = 0.5
+KNOWN_RATE = 1 / 3
 CHANGES = ("rotation", "horizontal_flip", "vertical_flip", "augmented_share")
 
 
@@ -64,6 +71,7 @@ class Recipe:
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
         augmented_share: Share of the training in which images are changed at random.
+        progressive_resizing: Share of the training in which images grow.
         augment_train: Whether training images are changed at random.
         reasons: Why `auto` chose what it chose, by name.
     """
@@ -79,6 +87,7 @@ class Recipe:
     horizontal_flip: float
     vertical_flip: float
     augmented_share: float
+    progressive_resizing: float
     augment_train: bool
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +103,7 @@ def choose_recipe(
     sizes: np.ndarray,
     accelerator: str,
     flip_pairs: str,
+    trained_channels: Sequence[str] = (),
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
@@ -105,6 +115,7 @@ def choose_recipe(
     horizontal_flip: float | Auto = "auto",
     vertical_flip: float | Auto = "auto",
     augmented_share: float | Auto = "auto",
+    progressive_resizing: float | Auto = "auto",
     augment_train: bool | Auto = "auto",
 ) -> Recipe:
     """Replaces `auto` by values that suit the data and the device, and logs each with its reason.
@@ -114,6 +125,7 @@ def choose_recipe(
         sizes: `(N, 2)` int width and height of their files; 0 where the header was not read.
         accelerator: Kind of device that trains: `cpu` or any other.
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
+        trained_channels: Names of the channels that the weights which the training starts from have learnt.
         image_size: Size in pixels that images are resized into, keeping their aspect: 256, or "256 320" (height
             width). none keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
@@ -123,7 +135,7 @@ def choose_recipe(
         heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
         batch_size: Images per step and process.
-        learning_rate: Highest learning rate.
+        learning_rate: Highest learning rate. auto is a third of the usual where trained weights go on.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
             32 bits.
         rotation: Largest rotation of training images in either direction, in degrees (0 to 180). auto goes by how
@@ -132,6 +144,8 @@ def choose_recipe(
         vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
         augmented_share: Share of the training, in [0, 1], in which images are changed at random; after it they come as
             they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
+        progressive_resizing: Share of the training, in [0, 1], in which the images grow from half their size to all of
+            it, never smaller than 128 px. auto is 0.6, and 0, the full size throughout, where trained weights go on.
         augment_train: Change training images at random. auto does so from 10 images upwards: a training on fewer is a
             check that it can learn them by heart.
 
@@ -167,7 +181,10 @@ def choose_recipe(
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer))
-    rate = round(6e-3 * min(1.0, math.sqrt(batch / 4)), 5) if batch > 0 else 0.0
+    goes_on, start = _start(annotations.channel_names, trained_channels)
+    rate = 6e-3 * min(1.0, math.sqrt(batch / 4)) if batch > 0 else 0.0
+    rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
+    growing = 0.0 if goes_on else GROWING_SHARE
     turns = _turns(annotations, sizes, flip_pairs)
     recipe = Recipe(
         image_size=size,
@@ -175,7 +192,7 @@ def choose_recipe(
         heatmap_stride=stride,
         heatmap_sigma=sigma,
         batch_size=batch,
-        learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}"),
+        learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
         precision=choose("precision", precision, "32-true", "the format that works on every device"),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
         horizontal_flip=choose(
@@ -183,6 +200,7 @@ def choose_recipe(
         ),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
+        progressive_resizing=choose("progressive_resizing", progressive_resizing, growing, start),
         augment_train=augmented,
         reasons=reasons,
     )
@@ -198,6 +216,15 @@ def _batch_size(accelerator: str, shorter: int, longer: int) -> tuple[int, str]:
         return GPU_BATCH, f"the device is {accelerator}"
     enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
     return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {accelerator}"
+
+
+def _start(channels: Sequence[str], trained: Sequence[str]) -> tuple[bool, str]:
+    """Whether trained weights go on that know most of the channels, and what the training starts from."""
+    if not trained:
+        return False, "from new weights"
+    known = sum(name in trained for name in channels)
+    text = f"from weights that know {known} of {counted(len(channels), 'channel')}"
+    return known >= KNOWN_SHARE * len(channels), text
 
 
 class _Turns(NamedTuple):

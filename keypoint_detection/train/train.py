@@ -75,7 +75,8 @@ def train(config: dict[str, Any]) -> TrainingResult:
         config = trained.inherit(config)
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    datamodule, recipe = prepare_data(config, interrupted.split if interrupted else None)
+    split, learnt = interrupted and interrupted.split, trained.channels if trained else ()
+    datamodule, recipe = prepare_data(config, split, learnt)
     config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
     if interrupted:
         interrupted.check(config, flags.learning_flags())

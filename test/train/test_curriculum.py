@@ -11,7 +11,7 @@ from keypoint_detection.train.run_folder import RunFolder
 
 
 def curriculum(**arguments):
-    return Curriculum(**{"augmented_share": 0.7, **arguments})
+    return Curriculum(**{"augmented_share": 0.7, "progressive_resizing": 0.6, **arguments})
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix
     text = caplog.text
     assert f"--checkpoint {path}: {len(detector.state_dict()) - 1} of {len(detector.state_dict()) - 1} weights" in text
     assert "channels that go on: corner_keypoints" in text
+    assert "--progressive_resizing 0.0 (auto: from weights that know 1 of 2 channels)" in text
     assert "channels that start anew: flap_corner_keypoints" in text
     encoder = sum(value.numel() for value in detector.backbone.encoder.parameters())
     assert f"; the {encoder:,} of the encoder do not train\n" in text

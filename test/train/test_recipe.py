@@ -149,11 +149,31 @@ def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
         "precision": "bf16-mixed", "rotation": 5.0, "horizontal_flip": 0.25, "vertical_flip": 1.0,
-        "augment_train": True, "augmented_share": 0.4, "train_crop_size": "60 80",
+        "augment_train": True, "augmented_share": 0.4, "train_crop_size": "60 80", "progressive_resizing": 0.1,
     }  # fmt: skip
     recipe = choose(annotations, **given)
     assert recipe.values() == given | {"image_size": [100, 200], "train_crop_size": [60, 80]}
     assert recipe.reasons == {}
+
+
+@pytest.mark.parametrize(
+    ("trained", "growing", "rate", "reason"),
+    [
+        ([], 0.6, 0.006, "from new weights"),
+        (["nose", "tail"], 0.6, 0.006, "from weights that know 0 of 2 channels"),
+        (["nose", "corner_keypoints"], 0.0, 0.002, "from weights that know 1 of 2 channels"),
+        (["flap_corner_keypoints", "corner_keypoints"], 0.0, 0.002, "from weights that know 2 of 2 channels"),
+    ],
+)
+def test_what_trained_weights_know_is_not_undone_by_small_images_and_a_large_rate(
+    annotations, trained, growing, rate, reason
+):
+    recipe = choose(annotations, (256, 256), trained_channels=trained)
+    assert (recipe.progressive_resizing, recipe.learning_rate) == (growing, rate)
+    assert reason in recipe.reasons["progressive_resizing"]
+    assert reason in recipe.reasons["learning_rate"]
+    given = choose(annotations, trained_channels=trained, progressive_resizing=0.5, learning_rate=0.01)
+    assert (given.progressive_resizing, given.learning_rate) == (0.5, 0.01)
 
 
 def test_none_keeps_the_images_as_they_are(annotations):
