@@ -26,6 +26,7 @@ from keypoint_detection.peaks import (
     window_maximum,
 )
 from keypoint_detection.plateaus import merge_ties
+from keypoint_detection.subpixel import vertices
 
 # Below this height the Gaussian of a keypoint may be cut off.
 _SMALLEST_HEIGHT = 1e-6
@@ -180,8 +181,8 @@ def decode(
     """Find the peaks of heatmaps, with sub-pixel positions.
 
     A peak is a cell that no cell within `min_distance` (in a square window) exceeds. Connected cells of equal height
-    are one peak. The position comes from a parabola through the logarithms of a peak and its neighbours, which is
-    exact for a Gaussian; at a border it takes the two nearest cells on the inner side.
+    are one peak. The position comes from a quadratic surface through the logarithms of a peak and its neighbours, which
+    is exact for a Gaussian; at a border it takes the two nearest cells on the inner side.
 
     Args:
         heatmaps: `(..., h, w)` in [0, 1].
@@ -234,29 +235,16 @@ def to_pixels(cells: Tensor, stride: int) -> Tensor:
 
 
 def refine(around: Neighbourhoods, size: tuple[int, int]) -> Tensor:
-    """Sub-pixel positions of peaks: the vertex of a parabola through the logarithms of three cells along each axis.
+    """Sub-pixel positions of peaks, from the 3x3 cells around them (`subpixel.vertices`).
 
     Args:
         around: The cells around N peaks of each of M maps.
         size: h and w of the maps.
 
     Returns:
-        `(M, N, 2)` column and row as real numbers, within half a cell of the peak; the peak itself where the three
-        cells do not form one.
+        `(M, N, 2)` column and row as real numbers, within half a cell of the peak.
     """
-    peaks, middles = around.peaks, around.middles
-    column, row = (peaks - middles + 1).unbind(-1)  # of the peak in its neighbourhood
-    along_row = around.heights.gather(-2, row[..., None, None].expand(*row.shape, 1, 3)).squeeze(-2)
-    along_column = around.heights.gather(-1, column[..., None, None].expand(*column.shape, 3, 1)).squeeze(-1)
-    lines = torch.stack([along_row, along_column], dim=-2)
-    before, centre, after = lines.clamp_min(torch.finfo(lines.dtype).tiny).log().unbind(-1)
-    curvature = before - 2 * centre + after
-    vertex = torch.where(curvature < 0, middles + (before - after) / (2 * curvature), peaks)
-    vertex = vertex.clamp(peaks - 0.5, peaks + 0.5)
-    for axis, length in enumerate(reversed(size)):
-        if length < 3:
-            vertex[..., axis] = peaks[..., axis].to(vertex.dtype)
-    return vertex
+    return vertices(around, size).clamp(around.peaks - 0.5, around.peaks + 0.5)
 
 
 def transform_points(points: Tensor, homography: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
 
     Returns:
         The peaks that stay, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centre of each one's plateau:
-        NaN along an axis in which it is less than three cells long, where its neighbours tell its position better.
+        NaN along an axis in which it is a single cell long, where its neighbours tell its position better.
     """
     height, width = maps.shape[-2:]
     shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
@@ -40,7 +40,7 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
     lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
     means = _reduce(positions.to(maps.dtype), groups, roots.shape[0], "mean")
     centres = maps.new_full((maps.numel(), 2), math.nan)
-    centres[roots] = means.masked_fill(highest - lowest < 2, math.nan)
+    centres[roots] = means.masked_fill(highest == lowest, math.nan)
 
     stays = torch.zeros_like(is_peak).flatten()
     stays[roots] = ~on_shoulder

@@ -14,8 +14,8 @@ import numpy as np
 from keypoint_detection import heatmaps
 from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
 from keypoint_detection.export.onnx_preprocessing import ImageSizes
+from keypoint_detection.export.onnx_subpixel import refine
 
-_TINY = float(np.finfo(np.float32).tiny)
 _CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first cell has its centre, in cells
 
 
@@ -55,11 +55,7 @@ def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options:
     keys, scores, centre = _highest(nodes, flat, cells, centres, area, thresholds, options.caps)
     channels, cell = nodes("Div", keys, area), nodes("Mod", keys, area)
     row, column = nodes("Div", cell, width), nodes("Mod", cell, width)
-    vertices = [
-        _vertex(nodes, flat, keys, column, width, integers(1)),
-        _vertex(nodes, flat, keys, row, height, width),
-    ]
-    fitted = nodes("Concat", *(nodes("Unsqueeze", vertex, integers(1)) for vertex in vertices), axis=1)
+    fitted = refine(nodes, flat, keys, nodes.columns(column, row), (width, height))
     fitted = nodes("Where", nodes("IsNaN", centre), fitted, centre)
     pixels = nodes("Mul", nodes("Add", fitted, scalar(_CENTRE)), scalar(options.stride))
     size, new_size = (
@@ -86,7 +82,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
 
     Returns:
         `(G,)` int64, flat cells in all maps, and `(G, 2)` float32 column and row of the plateau's centre, NaN along an
-        axis in which it is less than three cells long.
+        axis in which it is a single cell long.
     """
     high = nodes("GreaterOrEqual", maps, scalar(heatmaps.PEAK_THRESHOLD))
     is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, radius)))
@@ -119,7 +115,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
     for position in (nodes.cast(nodes(operator, cell, width), np.float32) for operator in ("Mod", "Div")):
         extent = nodes("Sub", reduce(position, "max", -1), reduce(position, "min", 2.0**31))
         mean = nodes("Div", reduce(position, "add", 0), nodes.cast(counts, np.float32))
-        centre = nodes("Where", nodes("Less", extent, scalar(2)), scalar(math.nan), mean)
+        centre = nodes("Where", nodes("Less", extent, scalar(1)), scalar(math.nan), mean)
         centres.append(nodes("Unsqueeze", centre, integers(1)))
     centre = nodes("Compress", nodes("Concat", *centres, axis=1), stays, axis=0)
     roots = nodes("Compress", roots, stays, axis=0)
@@ -171,34 +167,3 @@ def _highest(
         for value in (nodes("Add", places, first), scores)
     )
     return keys, found, nodes("Gather", centres, nodes("Gather", indices, keys))
-
-
-def _vertex(nodes: Nodes, flat: str, keys: str, index: str, length: str, step: str | np.ndarray) -> str:
-    """Vertex `(N,)` of the parabola through the logarithms of three cells along one axis, see `heatmaps.decode`.
-
-    Args:
-        nodes: The graph.
-        flat: Heights of all cells.
-        keys: `(N,)` flat cells of the peaks.
-        index: `(N,)` index of each along the axis.
-        length: Number of cells along the axis.
-        step: Distance in `flat` of two cells along the axis.
-    """
-    one = scalar(1, np.int64)
-    last = nodes("Max", nodes("Sub", length, scalar(2, np.int64)), one)
-    middle = nodes("Min", nodes("Max", index, one), last)
-    logarithms = []
-    for offset in (-1, 0, 1):
-        place = nodes("Add", middle, scalar(offset, np.int64))
-        place = nodes("Min", place, nodes("Sub", length, one))
-        moved = nodes("Add", keys, nodes("Mul", nodes("Sub", place, index), step))
-        logarithms.append(nodes("Log", nodes("Max", nodes("Gather", flat, moved), scalar(_TINY))))
-    before, centre, after = logarithms
-    curvature = nodes("Add", nodes("Sub", before, nodes("Mul", scalar(2), centre)), after)
-    offset = nodes("Div", nodes("Sub", before, after), nodes("Mul", scalar(2), curvature))
-    vertex = nodes("Add", nodes.cast(middle, np.float32), offset)
-    own = nodes.cast(index, np.float32)
-    is_peak = nodes("And", nodes("Less", curvature, scalar(0)), nodes("Greater", length, scalar(2, np.int64)))
-    vertex = nodes("Where", is_peak, vertex, own)
-    half = scalar(_CENTRE)  # half a cell on both sides
-    return nodes("Min", nodes("Max", vertex, nodes("Sub", own, half)), nodes("Add", own, half))

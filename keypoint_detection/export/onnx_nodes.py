@@ -43,6 +43,10 @@ class Nodes:
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
+    def columns(self, *values: str) -> str:
+        """Appends what joins vectors `(N,)` to `(N, number of them)`."""
+        return self("Concat", *(self("Unsqueeze", value, integers(1)) for value in values), axis=1)
+
     def cast(self, value: str, dtype: type | np.dtype) -> str:
         """Appends a conversion to another type."""
         return self("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
