@@ -6,8 +6,8 @@ N images, C channels, T keypoints of all images together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -93,6 +93,7 @@ class Annotations:
         offsets: `(N * C + 1,)` int64, where the keypoints of each image and channel begin in `xy`.
         depth: `(T,)` float32, NaN where the file has none, or None if it has none at all. Kept and not used.
         declared_sizes: `(N, 2)` int64 width and height that the file claims, 0 where it does not, or None.
+        merged: the channels of the file, by the name of the channel that several of them were merged into.
     """
 
     source: Path
@@ -105,6 +106,12 @@ class Annotations:
     offsets: Tensor
     depth: Tensor | None = None
     declared_sizes: Tensor | None = None
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> list[ChannelGroup]:
+        """The C channels, and the channels of the file that each is made of."""
+        return [ChannelGroup(name, self.merged.get(name, (name,))) for name in self.channel_names]
 
     @property
     def normalized(self) -> bool:
@@ -177,7 +184,12 @@ class Annotations:
         sizes = torch.tensor([len(group.members) for group in groups])
         starts = torch.arange(len(self))[:, None] * len(columns) + (sizes.cumsum(0) - sizes)
         kept = torch.cat([starts.flatten(), torch.tensor([len(self) * len(columns)])])
-        return replace(gathered, channel_names=tuple(group.name for group in groups), offsets=gathered.offsets[kept])
+        return replace(
+            gathered,
+            channel_names=tuple(group.name for group in groups),
+            offsets=gathered.offsets[kept],
+            merged={group.name: group.members for group in groups if len(group.members) > 1},
+        )
 
     def keep(self, mask: Tensor) -> Annotations:
         """Only the keypoints where `mask`, `(T,)` bool, is True; images stay."""

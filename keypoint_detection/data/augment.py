@@ -46,8 +46,8 @@ class Augmentation:
         translation: largest shift along either axis, as a fraction of the image's side.
         perspective: largest change of the scale from one side of the image to the other, as a fraction (at most 0.99).
         crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
-        flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b"; "auto" guesses them from the
-            names, "none" says that there are none.
+        flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b" or a list of such pairs; "auto"
+            guesses them from the names, "none" says that there are none.
         fill: what a warped image shows where it has no pixels: its mean colour ("mean"), black ("zeros"), its nearest
             pixel ("border") or its mirror image ("reflection").
         brightness: largest change of the brightness, as a fraction.
@@ -74,7 +74,7 @@ class Augmentation:
         translation: float = 0.1,
         perspective: float = 0.0,
         crop: float = 0.0,
-        flip_pairs: str = "auto",
+        flip_pairs: str | list[str] = "auto",
         fill: str = "mean",
         brightness: float = 0.2,
         contrast: float = 0.3,

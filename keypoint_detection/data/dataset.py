@@ -107,7 +107,7 @@ class KeypointsDataset(Dataset[Batch]):
         self.skip_corrupt = corrupt_images == "skip"
         self.mirrored_channels: tuple[int, ...] | None = None
         if augmentation is not None and augmentation.mirrors:
-            self.mirrored_channels = mirror_permutation(annotations.channel_names, augmentation.flip_pairs, report=True)
+            self.mirrored_channels = mirror_permutation(annotations.groups, augmentation.flip_pairs, report=True)
         # Shared by all workers, so that an unreadable image is reported by one of them, once.
         self._reported = torch.zeros(len(annotations) if self.skip_corrupt else 0, dtype=torch.bool).share_memory_()
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from keypoint_detection.data.channels import ChannelGroup
 from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _MIRRORED_WORDS = {"left": "right", "l": "r"}
 _MIRRORED_WORDS |= {right: left for left, right in _MIRRORED_WORDS.items()}
-# Words of a name: runs of capitals, capitalised or small words, digits, and single other characters.
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]")
+# Words of a name: runs of letters of which some are not of the English alphabet, runs of capitals, capitalised or small
+# words, digits, and single other characters.
+_WORD = re.compile(r"[A-Za-z]*(?:[^\W\d_A-Za-z]+[A-Za-z]*)+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_SIDE = re.compile(r"left|right", re.IGNORECASE)
 
 
 def _mirrored_word(word: str) -> str | None:
@@ -38,12 +43,57 @@ def mirrored_name(name: str) -> str | None:
     return "".join(new or old for new, old in zip(mirrored, words, strict=True))
 
 
+def _in_case_of(word: str, like: str) -> str:
+    """A word in the case of another one."""
+    return word.upper() if like.isupper() else word.capitalize() if like[0].isupper() else word
+
+
+def _names_with_another_side(name: str) -> set[str]:
+    """Names with `left` and `right` exchanged within a word."""
+    return {
+        name[: side.start()] + _in_case_of(_MIRRORED_WORDS[side[0].lower()], side[0]) + name[side.end() :]
+        for side in _SIDE.finditer(name)
+    }
+
+
+def _names_with_another_letter(name: str) -> set[str]:
+    """Names with `l` and `r` exchanged at one end of a word."""
+    places = {place for run in _LETTERS.finditer(name) for place in (run.start(), run.end() - 1)}
+    return {
+        name[:place] + _in_case_of(_MIRRORED_WORDS[name[place].lower()], name[place]) + name[place + 1 :]
+        for place in places
+        if name[place].lower() in ("l", "r")
+    }
+
+
+def _pairs_within_words(
+    names: Sequence[str], others: Callable[[str], set[str]]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Pairs of names that are each other's only partner.
+
+    Args:
+        names: names that have no partner so far.
+        others: what a name may be called on the other side.
+
+    Returns:
+        The pairs, and the names that have partners, but not a single one.
+    """
+    found = {name: [other for other in names if other in others(name)] for name in names}
+    mutual = {name for name, partners in found.items() if len(partners) == 1 and found[partners[0]] == [name]}
+    pairs = [
+        (name, found[name][0]) for name in names if name in mutual and names.index(found[name][0]) > names.index(name)
+    ]
+    return pairs, [name for name, partners in found.items() if partners and name not in mutual]
+
+
 def guess_flip_pairs(channel_names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
     """Guesses from the names which channels trade places when an image is mirrored.
 
     Two channels are a pair if their names differ in `left` and `right`, `l` and `r` as a word of its own, or two
     capitals of which the first is L or R. Names that then stay without a partner may also differ in their numbers
-    (`paw1LH` and `paw4RH`), where that leaves just one partner.
+    (`paw1LH` and `paw4RH`), where that leaves just one partner; in `left` and `right` within a word (`topleft`); or in
+    an l and r at one end of a word (`lwrist`, `TL`). A single pair of the last kind may be chance (`lake` and `rake`):
+    it is none, but counts as telling a side.
 
     Args:
         channel_names: names of all channels.
@@ -67,19 +117,29 @@ def guess_flip_pairs(channel_names: Sequence[str]) -> tuple[list[tuple[str, str]
             if len(same) == 1 and len(partners) == 1:
                 pairs.append((name, partners[0]))
                 unpaired = [other for other in unpaired if other not in (name, partners[0])]
+    for others, fewest in ((_names_with_another_side, 1), (_names_with_another_letter, 2)):
+        paired = set(itertools.chain.from_iterable(pairs))
+        more, uncertain = _pairs_within_words([name for name in channel_names if name not in paired], others)
+        of_more = list(itertools.chain.from_iterable(more))
+        if len(more) >= fewest:
+            pairs += more
+            unpaired = [name for name in unpaired if name not in of_more]
+        else:
+            uncertain += of_more
+        unpaired += [name for name in uncertain if name not in unpaired]
     order = {name: position for position, name in enumerate(channel_names)}
     return sorted(pairs, key=lambda pair: order[pair[0]]), unpaired
 
 
-def parse_flip_pairs(flip_pairs: str, channel_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Reads `"left_eye=right_eye a=b"`.
+def parse_flip_pairs(flip_pairs: str | Sequence[str], channel_names: Sequence[str]) -> list[tuple[str, str]]:
+    """Reads `"left_eye=right_eye a=b"`, or `["left eye=right eye", "a=b"]`.
 
     Raises:
         InputError: if an entry is not `name=name`, names an unknown channel, or a channel occurs twice.
     """
     pairs: list[tuple[str, str]] = []
     seen: set[str] = set()
-    for entry in flip_pairs.split():
+    for entry in flip_pairs.split() if isinstance(flip_pairs, str) else flip_pairs:
         names = entry.split("=")
         if len(names) != 2 or names[0] == names[1]:
             raise InputError(f"flip_pairs: expected two channels as name=name, got {entry!r}")
@@ -93,12 +153,36 @@ def parse_flip_pairs(flip_pairs: str, channel_names: Sequence[str]) -> list[tupl
     return pairs
 
 
-def mirror_permutation(channel_names: Sequence[str], flip_pairs: str, report: bool = False) -> tuple[int, ...] | None:
+def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[str, str]], list[str]]:
+    """`guess_flip_pairs` for channels that several of the file may have been merged into.
+
+    A channel that holds both sides has none, and two that hold the two sides of the same are a pair.
+    """
+    pairs, unpaired = guess_flip_pairs([member for group in groups for member in group.members])
+    partner = dict(pairs) | {b: a for a, b in pairs}
+    names = {frozenset(group.members): group.name for group in groups}
+    mirrored = {
+        group.name: names.get(frozenset(partner.get(member, member) for member in group.members)) for group in groups
+    }
+    without = [
+        group.name for group in groups if mirrored[group.name] is None or not set(group.members).isdisjoint(unpaired)
+    ]
+    order = list(mirrored)
+    return [
+        (name, other)
+        for name, other in mirrored.items()
+        if name not in without and other is not None and order.index(other) > order.index(name)
+    ], without
+
+
+def mirror_permutation(
+    groups: Sequence[ChannelGroup], flip_pairs: str | Sequence[str], report: bool = False
+) -> tuple[int, ...] | None:
     """Which channel each channel takes its keypoints from when the image is mirrored.
 
     Args:
-        channel_names: names of all channels.
-        flip_pairs: `"a=b c=d"`, `"auto"` to guess from the names, or `"none"` when no channel has a side.
+        groups: all channels, and what they are made of.
+        flip_pairs: `"a=b c=d"` or a list of pairs, `"auto"` to guess from the names, or `"none"` where none has a side.
         report: whether to log the pairs.
 
     Returns:
@@ -108,23 +192,24 @@ def mirror_permutation(channel_names: Sequence[str], flip_pairs: str, report: bo
     Raises:
         InputError: if `flip_pairs` does not fit the channels.
     """
+    channel_names = [group.name for group in groups]
     if flip_pairs == "none":
         pairs = []
     elif flip_pairs == "auto":
-        pairs, unpaired = guess_flip_pairs(channel_names)
+        pairs, unpaired = _guess_pairs_of_groups(groups)
         if unpaired:
             logger.warning(
-                "Images are not mirrored: %s tell left from right by name, but have no partner. "
+                "Images are not mirrored: %s seem to tell left from right by name, but have no certain partner. "
                 "Name the pairs (--flip_pairs 'a=b c=d'), or state that there are none (--flip_pairs none).",
                 ", ".join(unpaired),
             )
             return None
     else:
         pairs = parse_flip_pairs(flip_pairs, channel_names)
-    if pairs and report:
+    if report:
         logger.info(
-            "A mirrored image swaps the channels %s; take --horizontal_flip 0 where left and right do not look alike.",
-            " ".join(f"{a}={b}" for a, b in pairs),
+            "A mirrored image swaps %s (--flip_pairs); take --horizontal_flip 0 where the sides do not look alike.",
+            "the channels " + " ".join(f"{a}={b}" for a, b in pairs) if pairs else "no channels",
         )
     partner = dict(pairs) | {b: a for a, b in pairs}
-    return tuple(list(channel_names).index(partner.get(name, name)) for name in channel_names)
+    return tuple(channel_names.index(partner.get(name, name)) for name in channel_names)

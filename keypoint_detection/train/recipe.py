@@ -102,7 +102,7 @@ def choose_recipe(
     annotations: Annotations,
     sizes: np.ndarray,
     accelerator: str,
-    flip_pairs: str,
+    flip_pairs: str | Sequence[str],
     trained_channels: Sequence[str] = (),
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
@@ -238,9 +238,9 @@ class _Turns(NamedTuple):
     of_mirrors: str = ""
 
 
-def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str) -> _Turns:
+def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequence[str]) -> _Turns:
     """How the training images may be turned, told from the directions in their labels."""
-    order = mirror_permutation(annotations.channel_names, flip_pairs)
+    order = mirror_permutation(annotations.groups, flip_pairs)
     found = measure_orientation(annotations, sizes, order)
     flip = 0.0 if order is None else 0.5
     if found is None:
