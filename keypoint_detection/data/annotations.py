@@ -94,6 +94,7 @@ class Annotations:
         depth: `(T,)` float32, NaN where the file has none, or None if it has none at all. Kept and not used.
         declared_sizes: `(N, 2)` int64 width and height that the file claims, 0 where it does not, or None.
         merged: the channels of the file, by the name of the channel that several of them were merged into.
+        warnings: what is allowed in the file but deserves a look, a line each.
     """
 
     source: Path
@@ -107,6 +108,7 @@ class Annotations:
     depth: Tensor | None = None
     declared_sizes: Tensor | None = None
     merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[ChannelGroup]:

@@ -2,7 +2,8 @@
 
 The names in a category's `keypoints` are channels. Names that count from 0, such as `corner_0, corner_1`, are one
 channel `corner` with several keypoints. Several objects in an image add up, and the same name in two categories is one
-channel. An image without objects is a negative.
+channel. An image without objects is a negative. So is what can be seen of an object whose keypoints nobody labelled,
+as in COCO's crowds and small people; these are counted and said.
 
 N images, C channels, T keypoints of all images together.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import parse_channels, suggestion, tell_left_out
+from keypoint_detection.data.channels import ChannelSpec, parse_channels, suggestion, tell_left_out
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
+from keypoint_detection.wording import counted
 
 _VISIBILITIES = (0, 1, 2)
 
@@ -38,16 +40,20 @@ class _Images:
 
 @dataclass
 class _Objects:
-    """The columns of "annotations"; `triples` holds x, y, visibility of all keypoints."""
+    """The columns of "annotations"; `triples` holds x, y, visibility of all keypoints.
+
+    Of objects without keypoints, such as boxes, image and category may be anything, None if they are no identifiers.
+    """
 
     numbers: array = field(default_factory=lambda: array("q"))
-    images: list[int | str] = field(default_factory=list)
-    categories: list[int | str] = field(default_factory=list)
+    images: list[int | str | None] = field(default_factory=list)
+    categories: list[int | str | None] = field(default_factory=list)
+    crowds: array = field(default_factory=lambda: array("b"))
     lengths: array = field(default_factory=lambda: array("q"))
     triples: array = field(default_factory=lambda: array("d"))
 
 
-def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Sequence[str] | str | None) -> Annotations:
+def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: ChannelSpec) -> Annotations:
     """Reads all images of a COCO file.
 
     Args:
@@ -78,8 +84,10 @@ def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Sequ
         raise InputError(f'{stream.path}: the data set is empty, "images" holds nothing')
     annotations = _assemble(images, objects, categories or {}, stream.path, image_root)
     names, source = annotations.channel_names, str(stream.path)
-    tell_left_out(parse_channels(spec, names, source), names, source)
-    return annotations.select_channels(spec)
+    groups = parse_channels(spec, names, source)
+    tell_left_out(groups, names, source)
+    wanted = {member for group in groups for member in group.members}
+    return replace(annotations.select_channels(spec), warnings=_unlabelled(images, objects, categories or {}, wanted))
 
 
 def channels_of(names: Sequence[str]) -> list[str]:
@@ -109,6 +117,12 @@ def _identifier(entry: dict[str, Any], key: str, place: str) -> int | str:
     return value
 
 
+def _given_list(entry: dict[str, Any], key: str) -> Any:
+    """A value that ought to be a list, an empty one where there is none, as for boxes and masks."""
+    value = entry.get(key)
+    return [] if value is None else value
+
+
 def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
     name = entry.get("file_name")
     if not isinstance(name, str):
@@ -126,17 +140,17 @@ def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
 
 
 def _read_object(objects: _Objects, entry: dict[str, Any], number: int, place: str) -> None:
-    keypoints = entry.get("keypoints")
-    if keypoints is None:  # A box or a mask without keypoints.
-        return
+    keypoints = _given_list(entry, "keypoints")
     if not isinstance(keypoints, list) or len(keypoints) % 3:
         raise InputError(f'{place}: "keypoints" is {keypoints!r:.60}, expected x, y, visibility of each keypoint')
     for value in keypoints:
         if type(value) not in (int, float):
             raise InputError(f'{place}: "keypoints" holds {value!r:.60}, expected a number')
     objects.numbers.append(number)
-    objects.images.append(_identifier(entry, "image_id", place))
-    objects.categories.append(_identifier(entry, "category_id", place))
+    for column, key in ((objects.images, "image_id"), (objects.categories, "category_id")):
+        known = keypoints or type(entry.get(key)) in (int, str)
+        column.append(_identifier(entry, key, place) if known else None)
+    objects.crowds.append(bool(entry.get("iscrowd")))
     objects.lengths.append(len(keypoints) // 3)
     try:
         objects.triples.extend(keypoints)
@@ -148,7 +162,7 @@ def _read_categories(stream: JsonStream) -> dict[int | str, list[str]]:
     """The names of each category's keypoints, for the categories that have any."""
     categories: dict[int | str, list[str]] = {}
     for number, entry in _entries(stream, "category"):
-        names = entry.get("keypoints", [])
+        names = _given_list(entry, "keypoints")
         place = f"{stream.path}: category {number}"
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise InputError(f'{place}: "keypoints" is {names!r:.60}, expected a list of names')
@@ -206,6 +220,9 @@ def _addresses(
     for number, image, category, length in zip(
         objects.numbers, objects.images, objects.categories, objects.lengths, strict=True
     ):
+        if not length:
+            rows.append(-1)
+            continue
         place = f"{source}: annotation {number}"
         if image not in images.rows:
             raise InputError(f"{place}: no image has the id {image!r}")
@@ -219,6 +236,23 @@ def _addresses(
         rows.append(images.rows[image])
         channels.append(columns[category])
     return np.repeat(np.array(rows, np.int64), np.array(objects.lengths, np.int64)), np.concatenate(channels)
+
+
+def _unlabelled(
+    images: _Images, objects: _Objects, categories: dict[int | str, list[str]], wanted: set[str]
+) -> tuple[str, ...]:
+    """A warning of the objects that could have keypoints of the `wanted` channels and have no labelled one at all."""
+    concerned = {identifier for identifier, names in categories.items() if wanted.intersection(channels_of(names))}
+    visibilities = np.frombuffer(objects.triples, np.float64)[2::3] if objects.triples else np.zeros(0)
+    labelled = np.concatenate([[0], np.cumsum(visibilities != 0)])
+    ends = np.cumsum(np.array(objects.lengths, np.int64))
+    bare = np.flatnonzero(np.diff(labelled[ends], prepend=0) == 0).tolist()
+    found = [at for at in bare if objects.categories[at] in concerned and objects.images[at] in images.rows]
+    if not found:
+        return ()
+    crowds, places = sum(objects.crowds[at] for at in found), len({objects.images[at] for at in found})
+    text = f"no labelled keypoint on {counted(len(found), 'object')} (iscrowd: {crowds}) in {counted(places, 'image')}"
+    return (f"{text}; what can be seen there counts as absent",)
 
 
 def _check_numbers(triples: np.ndarray, present: np.ndarray, objects: _Objects, source: Path) -> None:

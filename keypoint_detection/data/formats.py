@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.native_format import COORDINATES, DEFAULT_COORDINATES, read_native
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
+
+logger = logging.getLogger(__name__)
 
 # Half of a character that UTF-16 writes as a pair, which is none by itself.
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -56,6 +59,7 @@ def read_annotations(
     keypoint_channels: ChannelSpec = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     max_keypoints: Sequence[int] | None = None,
+    report: bool = True,
 ) -> Annotations:
     """Reads and checks the labels of a data set; its images are not looked at.
 
@@ -67,6 +71,7 @@ def read_annotations(
         keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
             "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
         max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.
+        report: whether to log the warnings that the annotations have.
 
     Raises:
         InputError: in one line that names file and entry, for whatever is wrong with the file.
@@ -81,6 +86,8 @@ def read_annotations(
     with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
     _check_paths(annotations)
+    for warning in annotations.warnings if report else ():
+        logger.warning("%s: %s", annotations.source, warning)
     if max_keypoints is not None:
         check_max_keypoints(annotations, max_keypoints)
     return annotations

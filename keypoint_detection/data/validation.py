@@ -128,9 +128,14 @@ def check_dataset(
         InputError: if the labels themselves are wrong, naming file and entry.
     """
     annotations = read_annotations(
-        json_path, image_root, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
+        json_path,
+        image_root,
+        keypoint_channels=keypoint_channels,
+        keypoint_coordinates=keypoint_coordinates,
+        report=False,
     )
     report = CheckReport(annotations.source, len(annotations), annotations.channel_names, annotations.counts())
+    report.warnings += annotations.warnings
     sizes = np.zeros((len(annotations), 2), np.int64)
     failed = 0
     for index, header in scan_headers(annotations, range(len(annotations)), _decoded_header if decode else read_header):
