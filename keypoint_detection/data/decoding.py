@@ -20,6 +20,8 @@ DECODING_ERRORS = (
     *(SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, OverflowError),
     *(struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError),
 )
+# How far floating-point pixels may lie beyond 0 and 1, as after resizing, which rounds.
+_ROUNDING = 1e-3
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -134,17 +136,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scales pixels to uint8: whole numbers from [0, 65535], others from [0, 1].
+    """Scales pixels to uint8: whole numbers from [0, 65535], others from [0, 1], beyond which 0.001 is cut off.
 
     Raises:
         InputError: if they are outside of that; the text does not name the image.
     """
     whole = np.issubdtype(pixels.dtype, np.integer)
-    top = 65535 if whole else 1
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= top):
+    top, beyond = (65535, 0) if whole else (1, _ROUNDING)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -beyond and high <= top + beyond):
         raise InputError(f"pixels from {low:g} to {high:g}, expected them within 0 and {top}")
-    return np.rint(pixels.astype(np.float32) * np.float32(255 / top)).astype(np.uint8)
+    return np.rint(pixels.astype(np.float32).clip(0, top) * np.float32(255 / top)).astype(np.uint8)
 
 
 def conversions(header: ImageHeader) -> list[str]:
