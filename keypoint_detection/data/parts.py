@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def read_parts(
 
 def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
     """Warns if an image is trained on and also measured on."""
-    paths = {name: {str(part.image_root / image) for image in part.names} for name, part in parts.items()}
+    paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
         if shared:
@@ -117,3 +118,9 @@ def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
                 counted(len(shared), "image"), name, shared[0],
                 f"; --image_{name}_dataset_path names another folder" if another else "",
             )  # fmt: skip
+
+
+def _paths(annotations: Annotations) -> set[str]:
+    """The paths of all images, each in one spelling; only their folder is looked at, as there may be a million."""
+    root = str(annotations.image_root.resolve()).rstrip("/")
+    return {os.path.normpath(f"{root}/{name}") for name in annotations.names}
