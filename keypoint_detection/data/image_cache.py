@@ -19,6 +19,7 @@ from keypoint_detection.errors import InputError
 
 # Shared memory is a file system on Linux, in containers often a small one.
 SHARED_MEMORY_FOLDER = Path("/dev/shm")
+CONTROL_GROUP_FOLDER = Path("/sys/fs/cgroup")
 _KEPT_FREE = 0.2
 _AUTOMATIC_BYTES = 10**9
 
@@ -122,13 +123,22 @@ def free_memory() -> int:
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
         limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
+    group = CONTROL_GROUP_FOLDER
     if (group / "memory.max").exists() and (limit := (group / "memory.max").read_bytes().strip()) != b"max":
-        limits.append(int(limit) - int((group / "memory.current").read_bytes()))
+        limits.append(int(limit) - int((group / "memory.current").read_bytes()) + _cached_files(group))
     if SHARED_MEMORY_FOLDER.exists():
         statistics = os.statvfs(SHARED_MEMORY_FOLDER)
         limits.append(statistics.f_bavail * statistics.f_frsize)
     return max(min(limits), 0)
+
+
+def _cached_files(group: Path) -> int:
+    """Bytes of files that a control group keeps in memory as long as nobody needs it, as MemAvailable counts them."""
+    statistics = group / "memory.stat"
+    if not statistics.exists():
+        return 0
+    fields = dict(line.split() for line in statistics.read_text(encoding="utf-8").splitlines() if line.strip())
+    return sum(int(fields.get(name, 0)) for name in ("active_file", "inactive_file"))
 
 
 def _gigabytes(number: float) -> str:

@@ -238,6 +238,29 @@ def test_what_a_worker_decodes_all_processes_have(cached, tmp_path, method):
     assert np.array_equal(cache.load(1), np.full((3, 5, 3), (2, 0, 0)))
 
 
+@pytest.mark.parametrize(
+    ("limit", "statistics", "free"),
+    [
+        ("1000000", "anon 200000\nfile 790000\nshmem 90000\ninactive_file 400000\nactive_file 300000\n", 710000),
+        ("1000000", "anon 990000\ninactive_file 0\nactive_file 0\n", 10000),
+        ("1000000", None, 10000),
+        ("900000", "anon 990000\n", 0),
+        ("max", "inactive_file 400000\n", None),
+    ],
+)
+def test_files_that_a_container_has_read_leave_their_memory_to_others(tmp_path, monkeypatch, limit, statistics, free):
+    monkeypatch.setattr(image_cache, "CONTROL_GROUP_FOLDER", tmp_path / "none")
+    whole = image_cache.free_memory()
+    monkeypatch.setattr(image_cache, "CONTROL_GROUP_FOLDER", tmp_path)
+    for name, text in (("max", limit), ("current", "990000"), ("stat", statistics)):
+        if text is not None:
+            (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    if free is None:
+        assert image_cache.free_memory() > whole // 2 > 1000000
+    else:
+        assert image_cache.free_memory() == free
+
+
 def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monkeypatch):
     monkeypatch.setattr(image_cache, "free_memory", lambda: 100)
     with pytest.raises(
