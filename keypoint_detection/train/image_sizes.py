@@ -33,6 +33,8 @@ LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
+# Smaller images keep their sizes, unless there are also large ones among them.
+SMALLEST_FITTED = 4 * SIDE_MULTIPLE
 # Two Gaussians with this many cells between them still have two peaks.
 CELLS_PER_GAP = 2.5
 # Images of a large set that are looked at.
@@ -58,7 +60,8 @@ def choose_size(
         the network.
     """
     known = sizes[sizes.min(axis=1) > 0]
-    side = int(np.median(known.max(axis=1))) if len(known) else LARGEST_SIDE["cpu"]
+    sides = known.max(axis=1) if len(known) else np.array([LARGEST_SIDE["cpu"]])
+    side = int(np.median(sides))
     own = side // SIDE_MULTIPLE * SIDE_MULTIPLE
     limit = LARGEST_SIDE[accelerator]
     share = _quantile(across, 0.5)
@@ -67,10 +70,13 @@ def choose_size(
         limit = CHEAP_SIDE
     elif crop_side(min(larger, own), across, accelerator):
         limit = larger
-    fitted = min(limit, own)
-    keep = fitted < SIDE_MULTIPLE * 4 or (known == fitted).all()
-    reason = f"the longer side of the images is {side} px"
-    if limit > LARGEST_SIDE[accelerator]:
+    fitted = max(min(limit, own), SMALLEST_FITTED)
+    small = own < SMALLEST_FITTED
+    keep = (small and sides.max() <= limit) or (known == fitted).all()
+    reason = f"the {'longer' if (sides == side).all() else 'median longer'} side of the images is {side} px"
+    if small and not keep:
+        reason += f", the largest {sides.max()} px"
+    elif limit > LARGEST_SIDE[accelerator]:
         reason += f", of which the keypoints of an image lie {share:.0%} across"
     elif side > limit:
         reason += f", and {limit} px train on more images in the same time on the {accelerator}"

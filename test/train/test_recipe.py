@@ -51,6 +51,26 @@ def test_size_and_stride_go_by_the_images_and_the_device(annotations, size, acce
     assert {"image_size", "heatmap_stride", "heatmap_sigma", "rotation"} <= recipe.reasons.keys()
 
 
+@pytest.mark.parametrize(
+    ("larger", "accelerator", "image_size", "reason"),
+    [
+        ((3000, 2000), "cpu", [128, 128], "the median longer side of the images is 100 px, the largest 3000 px"),
+        ((3000, 2000), "gpu", [128, 128], "the median longer side of the images is 100 px, the largest 3000 px"),
+        ((200, 257), "cpu", [128, 128], "the median longer side of the images is 100 px, the largest 257 px"),
+        ((200, 256), "cpu", None, "the median longer side of the images is 100 px"),
+        ((640, 200), "gpu", None, "the median longer side of the images is 100 px"),
+        ((60, 100), "cpu", None, "the longer side of the images is 100 px"),
+    ],
+)
+def test_images_keep_their_sizes_only_where_the_largest_is_small_too(
+    annotations, larger, accelerator, image_size, reason
+):
+    sizes = np.array([(100, 100)] * len(annotations))
+    sizes[: (len(sizes) - 1) // 2] = larger
+    recipe = choose_recipe(annotations, sizes, accelerator, "auto")
+    assert (recipe.image_size, recipe.reasons["image_size"]) == (image_size, reason)
+
+
 def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
     for index in range(3):
         Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
