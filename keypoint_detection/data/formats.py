@@ -6,7 +6,7 @@ import gc
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,6 @@ from keypoint_detection.data.format_writers import write_coco, write_native
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.native_format import COORDINATES, DEFAULT_COORDINATES, read_native
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,6 @@ def read_annotations(
     *,
     keypoint_channels: ChannelSpec = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
-    max_keypoints: Sequence[int] | None = None,
     report: bool = True,
 ) -> Annotations:
     """Reads and checks the labels of a data set; its images are not looked at.
@@ -70,7 +68,6 @@ def read_annotations(
             into a. A group takes those of its members that the file has. None takes all.
         keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
             "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
-        max_keypoints: for each channel the largest number of keypoints in an image, -1 for any. None for any.
         report: whether to log the warnings that the annotations have.
 
     Raises:
@@ -88,8 +85,6 @@ def read_annotations(
     _check_paths(annotations)
     for warning in annotations.warnings if report else ():
         logger.warning("%s: %s", annotations.source, warning)
-    if max_keypoints is not None:
-        check_max_keypoints(annotations, max_keypoints)
     return annotations
 
 
@@ -110,38 +105,6 @@ def recognise(json_path: Path) -> str:
         f'{json_path}: expected the key "dataset" (or "images", "annotations" and "categories" of COCO) at the top '
         f"level, found {', '.join(found) or 'none'}"
     )
-
-
-def check_max_keypoints(annotations: Annotations, max_keypoints: Sequence[int]) -> None:
-    """Checks that no image has more keypoints of a channel than were announced.
-
-    Args:
-        annotations: the data.
-        max_keypoints: a number for each channel, -1 for any.
-
-    Raises:
-        InputError: naming the first image that has more, or if the numbers themselves make no sense.
-    """
-    names = annotations.channel_names
-    if len(max_keypoints) != len(names):
-        raise InputError(
-            f"keypoint_channel_max_keypoints has {counted(len(max_keypoints), 'number')}, expected {len(names)}, one "
-            f"for each of: {', '.join(names)}"
-        )
-    for name, maximum in zip(names, max_keypoints, strict=True):
-        if maximum < 1 and maximum != -1:
-            raise InputError(
-                f'keypoint_channel_max_keypoints is {maximum} for channel "{name}", expected -1 (any) or at least 1'
-            )
-    limits = np.array([np.iinfo(np.int64).max if maximum == -1 else maximum for maximum in max_keypoints])
-    counts = annotations.counts()
-    images, channels = np.nonzero(counts > limits)
-    if len(images):
-        image, channel = int(images[0]), int(channels[0])
-        raise InputError(
-            f'{annotations.describe(image)}, channel "{names[channel]}": {counts[image, channel]} keypoints, more than '
-            f"the {limits[channel]} of keypoint_channel_max_keypoints"
-        )
 
 
 def check_coordinates(name: str, value: str) -> None:

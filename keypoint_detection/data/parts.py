@@ -16,6 +16,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
 from keypoint_detection.data.splits import check_same_images, describe_split, random_split, recorded_split
 from keypoint_detection.data.validation import leave_out_outside
+from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -66,14 +67,13 @@ def read_parts(
         # Every file has to hold the channels of the training file, whatever else it holds.
         wanted = keypoint_channels or (list(whole["train"].channel_names) if whole else None)
         whole[name] = read_annotations(
-            json_path,
-            image_root,
-            keypoint_channels=wanted,
-            keypoint_coordinates=keypoint_coordinates,
-            max_keypoints=max_keypoints,
+            json_path, image_root, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates
         )
+        maxima = None if max_keypoints is None else _maxima(max_keypoints, whole[name].channel_names)
         sizes[name] = scan_sizes(whole[name])
         whole[name] = leave_out_outside(whole[name], sizes[name])
+        if maxima is not None:
+            whole[name] = _check_maxima(whole[name], sizes[name], maxima)
     parts = dict(whole)
     if "validation" not in whole:
         if split is None:
@@ -103,6 +103,43 @@ def read_parts(
         )
     _warn_of_shared_images(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
+
+
+def _maxima(max_keypoints: Sequence[int], names: Sequence[str]) -> np.ndarray:
+    """The largest number of keypoints for each channel, `(C,)` int64, or an error if the numbers make no sense."""
+    if len(max_keypoints) != len(names):
+        raise InputError(
+            f"keypoint_channel_max_keypoints has {counted(len(max_keypoints), 'number')}, expected {len(names)}, one "
+            f"for each of: {', '.join(names)}"
+        )
+    for name, maximum in zip(names, max_keypoints, strict=True):
+        if maximum < 1 and maximum != -1:
+            raise InputError(
+                f'keypoint_channel_max_keypoints is {maximum} for channel "{name}", expected -1 (any) or at least 1'
+            )
+    return np.array([np.iinfo(np.int64).max if maximum == -1 else maximum for maximum in max_keypoints])
+
+
+def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarray) -> Annotations:
+    """Refuses images with too many keypoints of a channel, and returns the annotations.
+
+    Keypoints outside of an image count only where its size is not known; such an image has its header read, `sizes`
+    filled in, and its keypoints outside left out.
+    """
+    full = np.flatnonzero((annotations.counts() > maxima).any(axis=1))
+    unknown = full[(sizes[full] == 0).any(axis=1)]
+    if len(unknown):
+        sizes[unknown] = complete_sizes(annotations.subset(unknown), sizes[unknown], skip_unreadable=True)
+        annotations = leave_out_outside(annotations, sizes)
+    counts = annotations.counts()
+    images, channels = np.nonzero(counts > maxima)
+    if len(images):
+        image, channel = int(images[0]), int(channels[0])
+        raise InputError(
+            f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}": {counts[image, channel]} '
+            f"keypoints, more than the {maxima[channel]} of keypoint_channel_max_keypoints"
+        )
+    return annotations
 
 
 def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:

@@ -213,9 +213,6 @@ ARGUMENTS = {
     "channel twice in a merge": ({"keypoint_channels": "corner=flap flap"}, ['"flap" twice']),
     "unknown channel in a merge": ({"keypoint_channels": "corner=flip"}, ['"flip"', '"flap"']),
     "no channel": ({"keypoint_channels": " "}, ["keypoint_channels is empty"]),
-    "more than the maximum": ({"max_keypoints": [-1, 1]}, ['entry 0 ("images/0.png"), channel "flap": 2 keypoints']),
-    "too few maxima": ({"max_keypoints": [1]}, ["has 1 number, expected 2", "corner, flap"]),
-    "maximum of zero": ({"max_keypoints": [0, -1]}, ['is 0 for channel "corner"', "at least 1"]),
     "unknown coordinates": ({"keypoint_coordinates": "yolo"}, ["coordinates yolo", "blender, normalized, pixel"]),
 }
 

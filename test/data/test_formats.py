@@ -83,10 +83,9 @@ def test_scores_and_notes_are_no_channels(folder):
 def test_channels_are_chosen_ordered_and_merged(folder):
     dataset = [{"image_path": "a.png", "x": [[0, 0]], "y": [[0.5, 0]], "z": [[1, 0], [1, 1]]}]
     path = save(folder, {"dataset": dataset})
-    annotations = read_annotations(path, folder, keypoint_channels="z=x y", max_keypoints=[3, -1])
+    annotations = read_annotations(path, folder, keypoint_channels="z=x y")
     assert table(annotations) == [{"z": [[40, 20], [40, 0], [0, 20]], "y": [[20, 20]]}]
-    with pytest.raises(InputError, match='channel "z": 3 keypoints, more than the 2'):
-        read_annotations(path, folder, keypoint_channels=["z=x", "y"], max_keypoints=[2, -1])
+    assert table(read_annotations(path, folder, keypoint_channels=["z=x", "y"])) == table(annotations)
 
 
 def test_channels_that_nobody_asked_for_are_named(folder, caplog):

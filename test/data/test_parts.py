@@ -1,9 +1,12 @@
 import json
 
+import numpy as np
 import pytest
 from data_sets import write_data_set
 
+from keypoint_detection.data import parts
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.errors import InputError
 
 NOTHING, SOMETHING = {"a": []}, {"a": [[3, 4]]}
 
@@ -69,3 +72,54 @@ def test_images_of_the_same_name_in_two_folders_are_two_images(tmp_path, caplog)
     files = [tmp_path / name / "dataset.json" for name in ("here", "other")]
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
     assert not caplog.records
+
+
+# Three of `a`, of which one lies outside of the image, and three of `b`, all inside.
+FULL = {"a": [[1, 1], [500, 5], [3, 3]], "b": [[1, 1], [20, 10], [0, 0]]}
+
+
+@pytest.fixture
+def read(tmp_path):
+    path = write_data_set(tmp_path, [(20, 10)] * 3, [FULL] + [{"a": [[1, 1]] * 2, "b": []}] * 2)
+
+    def read(max_keypoints, **more):
+        KeypointsDataModule(
+            path,
+            json_validation_dataset_path=path,
+            keypoint_channel_max_keypoints=max_keypoints,
+            heatmap_sigma=2.0,
+            heatmap_stride=2,
+            **more,
+        ).setup()
+
+    return read
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_keypoints_outside_of_the_image_do_not_count_towards_the_maximum(read, known, monkeypatch):
+    if not known:  # of a large set few headers are read
+        monkeypatch.setattr(parts, "scan_sizes", lambda annotations: np.zeros((len(annotations), 2), np.int64))
+    read("2 3")
+    read("2 -1")
+    with pytest.raises(
+        InputError, match=r'entry 0 \("000.png"\), channel "b": 3 keypoints, more than the 2 of keypoint_'
+    ):
+        read("2 2")
+    with pytest.raises(InputError, match=r'entry 0 \("000.png"\), channel "a": 2 keypoints, more than the 1 of'):
+        read("1 -1")
+    with pytest.raises(InputError, match=r'channel "b": 5 keypoints, more than the 4 of'):
+        read(4, keypoint_channels="b=a")
+    read(5, keypoint_channels="b=a")
+
+
+@pytest.mark.parametrize(
+    ("maxima", "said"),
+    [
+        ("1", "keypoint_channel_max_keypoints has 1 number, expected 2, one for each of: a, b"),
+        ("0 -1", 'keypoint_channel_max_keypoints is 0 for channel "a", expected -1 \\(any\\) or at least 1'),
+    ],
+)
+def test_maxima_that_make_no_sense_are_refused_before_any_image_is_looked_at(read, maxima, said, monkeypatch):
+    monkeypatch.setattr(parts, "scan_sizes", None)
+    with pytest.raises(InputError, match=said):
+        read(maxima)
