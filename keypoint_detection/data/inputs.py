@@ -9,7 +9,7 @@ from os import PathLike
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from keypoint_detection.data.decoding import DECODING_ERRORS, decode_rgb, to_8_bits
 from keypoint_detection.data.images import load_image
@@ -38,7 +38,7 @@ def to_rgb(image: ImageInput) -> np.ndarray:
         if 0 in image.size:
             raise InputError(f"PIL image of {image.width}x{image.height} pixels: expected at least one")
         try:
-            return decode_rgb(ImageOps.exif_transpose(image))
+            return decode_rgb(image)
         except (*DECODING_ERRORS, OSError) as error:
             raise InputError(f"PIL image of mode {image.mode} cannot be turned into RGB: {error}") from error
     if isinstance(image, torch.Tensor):

@@ -1,5 +1,7 @@
 """Images as users hand them over, bit for bit."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -74,3 +76,50 @@ def test_a_pil_image_is_turned_upright():
     image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     image.getexif()[0x0112] = 6  # to be turned clockwise
     assert to_rgb(image)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
+
+
+def entries(*fields):
+    """An EXIF block of one directory, each field its tag, type, number of values and four bytes."""
+    directory = b"".join(struct.pack(">HHI", *field[:3]) + field[3] for field in fields)
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(fields)) + directory + struct.pack(">I", 0)
+
+
+CLOCKWISE = (0x0112, 3, 1, b"\0\6\0\0")
+
+
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (entries(CLOCKWISE), True),
+        (entries((0x0100, 2, 4, b"abc\0"), CLOCKWISE, (0x011A, 2, 3, b"72\0\0")), True),  # texts for numbers
+        (entries(CLOCKWISE, (0x8769, 2, 4, b"abc\0")), True),  # a text for the place of more fields
+        (entries(CLOCKWISE, (0x8825, 4, 1, struct.pack(">I", 9999))), True),  # which lie behind the end
+        (entries((0x0112, 2, 2, b"6\0\0\0")), False),
+        (b"Exif\0\0MM\0*" + bytes(3), False),
+    ],
+)
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_pil_image_is_what_its_file_is_however_malformed_its_exif(tmp_path, exif, turned, extension, loaded):
+    path = tmp_path / f"image.{extension}"
+    Image.fromarray(np.repeat(RAMP[:8], 2, axis=1)).convert("RGB").save(path, exif=exif)
+    with Image.open(path) as image:
+        if loaded:
+            image.load()
+        rgb = to_rgb(image)
+        assert np.array_equal(rgb, to_rgb(image))
+    assert rgb.shape == ((32, 8, 3) if turned else (8, 32, 3))
+    assert np.array_equal(rgb, to_rgb(path))
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_pil_image_of_a_tiff_file_is_turned_once(tmp_path, loaded):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8)).convert("RGB").save(tmp_path / "image.tiff", exif=exif)
+    with Image.open(tmp_path / "image.tiff") as image:
+        if loaded:
+            image.load()
+        assert to_rgb(image)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
+        assert to_rgb(image)[..., 0].tolist() == [[4, 1], [5, 2], [6, 3]]
