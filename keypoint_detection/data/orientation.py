@@ -76,9 +76,12 @@ def measure_orientation(
     usable[usable] = np.nanmedian(lengths[:, usable], axis=0) >= _NEAREST
     if not usable.any():
         return None
-    units = _units(vectors[:, usable])
-    means, flipped_means = np.nanmean(units, axis=0), np.nanmean(_units(flipped_vectors[:, usable]), axis=0)
-    joined = np.abs(means + np.where(np.isnan(flipped_means), means, flipped_means)) / 2
+    units, flipped_units = _units(vectors[:, usable]), _units(flipped_vectors[:, usable])
+    means = np.nanmean(units, axis=0)
+    flipped_means = means.copy()
+    seen = ~np.isnan(flipped_units).all(axis=0)  # a channel may have no labels where its mirror image has some
+    flipped_means[seen] = np.nanmean(flipped_units[:, seen], axis=0)
+    joined = np.abs(means + flipped_means) / 2
     directions, axes = np.abs(means), np.abs(np.nanmean(units**2, axis=0))
     best, best_axes = _best_quarter(directions), _best_quarter(axes)
     return Orientation(

@@ -114,3 +114,11 @@ def test_images_of_unknown_size_are_passed_over(tmp_path):
     annotations, sizes = data_set(tmp_path, [0] * 8 + [180] * 8)
     sizes = np.where(np.arange(16)[:, None] < 8, sizes, 0)
     assert measure_orientation(annotations, sizes, None).direction == pytest.approx(1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_channel_without_labels_whose_mirror_image_has_some_is_passed_over_in_silence(tmp_path):
+    labels = {"head": [[100, 40]], "left": [[70, 100]], "right": [], "tail": [[100, 160]]}
+    path = write_data_set(tmp_path, [(200, 200)] * 8, [labels] * 8)
+    found = measure_orientation(read_annotations(path, tmp_path), np.full((8, 2), 200), mirrored_channels=[0, 2, 1, 3])
+    assert (found.direction, found.mirrored, found.axis) == pytest.approx((1, 1, 1))
