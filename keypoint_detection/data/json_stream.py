@@ -232,7 +232,7 @@ class JsonStream:
 def _keys_are_unique(items: list[Any], text: str) -> bool:
     """Whether no object holds a key twice, judged by counting; False may be a false alarm, which costs only time."""
     objects = [item for item in items if type(item) is dict]
-    written = text.count('":')
+    written = sum(text.count(f"{before}:") for before in ('"', *_WHITESPACE))
     if written == sum(map(len, objects)):
         return True
     inner = (value for item in objects for value in item.values() if type(value) is dict)

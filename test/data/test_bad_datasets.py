@@ -240,6 +240,25 @@ def test_missing_files_and_folders_are_named(folder):
         read_annotations(folder / "data.json", folder / "data.json")
 
 
+@pytest.mark.parametrize("space", ["", " ", "\t", "\n", "\r\n", " \t "])
+@pytest.mark.parametrize("key", ["flap", "image_path", "note", "a:b"])
+@pytest.mark.usefixtures("parser")
+def test_a_key_twice_is_refused_however_it_is_spaced(folder, space, key):
+    content = [entry(number, **{"a:b": 1, "note": {"by": "me"}}) for number in range(3)]
+    texts = [json.dumps(one) for one in content]
+    path = folder / "data.json"
+    path.write_text('{"dataset": [' + ", ".join(texts).replace('":', f'"{space}:') + "]}")
+    assert read(path).names[2] == "images/2.png"
+    texts[1] = f'{texts[1][:-1]}, "{key}"{space}: []}}'
+    path.write_text('{"dataset": [' + ", ".join(texts) + "]}")
+    with pytest.raises(InputError, match=rf'data\.json: entry 1: .* the key "{key}" stands twice'):
+        read(path)
+    texts[1] = json.dumps(entry(1, note={"by": "me"})).replace("}", f', "by"{space}: 1}}', 1)
+    path.write_text('{"dataset": [' + ", ".join(texts) + "]}")
+    with pytest.raises(InputError, match='the key "by" stands twice'):
+        read(path)
+
+
 @pytest.mark.parametrize("data", [b"\xff\xfe{\x00}\x00", b'{"dataset": "\xff"}', bytes(range(256))])
 def test_bytes_that_are_no_text_are_refused(folder, data):
     (folder / "data.json").write_bytes(data)
