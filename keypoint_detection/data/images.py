@@ -179,7 +179,9 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     """Opens an image and returns what `use` makes of it; tries again when the system fails for a moment."""
     for wait in (*RETRY_WAITS, None):
         try:
-            with Image.open(path) as image:
+            # Opened here, since Pillow maps files that it opens itself, and some of its releases then garble the pixels
+            # of uncompressed TIFF files that lie on their side.
+            with path.open("rb") as file, Image.open(file) as image:
                 return use(image)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

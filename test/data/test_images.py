@@ -114,6 +114,17 @@ def test_exif_rotation(tmp_path, orientation, suffix):
     assert np.argwhere((small > 100) & (small < 200)).tolist() == [[row + along[1], column + along[0]]]
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiff_images_of_all_kinds_are_turned(tmp_path, mode, compression):
+    stored = np.array([[10, 20, 30], [40, 50, 60]])
+    grey = Image.fromarray((stored * 257).astype(np.uint16) if mode == "I;16" else stored.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (grey if mode == "I;16" else grey.convert(mode)).save(tmp_path / "a.tiff", exif=exif, compression=compression)
+    assert load_image(tmp_path / "a.tiff")[..., 0].tolist() == [[40, 10], [50, 20], [60, 30]]
+
+
 def test_a_damaged_exif_block_does_not_hide_the_pixels(tmp_path):
     pixels("RGB", HALF).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0garbage")
     assert np.array_equal(load_image(tmp_path / "image.png")[0, 0], HALF)
