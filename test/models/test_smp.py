@@ -127,6 +127,31 @@ def test_wrong_arguments_are_named_in_one_line(arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder": "tu-vit_small_patch14_dinov2"}, "--decoder dpt, which"),
+        ({"encoder": "tu-vit_tiny_patch16_224_in21k"}, "--decoder dpt, which"),  # an older name
+        ({"encoder": "tu-vit_tiny_patch16_224.augreg_in21k", "decoder": "fpn"}, "--decoder dpt, which"),
+        ({"encoder": "tu-resnet18", "decoder": "dpt"}, "expected a vision transformer of timm"),
+        ({"encoder": "resnet18", "decoder": "dpt"}, "expected a vision transformer of timm"),
+        ({"encoder": "mit_b0", "decoder": "linknet"}, "expected another encoder or decoder"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Mapping deprecated model name")
+def test_an_encoder_that_does_not_suit_the_decoder_is_no_wrong_name(arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        build_backbone("Smp", 4, arguments)
+    assert "did you mean" not in str(error.value)
+    assert "a name" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_tag_is_a_wrong_name():
+    with pytest.raises(InputError, match=r"a name that timm knows \(did you mean .*tu-vit_tiny_patch16_224\b"):
+        build_backbone("Smp", 4, {"decoder": "dpt", "encoder": "tu-vit_tiny_patch16_224.augreg_in22"})
+
+
+@pytest.mark.parametrize(
     ("decoder", "encoder"),
     [
         ("fpn", "resnet18"),

@@ -194,17 +194,26 @@ def _build(
             raise
         raise InputError(
             f"encoder {encoder!r} does not work with decoder {decoder!r} ({first_line(error)[:80]}), expected "
-            f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{_guess(encoder)}"
+            f"{_expected(decoder, encoder)}"
         ) from error
 
 
-def _guess(encoder: str) -> str:
+def _expected(decoder: str, encoder: str) -> str:
+    """What would work in the place of an encoder that does not work with a decoder."""
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
-    names = get_encoder_names() + [f"tu-{name}" for name in timm.list_models()]
-    nearest = difflib.get_close_matches(encoder, names, n=3)
-    return f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+    own, name = get_encoder_names(), encoder.removeprefix("tu-")
+    is_of_timm = name != encoder and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
+    if encoder not in own and not is_of_timm:
+        nearest = difflib.get_close_matches(encoder, own + [f"tu-{model}" for model in timm.list_models()], n=3)
+        guess = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
+        return f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{guess}"
+    if decoder == "dpt":
+        return "a vision transformer of timm, such as tu-vit_small_patch16_224"
+    if is_of_timm:
+        return "another encoder, or --decoder dpt, which vision transformers need"
+    return "another encoder or decoder"
 
 
 def _decode(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Tensor:
