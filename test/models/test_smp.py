@@ -1,4 +1,5 @@
 import builtins
+import sys
 
 import pytest
 import timm
@@ -8,6 +9,7 @@ from torch import nn
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.backbones.pretrained import read_weights
 from keypoint_detection.models.detector import KeypointDetector
 
 TINY = {"encoder": "tu-convnext_atto", "decoder_channels": [16]}
@@ -93,6 +95,16 @@ def test_a_file_without_these_weights_is_an_input_error(tmp_path, content, messa
         backbone.load_pretrained()
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_need_an_extra_name_the_install_command(tmp_path, monkeypatch):
+    path = tmp_path / "weights.safetensors"
+    save_file({"weight": torch.zeros(2)}, path)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # to import it is an ImportError now
+    with pytest.raises(InputError) as error:
+        read_weights(str(path))
+    needed = 'needs the extra safetensors: pip install "keypoint_detection[safetensors]"'
+    assert str(error.value) == f"encoder_weights {path} {needed}"
 
 
 def test_without_the_extra_the_error_names_the_install_command(monkeypatch):

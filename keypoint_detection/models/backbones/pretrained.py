@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +31,13 @@ def read_weights(path: str) -> dict[str, Tensor]:
         Weights by name, in the order of the file (of `torch.save`; safetensors files are sorted).
 
     Raises:
-        InputError: when the file is missing or holds no weights.
+        InputError: when the file is missing or holds no weights, or when the extra `safetensors` is not installed.
     """
     if not Path(path).is_file():
         raise InputError(f"encoder_weights {path} does not exist")
+    read = _reader(path)
     try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read(path)
     except Exception as error:  # the readers raise many kinds
         raise InputError(
             f"encoder_weights {path} cannot be read as .safetensors or .pth: {first_line(error)}"
@@ -52,6 +50,19 @@ def read_weights(path: str) -> dict[str, Tensor]:
     if not weights:
         raise InputError(f"encoder_weights {path} holds no weights, expected names and tensors")
     return weights
+
+
+def _reader(path: str) -> Callable[[str], Any]:
+    """What reads a file of this name."""
+    if not path.endswith(".safetensors"):
+        return partial(torch.load, map_location="cpu", weights_only=True)
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError(
+            f'encoder_weights {path} needs the extra safetensors: pip install "keypoint_detection[safetensors]"'
+        ) from error
+    return load_file
 
 
 def copy_weights(encoder: nn.Module, weights: Mapping[str, Tensor], path: str) -> int:
