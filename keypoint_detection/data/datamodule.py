@@ -35,8 +35,8 @@ class KeypointsDataModule(pl.LightningDataModule):
     loader is made.
 
     Args:
-        json_dataset_path: JSON file with the images and keypoints to train on, in this library's or in COCO's format.
-        image_dataset_path: folder that the image paths in the file are relative to; None is the folder of the file.
+        json_dataset_path: JSON file of images and keypoints to train on, in this library's or COCO's format.
+        image_dataset_path: folder that the paths in the file are relative to; None is the folder of the file.
         json_validation_dataset_path: file to validate on; None splits off a part of the training file.
         image_validation_dataset_path: folder of its images; None is image_dataset_path, or the file's own folder
             where that is None too.
@@ -46,12 +46,13 @@ class KeypointsDataModule(pl.LightningDataModule):
         keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None is any.
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
             (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
-        validation_split_ratio: share of the images that is split off for validation, above 0 and below 1.
+        validation_split_ratio: share of the images that is split off for validation where no file is given; above 0 and
+            below 1.
         batch_size: images per step and process; None is to be assigned later.
         num_workers: processes that load data, per training process; 0 loads in it, auto goes by cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for a set of up to a gigabyte.
-        empty_channels: what a channel without keypoints means: absent (there is none in the image) or ignore (it was
-            not labelled, so it counts neither in loss nor in metrics).
+        empty_channels: what a channel without keypoints means, absent or ignore: there is none in the image, or it was
+            not labelled, so it counts neither in loss nor in metrics.
         corrupt_images: what an image does that cannot be read in mid-training: raise stops, skip reports it once.
         render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (the device, unless it is the CPU).
         seed: seed of split, order and augmentation.

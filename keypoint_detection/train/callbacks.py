@@ -143,8 +143,8 @@ class MetricsLogger(pl.Callback):
     Args:
         row: Takes what is logged.
         channel_names: Names of the channels.
-        maximal_gt_keypoint_pixel_distances: Threshold distances of the average precision, separated by spaces: how far
-            from a true keypoint, in pixels of the image file, a detection may lie to be correct.
+        maximal_gt_keypoint_pixel_distances: Distances of the average precision: how far from a true keypoint, in pixels
+            of the image file, a detection may lie to be correct. Several have spaces between them.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
         ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and

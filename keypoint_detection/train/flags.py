@@ -91,11 +91,14 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
 
 # What `-h` explains; `--help_all` explains all flags.
 USUAL = (
-    "json_dataset_path", "image_dataset_path", "json_validation_dataset_path", "json_test_dataset_path",
-    "keypoint_channels", "keypoint_coordinates", "image_size", "heatmap_sigma", "backbone_type", "loss", "batch_size",
-    "learning_rate", "augment_train", "maximal_gt_keypoint_pixel_distances", "max_epochs", "max_time", "devices",
-    "run_dir", "resume", "wandb_project", "wandb_mode", "config",
+    "json_dataset_path", "image_dataset_path", "json_validation_dataset_path", "validation_split_ratio",
+    "json_test_dataset_path", "keypoint_channels", "empty_channels", "keypoint_coordinates", "image_size",
+    "heatmap_sigma", "heatmap_stride", "backbone_type", "loss", "batch_size", "learning_rate", "augment_train",
+    "maximal_gt_keypoint_pixel_distances", "max_epochs", "max_time", "devices", "run_dir", "resume", "checkpoint",
+    "wandb_project", "wandb_mode", "config",
 )  # fmt: skip
+# Its texts begin where those of all flags but the longest fit beside their names.
+_USUAL_COLUMN = 28
 
 
 def build_parser() -> OneLineParser:
@@ -167,7 +170,8 @@ def usual_help(parser: argparse.ArgumentParser) -> str:
     actions = {action.dest: copy.copy(action) for action in parser._actions}
     for action in actions.values():
         action.help = re.split(r"(?<=[.;:])\s", action.help or "", maxsplit=1)[0].rstrip(".;:")
-    formatter = parser._get_formatter()
+    actions["backbone_type"].help, actions["loss"].help = ", ".join(BACKBONES), ", ".join(LOSSES)
+    formatter = HelpFormatter(parser.prog, max_help_position=_USUAL_COLUMN)
     formatter.add_usage(parser.usage, [], [])
     formatter.add_text(parser.description)
     formatter.start_section("The usual flags")

@@ -126,14 +126,14 @@ def choose_recipe(
         accelerator: Kind of device that trains: `cpu` or any other.
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
-        image_size: Size in pixels that images are resized into, keeping their aspect: 256, or "256 320" (height
-            width). none keeps every image as it is.
+        image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
+            keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
             one at a time, most of them with a keypoint. auto does so where the keypoints of an image lie in a small
             part of it; a number is worth trying, with a larger image_size, where an image holds many objects; none
             shows whole images.
-        heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
-        heatmap_sigma: Standard deviation of the Gaussian at each keypoint, in pixels of the network's input.
+        heatmap_stride: Pixels of the network's input per cell of the heatmaps, 1, 2 or 4.
+        heatmap_sigma: Standard deviation of the Gaussians at keypoints, in pixels of the network's input.
         batch_size: Images per step and process.
         learning_rate: Highest learning rate. auto is a third of the usual where trained weights go on.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in

@@ -85,7 +85,7 @@ def create_trainer(
         folder: Folder of the run.
         callbacks: Callbacks of the training.
         batches_per_epoch: Number of training batches in an epoch.
-        max_time: Time after which the training stops, as DD:HH:MM:SS; the schedule of the learning rate then ends with
+        max_time: Time after which the training stops (DD:HH:MM:SS); the schedule of the learning rate then ends with
             it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
         accelerator: Kind of device: cpu, gpu, mps or auto.
         strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Not those that spread a

@@ -135,12 +135,12 @@ def create_wandb_logger(
     Args:
         run_dir: folder of the run; wandb keeps its files in the folder `wandb` in it.
         hyperparameters: values to log as the configuration of the run.
-        wandb_project: wandb project that the run belongs to.
+        wandb_project: project in wandb.
         wandb_entity: wandb user or team; the login's own when left out.
         wandb_name: name of the run in wandb; wandb makes one up when left out.
-        wandb_mode: `auto` follows WANDB_MODE, and without it logs online if there is a login and the server answers,
-            else offline. `online` fails where that is not possible. `offline` writes files for `wandb sync`.
-            `disabled` leaves wandb out.
+        wandb_mode: how to log to wandb, online, offline or disabled. `auto` follows WANDB_MODE, and without it logs
+            online if there is a login and the server answers, else offline. `online` fails where that is not possible.
+            `offline` writes files for `wandb sync`. `disabled` leaves wandb out.
         wandb_log_model: upload the best checkpoint as an artifact.
         wandb_init_timeout: seconds to wait for the server at the start.
         wandb_finish_timeout: seconds to wait at the end for uploads that are not done yet; what is left stays on disk

@@ -1,4 +1,5 @@
 import inspect
+import re
 
 import pytest
 import pytorch_lightning as pl
@@ -132,6 +133,24 @@ def test_the_first_help_fits_a_screen_and_explains_the_usual_flags(parser, colum
         assert f"  --{name}" in text
     assert "--help_all explains all" in text
     assert "  --brightness" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("heatmap_stride", "Pixels of the network's input per cell of the heatmaps, 1, 2 or 4 (default: auto)"),
+        ("validation_split_ratio", "Share of the images that is split off for validation where no file is given"),
+        ("empty_channels", "What a channel without keypoints means, absent or ignore (default: absent)"),
+        ("checkpoint", "Start from these trained weights"),
+        ("wandb_mode", "How to log to wandb, online, offline or disabled (default: auto)"),
+        ("backbone_type", "Unet, DilatedCnn, S3K, Smp (default: Unet)"),
+        ("loss", "bce, mse, focal, awing (default: bce)"),
+    ],
+)
+def test_the_first_help_says_what_may_be_given(parser, name, said, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    explained = dict(re.findall(r"^  --(\w+) +(.*)$", flags.usual_help(parser), re.MULTILINE))
+    assert explained[name].startswith(said)
 
 
 @pytest.mark.parametrize(
