@@ -15,7 +15,7 @@ from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances
-from keypoint_detection.models.backbones import BACKBONES
+from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import MAX_KEYPOINTS
 from keypoint_detection.models.losses import LOSSES
@@ -34,6 +34,7 @@ from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
+from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +119,30 @@ def check_detector(config: Mapping[str, Any]) -> None:
     strides = STRIDES if config["heatmap_stride"] == "auto" else (config["heatmap_stride"],)
     for stride in strides:
         try:
-            build_detector({**config, **undecided, "heatmap_stride": stride}, ["channel"], load_pretrained=False)
+            values = {**config, **undecided, "heatmap_stride": stride}
+            _warn_of_random_encoder(config, build_detector(values, ["channel"], load_pretrained=False).backbone)
             break
         except InputError:
             if stride == strides[-1]:
                 raise
     if not config["ema_decay"] and config["learning_rate_schedule"] == "cosine_to_half":
         logger.warning("--ema_decay 0: without an average, --learning_rate_schedule cosine ends better")
+
+
+def _warn_of_random_encoder(config: Mapping[str, Any], backbone: Backbone) -> None:
+    """Warns of an encoder that does not train, and that has learnt nothing before."""
+    encoder, untrained = (
+        {parameter for module in modules for parameter in module.parameters()}
+        for modules in (backbone.encoder_modules(), backbone.untrained_modules())
+    )
+    if config["checkpoint"] or not encoder <= untrained:
+        return
+    text = "--%s %s: an encoder with neither pretrained weights nor --checkpoint keeps its random weights%s"
+    if epochs := config["freeze_encoder_epochs"]:
+        while_frozen = "" if epochs < 0 else f" for {counted(epochs, 'epoch')}"
+        logger.warning(text, "freeze_encoder_epochs", epochs, while_frozen)
+    if config["encoder_learning_rate_factor"] == 0:
+        logger.warning(text, "encoder_learning_rate_factor", config["encoder_learning_rate_factor"], "")
 
 
 def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrained: bool = True) -> KeypointDetector:

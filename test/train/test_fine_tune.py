@@ -11,7 +11,9 @@ from configuration import DEFAULT_HYPERPARAMETERS
 from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.build import check_detector
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.flags import build_parser
 
 SHORT = DEFAULT_HYPERPARAMETERS | {
     "wandb_mode": "disabled",
@@ -70,6 +72,28 @@ def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix
     assert "channels that start anew: flap_corner_keypoints" in text
     encoder = sum(value.numel() for value in detector.backbone.encoder.parameters())
     assert f"; the {encoder:,} of the encoder do not train\n" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "warning"),
+    [
+        ({}, None),
+        ({"freeze_encoder_epochs": -1}, "--freeze_encoder_epochs -1"),
+        ({"freeze_encoder_epochs": 2, "backbone_type": "S3K"}, "--freeze_encoder_epochs 2"),
+        ({"encoder_learning_rate_factor": 0.0}, "--encoder_learning_rate_factor 0.0"),
+        ({"encoder_learning_rate_factor": 0.1}, None),
+        ({"freeze_encoder_epochs": -1, "checkpoint": "best.ckpt"}, None),
+        ({"freeze_encoder_epochs": -1, "backbone_type": "Smp"}, "--freeze_encoder_epochs -1"),
+        ({"freeze_encoder_epochs": -1, "backbone_type": "Smp", "pretrained": True}, None),
+        ({"freeze_encoder_epochs": -1, "backbone_type": "Smp", "encoder_weights": "a.pth"}, None),
+    ],
+)
+def test_an_encoder_that_is_frozen_at_random_weights_is_warned_of(given, warning, caplog):
+    config = build_parser().parse_object({"json_dataset_path": "a.json", "encoder": "resnet18"} | given)
+    check_detector(config.as_dict())
+    said = "an encoder with neither pretrained weights nor --checkpoint keeps its random weights"
+    while_frozen = " for 2 epochs" if warning and warning.endswith(" 2") else ""
+    assert caplog.messages == ([f"{warning}: {said}{while_frozen}"] if warning else [])
 
 
 def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
