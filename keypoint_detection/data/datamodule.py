@@ -18,7 +18,7 @@ from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_sizes, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
-from keypoint_detection.data.loading import TrainingLoader, device_type, loader_arguments, process, resume_position
+from keypoint_detection.data.loading import TrainingLoader, loader_arguments, loader_renders, process, resume_position
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.sampler import EvaluationSampler, TrainingSampler
@@ -277,10 +277,9 @@ class KeypointsDataModule(pl.LightningDataModule):
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         """What all loaders have in common."""
         dataset = self.dataset(stage)
-        # On a device other than the CPU rendering is nearly free, and the transfer is smaller without heatmaps.
-        on_cpu = device_type(self.trainer) == "cpu"
-        dataset.render = on_cpu if self.render_heatmaps_on == "auto" else self.render_heatmaps_on == "loader"
-        shared = loader_arguments(self.num_workers, self.trainer, report=stage == "train")
+        is_first = stage == "train"
+        dataset.render = loader_renders(self.render_heatmaps_on, self.trainer, report=is_first)
+        shared = loader_arguments(self.num_workers, self.trainer, report=is_first)
         return {"dataset": dataset, "collate_fn": dataset.collate, **shared}
 
     def _chosen_batch_size(self) -> int:

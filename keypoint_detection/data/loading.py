@@ -103,6 +103,25 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
     }
 
 
+def loader_renders(place: str, trainer: pl.Trainer | None, report: bool = False) -> bool:
+    """Whether the loader renders the heatmaps, and not the device, after the batch has reached it.
+
+    Args:
+        place: loader or device; auto chooses.
+        trainer: which knows the device, if there is one yet.
+        report: log what auto chose, and why.
+    """
+    if place != "auto":
+        return place == "loader"
+    device = device_type(trainer)
+    place, reason = "loader", "workers, where there are any, do it beside the training"
+    if device != "cpu":
+        place, reason = "device", f"nearly free on {device}, and the transfer is smaller without them"
+    if report and trainer is not None:
+        logger.info("render_heatmaps_on: %s (%s)", place, reason)
+    return place == "loader"
+
+
 def leave_signals_to_the_training(worker: int) -> None:
     """Ignores SIGTERM and Ctrl-C in a worker: they reach all processes, and the training still has to save.
 

@@ -270,6 +270,29 @@ def test_on_another_device_heatmaps_are_rendered_there(folder):
     assert next(iter(module.train_dataloader())).heatmaps is None
 
 
+@pytest.mark.parametrize(
+    ("device", "where", "said"),
+    [
+        ("cpu", "auto", ["render_heatmaps_on: loader (workers, where there are any, do it beside the training)"]),
+        (
+            "meta",
+            "auto",
+            ["render_heatmaps_on: device (nearly free on meta, and the transfer is smaller without them)"],
+        ),
+        ("cpu", "device", []),
+        ("meta", "loader", []),
+    ],
+)
+def test_the_place_that_is_chosen_for_rendering_is_said_once(folder, device, where, said, caplog):
+    caplog.set_level(logging.INFO, "keypoint_detection")
+    module = ready(folder, render_heatmaps_on=where)
+    module.train_dataloader()
+    module.trainer = stand_in(device=device)
+    module.train_dataloader()
+    module.val_dataloader()
+    assert [message for message in caplog.messages if message.startswith("render_heatmaps_on")] == said
+
+
 def test_keypoints_outside_their_image_are_left_out(folder, caplog):
     keypoints = [{"a": [[1, 2], [5, 5], [25, 2] if index == 3 else [6, 6]]} for index in range(4)]
     write_data_set(folder, [(20, 10)] * 4, keypoints)
