@@ -204,6 +204,12 @@ def optimizer_of(detector: KeypointDetector) -> torch.optim.Optimizer:
     return optimizer
 
 
+def wait_for(device: str) -> None:
+    """Waits until a GPU has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def machine() -> str:
     """One line about the machine and the versions that the numbers belong to."""
     cpu = next(

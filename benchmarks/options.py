@@ -82,24 +82,6 @@ def offered() -> list[Row]:
     return rows
 
 
-def place_of_rendering() -> list[Row]:
-    """Heatmaps per image, as the loader's workers render them, against once for the batch on the device."""
-    rows = []
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
-        keypoints = batch_of(*BATCH).keypoints
-        on_device = keypoints.to(device)
-
-        def loader(keypoints: torch.Tensor = keypoints, device: str = device) -> torch.Tensor:
-            return torch.stack([heatmaps.render(image, (256, 256), 6.0, 4) for image in keypoints]).to(device)
-
-        def after_transfer(keypoints: torch.Tensor = on_device) -> torch.Tensor:
-            return heatmaps.render(keypoints, (256, 256), 6.0, 4)
-
-        row = Row(f"rendering after the transfer, {device}", "batch of 4, 256x256, stride 4", 0, "in the loader")
-        rows.append(compare(row, after_transfer, loader, 21))
-    return rows
-
-
 def loss() -> list[Row]:
     """Binary cross-entropy and its gradient, against torch's."""
     truth = heatmaps.render(
@@ -151,7 +133,7 @@ def large() -> list[Row]:
 
 def run() -> list[Row]:
     """All of them."""
-    return [*place_of_rendering(), *loss(), *large(), *offered()]
+    return [*loss(), *large(), *offered()]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import export
 import freed_memory
 import inference
 import loader
+import loader_options
 import options
 import rendering
 import training
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "average_precision": average_precision.run,
     "annotations": annotations.run,
     "loader": loader.run,
+    "loader_options": loader_options.run,
     "training_step": training_step.run,
     "options": options.run,
     "freed_memory": freed_memory.run,
