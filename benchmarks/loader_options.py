@@ -1,4 +1,4 @@
-"""What a loader may do in two ways: where heatmaps are rendered."""
+"""What a loader may do in two ways: where heatmaps are rendered, and whether its workers stay from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 from harness import Row, compare, main, wait_for
 from loader import CHANNELS, KEYPOINTS, write_images
+from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.loading import loader_arguments
 
 IMAGES = 20  # of which two are split off
 BATCH_SIZE = 4
 SIZE = 256
+WORKERS = 2
+EPOCHS = 2
 
 
 def new_module(folder: Path) -> KeypointsDataModule:
@@ -53,11 +57,27 @@ def place_of_rendering(module: KeypointsDataModule) -> list[Row]:
     return rows
 
 
+def persistent_workers(module: KeypointsDataModule) -> Row:
+    """Epochs of a loader whose workers stay, against one that starts them for each."""
+    dataset = module.dataset("train")
+
+    def epochs(persistent: bool) -> None:
+        arguments = loader_arguments(WORKERS, None) | {"persistent_workers": persistent}
+        loader = DataLoader(dataset, batch_size=BATCH_SIZE, collate_fn=dataset.collate, **arguments)
+        for _ in range(EPOCHS):
+            for _ in loader:
+                pass
+
+    work = f"{EPOCHS} epochs of {len(dataset)} JPEG {SIZE}x{SIZE}, {WORKERS} workers"
+    row = Row("persistent workers (on)", work, 0, "workers that start in every epoch")
+    return compare(row, lambda: epochs(True), lambda: epochs(False), 5)
+
+
 def run() -> list[Row]:
-    """The place of rendering."""
+    """Both."""
     with tempfile.TemporaryDirectory() as folder:
         module = new_module(Path(folder))
-        return place_of_rendering(module)
+        return [*place_of_rendering(module), persistent_workers(module)]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from harness import DETECTOR_VALUES, Row, batch_of, compare, main, optimizer_of
+from harness import DETECTOR_VALUES, Row, batch_of, compare, main, optimizer_of, wait_for
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +20,7 @@ from keypoint_detection.train.device_speed import compile_backbone
 
 REPEATS = 5
 BATCH = (4, 4, 20, 256, 256)  # images, channels, keypoints, height, width
+WORK = "a training step, Unet defaults, batch 4, 256x256"
 # Peak of everything this process did, in the unit of Linux.
 GIBIBYTE = 2**20
 
@@ -28,17 +29,20 @@ def step_of(
     detector: KeypointDetector, batch: Batch, fused: bool = True, precision: torch.dtype | None = None
 ) -> Callable[[], None]:
     """One step of a training but for clipped gradients and averaged weights; the defaults are what a training does."""
-    optimizer = optimizer_of(detector)
+    optimizer, device = optimizer_of(detector), detector.device.type
+    scaler = torch.amp.GradScaler(device, enabled=precision is torch.float16)  # what is too small for 16 bits
     if not fused:
         for group in optimizer.param_groups:
             group["fused"] = False
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", precision, enabled=precision is not None):
+        with torch.autocast(device, precision, enabled=precision is not None):
             loss = detector.training_step(batch)["loss"]
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        wait_for(device)
 
     return step
 
@@ -53,7 +57,6 @@ def offered() -> list[Row]:
     """Options that are on are measured against a step without them; those that are off are measured themselves."""
     batch = batch_of(*BATCH)
     contiguous = new_detector().to(memory_format=torch.contiguous_format)
-    work = "a training step, Unet defaults, batch 4, 256x256"
     pairs = (
         (
             "fused optimiser (on)",
@@ -67,10 +70,10 @@ def offered() -> list[Row]:
     rows = []
     for name, ours, baseline, arguments in pairs:
         plain = step_of(contiguous if "channels_last" in name else new_detector(), batch, **arguments)
-        rows.append(compare(Row(name, work, 0, baseline), ours, plain, REPEATS))
+        rows.append(compare(Row(name, WORK, 0, baseline), ours, plain, REPEATS))
     compiled = new_detector()
     if compile_backbone(compiled):
-        row = Row("--compile (off)", work, 0, "without", note="the first step, which compiles, does not count")
+        row = Row("--compile (off)", WORK, 0, "without", note="the first step, which compiles, does not count")
         rows.append(compare(row, step_of(compiled, batch), step_of(new_detector(), batch), REPEATS))
         image = torch.rand(1, 3, 480, 640)
         eager = new_detector().eval()

@@ -7,6 +7,7 @@ import average_precision
 import decoding
 import export
 import freed_memory
+import gpu
 import inference
 import loader
 import loader_options
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Callable[[], list[Row]]] = {
     "loader_options": loader_options.run,
     "training_step": training_step.run,
     "options": options.run,
+    "gpu": gpu.run,
     "freed_memory": freed_memory.run,
     "training": training.run,
     "inference": inference.run,
