@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from harness import add_json_flag, exit_code, prepare_json, write_json
+from harness import add_json_flag, exit_code, machine, prepare_json, write_json
 
 from keypoint_detection import fit
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import image_size
 from keypoint_detection.errors import InputError
 from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.wording import counted
 
 COLUMNS = [
     "data",
@@ -169,7 +170,7 @@ def parse_flags(items: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Trains on all pairs of files with all seeds, and prints a table that grows row by row."""
+    """Trains on all pairs of files with all seeds, and prints on what and how, and a table that grows row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="train.json:test.json")
     parser.add_argument("--minutes", type=float, default=5.0)
@@ -187,11 +188,14 @@ def main() -> None:
     pairs, flags = parse_pairs(arguments.data), parse_flags(arguments.set)
     prepare_json(arguments.json)
     torch.set_num_threads(arguments.threads)
+    given = " ".join([f"--minutes {arguments.minutes:g}", *(["--set", *arguments.set] if arguments.set else [])])
+    print(f"{machine()}, {counted(arguments.threads, 'thread')}, {given}", flush=True)
+    setup = {"machine": machine(), "threads": arguments.threads, "minutes": arguments.minutes, "flags": flags}
     rows = []
     for (train, test), seed in itertools.product(pairs, arguments.seeds):
         rows.append(measure(train, test, arguments.minutes, seed, flags))
         print(table(rows), flush=True)
-        write_json(arguments.json, rows)
+        write_json(arguments.json, {**setup, "rows": rows})
 
 
 if __name__ == "__main__":
