@@ -6,6 +6,7 @@ V visits (an image that was passed to `update`), D detections in all, G groups (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from keypoint_detection.metrics.matching import descending_order, is_descending,
 
 # Batches that wait at most until what is missing is dropped from them.
 _BATCHES_AT_ONCE = 256
+# Stands after the tensors of each batch that waits, since NaN equals nothing: a collection of metrics compares states
+# after the first update, and from then on updates one of those of equal states for all of them.
+_UNEQUAL = torch.tensor(math.nan, device="cpu")
 
 
 class Matches(NamedTuple):
@@ -62,19 +66,21 @@ class KeypointMetric(Metric):
     counts: list[Tensor] | Tensor  # (V, C, 2) int64 number of detections and of true keypoints
     detections: list[Tensor] | Tensor  # (D, 3) float64 x, y, score; ordered by visit, channel
     truths: list[Tensor] | Tensor  # (number of true keypoints, 2) float64 xy; ordered by visit, channel
+    waiting: list[Tensor]  # the tensors of `update` and `_UNEQUAL`, of each batch that is not among the rows yet
 
     def __init__(self, channel_names: Sequence[str], threshold_distances: Sequence[float]) -> None:
         super().__init__()
         if not channel_names or not threshold_distances:
             raise ValueError("a keypoint metric needs at least one channel and one threshold distance")
         self.channel_names = tuple(channel_names)
-        self._waiting: list[list[Tensor]] = []
         self.threshold_distances = tuple(float(distance) for distance in threshold_distances)
+        # The first state, since torchmetrics 1.6.0 compares no other. Processes exchange states when none waits.
+        self.add_state("waiting", default=[], dist_reduce_fx=None)
         for state in self._empty_states():
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def _empty_states(self) -> dict[str, Tensor]:
-        """Each state before anything was seen."""
+        """The rows of each state before anything was seen."""
         return {
             "indices": torch.zeros(0, dtype=torch.int64),
             "counts": torch.zeros(0, len(self.channel_names), 2, dtype=torch.int64),
@@ -93,16 +99,16 @@ class KeypointMetric(Metric):
             indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
         """
         # Batches may be small and many, so that little is done to each of them.
-        self._waiting.append([_on_cpu(tensor) for tensor in (xy, scores, truths, labelled, indices)])
-        if len(self._waiting) == _BATCHES_AT_ONCE:
+        if len(self.waiting) >= 6 * _BATCHES_AT_ONCE:
             self._pack()
+        self.waiting.extend((*map(_on_cpu, (xy, scores, truths, labelled, indices)), _UNEQUAL))
 
     def _pack(self) -> None:
-        """Move the batches that wait into the states, as rows."""
-        if not self._waiting:
+        """Move the batches that wait to the rows."""
+        if not self.waiting:
             return
-        xy, scores, truths, labelled, indices = zip(*self._waiting, strict=True)
-        self._waiting = []
+        xy, scores, truths, labelled, indices = (self.waiting[part::6] for part in range(5))
+        self.waiting.clear()  # in place, as rows are appended: metrics that a collection was told to group share both
         groups = torch.cat(labelled).reshape(-1)
         detections = torch.cat([_rows_of_batches(xy, 2), _rows_of_batches(scores, 1)], dim=1)
         detections, num_detections = drop_missing(detections, _lengths(scores), groups)
@@ -110,31 +116,14 @@ class KeypointMetric(Metric):
         counts = torch.stack([num_detections, num_truths], dim=1).view(-1, len(self.channel_names), 2)
         self._append(torch.cat(indices), counts, detections, true_rows)
 
-    def reset(self) -> None:
-        """Forget everything that was seen."""
-        self._waiting = []
-        super().reset()
-
-    def forward(self, *args: Any, **arguments: Any) -> Any:
-        """Add a batch and compute the metric of it alone; see the torchmetrics class."""
-        self._pack()
-        return super().forward(*args, **arguments)
-
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric has seen; see the torchmetrics class."""
-        self._pack()
-        if isinstance(incoming_state, KeypointMetric):
-            incoming_state._pack()
-        super().merge_state(incoming_state)
-
     def sync(self, *args: Any, **arguments: Any) -> None:
         """Gather the states of all processes; see the torchmetrics class."""
         self._pack()
         super().sync(*args, **arguments)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> KeypointMetric:
-        """Move the metric, but not its rows: they stay on the CPU until processes exchange them."""
-        return super()._apply(fn, exclude_state=(*exclude_state, *self._empty_states()))
+        """Move the metric, but not what it has seen: that stays on the CPU until processes exchange it."""
+        return super()._apply(fn, exclude_state=(*exclude_state, *self._empty_states(), "waiting"))
 
     def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
         """Add rows to the states."""
