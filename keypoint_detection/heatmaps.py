@@ -56,20 +56,19 @@ def cell_centres(n: int, stride: int, *, device: torch.device | str | None = Non
     return (torch.arange(n, device=device, dtype=torch.float32) + 0.5) * stride
 
 
-def cell_indices(keypoints: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def cell_indices(keypoints: Tensor, sizes: Tensor, stride: int) -> Tensor:
     """The cell that holds each keypoint.
 
     Args:
         keypoints: `(..., K, 2)` xy in pixels, NaN for none.
-        size: height and width of the image in pixels.
+        sizes: `(..., 2)` int64 height and width in pixels of the image of a map, without padding.
         stride: pixels per cell of the heatmap.
 
     Returns:
         `(..., K, 2)` int64 column and row, moved to the nearest cell for a keypoint outside of the image; -1 for NaN.
     """
-    height, width = heatmap_size(size, stride)
-    columns, rows = (keypoints / stride).floor().clamp_min(0).unbind(-1)
-    cells = torch.stack([columns.clamp_max(width - 1), rows.clamp_max(height - 1)], dim=-1)
+    last = (-(-sizes // stride) - 1).flip(-1)[..., None, :]
+    cells = (keypoints / stride).floor().clamp_min(0).minimum(last)
     missing = keypoints.isnan().any(-1, keepdim=True)
     return cells.masked_fill(missing, -1).long()
 

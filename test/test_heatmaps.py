@@ -344,16 +344,18 @@ def test_an_exported_graph_decodes_maps_of_any_size():
 
 def test_cell_indices_by_hand():
     keypoints = torch.tensor([[0.0, 3.9], [4.0, 8.0], [NAN, 1.0], [1.0, NAN], [99.0, -4.0], [10.9, 9.9]])
-    cells = heatmaps.cell_indices(keypoints, (10, 11), 4)
+    cells = heatmaps.cell_indices(keypoints, torch.tensor([10, 11]), 4)
     assert cells.tolist() == [[0, 0], [1, 2], [-1, -1], [-1, -1], [2, 0], [2, 2]]
     assert cells.dtype == torch.int64
+    of_two_images = heatmaps.cell_indices(keypoints.expand(2, 6, 2), torch.tensor([[10, 11], [8, 3]]), 4)
+    assert of_two_images.tolist() == [cells.tolist(), [[0, 0], [0, 1], [-1, -1], [-1, -1], [0, 0], [0, 1]]]
 
 
 @settings(deadline=None, max_examples=50)
 @given(x=st.floats(0, 39.5, width=32), y=st.floats(0, 27.5, width=32), stride=st.sampled_from([1, 2, 4]))
 def test_the_cell_of_a_keypoint_is_as_high_as_any(x, y, stride):
     keypoint = torch.tensor([[x, y]])
-    column, row = heatmaps.cell_indices(keypoint, (28, 40), stride)[0].tolist()
+    column, row = heatmaps.cell_indices(keypoint, torch.tensor([28, 40]), stride)[0].tolist()
     rendered = heatmaps.render(keypoint, (28, 40), 3.0, stride)
     assert rendered[row, column] >= rendered.max() - 1e-6
 

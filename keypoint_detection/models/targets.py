@@ -31,22 +31,24 @@ def loss_targets(batch: Batch, sigma: float, stride: int) -> LossTargets:
         truth = heatmaps.render(batch.keypoints, size, sigma, stride)
     sizes = batch.sizes.to(batch.images.device, non_blocking=True)
     mask = heatmaps.valid_mask(sizes, size, stride) & batch.labelled[:, :, None, None]
-    return LossTargets(truth, positive_cells(batch.keypoints, size, stride), mask)
+    return LossTargets(truth, positive_cells(batch.keypoints, sizes, size, stride), mask)
 
 
-def positive_cells(keypoints: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def positive_cells(keypoints: Tensor, sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """Tell the cells that hold a keypoint.
 
     Args:
         keypoints: `(B, C, K, 2)` xy in pixels, NaN for none.
-        size: Height and width of the images in pixels.
+        sizes: `(B, 2)` int64 height and width in pixels of the part of each image that is not padding. What lies on or
+            beyond the border of that is in a cell beside the border, whatever the padding.
+        size: Height and width of the padded batch in pixels.
         stride: Pixels per cell.
 
     Returns:
         `(B, C, ceil(H / stride), ceil(W / stride))` bool.
     """
     height, width = heatmaps.heatmap_size(size, stride)
-    cells = heatmaps.cell_indices(keypoints, size, stride)
+    cells = heatmaps.cell_indices(keypoints, sizes[:, None], stride)
     # Missing keypoints go to one extra cell, which is cut off.
     flat = torch.where(cells[..., 0] < 0, height * width, cells[..., 1] * width + cells[..., 0])
     grid = torch.zeros(*keypoints.shape[:2], height * width + 1, dtype=torch.bool, device=keypoints.device)

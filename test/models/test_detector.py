@@ -12,7 +12,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detections import decode_detections
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.losses import LOSSES, evaluate_loss
 from keypoint_detection.models.targets import loss_targets, positive_cells
 
 CHANNELS = ["nose", "paws", "tail"]
@@ -158,6 +158,27 @@ def test_training_step_leaves_padding_and_unlabelled_channels_out(loss):
     )
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_no_loss_depends_on_the_size_of_the_other_images_of_a_batch(loss, stride):
+    # Keypoints on the right and the lower border of the smaller images too.
+    sizes = torch.tensor([[40, 52], [31, 37], [40, 36], [28, 52]])
+    corners = sizes.flip(1)[:, None, None].float()
+    xy = corners * torch.tensor([[[1.0, 0.4], [0.3, 0.6]], [[0.2, 1.0], [1.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+    batch = make_batch(images=4, size=(40, 52))._replace(keypoints=xy, sizes=sizes)
+    logits = torch.randn(4, 3, -(-40 // stride), -(-52 // stride), generator=torch.Generator().manual_seed(0))
+    together, _ = evaluate_loss(loss, {}, logits, loss_targets(batch, 3.0, stride))
+    expected, cells = 0, 0
+    for index, (height, width) in enumerate(sizes.tolist()):
+        rows, columns = -(-height // stride), -(-width // stride)
+        alone = Batch(*(None if value is None else value[index : index + 1] for value in batch))
+        targets = loss_targets(alone._replace(images=alone.images[..., :height, :width]), 3.0, stride)
+        assert (targets.positives & targets.mask).sum() == 6
+        losses, _ = evaluate_loss(loss, {}, logits[index : index + 1, :, :rows, :columns], targets)
+        expected, cells = expected + losses * rows * columns, cells + rows * columns
+    torch.testing.assert_close(together, expected / cells, rtol=1e-5, atol=0)
+
+
 def test_training_step_is_the_same_with_rendered_heatmaps_and_nothing_labelled_is_zero():
     detector = make_detector()
     batch = make_batch()
@@ -217,10 +238,15 @@ def test_shapes_are_known_without_computing_anything():
 def test_positive_cells():
     nan = math.nan
     keypoints = torch.tensor([[[[0.0, 0.0], [7.9, 5.0]], [[nan, nan], [nan, nan]], [[3.99, 4.0], [nan, nan]]]])
-    found = positive_cells(keypoints, (6, 9), 2)
+    found = positive_cells(keypoints, torch.tensor([[6, 9]]), (6, 9), 2)
     assert found.shape == (1, 3, 3, 5)
     # Cells as (row, column): pixels are halved and floored.
     assert found.nonzero().tolist() == [[0, 0, 0, 0], [0, 0, 2, 3], [0, 2, 2, 1]]
+    # The last cells of 5 x 7 pixels, with padding below and beside them, are the third row and the fourth column.
+    border = torch.tensor([[[[7.0, 1.0]], [[1.0, 5.0]], [[7.0, 5.0]]]])
+    found = positive_cells(border, torch.tensor([[5, 7]]), (10, 12), 2)
+    assert found.shape == (1, 3, 5, 6)
+    assert found.nonzero().tolist() == [[0, 0, 0, 3], [0, 1, 2, 0], [0, 2, 2, 3]]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
