@@ -162,7 +162,7 @@ class KeypointsDataset(Dataset[Batch]):
         if loaded is None or epoch == BLANK:
             return self._blank(index, loaded and loaded[1], is_filler=epoch == BLANK)
         image, size = loaded
-        keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]))
+        keypoints = _pack(self.annotations.keypoints(index, width=size[1], height=size[0]), size)
         labelled = ~keypoints.isnan().all(dim=(1, 2)) if self.ignore_empty else torch.ones(len(keypoints)).bool()
         if not changed:
             pixels, to_file = letterbox(image, self.image_size, scale, size)
@@ -289,10 +289,12 @@ def _pad(images: Sequence[Tensor]) -> Tensor:
     return batch
 
 
-def _pack(keypoints: Sequence[np.ndarray]) -> Tensor:
-    """Keypoints of each channel, `(K_c, 2)`, in one tensor `(C, K, 2)` that is filled up with NaN."""
+def _pack(keypoints: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
+    """Keypoints of each channel, `(K_c, 2)`, in one tensor `(C, K, 2)`; NaN for none and outside of `(H, W)`."""
     # In numpy: with many channels, torch took a twentieth of all the time that a training image takes.
     packed = np.full((len(keypoints), max(1, *map(len, keypoints)), 2), np.nan, np.float32)
     for target, points in zip(packed, keypoints, strict=True):
         target[: len(points)] = points
+    # Labels have no such keypoints any more, but for images whose headers were not read.
+    packed[((packed < 0) | (packed > (size[1], size[0]))).any(axis=-1)] = np.nan
     return torch.from_numpy(packed)

@@ -21,6 +21,7 @@ from keypoint_detection.data.geometry import letterbox
 from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import load_reduced, scan_sizes
 from keypoint_detection.data.sampler import BLANK, Key
+from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 
 TURNED = {"rotation": 180, "horizontal_flip": 0.5, "vertical_flip": 0.0, "cutmix": 0.5}
@@ -238,6 +239,36 @@ def test_keypoints_that_leave_the_image_are_dropped(annotations):
         assert sample.labelled.all(), "a keypoint that has left is truly absent"
         dropped += 3 - len(points)
     assert dropped > 20
+
+
+@pytest.mark.parametrize("empty_channels", ["absent", "ignore"])
+@pytest.mark.parametrize("augmentation", [None, STRONG, Augmentation(**TURNED, translation=1.0)])
+@pytest.mark.parametrize("sizes", [{}, {"image_size": 23}, {"image_size": 37, "crop_size": 20}])
+def test_keypoints_outside_are_left_out_of_images_whose_headers_were_not_read_too(
+    tmp_path, empty_channels, augmentation, sizes
+):
+    labels = {"a": [[40, 30], [40.25, 3], [0, 0], [-1, 4], [400, 2e6], [12, 7]], "b": [[20, 30.5]], "c": [[0, 30]]}
+    write_data_set(tmp_path, [(40, 30)], [labels])
+    unknown = read_annotations(tmp_path / "dataset.json", tmp_path)
+    judged = leave_out_outside(unknown, scan_sizes(unknown))
+    assert judged.counts().tolist() == [[3, 0, 1]]
+    arguments = {"augmentation": augmentation, "empty_channels": empty_channels, "render": False, **sizes}
+    found, expected = make(unknown, **arguments), make(judged, **arguments)
+    for key in [Key(0, epoch, augmented=epoch > 0) for epoch in range(20)]:
+        a, b = found[key], expected[key]
+        for name in ("images", "labelled", "transforms"):
+            torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0)
+        for one, other in zip(a.keypoints, b.keypoints, strict=True):
+            assert one[~one.isnan().any(-1)].tolist() == other[~other.isnan().any(-1)].tolist()
+
+
+@pytest.mark.parametrize("image_size", [None, 17, 23, 37])
+def test_a_keypoint_on_the_border_of_an_image_is_in_it(tmp_path, image_size):
+    for coordinates, corner in (("pixel", [40, 30]), ("normalized", [1, 1]), ("blender", [1, 0])):
+        labels = [{"a": [corner, [0, 0] if coordinates != "blender" else [0, 1]]}]
+        path = write_data_set(tmp_path, [(40, 30)], labels, coordinates=coordinates)
+        sample = make(read_annotations(path, tmp_path), image_size=image_size)[0]
+        assert sample.keypoints.tolist() == [[[*sample.sizes.flip(0).tolist()], [0, 0]]]
 
 
 def test_channels_without_keypoints_can_be_ignored(annotations):
