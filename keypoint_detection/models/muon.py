@@ -119,7 +119,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(stacks: Sequence[Tensor]) -> list[Tensor]:
-    """Brings the singular values of matrices near 1, by Newton-Schulz iterations in float32.
+    """Brings the singular values of matrices near 1, by Newton-Schulz iterations in float32 or TF32.
 
     The iterations run on the small square Gram matrices, on all that are of one size at once: little else than the two
     products with the wide kernels is left to compute.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -13,8 +15,8 @@ from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
-# Compute capability from which NVIDIA GPUs have TF32.
-_TF32_CAPABILITY = (8, 0)
+# Compute capability from which the tensor cores of NVIDIA GPUs take TF32 and bf16.
+_AMPERE = (8, 0)
 
 # Shapes of batches that are compiled; others are computed as without. Images that grow come in some five sizes, each to
 # train and to validate on, and in whole and last batches. torch itself stops at 8, before the images are of full size.
@@ -22,7 +24,7 @@ COMPILED_SHAPES = 32
 
 
 class DeviceSpeed(pl.Callback):
-    """Compiles the backbone where that is asked for, and lets GPUs that have it convolve in TF32.
+    """Compiles the backbone where that is asked for.
 
     Args:
         compile: Compile the backbone with torch.compile. It takes a minute or two for every size of image, and pays
@@ -34,11 +36,35 @@ class DeviceSpeed(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepares the network once it lies on its device."""
-        if pl_module.device.type == "cuda" and torch.cuda.get_device_capability(pl_module.device) >= _TF32_CAPABILITY:
-            # Convolutions alone: Muon's matrix products are small.
-            torch.backends.cudnn.allow_tf32 = True
         if self.compile and compile_backbone(pl_module):
             logger.info("compiling the backbone; the first steps take long")
+
+
+def is_ampere(device: torch.device) -> bool:
+    """Whether a device is an NVIDIA GPU of Ampere or later, whose tensor cores take TF32 and bf16."""
+    # torch calls AMD's GPUs cuda too, and counts their capabilities otherwise.
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= _AMPERE
+
+
+@contextmanager
+def tf32_products(device: torch.device) -> Iterator[None]:
+    """Lets matrix products, as in the layers of transformers, be in TF32 where the GPU has it.
+
+    Convolutions are so by torch's own default. Muon's products may be too: with factors of 10 bits its singular values
+    end as near 1. Where somebody has chosen for the process, that stays; afterwards it is as it was.
+
+    Args:
+        device: Where the network is computed.
+    """
+    # The question is an error where somebody has chosen by backend, which Lightning asks on these GPUs as well.
+    if not is_ampere(device) or torch.get_float32_matmul_precision() != "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def compile_backbone(detector: KeypointDetector) -> bool:

@@ -24,6 +24,7 @@ from keypoint_detection.train.build import (
     prepare_data,
 )
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
+from keypoint_detection.train.device_speed import tf32_products
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
 from keypoint_detection.train.metrics_file import MetricsFile
@@ -104,9 +105,10 @@ def train(config: dict[str, Any]) -> TrainingResult:
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
     try:
-        with stops_when_terminated(trainer):
-            trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
-        return finish(trainer, folder)
+        with tf32_products(trainer.strategy.root_device):
+            with stops_when_terminated(trainer):
+                trainer.fit(detector, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+            return finish(trainer, folder)
     except BaseException as error:
         finish_wandb(wandb_logger, exit_code=1)
         if _is_ctrl_c(error):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keypoint_detection.models.muon import Muon, orthogonalize
 
@@ -24,6 +25,40 @@ def test_singular_vectors_stay_and_singular_values_come_near_1(count, rows, colu
     diagonal = inner.diagonal(dim1=1, dim2=2)
     assert torch.allclose(inner, torch.diag_embed(diagonal), atol=2e-3)
     assert ((diagonal > 0.65) & (diagonal < 1.25)).all()
+
+
+class Tf32(TorchDispatchMode):
+    """Rounds the factors of matrix products to 10 bits behind the first one, as the tensor cores of a GPU do."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("bmm", "baddbmm"):
+            self.products += 1
+            args = (*args[:-2], *map(self.rounded, args[-2:]))
+        return func(*args, **kwargs or {})
+
+    @staticmethod
+    def rounded(values):
+        return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 27), (64, 576), (256, 256)])
+def test_products_in_tf32_bring_singular_values_as_near_1(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    left = torch.linalg.qr(torch.randn(4, rows, rows, generator=generator, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(4, columns, rows, generator=generator, dtype=torch.float64))[0]
+    for values in (torch.linspace(1, 0, rows) ** 3, torch.logspace(0, -3, rows), torch.rand(rows, generator=generator)):
+        matrices = ((left * values) @ right.mT).float()
+        with Tf32() as simulated:
+            found = orthogonalize([matrices])[0].double()
+        assert simulated.products == 11
+        diagonal = (left.mT @ found @ right).diagonal(dim1=1, dim2=2)[:, values > 0.02 * values.norm()]
+        assert diagonal.min() >= 0.675
+        assert diagonal.max() <= 1.215
 
 
 def test_matrices_of_one_smaller_side_are_told_apart():
