@@ -24,7 +24,7 @@ from keypoint_detection.train.bad_loss import StopAtBadLoss
 from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.curriculum import Curriculum
-from keypoint_detection.train.device_speed import DeviceSpeed
+from keypoint_detection.train.device_speed import DeviceSpeed, is_ampere
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
@@ -64,6 +64,7 @@ def prepare_data(
     datamodule.setup()
     present = torch.cuda.is_available() or torch.backends.mps.is_available()  # what Lightning trains on
     accelerator = "gpu" if present and config["accelerator"] != "cpu" else "cpu"
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     recipe = flags.call(
         choose_recipe,
         config,
@@ -71,6 +72,7 @@ def prepare_data(
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
         trained_channels=trained_channels,
+        fast_bf16=accelerator == "gpu" and bool(gpus) and all(map(is_ampere, gpus)),  # whichever it takes
     )
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]

@@ -104,6 +104,7 @@ def choose_recipe(
     accelerator: str,
     flip_pairs: str | Sequence[str],
     trained_channels: Sequence[str] = (),
+    fast_bf16: bool = False,
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
@@ -126,6 +127,7 @@ def choose_recipe(
         accelerator: Kind of device that trains: `cpu` or any other.
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
+        fast_bf16: Whether the device is sure to be faster with bf16.
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
             keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
@@ -137,7 +139,7 @@ def choose_recipe(
         batch_size: Images per step and process.
         learning_rate: Highest learning rate. auto is a third of the usual where trained weights go on.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
-            32 bits.
+            32 bits. auto is bf16-mixed on NVIDIA GPUs from Ampere on, and 32 on other devices.
         rotation: Largest rotation of training images in either direction, in degrees (0 to 180). auto goes by how
             much directions in the labels vary.
         horizontal_flip: Probability of mirroring training images left and right. auto as for the rotation.
@@ -193,7 +195,7 @@ def choose_recipe(
         heatmap_sigma=sigma,
         batch_size=batch,
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
-        precision=choose("precision", precision, "32-true", "the format that works on every device"),
+        precision=choose("precision", precision, *_precision(accelerator, fast_bf16)),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
         horizontal_flip=choose(
             "horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.of_mirrors
@@ -216,6 +218,15 @@ def _batch_size(accelerator: str, shorter: int, longer: int) -> tuple[int, str]:
         return GPU_BATCH, f"the device is {accelerator}"
     enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
     return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {accelerator}"
+
+
+def _precision(accelerator: str, fast_bf16: bool) -> tuple[str, str]:
+    """Lightning's name of the number format of the network, and why."""
+    if fast_bf16:
+        return "bf16-mixed", "the tensor cores of the GPU are made for it"
+    if accelerator == "cpu":
+        return "32-true", "some CPUs are faster with bf16, others many times slower"
+    return "32-true", "of GPUs, only NVIDIA's from Ampere on are sure to be faster with bf16"
 
 
 def _start(channels: Sequence[str], trained: Sequence[str]) -> tuple[bool, str]:

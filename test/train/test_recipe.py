@@ -1,14 +1,17 @@
 import json
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
-from configuration import TEST_DATASET
+from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
+from keypoint_detection.train import flags
+from keypoint_detection.train.build import prepare_data
 from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import choose_recipe
 
@@ -217,6 +220,45 @@ def test_batches_hold_more_of_small_images_on_a_cpu(annotations, size, accelerat
     recipe = choose(annotations, size, accelerator)
     assert recipe.batch_size == batch
     assert accelerator in recipe.reasons["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "fast", "precision", "reason"),
+    [
+        ("gpu", True, "bf16-mixed", "the tensor cores of the GPU are made for it"),
+        ("gpu", False, "32-true", "of GPUs, only NVIDIA's from Ampere on are sure to be faster with bf16"),
+        ("cpu", False, "32-true", "some CPUs are faster with bf16, others many times slower"),
+    ],
+)
+def test_16_bits_are_chosen_where_they_are_sure_to_be_faster(annotations, accelerator, fast, precision, reason, caplog):
+    with caplog.at_level(logging.INFO, logger="keypoint_detection"):
+        recipe = choose(annotations, accelerator=accelerator, fast_bf16=fast)
+    assert recipe.precision == precision
+    assert f"--precision {precision} (auto: {reason})" in caplog.messages
+    given = choose(annotations, accelerator=accelerator, fast_bf16=fast, precision="32")
+    assert given.precision == "32"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "capabilities", "hip", "precision"),
+    [
+        ("auto", [(8, 0)], None, "bf16-mixed"),
+        ("gpu", [(8, 9), (12, 0)], None, "bf16-mixed"),
+        ("cpu", [(8, 0)], None, "32-true"),
+        ("auto", [(8, 0), (7, 5)], None, "32-true"),  # --devices may name either
+        ("auto", [(7, 0)], None, "32-true"),
+        ("auto", [(11, 0)], "6.4", "32-true"),
+        ("auto", [], None, "32-true"),
+    ],
+)
+def test_the_gpus_of_the_machine_say_whether_16_bits_are_faster(accelerator, capabilities, hip, precision, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[torch.device(device).index])
+    monkeypatch.setattr(torch.version, "hip", hip)
+    given = DEFAULT_HYPERPARAMETERS | {"accelerator": accelerator, "precision": "auto"}
+    config = flags.build_parser().parse_object(given).as_dict()
+    assert prepare_data(config)[1].precision == precision
 
 
 def test_small_batches_take_smaller_steps(annotations):

@@ -171,13 +171,15 @@ def test_a_training_goes_on_as_it_was_decided_and_with_flags_in_any_form(tmp_pat
     @functools.wraps(choose)
     def on_another_device(*arguments, **options):  # where auto would choose other values
         changed = {name: 7.0 for name in ("heatmap_sigma", "learning_rate") if options[name] == "auto"}
-        return choose(*arguments, **options | changed)
+        return choose(*arguments, **options | changed | {"fast_bf16": True})
 
     monkeypatch.setattr(build, "choose_recipe", on_another_device)
     changed = {"keypoint_channels": "  ".join(names), "minimal_keypoint_extraction_pixel_distance": 5.0}
     second = fit(**flags | changed | {"resume": "auto", "max_epochs": 2})
     for name in ("heatmap_sigma", "learning_rate"):
         assert second.detector.hparams[name] == first.detector.hparams[name] != 7.0
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["resumed"][0]["flags"]["precision"] == record["flags"]["precision"] == "32-true"
 
 
 def test_a_job_that_a_cluster_starts_again_keeps_its_record(tmp_path):
