@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from keypoint_detection.errors import InputError
+from keypoint_detection.errors import InputError, want_of_memory
 
 # name -> (what it does, module with a `main(argv) -> int`), imported only when it is asked for: torch takes seconds
 COMMANDS = {
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; that of the process where none is given.
 
     Returns:
-        The exit code: 0 done, 1 done in part, 2 bad input, 130 interrupted, 141 nobody reads what it prints.
+        The exit code: 0 done, 1 done in part, 2 bad input or want of memory, 130 interrupted, 141 nobody reads what it
+        prints.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(module: str, arguments: Sequence[str]) -> int:
-    """Runs the `main` of a module; bad input is one line on standard error and exit code 2.
+    """Runs the `main` of a module; bad input and want of memory are one line on standard error and exit code 2.
 
     Where the reader of a pipe is gone, as behind `| head`, it ends without a word.
     """
@@ -98,6 +99,12 @@ def _run(module: str, arguments: Sequence[str]) -> int:
         return importlib.import_module(module).main(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        want = want_of_memory(error)
+        if want is None:
+            raise
+        print(f"error: {want}: fewer images at a time (--batch_size) or smaller ones need less", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)

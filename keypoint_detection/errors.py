@@ -1,4 +1,11 @@
-"""The one error that means: the input is wrong, not the program."""
+"""The one error that means: the input is wrong, not the program; and what torch says where memory does not suffice."""
+
+from __future__ import annotations
+
+import re
+
+# On a GPU of any maker, and on a CPU.
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
 
 class InputError(ValueError):
@@ -15,3 +22,11 @@ class InputError(ValueError):
         if message.startswith("Caught InputError in DataLoader worker"):
             message = message.rsplit("InputError: ", 1)[-1].strip()
         super().__init__(message)
+
+
+def want_of_memory(error: BaseException) -> str | None:
+    """Says that memory does not suffice and how much was asked for, where an error of torch means that; or None."""
+    if not isinstance(error, RuntimeError) or not any(words in str(error) for words in _OUT_OF_MEMORY):
+        return None
+    asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    return "the memory does not suffice" + (f" for {asked[1]} more" if asked else "")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
-from keypoint_detection.errors import InputError
+from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.files import is_special, make_folder, prepare_file, unfinished, write_atomic, writing
 from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import (
@@ -185,14 +185,15 @@ def _predict_video(
         frames = enumerate(tqdm(imageio.imiter(path, plugin="FFMPEG"), unit="frame", desc=path.name, disable=None))
         if pictures is None:  # a video is drawn anew as a whole, its labels go on where they stopped
             frames = ((number, frame) for number, frame in frames if (name, number) not in journal.done)
-        rate = imageio.immeta(path, plugin="FFMPEG").get("fps", 25)
         predicted = _predict_frames(frames, predictor)
         if pictures is not None:
-            predicted = pictures.video(name, rate, predicted)
+            predicted = pictures.video(name, imageio.immeta(path, plugin="FFMPEG").get("fps", 25), predicted)
         for number, frame, prediction in predicted:
             if (name, number) not in journal.done:
                 journal.add(as_predicted(name, number, (frame.shape[0], frame.shape[1]), prediction))
     except (OSError, RuntimeError, StopIteration) as error:
+        if want_of_memory(error):  # the network's, not the video's
+            raise
         logger.error("skipped: %s: %s", path, str(error).splitlines()[0] if str(error) else "no video")
         return 1
     return 0

@@ -9,7 +9,8 @@ import threading
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-from colour_detector import colour_checkpoint, dots
+import torch
+from colour_detector import RedAndGreen, colour_checkpoint, dots
 from imageio.v3 import imiter
 from PIL import Image
 
@@ -351,3 +352,19 @@ def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, mon
     found = prediction_files.find_inputs(["a.png", "link/../a.png", "sub/../a.png"])
     assert [path.as_posix() for path in found] == ["a.png", "link/../a.png"]
     assert prediction_files.common_folder(found) == tmp_path
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_memory_that_does_not_suffice_is_one_line(kind, checkpoint, images, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has\nnone")
+
+    video = tmp_path / "v.mp4"
+    with imageio.get_writer(video, fps=5, macro_block_size=2) as writer:
+        writer.append_data(dots((40, 60), PLACES["a.png"]))
+    monkeypatch.setattr(RedAndGreen, "forward", fail)
+    assert run(checkpoint, tmp_path / "out.json", images if kind == "image" else video) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: the memory does not suffice for 2.50 GiB more: fewer images at a time (--batch_size) or smaller ones "
+        "need less"
+    )

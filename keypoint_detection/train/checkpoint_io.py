@@ -69,9 +69,9 @@ def check_space(folder: RunFolder, detector: nn.Module, save_top_k: int) -> None
         )
 
 
-def explain_write_error(error: OSError, folder: RunFolder) -> InputError | None:
+def explain_write_error(error: BaseException, folder: RunFolder) -> InputError | None:
     """Says in one line what could not be written, and what there is to go on with; None for errors of another kind."""
-    if error.errno not in WRITE_ERRORS:
+    if not isinstance(error, OSError) or error.errno not in WRITE_ERRORS:
         return None
     last = folder.checkpoints / "last.ckpt"
     kept = f"{last} is whole: --resume {folder.path} goes on from it" if last.exists() else "no checkpoint was written"

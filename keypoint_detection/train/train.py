@@ -27,6 +27,7 @@ from keypoint_detection.train.checkpoint_io import check_space, explain_write_er
 from keypoint_detection.train.device_speed import tf32_products
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
+from keypoint_detection.train.memory import explain_want_of_memory
 from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import TrainingResult, finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
@@ -113,7 +114,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         finish_wandb(wandb_logger, exit_code=1)
         if _is_ctrl_c(error):
             raise KeyboardInterrupt(_how_to_go_on(folder, callbacks, interrupted)) from error
-        explained = explain_write_error(error, folder) if isinstance(error, OSError) else None
+        explained = explain_write_error(error, folder) or explain_want_of_memory(error, config, folder)
         if explained:
             raise explained from error
         raise

@@ -1,0 +1,46 @@
+"""What needs less memory, where it does not suffice for a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keypoint_detection.errors import InputError, want_of_memory
+from keypoint_detection.train.run_folder import RunFolder
+
+
+def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], folder: RunFolder) -> InputError | None:
+    """Says in one line what needs less memory, and what there is to go on with; None for errors of another kind.
+
+    Args:
+        error: What has ended the training.
+        config: A value for every flag, `auto` replaced.
+        folder: Folder of the run.
+
+    Returns:
+        The error to end with.
+    """
+    want = want_of_memory(error)
+    if want is None:
+        return None
+    batch, needs_less = config["batch_size"], []
+    if batch > 1:
+        parts = next(number for number in range(2, batch + 1) if batch % number == 0)
+        needs_less.append(
+            f"a --batch_size below {batch} ({batch // parts} with --accumulate_grad_batches "
+            f"{parts * config['accumulate_grad_batches']} for steps of as many images)"
+        )
+    needs_less.append(f"a smaller --{'train_crop_size' if config['train_crop_size'] else 'image_size'}")
+    whole = config["precision"].startswith("32")
+    if whole:
+        needs_less.append("--precision bf16-mixed")
+    *first, final = needs_less
+    text = f"{want}: less of it needs {', '.join([*first, f'or {final}' if first else final])}"
+    last = folder.checkpoints / "last.ckpt"
+    if last.exists():
+        text += (
+            f"; {last} is whole: --resume {folder.path} goes on where there is more memory"
+            f"{' or with --precision bf16-mixed' if whole else ''}, --checkpoint {last} starts from its weights with "
+            "other flags"
+        )
+    return InputError(text)
