@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,18 +30,22 @@ from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.image_sizes import warn_of_fine_distances
+from keypoint_detection.train.memory import kept_bytes
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 2, 1)
 # Detections beyond those that are labelled, so that wrong ones do not crowd out right ones.
 MORE_THAN_LABELLED = 1.5
+# Share of a GPU's memory for what is kept of images in 32 bits. At their peak, steps on a CPU took 1.1 to 1.5 times as
+# much; the rest is for weights and what computes with them.
+MEMORY_OF_IMAGES = 0.5
 
 
 def prepare_data(
@@ -64,7 +69,7 @@ def prepare_data(
     datamodule.setup()
     present = torch.cuda.is_available() or torch.backends.mps.is_available()  # what Lightning trains on
     accelerator = "gpu" if present and config["accelerator"] != "cpu" else "cpu"
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if accelerator == "gpu" else []
     recipe = flags.call(
         choose_recipe,
         config,
@@ -72,7 +77,8 @@ def prepare_data(
         sizes=datamodule.train_sizes,
         accelerator=accelerator,
         trained_channels=trained_channels,
-        fast_bf16=accelerator == "gpu" and bool(gpus) and all(map(is_ampere, gpus)),  # whichever it takes
+        fast_bf16=bool(gpus) and all(map(is_ampere, gpus)),  # whichever it takes
+        fitting=partial(_fitting, config, list(datamodule.channel_names), gpus) if gpus else None,
     )
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]
@@ -83,6 +89,27 @@ def prepare_data(
     datamodule.image_size, datamodule.train_crop_size = recipe.image_size, recipe.train_crop_size
     datamodule.batch_size = recipe.batch_size
     return datamodule, recipe
+
+
+def _fitting(
+    config: Mapping[str, Any], channels: list[str], gpus: Sequence[torch.device], stride: int, height: int, width: int
+) -> float:
+    """How many images fit into the smallest GPU, told from its size alone: all processes have to find the same."""
+    with torch.random.fork_rng(devices=[]):  # the weights of the training are to be drawn as without it
+        detector = _untrained(config, channels, stride)
+    memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
+    try:
+        return MEMORY_OF_IMAGES * memory / kept_bytes(detector, (detector.backbone.n_channels_in, height, width))
+    except Exception as error:  # noqa: BLE001  a backbone of one's own may need values, and trains all the same
+        logger.info("what an image takes of the memory is not known: %s", first_line(error))
+        return math.inf
+
+
+def _untrained(config: Mapping[str, Any], channels: list[str], stride: int) -> KeypointDetector:
+    """The detector at this stride, whatever else of it is still to be decided."""
+    undecided = {"image_size": None, "keypoint_channel_max_keypoints": None, "heatmap_stride": stride}
+    undecided |= {name: 1.0 for name in ("heatmap_sigma", "learning_rate") if config[name] == "auto"}
+    return build_detector({**config, **undecided}, channels, load_pretrained=False)
 
 
 def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) -> dict[str, Any]:
@@ -116,13 +143,10 @@ def check_detector(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: If a name or a value is not usable.
     """
-    undecided = {"image_size": None, "keypoint_channel_max_keypoints": None}
-    undecided |= {name: 1.0 for name in ("heatmap_sigma", "learning_rate") if config[name] == "auto"}
     strides = STRIDES if config["heatmap_stride"] == "auto" else (config["heatmap_stride"],)
     for stride in strides:
         try:
-            values = {**config, **undecided, "heatmap_stride": stride}
-            _warn_of_random_encoder(config, build_detector(values, ["channel"], load_pretrained=False).backbone)
+            _warn_of_random_encoder(config, _untrained(config, ["channel"], stride).backbone)
             break
         except InputError:
             if stride == strides[-1]:

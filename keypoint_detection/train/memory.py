@@ -1,12 +1,44 @@
-"""What needs less memory, where it does not suffice for a training."""
+"""What an image takes of the memory, and what needs less of it where it does not suffice for a training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.train.run_folder import RunFolder
+
+# As many times the heatmaps are there beside the network: what they are to be, and what the loss computes from both.
+HEATMAPS = 4
+
+
+def kept_bytes(network: nn.Module, size: tuple[int, int, int]) -> int:
+    """Counts what a network and its loss keep of an image for the backward pass, in 32 bits, without computing it.
+
+    Args:
+        network: The network, which moves to the device meta.
+        size: Channels, height and width of the image.
+
+    Returns:
+        The bytes.
+    """
+    network.to("meta")
+    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        heatmaps = network(torch.empty(1, *size, device="meta"))
+    return sum(kept.values()) + HEATMAPS * heatmaps.nbytes
 
 
 def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], folder: RunFolder) -> InputError | None:

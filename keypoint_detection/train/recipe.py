@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -31,7 +31,7 @@ FEWEST_AUGMENTED = 10
 # takes hardly longer with them (benchmarks/README.md).
 CPU_BATCHES = (4, 8, 16)
 FEWEST_PIXELS = 130_000
-GPU_BATCH = 16
+GPU_BATCHES = (16, 8, 4, 2, 1)
 # Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
@@ -105,6 +105,7 @@ def choose_recipe(
     flip_pairs: str | Sequence[str],
     trained_channels: Sequence[str] = (),
     fast_bf16: bool = False,
+    fitting: Callable[[int, int, int], float] | None = None,
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
@@ -128,6 +129,7 @@ def choose_recipe(
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
         fast_bf16: Whether the device is sure to be faster with bf16.
+        fitting: How many images fit into the memory of the device, by stride, height and width; None if any number.
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
             keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
@@ -182,7 +184,8 @@ def choose_recipe(
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
-    batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer))
+    most = fitting(stride, shorter, longer) if fitting and batch_size == "auto" else math.inf
+    batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer, most))
     goes_on, start = _start(annotations.channel_names, trained_channels)
     rate = 6e-3 * min(1.0, math.sqrt(batch / 4)) if batch > 0 else 0.0
     rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
@@ -212,10 +215,12 @@ def choose_recipe(
     return recipe
 
 
-def _batch_size(accelerator: str, shorter: int, longer: int) -> tuple[int, str]:
+def _batch_size(accelerator: str, shorter: int, longer: int, most: float) -> tuple[int, str]:
     """How many images of so many pixels are in a batch, and why."""
     if accelerator != "cpu":
-        return GPU_BATCH, f"the device is {accelerator}"
+        batch = next((size for size in GPU_BATCHES if size <= most), GPU_BATCHES[-1])
+        fewer = f", whose memory has room for {int(most)} of {shorter}x{longer} px" if batch < GPU_BATCHES[0] else ""
+        return batch, f"the device is {accelerator}{fewer}"
     enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
     return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {accelerator}"
 

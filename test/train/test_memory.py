@@ -3,17 +3,34 @@
 import pytest
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
+from torch import nn
 
-from keypoint_detection import fit
+from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
+from keypoint_detection.train.memory import kept_bytes
 
 SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "num_workers": 0}
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.88 GiB is free."
     "\nProcess 1 has 13.00 GiB memory in use."
 )
+
+
+def test_what_a_network_keeps_is_counted():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 2, 1), nn.Sigmoid())
+    # In 4 bytes the image, what the ReLU makes in the place of the 8 channels, and the 2 channels in the end, which
+    # are there for the loss four times more.
+    assert kept_bytes(network, (3, 6, 10)) == 4 * 6 * 10 * (3 + 8 + 2 + 4 * 2)
+
+
+@pytest.mark.parametrize(("stride", "measured"), [(4, 165), (1, 515)])
+def test_the_default_network_keeps_what_was_measured(stride, measured):
+    detector = KeypointDetector(
+        ["a", "b"], backbone_type="Unet", heatmap_sigma=2.0, heatmap_stride=stride, learning_rate=1.0
+    )
+    assert kept_bytes(detector, (3, 640, 640)) / 640**2 == pytest.approx(measured, rel=0.01)
 
 
 def lack(monkeypatch, step):

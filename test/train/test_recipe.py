@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import prepare_data
 from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
@@ -259,6 +261,55 @@ def test_the_gpus_of_the_machine_say_whether_16_bits_are_faster(accelerator, cap
     given = DEFAULT_HYPERPARAMETERS | {"accelerator": accelerator, "precision": "auto"}
     config = flags.build_parser().parse_object(given).as_dict()
     assert prepare_data(config)[1].precision == precision
+
+
+@pytest.mark.parametrize(
+    ("most", "batch", "reason"),
+    [
+        (400.0, 16, "the device is gpu"),
+        (16.0, 16, "the device is gpu"),
+        (15.9, 8, "the device is gpu, whose memory has room for 15 of 480x640 px"),
+        (3.2, 2, "the device is gpu, whose memory has room for 3 of 480x640 px"),
+        (0.4, 1, "the device is gpu, whose memory has room for 0 of 480x640 px"),
+    ],
+)
+def test_batches_hold_what_fits_into_the_gpu(annotations, most, batch, reason):
+    asked = []
+    fitting = lambda *arguments: asked.append(arguments) or most  # noqa: E731
+    recipe = choose(annotations, accelerator="gpu", image_size="none", train_crop_size="none", fitting=fitting)
+    assert (recipe.batch_size, recipe.reasons["batch_size"]) == (batch, reason)
+    assert asked == [(recipe.heatmap_stride, 480, 640)]
+    assert recipe.learning_rate == pytest.approx(6e-3 * min(1, (batch / 4) ** 0.5), abs=1e-5)
+    assert choose(annotations, accelerator="gpu", batch_size=16, fitting=lambda *_: 1 / 0).batch_size == 16
+
+
+def test_a_small_gpu_gets_small_batches_and_the_same_weights(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    memory = {0: 2**40, 1: 50_000_000}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory[device.index])
+    )
+    of_the_network = ("n_channels", "n_downsampling_layers", "n_resnet_blocks")
+    given = {name: value for name, value in DEFAULT_HYPERPARAMETERS.items() if name not in of_the_network}
+    given |= {"accelerator": "auto", "batch_size": "auto", "image_size": "none", "heatmap_stride": 4}
+    config = flags.build_parser().parse_object(given).as_dict()
+    state = torch.get_rng_state()
+    recipe = prepare_data(config)[1]
+    # The default network keeps 165 bytes per pixel, 2.7 MB of an image of 128x128, of which 25 MB hold nine.
+    assert recipe.batch_size == 8
+    assert recipe.reasons["batch_size"] == "the device is gpu, whose memory has room for 9 of 128x128 px"
+    assert torch.equal(torch.get_rng_state(), state)
+    memory[1] = 2**40
+    assert prepare_data(config)[1].batch_size == 16
+
+    def ask_for_a_value(network, images):
+        return forward(network, images * images.amax().item())
+
+    memory[1], forward = 1000, Unet.forward
+    monkeypatch.setattr(Unet, "forward", ask_for_a_value)  # which is not there without computing
+    assert prepare_data(config)[1].batch_size == 16
 
 
 def test_small_batches_take_smaller_steps(annotations):
