@@ -251,9 +251,10 @@ def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> tor
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if "orthogonal" in groups[0]:
         return Muon(groups, _BETAS, fused)
-    # The fused kernel undoes the scaling of float16 gradients itself, after they should have been clipped.
-    clips_scaled = str(trainer.precision).startswith("16") and trainer.gradient_clip_val is not None
-    return torch.optim.AdamW(groups, betas=_BETAS, fused=fused and not clips_scaled)
+    # The fused kernel undoes the scaling of float16 gradients itself, after they should have been clipped; Lightning
+    # refuses to clip for it in bf16 as well, where there is no scaling.
+    clips_mixed = str(trainer.precision).endswith("mixed") and trainer.gradient_clip_val is not None
+    return torch.optim.AdamW(groups, betas=_BETAS, fused=fused and not clips_mixed)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, values: Any) -> dict[str, Any]:

@@ -261,7 +261,8 @@ def test_kernels_that_join_enough_channels_get_orthogonal_steps():
 
 
 @pytest.mark.parametrize(
-    ("precision", "clip", "fused"), [("32-true", 1.0, True), ("16-mixed", None, True), ("16-mixed", 1.0, False)]
+    ("precision", "clip", "fused"),
+    [("32-true", 1.0, True), ("16-mixed", None, True), ("16-mixed", 1.0, False), ("bf16-mixed", 1.0, False)],
 )
 def test_the_fused_kernel_is_left_out_where_lightning_could_not_clip(precision, clip, fused):
     network = Network()

@@ -38,3 +38,8 @@ def test_losses_agree_within_rounding_and_stay_in_32_bits(tmp_path, monkeypatch)
         assert network == torch.bfloat16
         assert {kinds[name] for name in ("losses", "gt_losses", "heatmaps", "scores")} == {torch.float32}
     assert all(value.dtype == torch.float32 for value in half.detector.parameters())
+
+
+def test_the_other_optimizer_trains_in_16_bits(tmp_path):
+    found = fit(**SHORT | {"max_epochs": 1, "optimizer": "adamw"}, run_dir=str(tmp_path), precision="bf16-mixed")
+    assert found.best_checkpoint.exists()
