@@ -22,7 +22,7 @@ from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import HeatmapPictures, log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
-from keypoint_detection.train.watch import TimeShares
+from keypoint_detection.train.watch import CollapseWarning, TimeShares
 from keypoint_detection.visualization import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels))
+        collapse = next(callback for callback in trainer.callbacks if isinstance(callback, CollapseWarning))
+        warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels), collapse.advice)
     if trainer.datamodule.test_annotations is not None:
         with stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
@@ -153,19 +154,25 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     )
 
 
-def warn_of_hardly_learned(metrics: Mapping[str, float], channel_names: Sequence[str]) -> None:
+def warn_of_hardly_learned(
+    metrics: Mapping[str, float], channel_names: Sequence[str], advice: str | None = None
+) -> None:
     """Warns of channels of which most that `predict` finds will be wrong, whatever the score threshold.
 
     Args:
         metrics: Values of the best checkpoint on the validation set, as `best/<name>`.
         channel_names: Names of the channels.
+        advice: What to try where no channel was learned, if the training has collapsed.
     """
-    weak = [name for name in channel_names if metrics.get(f"best/best_f1/{name}", math.nan) < HARDLY_LEARNED]
+    known = {name: metrics.get(f"best/best_f1/{name}", math.nan) for name in channel_names}
+    weak = [name for name, f1 in known.items() if f1 < HARDLY_LEARNED]
     if weak:
+        some_learned = any(f1 >= HARDLY_LEARNED for f1 in known.values())
+        usual = "train longer, or look at its labels and at augmentations.jpg"
         logger.warning(
             "hardly learned: %s (F1 below %g at the best score threshold), so predict misses most of it or most that "
-            "it finds is wrong; train longer, or look at its labels and at augmentations.jpg",
-            ", ".join(weak), HARDLY_LEARNED,
+            "it finds is wrong; %s",
+            ", ".join(weak), HARDLY_LEARNED, usual if some_learned or advice is None else f"try {advice}",
         )  # fmt: skip
 
 

@@ -13,8 +13,18 @@ def test_channels_that_were_hardly_learned_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_hardly_learned(metrics, ["paws", "tail", "nose", "absent"])
     assert [message[: message.index(" (")] for message in caplog.messages] == ["hardly learned: paws"]
+    assert caplog.messages[0].endswith("train longer, or look at its labels and at augmentations.jpg")
     # All that is found may be right, at a recall below 0.11.
     assert "misses most of it or most that it finds is wrong" in caplog.text
+
+
+def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog):
+    weak = {"best/best_f1/paws": 0.1, "best/best_f1/tail": 0.0, "best/best_f1/nose": math.nan}
+    warn_of_hardly_learned(weak, ["paws", "tail", "nose"], "a lower --learning_rate")
+    warn_of_hardly_learned(weak | {"best/best_f1/nose": 0.5}, ["paws", "tail", "nose"], "a lower --learning_rate")
+    advised, others = caplog.messages
+    assert advised.endswith("is wrong; try a lower --learning_rate")
+    assert others.endswith("is wrong; train longer, or look at its labels and at augmentations.jpg")
 
 
 def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):

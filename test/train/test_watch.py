@@ -1,7 +1,16 @@
+"""What a training notices of itself: a collapse, and where the time goes."""
+
+import json
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from configuration import DEFAULT_HYPERPARAMETERS
+from PIL import Image
 
+from keypoint_detection import fit
 from keypoint_detection.data.loading import advise
 from keypoint_detection.train.watch import CollapseWarning, TimeShares
 
@@ -46,29 +55,131 @@ def test_every_second_of_a_training_is_in_one_of_the_shares(monkeypatch):
     assert sum(shares.seconds.values()) == now
 
 
-def test_an_ap_that_stays_zero_does_not_tell_why(caplog):
-    # What is found may as well lie farther off than the distances of AP.
-    watch, metrics = CollapseWarning(), {"validation/meanAP": 0.0}
-    for epoch in range(7):
-        metrics["train/loss"] = 0.1 / (epoch + 1)
-        trainer = SimpleNamespace(sanity_checking=False, callback_metrics=metrics, current_epoch=epoch)
-        watch.on_validation_end(trainer, None)
-    (record,) = caplog.records
-    assert "stayed 0 for 6 evaluations: either the heatmaps have collapsed to zero, or" in record.message
-    assert "farther than --maximal_gt_keypoint_pixel_distances" in record.message
+def shown_images(folder, are_noise):
+    """Images with a keypoint each: in the middle of a white square on black, or anywhere in noise."""
+    random = np.random.default_rng(0)
+    entries = []
+    for number in range(24):
+        x, y = random.integers(4, 60, 2)
+        pixels = random.integers(0, 256 if are_noise else 1, (64, 64, 3), dtype=np.uint8)
+        if not are_noise:
+            pixels[y - 1 : y + 2, x - 1 : x + 2] = 255
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        entries.append({"image_path": f"{number}.png", "dot": [[(x + 0.5) / 64, 1 - (y + 0.5) / 64]]})
+    path = folder / "dots.json"
+    path.write_text(json.dumps({"dataset": entries}), encoding="utf-8")
+    return DEFAULT_HYPERPARAMETERS | {
+        "json_dataset_path": str(path), "image_dataset_path": str(folder), "keypoint_channels": "dot",
+        "keypoint_channel_max_keypoints": None, "heatmap_sigma": 2.0, "max_epochs": 6, "augment_train": False,
+        "run_dir": str(folder / "run"), "wandb_mode": "disabled", "max_pictures": 0,
+    }  # fmt: skip
+
+
+def warnings_of(caplog, flags):
+    """What a training warns of, of whose evaluations the last one comes after 54 steps."""
+    caplog.clear()
+    fit(**flags)
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize(
-    ("losses", "found"),
+    ("changes", "advised"),
     [
-        ([0.1, 0.09, 0.08, 0.07, 0.06, 0.055, 0.051], [0.0] * 7),  # a training that has hardly begun
-        ([0.1, 0.05, 0.03, 0.02, 0.01, 0.01, 0.01], [0.0, 0.0, 0.0, 0.1, 0.0, 0.0, 0.0]),
+        ({}, "Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a lower --learning_rate or a longer"),
+        ({"loss": "focal"}, "Try a larger --heatmap_sigma, a larger --image_size, a lower --learning_rate or a longer"),
+        ({"learning_rate": 5.0}, "Try a lower --learning_rate than 5 first: the loss has risen from 0.0"),
     ],
 )
-def test_an_ap_of_zero_is_no_collapse_before_the_loss_has_halved_or_where_something_was_found(caplog, losses, found):
+def test_heatmaps_that_stay_near_zero_are_told_with_what_to_try(caplog, tmp_path, changes, advised):
+    low, hardly = warnings_of(caplog, shown_images(tmp_path, are_noise=True) | changes)
+    assert low.startswith("the heatmaps have been near zero everywhere for ")
+    assert advised in low
+    assert hardly.startswith("hardly learned: dot (")
+    assert hardly.endswith(f"; try {low.partition('. Try ')[2]}")
+
+
+def test_a_training_that_learns_is_not_warned(caplog, tmp_path):
+    assert warnings_of(caplog, shown_images(tmp_path, are_noise=False) | {"learning_rate": 0.02}) == []
+
+
+def test_what_was_seen_of_a_collapse_is_kept_when_a_training_goes_on(caplog, tmp_path):
+    flags = shown_images(tmp_path, are_noise=True) | {"resume": "auto"}
+    (hardly,) = warnings_of(caplog, flags | {"max_epochs": 5})  # 45 steps may be too few
+    assert hardly.endswith("; train longer, or look at its labels and at augmentations.jpg")
+    low, hardly = warnings_of(caplog, flags)
+    assert "near zero everywhere for 6 evaluations" in low
+    assert warnings_of(caplog, flags | {"max_epochs": 7}) == [hardly]  # told already
+
+
+def evaluate(watch, highest, mean_ap, loss=0.05, **changes):
+    """Lets an evaluation of two batches, with these highest values of their heatmaps, pass by."""
+    trainer = SimpleNamespace(
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), is_global_zero=True, callbacks=[], max_epochs=-1,
+        max_steps=-1, global_step=1000, accumulate_grad_batches=2,
+        callback_metrics={"validation/meanAP": torch.tensor(mean_ap), "validation/loss": torch.tensor(loss)},
+        strategy=SimpleNamespace(root_device="cpu", reduce=lambda value, reduce_op: value),
+    )  # fmt: skip
+    vars(trainer).update(changes)
+    module = SimpleNamespace(hparams=SimpleNamespace(loss="mse", learning_rate=0.5))
+    watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.02)}, None, 0)
+    watch.on_validation_start(trainer, module)
+    for value in highest:
+        watch.on_validation_batch_end(trainer, module, {"heatmaps": torch.tensor([[[[0.0, value]]]])})
+    watch.on_validation_end(trainer, module)
+
+
+def test_an_ap_that_stays_zero_with_high_heatmaps_is_told_in_other_words(caplog):
     watch = CollapseWarning()
-    for epoch, (loss, mean_ap) in enumerate(zip(losses, found, strict=True)):
-        metrics = {"train/loss": loss, "validation/meanAP": mean_ap}
-        trainer = SimpleNamespace(sanity_checking=False, callback_metrics=metrics, current_epoch=epoch)
-        watch.on_validation_end(trainer, None)
-    assert not caplog.records
+    for _ in range(4):
+        evaluate(watch, [0.75, 0.001], 0.0)
+    (message,) = caplog.messages
+    assert message.startswith("the AP has stayed 0 for 3 evaluations, with heatmaps of up to 0.75: what is found lies")
+    assert "Try larger --maximal_gt_keypoint_pixel_distances, --loss focal, " in message
+
+
+@pytest.mark.parametrize(
+    ("highest", "mean_ap", "changes"),
+    [
+        (0.049, math.nan, {}),  # there is nothing to find
+        (0.049, 0.0, {"global_step": 999}),
+        (0.049, 0.0, {"sanity_checking": True}),
+        (0.049, 0.0, {"max_steps": 2010}),  # less than half
+        (0.049, 0.0, {"max_steps": 49, "global_step": 49}),
+        (0.05, 0.001, {}),
+    ],
+)
+def test_nothing_is_said_of_what_may_be_no_collapse(caplog, highest, mean_ap, changes):
+    watch = CollapseWarning()
+    ends = {"estimated_stepping_batches": changes.get("max_steps"), "num_training_batches": 10}
+    for _ in range(5):
+        evaluate(watch, [0.0, highest], mean_ap, **changes, **ends)
+    assert not caplog.messages
+    assert watch.advice is None
+
+
+@pytest.mark.parametrize(("loss", "has_risen"), [(0.121, True), (0.119, False)])
+def test_a_loss_of_three_times_the_first_one_has_risen(loss, has_risen):
+    watch = CollapseWarning()
+    evaluate(watch, [1.0], 0.0, loss=loss)  # of the highest one, whenever it was
+    for _ in range(3):
+        evaluate(watch, [0.01], 0.0)
+    assert watch.advice.startswith("a lower --learning_rate than 0.5 first") is has_risen
+
+
+def test_of_several_processes_the_first_one_tells(caplog):
+    first, second = CollapseWarning(), CollapseWarning()
+    for _ in range(3):
+        evaluate(first, [0.01], 0.0, loss=0.2)
+        evaluate(second, [0.01], 0.0, loss=0.2, is_global_zero=False)
+    assert len(caplog.messages) == 1
+    assert first.state_dict() == second.state_dict()
+    assert first.advice.startswith("a lower --learning_rate than 0.5 first: the loss has risen from 0.04 to 0.2")
+
+
+def test_an_evaluation_that_finds_something_begins_the_count_anew(caplog):
+    watch = CollapseWarning()
+    for highest, mean_ap in [(0.01, 0.0), (0.01, 0.0), (0.3, 0.2), (0.01, 0.0), (0.01, 0.0)]:
+        evaluate(watch, [highest], mean_ap)
+    assert not caplog.messages
+    evaluate(watch, [0.01], 0.0)
+    assert "for 3 evaluations" in caplog.text
