@@ -13,6 +13,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
+from keypoint_detection.data.geometry import SMALLEST_SIDE, fit_sizes
 from keypoint_detection.data.sampler import TrainingSampler
 from keypoint_detection.errors import InputError
 
@@ -162,15 +163,18 @@ def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
         trainer: Which knows the device.
 
     Returns:
-        The ways that are left, as flags.
+        The ways that are left, as flags; nothing where there is none.
     """
     ways = []
     if device_type(trainer) != "cpu" or _cores() > loader.num_workers + min(2, torch.get_num_threads()):
         ways.append(f"more than --num_workers {loader.num_workers}")
     if loader.dataset.cache is None:
         ways.append("--cache_images true")
-    size = "--image_size" if loader.dataset.crop_size is None else "--train_crop_size"
-    return ", ".join([*ways, f"a smaller {size}"])
+    parts = loader.dataset.crop_size
+    side = max(parts) if parts else fit_sizes(trainer.datamodule.train_sizes[:1000], loader.dataset.image_size).max()
+    if not 0 < side <= SMALLEST_SIDE:
+        ways.append("a smaller --train_crop_size" if parts else "a smaller --image_size")
+    return ", ".join(ways)
 
 
 def _sharing_processes(trainer: pl.Trainer) -> int:

@@ -235,7 +235,8 @@ class TimeShares(pl.Callback):
         """One line with the shares.
 
         Args:
-            advice: Where the data takes more than 15 %, what makes it less.
+            advice: What makes it less where the data takes more than 15 %, of half a minute of training at least: in
+                less, much of it is what an epoch costs, however its data is loaded.
 
         Returns:
             The line.
@@ -247,6 +248,6 @@ class TimeShares(pl.Callback):
             del told["other"]
         text = ", ".join(f"{part} {share}" for part, share in told.items())
         line = f"time: {text} of {total:.0f} s"
-        if shares["data"] > 0.15:
+        if advice and shares["data"] > 0.15 and self.seconds["data"] + self.seconds["step"] >= 30:
             line += f"; to wait less for data: {advice}"
         return line
