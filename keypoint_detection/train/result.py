@@ -69,6 +69,8 @@ class TrainingResult:
         report = self.run_dir / "report.html"
         in_browser = f"{report} in a browser, " if report.exists() else ""
         profiles = [f"            {path}" for path in sorted(self.run_dir.glob("*profile*.txt"))]
+        traces = sorted(self.run_dir.glob("*profile*.trace.json"))
+        profiles += [f"            {path} (opens in ui.perfetto.dev)" for path in traces]
         return "\n".join(
             [
                 f"run folder: {self.run_dir}",

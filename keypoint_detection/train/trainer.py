@@ -6,8 +6,9 @@ import inspect
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -33,10 +34,10 @@ DEFAULT_TIME = timedelta(minutes=5)
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")
 # Number formats of Lightning in which all but the network stays in 32 bits, keypoints among it.
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16", "16")
-PROFILERS: dict[str, type[Profiler]] = {
+PROFILERS: dict[str, Callable[..., Profiler]] = {
     "simple": SimpleProfiler,
     "advanced": AdvancedProfiler,
-    "pytorch": PyTorchProfiler,
+    "pytorch": partial(PyTorchProfiler, table_kwargs={"max_name_column_width": 100}),  # or names of steps are cut
 }
 # Arguments of Lightning's Trainer that this library sets, and `create_trainer`'s own.
 NOT_FLAGS = {
@@ -90,7 +91,8 @@ def create_trainer(
         accelerator: Kind of device: cpu, gpu, mps or auto.
         strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Not those that spread a
             network over devices, whose weights cannot be averaged.
-        profiler: Lightning's profiler; its table is written to the run's folder.
+        profiler: Lightning's profiler; its table is written to the run's folder, and by pytorch a trace of some steps,
+            which ui.perfetto.dev shows.
         gradient_clip_val: Norm that gradients are clipped to; none leaves them as they are.
 
     Returns:

@@ -1,11 +1,14 @@
-"""When a training that is sized in time ends."""
+"""When a training that is sized in time ends, and what its profilers leave."""
 
 from datetime import timedelta
 from types import SimpleNamespace
 
+import pytest
+from configuration import DEFAULT_HYPERPARAMETERS
 from pytorch_lightning.callbacks import Timer
 
-from keypoint_detection.train.trainer import SharedTimer
+from keypoint_detection import fit
+from keypoint_detection.train.trainer import PROFILERS, SharedTimer
 
 
 def test_several_processes_ask_whether_the_time_is_over_every_tenth_step_but_for_the_first_ones():
@@ -25,3 +28,15 @@ def test_several_processes_ask_whether_the_time_is_over_every_tenth_step_but_for
 def test_the_time_of_a_checkpoint_is_where_lightnings_own_timer_leaves_it():
     timer = Timer(duration=timedelta(hours=1))
     assert SharedTimer(duration=timedelta(hours=1)).state_key == timer.state_key
+
+
+@pytest.mark.parametrize("profiler", PROFILERS)
+def test_a_profiler_writes_where_the_time_of_steps_went_and_its_files_are_named(tmp_path, profiler):
+    flags = {"profiler": profiler, "max_epochs": 1, "max_pictures": 0, "wandb_mode": "disabled"}
+    named = fit(**DEFAULT_HYPERPARAMETERS | flags, run_dir=str(tmp_path)).where_to_look().splitlines()
+    tables = [tmp_path / "fit-profile.txt", tmp_path / "validate-profile.txt"]
+    assert "SingleDeviceStrategy.training_step" in tables[0].read_text(encoding="utf-8")
+    traces = sorted(path for path in tmp_path.glob("*.json") if path.name not in ("run.json", "split.json"))
+    assert [path.name.split("-")[0] for path in traces] == (["fit", "validate"] if profiler == "pytorch" else [])
+    expected = [*map(str, tables), *(f"{path} (opens in ui.perfetto.dev)" for path in traces)]
+    assert [line.strip() for line in named if "-profile" in line] == expected
