@@ -78,12 +78,15 @@ def _pairs_within_words(
     Returns:
         The pairs, and the names that have partners, but not a single one.
     """
-    found = {name: [other for other in names if other in others(name)] for name in names}
-    mutual = {name for name, partners in found.items() if len(partners) == 1 and found[partners[0]] == [name]}
+    place = {name: position for position, name in enumerate(names)}
+    found = {name: sorted(others(name) & place.keys(), key=place.__getitem__) for name in names}
     pairs = [
-        (name, found[name][0]) for name in names if name in mutual and names.index(found[name][0]) > names.index(name)
+        (name, partners[0])
+        for name, partners in found.items()
+        if len(partners) == 1 and found[partners[0]] == [name] and place[name] < place[partners[0]]
     ]
-    return pairs, [name for name, partners in found.items() if partners and name not in mutual]
+    paired = set(itertools.chain.from_iterable(pairs))
+    return pairs, [name for name, partners in found.items() if partners and name not in paired]
 
 
 def guess_flip_pairs(channel_names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -167,12 +170,9 @@ def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[s
     without = [
         group.name for group in groups if mirrored[group.name] is None or not set(group.members).isdisjoint(unpaired)
     ]
-    order = list(mirrored)
-    return [
-        (name, other)
-        for name, other in mirrored.items()
-        if name not in without and other is not None and order.index(other) > order.index(name)
-    ], without
+    place = {group.name: position for position, group in enumerate(groups)}
+    certain = [(name, other) for name, other in mirrored.items() if other is not None and name not in without]
+    return [(name, other) for name, other in certain if place[name] < place[other]], without
 
 
 def mirror_permutation(
