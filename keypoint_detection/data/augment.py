@@ -74,7 +74,7 @@ class Augmentation:
         translation: float = 0.1,
         perspective: float = 0.0,
         crop: float = 0.0,
-        flip_pairs: str | list[str] = "auto",
+        flip_pairs: list[str] | str = "auto",
         fill: str = "mean",
         brightness: float = 0.2,
         contrast: float = 0.3,

@@ -252,7 +252,7 @@ def _unlabelled(
         return ()
     crowds, places = sum(objects.crowds[at] for at in found), len({objects.images[at] for at in found})
     text = f"no labelled keypoint on {counted(len(found), 'object')} (iscrowd: {crowds}) in {counted(places, 'image')}"
-    return (f"{text}; what can be seen there counts as absent",)
+    return (f"{text}; what can be seen there counts as absent (see --empty_channels)",)
 
 
 def _check_numbers(triples: np.ndarray, present: np.ndarray, objects: _Objects, source: Path) -> None:

@@ -36,10 +36,15 @@ class TrainedWeights:
     name: str
     content: Mapping[str, Any]
 
-    @property
-    def channels(self) -> list[str]:
-        """Names of the channels that they have learnt."""
-        return list(self.content["hyper_parameters"]["keypoint_channels"])
+    def channels(self, config: Mapping[str, Any]) -> list[str]:
+        """Names of the channels that they have learnt, none where the flags describe a network that few of them fit.
+
+        Args:
+            config: A value for every flag, those that `inherit` takes over included.
+        """
+        values = self.content["hyper_parameters"]
+        fits = all(config.get(name, value) == value for name, value in values["backbone"].items())
+        return list(values["keypoint_channels"]) if fits else []
 
     def inherit(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Takes over what the weights fit to: arguments of the backbone that are not given, and an automatic stride.

@@ -220,7 +220,9 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
         if name in registry:
             flags = set().union(*map(_member_flags, registry.values()))
-            rules.append((True, flags - _member_flags(registry[name]), f"{name} does not take it"))
+            for flag in flags - _member_flags(registry[name]):
+                takers = ", ".join(taker for taker, member in registry.items() if flag in _member_flags(member))
+                rules.append((True, {flag}, f"{name} does not take it, unlike {takers}"))
     defaults = {
         parameter.name: parameter.default
         for _, source, _ in SOURCES

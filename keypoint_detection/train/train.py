@@ -77,7 +77,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         config = trained.inherit(config)
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    split, learnt = interrupted and interrupted.split, trained.channels if trained else ()
+    split, learnt = interrupted and interrupted.split, trained.channels(config) if trained else ()
     datamodule, recipe = prepare_data(config, split, learnt)
     config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
     if interrupted:

@@ -149,3 +149,10 @@ def test_weights_come_from_a_wandb_artifact(tmp_path, trained, monkeypatch):
     Artifact.files = ("a.ckpt", "b.ckpt")
     with pytest.raises(InputError, match=r"expected one \.ckpt or \.safetensors file in it, found a\.ckpt, b\.ckpt"):
         find_trained_weights("someone/boxes/model-1:best")
+
+
+@pytest.mark.parametrize(("given", "known"), [({}, 2), ({"n_channels": 6}, 2), ({"n_channels": 8}, 0)])
+def test_a_network_that_few_weights_fit_knows_no_channel(trained, given, known):
+    weights = find_trained_weights(str(trained[1]))
+    flags = dict.fromkeys(BACKBONE) | {"backbone_type": "Unet", "heatmap_stride": "auto"} | given
+    assert weights.channels(weights.inherit(flags)) == ["corner_keypoints", "nose"][:known]

@@ -309,7 +309,7 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
     config = parse(parser, "--backbone_type", "Wide", "--wideness", "6", "--n_channels", "4")
     assert flags.registry_arguments(BACKBONES, "backbone_type", config) == {"wideness": 6}
     flags.warn_of_unused(config.as_dict())
-    assert caplog.messages == ["--n_channels has no effect: Wide does not take it"]
+    assert caplog.messages == ["--n_channels has no effect: Wide does not take it, unlike Unet, DilatedCnn, S3K"]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
             {"backbone_type": "Smp", "pretrained": True, "encoder_weights": "w.pth"},
             {"pretrained": "--encoder_weights is what the encoder starts with"},
         ),
-        ({"dilations": [1, 2]}, {"dilations": "Unet does not take it"}),
+        ({"dilations": [1, 2]}, {"dilations": "Unet does not take it, unlike DilatedCnn"}),
         ({"dilations": [1, 2], "backbone_type": "Unett"}, {}),  # which is an error by itself
     ],
 )
@@ -370,3 +370,10 @@ def test_the_sweep_file_is_the_sweep_of_the_tests(parser):
     config = parser.parse_object(values)
     assert config.max_epochs == 2
     assert (path.parent / values["json_dataset_path"]).resolve() == TEST_DATASET / "annotations.json"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("a=b c=d", "a=b c=d"), ('["left eye=right eye", "a=b"]', ["left eye=right eye", "a=b"])]
+)
+def test_pairs_of_channels_are_text_or_a_list(parser, word, value):
+    assert parser.parse_args(["--json_dataset_path", "x.json", "--flip_pairs", word]).flip_pairs == value

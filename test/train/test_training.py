@@ -361,3 +361,13 @@ def test_run_json_says_where_the_run_came_from(result):
     assert len(record["data"]["train"]) == 64
     assert "heatmap_stride" in record["chosen"]
     assert Path(record["folder"]).exists()
+
+
+def test_labels_without_any_keypoint_cannot_be_learnt_where_those_are_ignored(tmp_path):
+    (tmp_path / "labels.json").write_text(
+        json.dumps({"dataset": [{"image_path": f"{i}.png", "a": []} for i in range(4)]})
+    )
+    for index in range(4):
+        Image.new("L", (32, 32)).save(tmp_path / f"{index}.png")
+    with pytest.raises(InputError, match="no image to train on has any keypoint, and --empty_channels ignore"):
+        fit(json_dataset_path=str(tmp_path / "labels.json"), empty_channels="ignore", run_dir=str(tmp_path / "run"))
