@@ -24,7 +24,7 @@ def precisions(device: str) -> list[Row]:
     """Steps in 16 bits."""
     batch = to_device(batch_of(*BATCH), device)
     rows = []
-    for name, precision in (("16-mixed (off)", torch.float16), ("bf16-mixed (off)", torch.bfloat16)):
+    for name, precision in (("16-mixed (off)", torch.float16), ("bf16-mixed (on)", torch.bfloat16)):
         ours, plain = (step_of(new_detector().to(device), batch, precision=kind) for kind in (precision, None))
         rows.append(compare(Row(f"{name}, {device}", WORK, 0, "float32"), ours, plain, REPEATS))
     return rows
@@ -46,7 +46,7 @@ def tf32_of_convolutions(device: str) -> Row:
 
 
 def tf32_of_matrices(device: str, width: int = WIDTH) -> Row:
-    """Products of matrices in TF32, which trainings leave alone."""
+    """Products of matrices in TF32, which trainings allow."""
     network = nn.Sequential(*(nn.Linear(width, width) for _ in range(4))).to(device)
     inputs = torch.rand(width, width, device=device)
 
@@ -56,7 +56,7 @@ def tf32_of_matrices(device: str, width: int = WIDTH) -> Row:
         wait_for(device)
 
     before = torch.get_float32_matmul_precision()
-    row = Row(f"TF32 for matrix products (off), {device}", f"4 linear layers of {width} on {width} rows", 0, "float32")
+    row = Row(f"TF32 for matrix products (on), {device}", f"4 linear layers of {width} on {width} rows", 0, "float32")
     row = compare(row, lambda: with_precision("high"), lambda: with_precision("highest"), REPEATS)
     torch.set_float32_matmul_precision(before)
     return row
