@@ -21,11 +21,16 @@ _LETTERS = re.compile(r"[^\W\d_]+")
 _SIDE = re.compile(r"left|right", re.IGNORECASE)
 
 
+def _in_case_of(word: str, like: str) -> str:
+    """A word in the case of another one."""
+    return word.upper() if like.isupper() else word.capitalize() if like[0].isupper() else word
+
+
 def _mirrored_word(word: str) -> str | None:
     """The word for the other side in the same case, or None where a word does not tell a side."""
     mirrored = _MIRRORED_WORDS.get(word.lower())
     if mirrored is not None:
-        return mirrored.upper() if word.isupper() else mirrored.capitalize() if word[0].isupper() else mirrored
+        return _in_case_of(mirrored, word)
     if len(word) == 2 and word.isupper() and word[0] in "LR":  # LF, RH: left front, right hind
         return {"L": "R", "R": "L"}[word[0]] + word[1]
     for side in ("left", "right"):  # leftEye is split by its capital, lefteye is not
@@ -41,11 +46,6 @@ def mirrored_name(name: str) -> str | None:
     if all(word is None for word in mirrored):
         return None
     return "".join(new or old for new, old in zip(mirrored, words, strict=True))
-
-
-def _in_case_of(word: str, like: str) -> str:
-    """A word in the case of another one."""
-    return word.upper() if like.isupper() else word.capitalize() if like[0].isupper() else word
 
 
 def _names_with_another_side(name: str) -> set[str]:

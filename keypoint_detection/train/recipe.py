@@ -138,7 +138,8 @@ def choose_recipe(
             shows whole images.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps, 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussians at keypoints, in pixels of the network's input.
-        batch_size: Images per step and process.
+        batch_size: Images per step and process. auto is at most 16: on a GPU as many of these as half of its memory is
+            sure to hold in 32 bits, on a CPU fewer of larger images.
         learning_rate: Highest learning rate. auto is a third of the usual where trained weights go on.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
             32 bits. auto is bf16-mixed on NVIDIA GPUs from Ampere on, and 32 on other devices.
