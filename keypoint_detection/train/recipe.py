@@ -48,7 +48,8 @@ AUGMENTED_SHARE = 0.7
 # Share of a training in which its images grow, see `Curriculum`.
 GROWING_SHARE = 0.6
 # Where weights go on that know at least this share of the channels, small images and the full rate would undo what they
-# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md).
+# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md). Nor are a few images to be
+# learnt by heart.
 KNOWN_SHARE = 0.5
 KNOWN_RATE = 1 / 3
 CHANGES = ("rotation", "horizontal_flip", "vertical_flip", "augmented_share")
@@ -151,8 +152,8 @@ def choose_recipe(
             they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
         progressive_resizing: Share of the training, in [0, 1], in which the images grow from half their size to all of
             it, never smaller than 128 px. auto is 0.6, and 0, the full size throughout, where trained weights go on.
-        augment_train: Change training images at random. auto does so from 10 images upwards: a training on fewer is a
-            check that it can learn them by heart.
+        augment_train: Change training images at random. auto does so from 10 images upwards, and for fewer where
+            trained weights go on: any other training on fewer is a check that it can learn them by heart.
 
     Returns:
         The values.
@@ -172,8 +173,11 @@ def choose_recipe(
             logger.info("--%s %s (auto: %s)", name, "none" if choice is None else choice, reason)
         return choice
 
+    goes_on, start = _start(annotations.channel_names, trained_channels)
     count = len(annotations)
-    augmented = choose("augment_train", augment_train, count >= FEWEST_AUGMENTED, f"for {counted(count, 'image')}")
+    are_few = count < FEWEST_AUGMENTED
+    reason = f"for {counted(count, 'image')}" + (f", {start}" if are_few else "")
+    augmented = choose("augment_train", augment_train, goes_on or not are_few, reason)
     across = extents(annotations, sizes)
     in_parts = train_crop_size not in (None, "none")
     size, longer, shorter = choose_size(choose, image_size, sizes, across if in_parts else across[:0], accelerator)
@@ -187,7 +191,6 @@ def choose_recipe(
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     most = fitting(stride, shorter, longer) if fitting and batch_size == "auto" else math.inf
     batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer, most))
-    goes_on, start = _start(annotations.channel_names, trained_channels)
     rate = 6e-3 * min(1.0, math.sqrt(batch / 4)) if batch > 0 else 0.0
     rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
     growing = 0.0 if goes_on else GROWING_SHARE

@@ -211,6 +211,22 @@ def test_a_handful_of_images_is_learnt_as_it_is(annotations):
 
 
 @pytest.mark.parametrize(
+    ("trained", "augmented", "reason"),
+    [
+        (["corner_keypoints", "flap_corner_keypoints"], True, "for 8 images, from weights that know 2 of 2 channels"),
+        (["flap_corner_keypoints"], True, "for 8 images, from weights that know 1 of 2 channels"),
+        (["nose"], False, "for 8 images, from weights that know 0 of 2 channels"),
+        ([], False, "for 8 images, from new weights"),
+    ],
+)
+def test_a_handful_of_images_is_augmented_where_weights_go_on(annotations, trained, augmented, reason):
+    recipe = choose(annotations.subset([0, 1, 2, 3] * 2), trained_channels=trained)
+    assert (recipe.augment_train, recipe.reasons["augment_train"]) == (augmented, reason)
+    assert not choose(annotations.subset([0, 1]), trained_channels=trained, augment_train=False).augment_train
+    assert choose(annotations.subset([0, 1, 2, 3] * 3)).reasons["augment_train"] == "for 12 images"
+
+
+@pytest.mark.parametrize(
     ("size", "accelerator", "batch"),
     [
         ((64, 64), "cpu", 16), ((48, 32), "cpu", 16), ((96, 96), "cpu", 16), ((128, 128), "cpu", 8),
