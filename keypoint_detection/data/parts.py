@@ -21,6 +21,9 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
+# With fewer validation images, a keypoint or two decide about AP and score thresholds.
+FEWEST_TO_MEASURE = 5
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -101,7 +104,7 @@ def read_parts(
             "%s: no image to validate on has any keypoint, so no checkpoint will be the best",
             parts["validation"].source,
         )
-    _warn_of_shared_images(parts)
+    _warn_of_what_is_measured_on(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 
 
@@ -142,8 +145,8 @@ def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarra
     return annotations
 
 
-def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
-    """Warns if an image is trained on and also measured on."""
+def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
+    """Warns if an image is trained on and also measured on, or if there are few to validate on."""
     paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
@@ -154,6 +157,11 @@ def _warn_of_shared_images(parts: Mapping[str, Annotations]) -> None:
                 "%s both in train and in %s (first: %s), so its metrics say nothing about new images%s",
                 counted(len(shared), "image"), name, shared[0],
                 f"; --image_{name}_dataset_path names another folder" if another else "",
+            )  # fmt: skip
+        elif name == "validation" and len(parts[name]) < FEWEST_TO_MEASURE and len(parts[name].xy):
+            logger.warning(
+                "%s: %s to validate on, so AP and score thresholds are rough",
+                parts[name].source, counted(len(parts[name]), "image"),
             )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def test_a_split_is_used_again(folder):
 
 
 def test_files_of_their_own(folder, caplog):
-    sizes, keypoints = [(8, 8)] * 2, [{"b": [], "a": [[3, 4]], "c": []}] * 2
+    sizes, keypoints = [(8, 8)] * 5, [{"b": [], "a": [[3, 4]], "c": []}] * 5
     (folder / "other").mkdir()
     write_data_set(folder / "other", sizes, keypoints, "validation.json")
     write_data_set(folder / "other", sizes, keypoints, "test.json")
@@ -102,11 +102,11 @@ def test_files_of_their_own(folder, caplog):
     assert caplog.text == ""
     assert [len(module.train_annotations), len(module.validation_annotations), len(module.test_annotations)] == [
         10,
-        2,
-        2,
+        5,
+        5,
     ]
     assert module.test_annotations.channel_names == ("a", "b")
-    assert sum(len(batch.images) for batch in module.test_dataloader()) == 2
+    assert sum(len(batch.images) for batch in module.test_dataloader()) == 5
     with pytest.raises(InputError, match="split: the images of 'test'"):
         ready(folder, keypoint_channels="a b", split=module.split | {"test": ["x.png"]}, **paths)
     with caplog.at_level(logging.WARNING):

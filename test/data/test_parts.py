@@ -23,7 +23,7 @@ def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trai
     files = []
     for name, keypoints in (("train", trained), ("validation", validated)):
         (tmp_path / name).mkdir()
-        files.append(write_data_set(tmp_path / name, [(20, 10)] * 2, [keypoints, NOTHING], f"{name}.json"))
+        files.append(write_data_set(tmp_path / name, [(20, 10)] * 5, [keypoints] + [NOTHING] * 4, f"{name}.json"))
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
     assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
 
@@ -68,10 +68,28 @@ def test_images_that_are_trained_on_and_measured_on_are_said_however_they_are_sp
 def test_images_of_the_same_name_in_two_folders_are_two_images(tmp_path, caplog):
     for name in ("here", "other"):
         (tmp_path / name).mkdir()
-        write_data_set(tmp_path / name, [(20, 10)] * 2, [SOMETHING] * 2)
+        write_data_set(tmp_path / name, [(20, 10)] * 5, [SOMETHING] * 5)
     files = [tmp_path / name / "dataset.json" for name in ("here", "other")]
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("images", "ratio", "said"),
+    [(4, 0.25, "1 image to validate on"), (10, 0.4, "4 images to validate on"), (10, 0.5, None)],
+)
+def test_numbers_from_a_few_validation_images_are_said_to_be_rough(tmp_path, caplog, images, ratio, said):
+    path = write_data_set(tmp_path, [(20, 10)] * images, [SOMETHING] * images)
+    KeypointsDataModule(path, validation_split_ratio=ratio, heatmap_sigma=2.0, heatmap_stride=2).setup()
+    rough = f"{path}: {said}, so AP and score thresholds are rough"
+    assert [record.message for record in caplog.records] == ([rough] if said else [])
+
+
+def test_of_a_few_images_that_are_trained_on_too_only_that_is_said(tmp_path, caplog):
+    path = write_data_set(tmp_path, [(20, 10)] * 4, [SOMETHING] * 4)
+    KeypointsDataModule(path, json_validation_dataset_path=path, heatmap_sigma=2.0, heatmap_stride=2).setup()
+    (record,) = caplog.records
+    assert "4 images both in train and in validation" in record.message
 
 
 # Three of `a`, of which one lies outside of the image, and three of `b`, all inside.
