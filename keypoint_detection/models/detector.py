@@ -273,7 +273,7 @@ class KeypointDetector(pl.LightningModule):
 
     def on_validation_end(self) -> None:
         """Note that there is a new loss for a plateau."""
-        self._validated = not self.trainer.sanity_checking
+        self._validated = self.trainer.global_step > 0 and not self.trainer.sanity_checking
 
     def on_train_epoch_start(self) -> None:
         """Freeze or release the encoder."""

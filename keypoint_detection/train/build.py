@@ -35,6 +35,7 @@ from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictur
 from keypoint_detection.train.recipe import Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.start_evaluation import StartEvaluation
 from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
 from keypoint_detection.wording import counted, first_line
 
@@ -199,13 +200,16 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
     )
 
 
-def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list[str]) -> list[pl.Callback]:
+def build_callbacks(
+    config: Mapping[str, Any], folder: RunFolder, channels: list[str], is_trained: bool = False
+) -> list[pl.Callback]:
     """Makes the callbacks of a training.
 
     Args:
         config: A value for every flag.
         folder: Folder of the run.
         channels: Names of the channels.
+        is_trained: Whether the detector knows all channels already.
 
     Returns:
         The callbacks in the order in which they have to run.
@@ -213,6 +217,7 @@ def build_callbacks(config: Mapping[str, Any], folder: RunFolder, channels: list
     row = EvaluationRow()
     metrics = flags.call(MetricsLogger, config, row=row, channel_names=channels)
     return [
+        *([StartEvaluation(row)] if is_trained else []),
         flags.call(Curriculum, config),
         ResumeState(),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto" and config["val_check_interval"] is None),

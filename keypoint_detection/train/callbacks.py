@@ -146,7 +146,8 @@ class MetricsLogger(pl.Callback):
         maximal_gt_keypoint_pixel_distances: Distances of the average precision: how far from a true keypoint, in pixels
             of the image file, a detection may lie to be correct. Several have spaces between them.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
-        ap_epoch_start: Number of epochs after which the metrics are computed for the first time.
+        ap_epoch_start: Number of epochs after which the metrics are computed for the first time, but for those of
+            the weights that a fine-tuning starts from.
         ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and
             evaluates about 25 times in a run (less often where that would take more than a tenth of max_time), or as
             often as val_check_interval says, or check_val_every_n_epoch where that is not 1.
@@ -180,7 +181,7 @@ class MetricsLogger(pl.Callback):
         """Whether the validation that runs now is one after which the metrics are logged."""
         if trainer.sanity_checking:
             return False
-        if trainer.state.fn != "fit" or is_last_epoch(trainer):
+        if trainer.state.fn != "fit" or self.row.checkpoint_epoch is not None or is_last_epoch(trainer):
             return True
         epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first that may be evaluated
         if epochs < 0 or self.ap_epoch_freq == "auto":

@@ -69,11 +69,13 @@ class TopCheckpoints(ModelCheckpoint):
 class BestCheckpoint(TopCheckpoints):
     """Keeps the latest of the checkpoints whose mean AP is the highest, or lower by a hundredth of it at most.
 
-    On some dozens of validation images such a difference is chance, and the later one has learnt for longer.
+    On some dozens of validation images such a difference is chance, and the later one has learnt for longer. The
+    weights that a training starts from are one of them, if they are evaluated.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(monitor=MONITOR, mode="max", save_top_k=1, **arguments)
+        self._last_global_step_saved = -1  # Lightning's 0 would keep it from saving before the first step
         self.highest = 0.0
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:

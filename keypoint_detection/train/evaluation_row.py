@@ -7,6 +7,9 @@ from collections.abc import Mapping
 import pytorch_lightning as pl
 import torch
 
+# Of the weights that a training starts from: before the first epoch, which is 0.
+START_EPOCH = -1
+
 
 class EvaluationRow(pl.Callback):
     """Collects the values of an evaluation, and gives them to the loggers as one row at its end.
@@ -15,12 +18,24 @@ class EvaluationRow(pl.Callback):
     of channels that was longer than all metrics together take.
 
     Attributes:
-        checkpoint_epoch: Epoch of the checkpoint that is evaluated after the training; None while it trains.
+        checkpoint_epoch: Epoch that the weights are of which are evaluated before or after the training; None while it
+            trains.
     """
 
     def __init__(self) -> None:
         self.checkpoint_epoch: int | None = None
         self._values: dict[str, float] = {}
+
+    def epoch(self, trainer: pl.Trainer) -> int:
+        """Epoch that the weights are of which are evaluated.
+
+        Args:
+            trainer: The trainer.
+
+        Returns:
+            The epoch, counted from 0; -1 before the first step.
+        """
+        return trainer.current_epoch if self.checkpoint_epoch is None else self.checkpoint_epoch
 
     def add(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         """Adds values, which other callbacks see in `trainer.callback_metrics` from now on.
@@ -54,6 +69,5 @@ class EvaluationRow(pl.Callback):
         values, self._values = self._values, {}
         # While training the step of the latest batch, counted from 0, as in the rows of losses, and then the next one.
         step = max(0, trainer.global_step - (trainer.state.fn == "fit"))
-        epoch = trainer.current_epoch if self.checkpoint_epoch is None else self.checkpoint_epoch
         for run_logger in trainer.loggers if values else ():
-            run_logger.log_metrics({**values, "epoch": epoch}, step=step)
+            run_logger.log_metrics({**values, "epoch": self.epoch(trainer)}, step=step)

@@ -71,8 +71,11 @@ class TrainedWeights:
             logger.info("--checkpoint: %s as there", ", ".join(f"{name} {value}" for name, value in inherited.items()))
         return {**config, **inherited}
 
-    def load(self, detector: KeypointDetector) -> None:
+    def load(self, detector: KeypointDetector) -> bool:
         """Puts the weights into a detector, and says what was taken over and what was not.
+
+        Returns:
+            Whether they are all of its weights, so that it finds all channels as it is.
 
         Raises:
             InputError: If none of them fits.
@@ -94,6 +97,7 @@ class TrainedWeights:
             if names:
                 more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
                 logger.info("  %s: %s%s", text, ", ".join(names[:NAMES_SHOWN]), more)
+        return not report.new_channels and not report.missing
 
 
 def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None:

@@ -22,6 +22,7 @@ from keypoint_detection.data.sampler import Key
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
+from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
 
 # Share of a training's time that its pictures may take.
@@ -86,7 +87,6 @@ class HeatmapPictures(pl.Callback):
         self.folder = folder
         self.channel_names = channel_names
         self.max_pictures = max_pictures
-        self.checkpoint_epoch: int | None = None  # of the checkpoint that is evaluated after the training
         self._started = time.monotonic()
         # Seconds for all pictures, for those of the latest evaluation, and of these for what they show.
         self._drawing = self._latest = self._choosing = 0.0
@@ -164,11 +164,11 @@ class HeatmapPictures(pl.Callback):
                 self._score_thresholds(trainer, pl_module),
             ),
         }
-        trains = trainer.state.fn == "fit" or self.checkpoint_epoch is None
-        epoch = trainer.current_epoch if trains else self.checkpoint_epoch
+        epoch = self.metrics.row.epoch(trainer)
+        when = "start" if epoch == START_EPOCH else f"epoch{epoch:04d}"
         for name, picture in pictures.items():
             image = Image.fromarray(picture)
-            path = self.folder / f"{stage}_{name}_epoch{epoch:04d}.jpg"
+            path = self.folder / f"{stage}_{name}_{when}.jpg"
             image.save(path, quality=90)
             log_picture(trainer, f"{stage}/{name}", path)
         self._latest = self._choosing + time.monotonic() - start

@@ -50,7 +50,8 @@ class ProgressLines(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints what the validation of a training found."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        before = trainer.sanity_checking or trainer.global_step == 0
+        if trainer.state.fn != "fit" or before:
             return
         if time.monotonic() - self._printed >= _AFTER_VALIDATION:
             values = {name: trainer.callback_metrics.get(f"validation/{name}") for name in ("loss", "meanAP")}

@@ -16,10 +16,11 @@ from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.report import EPOCHS
 from keypoint_detection.train.callbacks import MetricsLogger
+from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
 from keypoint_detection.train.last_checkpoint import stops_when_terminated
 from keypoint_detection.train.metrics_file import STEP
-from keypoint_detection.train.pictures import HeatmapPictures, log_picture
+from keypoint_detection.train.pictures import log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
 from keypoint_detection.train.watch import CollapseWarning, TimeShares
@@ -124,8 +125,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
-    pictures = next(callback for callback in trainer.callbacks if isinstance(callback, HeatmapPictures))
-    pictures.checkpoint_epoch = metrics.row.checkpoint_epoch = load_checkpoint(best)["epoch"]
+    saved = load_checkpoint(best)
+    metrics.row.checkpoint_epoch = saved["epoch"] if saved["global_step"] else START_EPOCH
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
     logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time
@@ -186,23 +187,24 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 
     Returns:
         Epochs, counted from 0 as everywhere, and values by name. What was measured within an epoch lies between the
-        whole number of the one before and its own.
+        whole number of the one before and its own, and what was before the first step at -1.
     """
     if not path.exists():  # --fast_dev_run logs nothing
         return {}
     points: dict[str, list[tuple[int, int, float]]] = {}
-    last_steps = {-1: -1}  # of each epoch
+    last_steps = {START_EPOCH: -1}  # of each epoch
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             step, epoch = int(row[STEP]), int(row["epoch"] or 0)
             for name, value in row.items():
                 if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
                     points.setdefault(name, []).append((step, epoch, float(value)))
-                    last_steps[epoch] = step
+                    if epoch != START_EPOCH:
+                        last_steps[epoch] = step
     starts = dict(zip([*last_steps][1:], last_steps.values(), strict=False))
 
     def place(step: int, epoch: int) -> float:
-        length = last_steps[epoch] - starts[epoch]
+        length = last_steps[epoch] - starts[epoch] if epoch in starts else 0
         return epoch - (last_steps[epoch] - step) / length if length else float(epoch)
 
     return {

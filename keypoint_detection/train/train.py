@@ -84,11 +84,10 @@ def train(config: dict[str, Any]) -> TrainingResult:
         interrupted.check(config, flags.learning_flags())
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
-    if trained and not interrupted:
-        trained.load(detector)
+    is_trained = trained.load(detector) if trained and not interrupted else False
     # A new folder is chosen as late as possible, or trainings that were started at once would choose the same one.
     folder = interrupted.folder if interrupted else flags.call(RunFolder.choose, config, name=config["wandb_name"])
-    callbacks = build_callbacks(config, folder, channels)
+    callbacks = build_callbacks(config, folder, channels, is_trained)
     trainer = flags.call(
         create_trainer,
         config,

@@ -67,9 +67,10 @@ class RelativeEarlyStopping(pl.Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the validation loss with the best so far."""
+        """Compares the validation loss with the best so far; that before the first step is no progress."""
         loss = trainer.callback_metrics.get("validation/loss")
-        if self.early_stopping_relative_threshold < 0 or trainer.sanity_checking or loss is None:
+        before = trainer.sanity_checking or trainer.global_step == 0
+        if self.early_stopping_relative_threshold < 0 or before or loss is None:
             return
         if float(loss) < self.best * (1 - self.early_stopping_relative_threshold):
             self.best, self.without_progress = float(loss), 0

@@ -10,6 +10,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.sampler import Key
 from keypoint_detection.train import pictures
+from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.pictures import HeatmapPictures
 
 
@@ -21,7 +22,7 @@ def clock(monkeypatch):
 
 
 def metrics_logger(thresholds=None):
-    return SimpleNamespace(evaluates=lambda trainer: True, score_thresholds=thresholds)
+    return SimpleNamespace(evaluates=lambda trainer: True, score_thresholds=thresholds, row=EvaluationRow())
 
 
 def detector(*thresholds):
@@ -85,12 +86,15 @@ def test_pictures_take_a_small_share_of_the_time_but_the_best_checkpoint_is_draw
     # One second each: the second is due when 100 times the seconds of both have passed.
     assert drawn == [0, 200]
     # After the training, pictures carry the epoch of the checkpoint that they are of.
-    trainer.state.fn, callback.checkpoint_epoch = "validate", 123
+    trainer.state.fn, callback.metrics.row.checkpoint_epoch = "validate", 123
     callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
     callback.on_test_batch_end(trainer, detector(math.nan), outputs, batch, 0)
     assert {path.name for path in tmp_path.glob("*0123*")} == {
         f"{stage}_{name}_epoch0123.jpg" for stage in ("best", "test") for name in ("heatmaps", "keypoints")
     }
+    callback.metrics.row.checkpoint_epoch = -1  # the weights that it started from
+    callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
+    assert {path.name for path in tmp_path.glob("*start*")} == {"best_heatmaps_start.jpg", "best_keypoints_start.jpg"}
 
 
 def test_pictures_show_what_a_checkpoint_of_the_moment_predicts(tmp_path, monkeypatch):
@@ -111,7 +115,7 @@ def test_pictures_show_what_a_checkpoint_of_the_moment_predicts(tmp_path, monkey
     callback.on_validation_batch_end(trainer, unknown, outputs, batch, 0)  # nothing was evaluated before
     metrics.score_thresholds = torch.tensor([0.6, 0.7])
     callback.on_validation_batch_end(trainer, unknown, outputs, batch, 0)
-    trainer.state.fn, callback.checkpoint_epoch = "validate", 0
+    trainer.state.fn, callback.metrics.row.checkpoint_epoch = "validate", 0
     callback.on_validation_batch_end(trainer, best, outputs, batch, 0)
     callback.on_test_batch_end(trainer, best, outputs, batch, 0)
     # 0.1 where nothing is known.

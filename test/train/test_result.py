@@ -36,4 +36,7 @@ def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
     assert curves["validation/loss"][0] == pytest.approx([-0.5, 0, 0.5, 1, 2.25, 3])
     assert curves["validation/loss"][1] == [0.3, 0.2, 0.1, 0.05, 0.04, 0.03]
     assert list(curves) == ["validation/loss"]
+    # Before the first step, in a training of one step an epoch.
+    path.write_text("step,epoch,validation/loss\n0,-1,0.9\n0,0,0.8\n1,1,0.7\n")
+    assert read_curves(path)["validation/loss"] == ([-1, 0, 1], [0.9, 0.8, 0.7])
     assert read_curves(tmp_path / "none.csv") == {}
