@@ -14,7 +14,9 @@ import pytorch_lightning as pl
 from keypoint_detection.data.loading import advise
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.optimization import batches_per_epoch
 from keypoint_detection.report import EPOCHS
+from keypoint_detection.train.best_epoch import BestEpoch
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
@@ -49,6 +51,7 @@ class TrainingResult:
             test set, if there is one.
         threshold_distances: Distances at which the average precision was computed.
         threshold_unit: Unit of these and of the errors: `pixel`, or `image` for fractions of the image's diagonal.
+        origin: Which epoch the best checkpoint is from, as text; none where it is the last.
     """
 
     detector: KeypointDetector
@@ -57,6 +60,7 @@ class TrainingResult:
     metrics: dict[str, float]
     threshold_distances: list[float]
     threshold_unit: str
+    origin: str = ""
 
     def table(self) -> str:
         """The average precision per channel and threshold distance of each evaluated set, as text."""
@@ -125,7 +129,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
-    saved = load_checkpoint(best)
+    saved, steps = load_checkpoint(best), math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
     metrics.row.checkpoint_epoch = saved["epoch"] if saved["global_step"] else START_EPOCH
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
@@ -133,15 +137,17 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     with stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    collapse = next(callback for callback in trainer.callbacks if isinstance(callback, CollapseWarning))
+    curves = read_curves(folder.path / "metrics.csv") if trainer.is_global_zero else {}
+    origin = BestEpoch(saved["global_step"] / steps, trainer.global_step / steps, curves)
     if trainer.is_global_zero:
-        collapse = next(callback for callback in trainer.callbacks if isinstance(callback, CollapseWarning))
-        warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels), collapse.advice)
+        gets_worse = best.stem == "best" and origin.warn(collapse.advice is not None)
+        warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels), collapse.advice, gets_worse)
     if trainer.datamodule.test_annotations is not None:
         with stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
-        curves = read_curves(folder.path / "metrics.csv")
         names = list(detector.hparams.keypoint_channels)
         unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
         plot_curves(curves, folder.path / CURVES_FILE, EPOCHS, names, unit)
@@ -152,13 +158,14 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
             log_checkpoint_artifact(run_logger, best)
             log_report(run_logger, folder.path / "report.html")
             finish_wandb(run_logger)
+    text = origin.text(best.name, values.get("best/meanAP", math.nan)) if best.stem == "best" else ""
     return TrainingResult(
-        detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit
+        detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit, text
     )
 
 
 def warn_of_hardly_learned(
-    metrics: Mapping[str, float], channel_names: Sequence[str], advice: str | None = None
+    metrics: Mapping[str, float], channel_names: Sequence[str], advice: str | None = None, gets_worse: bool = False
 ) -> None:
     """Warns of channels of which most that `predict` finds will be wrong, whatever the score threshold.
 
@@ -166,12 +173,13 @@ def warn_of_hardly_learned(
         metrics: Values of the best checkpoint on the validation set, as `best/<name>`.
         channel_names: Names of the channels.
         advice: What to try where no channel was learned, if the training has collapsed.
+        gets_worse: Whether the training was too long already.
     """
     known = {name: metrics.get(f"best/best_f1/{name}", math.nan) for name in channel_names}
     weak = [name for name, f1 in known.items() if f1 < HARDLY_LEARNED]
     if weak:
         some_learned = any(f1 >= HARDLY_LEARNED for f1 in known.values())
-        usual = "train longer, or look at its labels and at augmentations.jpg"
+        usual = ("" if gets_worse else "train longer, or ") + "look at its labels and at augmentations.jpg"
         logger.warning(
             "hardly learned: %s (F1 below %g at the best score threshold), so predict misses most of it or most that "
             "it finds is wrong; %s",

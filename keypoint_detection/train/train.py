@@ -176,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = parser.parse_object({**config, **overrides}).as_dict()
     result = train(config)
     if rank_zero_only.rank == 0:
-        sys.stdout.write(f"\n{result.table()}\n\n{result.where_to_look()}\n")
+        origin = f"{result.origin}\n" if result.origin else ""
+        sys.stdout.write(f"\n{result.table()}\n{origin}\n{result.where_to_look()}\n")
     return 0
 
 

@@ -22,7 +22,9 @@ def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog)
     weak = {"best/best_f1/paws": 0.1, "best/best_f1/tail": 0.0, "best/best_f1/nose": math.nan}
     warn_of_hardly_learned(weak, ["paws", "tail", "nose"], "a lower --learning_rate")
     warn_of_hardly_learned(weak | {"best/best_f1/nose": 0.5}, ["paws", "tail", "nose"], "a lower --learning_rate")
-    advised, others = caplog.messages
+    warn_of_hardly_learned(weak, ["paws", "tail", "nose"], gets_worse=True)
+    advised, others, early = caplog.messages
+    assert early.endswith("is wrong; look at its labels and at augmentations.jpg")
     assert advised.endswith("is wrong; try a lower --learning_rate")
     assert others.endswith("is wrong; train longer, or look at its labels and at augmentations.jpg")
 
