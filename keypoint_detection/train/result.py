@@ -130,7 +130,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
     saved, steps = load_checkpoint(best), math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
-    metrics.row.checkpoint_epoch = saved["epoch"] if saved["global_step"] else START_EPOCH
+    metrics.row.checkpoint_epoch = saved["epoch"]
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
     logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time

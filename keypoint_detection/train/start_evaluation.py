@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -40,3 +41,10 @@ class StartEvaluation(pl.Callback):
         mean_ap = float(trainer.callback_metrics.get(MONITOR, math.nan))
         if trainer.is_global_zero and not math.isnan(mean_ap):
             logger.info("the weights of --checkpoint have a mean AP of %.3f before the training", mean_ap)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes the epoch that is logged, where Lightning has that which follows."""
+        if self.row.checkpoint_epoch is not None:
+            checkpoint["epoch"] = self.row.checkpoint_epoch

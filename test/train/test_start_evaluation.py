@@ -71,7 +71,8 @@ def test_where_nothing_better_comes_the_best_are_the_weights_as_they_were(
     assert [(epoch, step) for epoch, step, _ in others] == [(1, 3), (2, 5)]
     assert max(ap for *_, ap in others) < 0.9 * mean_ap
     best, before = load(tmp_path, "best.ckpt"), torch.load(source, weights_only=True)
-    assert best["global_step"] == 0
+    assert (best["epoch"], best["global_step"]) == (-1, 0)
+    assert load(tmp_path, "last.ckpt")["epoch"] == 2
     for name, value in before["state_dict"].items():
         if name != "score_thresholds":
             assert torch.equal(value, best["state_dict"][name]), name
