@@ -141,8 +141,11 @@ def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
 
 def _read_object(objects: _Objects, entry: dict[str, Any], number: int, place: str) -> None:
     keypoints = _given_list(entry, "keypoints")
-    if not isinstance(keypoints, list) or len(keypoints) % 3:
-        raise InputError(f'{place}: "keypoints" is {keypoints!r:.60}, expected x, y, visibility of each keypoint')
+    expected = "expected x, y, visibility of each keypoint"
+    if not isinstance(keypoints, list):
+        raise InputError(f'{place}: "keypoints" is {keypoints!r:.60}, {expected}')
+    if len(keypoints) % 3:
+        raise InputError(f'{place}: "keypoints" holds {counted(len(keypoints), "number")}, {expected}')
     for value in keypoints:
         if type(value) not in (int, float):
             raise InputError(f'{place}: "keypoints" holds {value!r:.60}, expected a number')
@@ -164,8 +167,11 @@ def _read_categories(stream: JsonStream) -> dict[int | str, list[str]]:
     for number, entry in _entries(stream, "category"):
         names = _given_list(entry, "keypoints")
         place = f"{stream.path}: category {number}"
-        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        if not isinstance(names, list):
             raise InputError(f'{place}: "keypoints" is {names!r:.60}, expected a list of names')
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise InputError(f'{place}: "keypoints" holds {name!r:.60}, expected a list of names')
         if len(set(names)) < len(names):
             raise InputError(f'{place}: "keypoints" names a keypoint twice')
         identifier = _identifier(entry, "id", place)

@@ -103,3 +103,29 @@ def test_keypoints_of_another_kind_are_refused(coco, value):
     path = coco([*LABELLED, {"image_id": 1, "category_id": 1, "keypoints": value}])
     with pytest.raises(InputError, match=r'annotation 2: "keypoints" is .*, expected x, y, visibility'):
         read_annotations(path, path.parent)
+
+
+@pytest.mark.parametrize(("numbers", "said"), [(52, "52 numbers"), (4, "4 numbers"), (1, "1 number")])
+def test_keypoints_that_are_no_triples_are_counted_however_many(coco, numbers, said):
+    path = coco([*LABELLED, {"image_id": 1, "category_id": 1, "keypoints": [123.456] * numbers}])
+    with pytest.raises(InputError) as error:
+        read_annotations(path, path.parent)
+    assert str(error.value) == (
+        f'{path}: annotation 2: "keypoints" holds {said}, expected x, y, visibility of each keypoint'
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([f"name {number}" for number in range(50)] + [7], '"keypoints" holds 7, expected a list of names'),
+        ([f"name {number}" for number in range(50)] + [""], "\"keypoints\" holds '', expected a list of names"),
+        ("nose", "\"keypoints\" is 'nose', expected a list of names"),
+    ],
+)
+def test_what_is_no_name_in_a_category_is_shown_wherever_it_stands(tmp_path, names, said):
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"images": IMAGES, "annotations": [], "categories": [{"id": 1, "keypoints": names}]}))
+    with pytest.raises(InputError) as error:
+        read_annotations(path, tmp_path)
+    assert str(error.value) == f"{path}: category 0: {said}"
