@@ -91,12 +91,15 @@ def read_header(path: str | Path) -> ImageHeader:
     return _with_image(Path(path), decode_header)
 
 
-def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarray:
+def scan_sizes(
+    annotations: Annotations, limit: int | None = 20000, folder_flag: str = "--image_dataset_path"
+) -> np.ndarray:
     """Reads the headers of the images of a data set, and logs what the loader will convert.
 
     Args:
         annotations: the data set.
         limit: of more images than this only so many are read, evenly spread. None reads all.
+        folder_flag: what chooses the folder of the images, to be named where not even the first one is there.
 
     Returns:
         `(N, 2)` int64 width and height of each image in pixels; 0 where the header was not read.
@@ -114,7 +117,10 @@ def scan_sizes(annotations: Annotations, limit: int | None = 20000) -> np.ndarra
     kinds: Counter[str] = Counter()
     for index, header in scan_headers(annotations, chosen):
         if isinstance(header, InputError):
-            raise header
+            path = annotations.path(index)
+            if index != chosen[0] or path.exists() or separator_advice(path):
+                raise header
+            raise InputError(f"{header}; {folder_flag} names the folder that image paths are relative to")
         sizes[index] = header[:2]
         kinds.update(conversions(header))
     for kind, number in kinds.items():

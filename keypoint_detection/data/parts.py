@@ -73,7 +73,8 @@ def read_parts(
             json_path, image_root, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates
         )
         maxima = None if max_keypoints is None else _maxima(max_keypoints, whole[name].channel_names)
-        sizes[name] = scan_sizes(whole[name])
+        of_part = "" if name == "train" else f"_{name}"
+        sizes[name] = scan_sizes(whole[name], folder_flag=f"--image{of_part}_dataset_path")
         whole[name] = leave_out_outside(whole[name], sizes[name])
         if maxima is not None:
             whole[name] = _check_maxima(whole[name], sizes[name], maxima)

@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_without_a_test_file(folder):
 
 
 def test_batches_of_an_evaluation_have_one_size_however_many_headers_are_read_at_first(folder, monkeypatch):
-    monkeypatch.setattr(parts, "scan_sizes", lambda annotations: scan_sizes(annotations, limit=2))
+    monkeypatch.setattr(parts, "scan_sizes", partial(scan_sizes, limit=2))
     module = ready(folder, validation_split_ratio=0.6, batch_size=10)
     assert (module.train_sizes == 0).any()
     for batch in module.val_dataloader():
@@ -156,13 +157,13 @@ def test_keypoints_outside_are_left_out_of_an_evaluation_however_many_headers_ar
     keypoints = [{"a": [[1, 2], [90, 2]]} if index in (3, 4) else {"a": [[1, 2]] * 5} for index in range(6)]
     write_data_set(tmp_path, [(20, 10)] * 6, keypoints)
     write_data_set(tmp_path, [(20, 10)] * 6, keypoints, "other.json")
-    monkeypatch.setattr(parts, "scan_sizes", lambda annotations: scan_sizes(annotations, limit=2))
+    monkeypatch.setattr(parts, "scan_sizes", partial(scan_sizes, limit=2))
     module = ready(tmp_path, json_validation_dataset_path=tmp_path / "other.json")
     assert module.validation_annotations.counts().tolist() == [[5], [5], [5], [1], [1], [5]]
 
 
 def test_an_image_that_cannot_be_read_is_skipped_in_an_evaluation_too(folder, monkeypatch):
-    monkeypatch.setattr(parts, "scan_sizes", lambda annotations: scan_sizes(annotations, limit=2))
+    monkeypatch.setattr(parts, "scan_sizes", partial(scan_sizes, limit=2))
     (folder / "005.png").write_bytes(b"no image")
     module = ready(folder, json_validation_dataset_path=folder / "dataset.json", corrupt_images="skip")
     labelled = {}

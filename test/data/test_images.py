@@ -212,8 +212,29 @@ def test_scan_of_a_sample_is_spread_evenly(tmp_path):
 
 def test_scan_names_the_first_bad_entry(tmp_path):
     pixels("RGB", RED).save(tmp_path / "0.png")
-    with pytest.raises(InputError, match=r'labels\.json: entry 1 \("1\.png"\): .*1\.png: no such image file'):
+    with pytest.raises(InputError, match=r'labels\.json: entry 1 \("1\.png"\): .*1\.png: no such image file$'):
         scan_sizes(annotate(tmp_path, ["0.png", "1.png", "2.png"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "said"),
+    [
+        ("a/0.png", {}, "; --image_dataset_path names the folder that image paths are relative to"),
+        ("a/0.png", {"folder_flag": "--there"}, "; --there names the folder that image paths are relative to"),
+        ("a\\0.png", {}, ', expected "/" between folders'),
+    ],
+)
+def test_scan_says_where_images_are_looked_for_if_the_first_is_not_there(tmp_path, name, flag, said):
+    with pytest.raises(InputError) as error:
+        scan_sizes(annotate(tmp_path, [name, "1.png"]), **flag)
+    assert str(error.value).endswith(f"{tmp_path / name}: no such image file{said}")
+
+
+def test_scan_says_nothing_of_folders_if_the_first_image_is_damaged(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"nothing")
+    with pytest.raises(InputError) as error:
+        scan_sizes(annotate(tmp_path, ["0.png"]))
+    assert "folder" not in str(error.value)
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def read(tmp_path):
 @pytest.mark.parametrize("known", [True, False])
 def test_keypoints_outside_of_the_image_do_not_count_towards_the_maximum(read, known, monkeypatch):
     if not known:  # of a large set few headers are read
-        monkeypatch.setattr(parts, "scan_sizes", lambda annotations: np.zeros((len(annotations), 2), np.int64))
+        monkeypatch.setattr(parts, "scan_sizes", lambda annotations, **_: np.zeros((len(annotations), 2), np.int64))
     read("2 3")
     read("2 -1")
     with pytest.raises(
@@ -141,3 +141,20 @@ def test_maxima_that_make_no_sense_are_refused_before_any_image_is_looked_at(rea
     monkeypatch.setattr(parts, "scan_sizes", None)
     with pytest.raises(InputError, match=said):
         read(maxima)
+
+
+@pytest.mark.parametrize(
+    ("part", "flag"), [("train", "--image_dataset_path"), ("validation", "--image_validation_dataset_path")]
+)
+def test_the_flag_for_the_images_of_a_part_is_named_where_they_are_not_there(tmp_path, part, flag):
+    for name in ("train", "validation"):
+        (tmp_path / name).mkdir()
+        write_data_set(tmp_path / name, [(20, 10)] * 2, [SOMETHING] * 2, "labels.json")
+    for image in (tmp_path / part).glob("*.png"):
+        image.unlink()
+    data = KeypointsDataModule(
+        tmp_path / "train" / "labels.json", json_validation_dataset_path=tmp_path / "validation" / "labels.json"
+    )
+    with pytest.raises(InputError) as error:
+        data.setup()
+    assert str(error.value).endswith(f"no such image file; {flag} names the folder that image paths are relative to")
