@@ -19,16 +19,8 @@ from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.files import is_special, make_folder, prepare_file, unfinished, write_atomic, writing
 from keypoint_detection.predict import KeypointPredictor, Prediction
-from keypoint_detection.prediction_files import (
-    FILE_FORMATS,
-    Journal,
-    PredictedImage,
-    absolute,
-    as_predicted,
-    common_folder,
-    find_inputs,
-    is_video,
-)
+from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted
+from keypoint_detection.prediction_inputs import absolute, common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.visualization import add_legend, draw_keypoints
 from keypoint_detection.wording import counted
@@ -58,7 +50,7 @@ def predict(
     """Find keypoints in files, folders, globs and videos, and write them to a file.
 
     Args:
-        paths: Images, videos, folders (with all below) and globs.
+        paths: Images, videos, folders (with all below) and globs; those that lead to nothing beside others are skipped.
         checkpoint: Checkpoint of a training, or an ONNX file of `keypoint-detection export`.
         output: File to write.
         format: What to write: native (this library's own, which can be corrected and trained on), csv or coco
@@ -75,12 +67,12 @@ def predict(
         processes: Those that share the images, of which the first one writes the output. None is this one alone.
 
     Returns:
-        The number of files that could not be read; they were reported and skipped.
+        The number of files that could not be read and of paths that lead to nothing; they were reported and skipped.
 
     Raises:
-        InputError: If the checkpoint, a path or the output is not usable.
+        InputError: If the checkpoint, the output or all of the paths are not usable.
     """
-    files = find_inputs(paths, overlays)
+    files, wrong = find_inputs(paths, overlays)
     root = common_folder(files)
     target = Path(output)
     ending = target.suffix.lower()
@@ -103,7 +95,11 @@ def predict(
     token = processes.gather(secrets.token_hex(8))[0]
     journal = _open_journal(unfinished(target, token), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays else None
-    failed = 0
+    if processes.rank > 0:  # the first one says what all of them find
+        wrong = []
+    for line in wrong:
+        logger.error("skipped: %s", line)
+    failed = len(wrong)
     images = processes.share([file for file in files if not is_video(file)])
     hidden = not images or processes.rank > 0 or None  # None: where standard error is no terminal
     with tqdm(total=len(images), unit="image", desc="predict", disable=hidden) as bar:
@@ -279,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The flags and paths.
 
     Returns:
-        0, or 1 if a file could not be read; of several processes the first one says so.
+        0, or 1 if a file could not be read or found; of several processes the first one says so.
 
     Raises:
         KeyboardInterrupt: If the user stops it; it says how to go on.
@@ -288,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
     )
     parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
-    parser.add_argument("paths", nargs="+", help="Images, videos, folders (with all below) and globs.")
+    text = "Images, videos, folders (with all below) and globs; what cannot be found or read is reported and skipped."
+    parser.add_argument("paths", nargs="+", help=text)
     config: dict[str, Any] = parser.parse_args(arguments).as_dict()
     processes = flags.call(start_processes, config)
     try:

@@ -1,4 +1,4 @@
-"""Where predictions come from and go to: images found by paths, and files in several formats.
+"""Where predictions go to: files in several formats, and what was predicted before an interruption.
 
 N keypoints.
 """
@@ -21,9 +21,6 @@ from keypoint_detection.data.format_writers import from_pixels
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic, writing
 
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
-
 
 class PredictedImage(NamedTuple):
     """The keypoints of one image, or of one frame of a video.
@@ -43,65 +40,6 @@ class PredictedImage(NamedTuple):
     height: int
     xy: dict[str, list[list[float]]]
     scores: dict[str, list[float]]
-
-
-def find_inputs(paths: Sequence[str], overlays: str | None = None) -> list[Path]:
-    """Expands files, folders (with all below) and globs to the images and videos among them.
-
-    Args:
-        paths: As the user typed them.
-        overlays: A folder for pictures with keypoints drawn in: where it lies in one of the others, it is left out.
-
-    Returns:
-        Each file once, in the order of the paths and by name within a folder.
-
-    Raises:
-        InputError: If a path leads to nothing.
-    """
-    found: dict[Path, Path] = {}
-    drawn = absolute(Path(overlays)) if overlays else None
-    for text in paths:
-        path = Path(text)
-        if len(paths) > 1 and drawn == absolute(path):  # as of `images/*`
-            continue
-        if path.is_dir():
-            candidates = [file for file in sorted(path.rglob("*")) if _is_media(file)]
-        elif path.exists():
-            candidates = [path]
-        else:
-            matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
-            candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
-        candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
-        if not candidates and not path.exists() and not glob.has_magic(text):
-            raise InputError(f"{text}: no such file or folder")
-        if not candidates:
-            raise InputError(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
-        for file in candidates:
-            found.setdefault(absolute(file), file)
-    if not found:
-        raise InputError(f"{' '.join(paths)}: expected other images than those of --overlays")
-    return list(found.values())
-
-
-def absolute(path: Path) -> Path:
-    """A path from the root without `..`; links stay, but for those that lead to one."""
-    if path.name == "..":
-        return path.resolve()
-    return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
-
-
-def _is_media(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is a video, by the ending of its name."""
-    return path.suffix.lower() in VIDEO_ENDINGS
-
-
-def common_folder(paths: Sequence[Path]) -> Path:
-    """The deepest folder that holds all files."""
-    return Path(os.path.commonpath([absolute(path).parent for path in paths]))
 
 
 def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:

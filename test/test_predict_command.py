@@ -19,6 +19,7 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.picture_layout import channel_colours
+from keypoint_detection.prediction_inputs import common_folder, find_inputs
 from keypoint_detection.processes import Processes, start_processes
 
 PLACES = {"a.png": [(10.5, 20.5), (45.5, 8.5)], "sub/b.jpg": [(30.5, 12.5)], "sub/c.png": []}
@@ -170,6 +171,38 @@ def test_an_unreadable_file_is_reported_and_skipped(checkpoint, images, tmp_path
     assert run(checkpoint, tmp_path / "out.json", images) == 1
     assert "broken.png" in caplog.text
     assert len(json.loads((tmp_path / "out.json").read_text())["dataset"]) == 3
+
+
+def test_paths_that_lead_to_nothing_beside_others_are_reported_and_skipped(checkpoint, images, tmp_path, caplog):
+    (images / "empty").mkdir()
+    gone = [images / "no.png", images / "none" / "*.png", images / "empty"]
+    assert run(checkpoint, tmp_path / "out.json", gone[0], images / "sub", *gone[1:]) == 1
+    entries = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert [entry["image_path"] for entry in entries] == ["b.jpg", "c.png"]
+    several = "expected an image, a video, a folder with some, or a glob that matches some"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"skipped: {gone[0]}: no such file or folder",
+        f"skipped: {gone[1]}: {several}",
+        f"skipped: {gone[2]}: {several}",
+    ]
+
+
+def test_several_paths_that_all_lead_to_nothing_are_bad_input(checkpoint, images, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "out.json", images / "no.png", images / "none.png") == 2
+    line = f"error: {images / 'no.png'}: no such file or folder; none of the 2 paths leads to an image or a video\n"
+    assert capsys.readouterr().err == line
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_of_several_processes_the_first_one_counts_the_paths_that_lead_to_nothing(checkpoint, images, tmp_path, caplog):
+    class Second(Processes):
+        def gather(self, value):
+            return [value]
+
+    arguments = ([str(images / "no.png"), str(images / "a.png")], str(checkpoint), str(tmp_path / "out.json"))
+    assert predict_command.predict(*arguments, processes=Second("cpu", 1, 2)) == 0
+    assert not caplog.records
+    assert predict_command.predict(*arguments, processes=Processes("cpu")) == 1
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_path, monkeypatch, capsys):
@@ -338,10 +371,11 @@ def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, 
     (images / "drawn").mkdir()
     shutil.copy(images / "a.png", images / "drawn" / "a.jpg")
     for paths in (["."], ["**/*"], ["a.png", "sub", "drawn"]):
-        found = prediction_files.find_inputs(paths, "drawn")
+        found, wrong = find_inputs(paths, "drawn")
+        assert not wrong
         assert sorted(path.as_posix() for path in found) == sorted(PLACES), paths
     with pytest.raises(InputError, match="drawn drawn: expected other images"):
-        prediction_files.find_inputs(["drawn", "drawn"], "drawn")
+        find_inputs(["drawn", "drawn"], "drawn")
 
 
 def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, monkeypatch):
@@ -349,9 +383,9 @@ def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, mon
     shutil.copy(images / "a.png", tmp_path / "real" / "a.png")
     (images / "link").symlink_to(tmp_path / "real" / "sub")
     monkeypatch.chdir(images)
-    found = prediction_files.find_inputs(["a.png", "link/../a.png", "sub/../a.png"])
+    found, _ = find_inputs(["a.png", "link/../a.png", "sub/../a.png"])
     assert [path.as_posix() for path in found] == ["a.png", "link/../a.png"]
-    assert prediction_files.common_folder(found) == tmp_path
+    assert common_folder(found) == tmp_path
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
