@@ -46,6 +46,7 @@ def read_parts(
     keypoint_channels: str | Sequence[str] | None,
     max_keypoints: Sequence[int] | None,
     keypoint_coordinates: str,
+    empty_channels: str,
     validation_split_ratio: float,
     seed: int,
     split: Mapping[str, Any] | None,
@@ -57,6 +58,7 @@ def read_parts(
         keypoint_channels: the channels to read; None takes all of the training file.
         max_keypoints: the largest number of keypoints per image for each channel, -1 for any; None for any.
         keypoint_coordinates: the convention of native files.
+        empty_channels: what a channel without keypoints means, see `KeypointsDataModule`.
         validation_split_ratio: share of the training file for validation.
         seed: seed of the split.
         split: record of a split to use again, or None.
@@ -99,7 +101,10 @@ def read_parts(
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
     if not len(parts["train"].xy):
-        logger.warning("%s: no image to train on has any keypoint, so there is nothing to learn", parts["train"].source)
+        text = f"{parts['train'].source}: no image to train on has any keypoint"
+        if empty_channels == "ignore":
+            raise InputError(f"{text}, and --empty_channels ignore leaves out all channels without one, expected some")
+        logger.warning("%s, so there is nothing to learn", text)
     if not len(parts["validation"].xy):
         logger.warning(
             "%s: no image to validate on has any keypoint, so no checkpoint will be the best",

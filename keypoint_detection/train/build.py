@@ -68,11 +68,6 @@ def prepare_data(
         split=split,
     )  # fmt: skip
     datamodule.setup()
-    if config["empty_channels"] == "ignore" and not len(datamodule.train_annotations.xy):
-        raise InputError(
-            f"{datamodule.train_annotations.source}: no image to train on has any keypoint, and --empty_channels "
-            "ignore leaves out all channels without one, expected some"
-        )
     present = torch.cuda.is_available() or torch.backends.mps.is_available()  # what Lightning trains on
     accelerator = "gpu" if present and config["accelerator"] != "cpu" else "cpu"
     gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if accelerator == "gpu" else []

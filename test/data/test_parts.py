@@ -28,6 +28,14 @@ def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trai
     assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
 
 
+def test_nothing_to_train_on_is_said_once_where_empty_channels_are_ignored(tmp_path, caplog):
+    path = write_data_set(tmp_path, [(20, 10)] * 3, [NOTHING] * 3)
+    data = KeypointsDataModule(path, empty_channels="ignore")
+    with pytest.raises(InputError, match=r"no image to train on has any keypoint, and --empty_channels ignore"):
+        data.setup()
+    assert not [record for record in caplog.records if "keypoint" in record.getMessage()]
+
+
 @pytest.mark.parametrize(
     ("trained", "validated", "folder", "name"),
     [
