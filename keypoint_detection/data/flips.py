@@ -156,12 +156,25 @@ def parse_flip_pairs(flip_pairs: str | Sequence[str], channel_names: Sequence[st
     return pairs
 
 
+def _possible_partners(name: str, names: Sequence[str]) -> set[str]:
+    """Those of the names that the other side of a name may have, however uncertain that is."""
+    mirrored = mirrored_name(name)
+    others = _names_with_another_side(name) | _names_with_another_letter(name)
+    if mirrored is not None:
+        others |= {other for other in names if re.sub(r"\d+", "", other) == re.sub(r"\d+", "", mirrored)}
+    return others.intersection(names) - {name}
+
+
 def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[str, str]], list[str]]:
     """`guess_flip_pairs` for channels that several of the file may have been merged into.
 
     A channel that holds both sides has none, and two that hold the two sides of the same are a pair.
     """
-    pairs, unpaired = guess_flip_pairs([member for group in groups for member in group.members])
+    members = [member for group in groups for member in group.members]
+    pairs, unpaired = guess_flip_pairs(members)
+    for group in groups:
+        closed = [name for name in group.members if set() < _possible_partners(name, members) <= set(group.members)]
+        unpaired = [name for name in unpaired if name not in closed]
     partner = dict(pairs) | {b: a for a, b in pairs}
     names = {frozenset(group.members): group.name for group in groups}
     mirrored = {

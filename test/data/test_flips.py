@@ -105,6 +105,14 @@ def test_letters_of_other_alphabets_are_letters():
         ([("left", ["left_eye", "left_ear"]), ("right", ["right_ear", "right_eye"])], (1, 0)),
         ([("left", ["left_eye", "left_ear"]), ("right", ["right_ear"])], None),  # of which one has no other side
         ([("left", ["left_eye", "left_ear"]), ("right", ["right_ear"]), ("eye", ["right_eye"])], None),
+        # Which name belongs to which does not matter where all that may belong together is one channel.
+        ([("paw", ["lpaw", "rpaw"]), "nose"], (0, 1)),
+        ([("paw", ["lpaw", "rpaw"]), ("ear", ["ear_left", "ear_right"])], (0, 1)),
+        ([("leg", ["left_1", "left_2", "right_3", "right_4"])], (0,)),
+        ([("corner", ["ll", "lr", "rl", "rr"]), "nose"], (0, 1)),
+        ([("leg", ["left_1", "left_2", "right_3"]), "right_4"], None),
+        ([("paw", ["lpaw", "nose"]), "rpaw"], None),
+        ([("paw", ["lpaw", "rpaw"]), "left_eye"], None),
     ],
 )
 def test_channels_that_were_merged_have_the_sides_of_what_they_hold(spec, expected):
