@@ -188,6 +188,16 @@ def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[s
     return [(name, other) for name, other in certain if place[name] < place[other]], without
 
 
+def sides_without_partner(groups: Sequence[ChannelGroup], flip_pairs: str | Sequence[str]) -> list[str]:
+    """Channels that tell a side by name and have no certain partner, where pairs are to be guessed.
+
+    Args:
+        groups: all channels, and what they are made of.
+        flip_pairs: as for `mirror_permutation`.
+    """
+    return _guess_pairs_of_groups(groups)[1] if flip_pairs == "auto" else []
+
+
 def mirror_permutation(
     groups: Sequence[ChannelGroup], flip_pairs: str | Sequence[str], report: bool = False
 ) -> tuple[int, ...] | None:
@@ -196,7 +206,7 @@ def mirror_permutation(
     Args:
         groups: all channels, and what they are made of.
         flip_pairs: `"a=b c=d"` or a list of pairs, `"auto"` to guess from the names, or `"none"` where none has a side.
-        report: whether to log the pairs.
+        report: whether to log the pairs, or why there is no mirroring.
 
     Returns:
         One position per channel, or None if the names tell sides and not all of them find a partner: then images
@@ -206,17 +216,19 @@ def mirror_permutation(
         InputError: if `flip_pairs` does not fit the channels.
     """
     channel_names = [group.name for group in groups]
-    if flip_pairs == "none":
-        pairs = []
-    elif flip_pairs == "auto":
-        pairs, unpaired = _guess_pairs_of_groups(groups)
-        if unpaired:
+    without = sides_without_partner(groups, flip_pairs)
+    if without:
+        if report:
             logger.warning(
                 "Images are not mirrored: %s seem to tell left from right by name, but have no certain partner. "
                 "Name the pairs (--flip_pairs 'a=b c=d'), or state that there are none (--flip_pairs none).",
-                ", ".join(unpaired),
+                ", ".join(without),
             )
-            return None
+        return None
+    if flip_pairs == "none":
+        pairs = []
+    elif flip_pairs == "auto":
+        pairs, _ = _guess_pairs_of_groups(groups)
     else:
         pairs = parse_flip_pairs(flip_pairs, channel_names)
     if report:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
-from keypoint_detection.data.flips import mirror_permutation
+from keypoint_detection.data.flips import mirror_permutation, sides_without_partner
 from keypoint_detection.data.orientation import measure_orientation
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
@@ -204,10 +204,8 @@ def choose_recipe(
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
         precision=choose("precision", precision, *_precision(accelerator, fast_bf16)),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
-        horizontal_flip=choose(
-            "horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.of_mirrors
-        ),
-        vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason),
+        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.across),
+        vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason + turns.upside_down),
         augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
         progressive_resizing=choose("progressive_resizing", progressive_resizing, growing, start),
         augment_train=augmented,
@@ -248,40 +246,45 @@ def _start(channels: Sequence[str], trained: Sequence[str]) -> tuple[bool, str]:
 
 
 class _Turns(NamedTuple):
-    """Rotation in degrees, probabilities of flips, share of the training with changes, the reason, and a caution."""
+    """Rotation in degrees, probabilities of flips, share of the training with changes, the reason, more of flips."""
 
     rotation: float
     horizontal_flip: float
     vertical_flip: float
     share: float
     reason: str
-    of_mirrors: str = ""
+    across: str = ""
+    upside_down: str = ""
 
 
 def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequence[str]) -> _Turns:
     """How the training images may be turned, told from the directions in their labels."""
-    order = mirror_permutation(annotations.groups, flip_pairs)
-    found = measure_orientation(annotations, sizes, order)
-    flip = 0.0 if order is None else 0.5
+    without = sides_without_partner(annotations.groups, flip_pairs)
+    found = measure_orientation(annotations, sizes, mirror_permutation(annotations.groups, flip_pairs))
+    others = found is not None and (
+        (found.direction >= SAME_WAY and found.mirrored <= LEFT_IN_MIRRORS * found.direction)
+        or (found.hand >= SAME_HAND and found.mirrored_hand <= LEFT_IN_MIRRORS * found.hand)
+    )
+    of_mirrors = ""
+    if without:
+        of_mirrors = f", but {', '.join(without)} have no certain partner to trade places with in mirrored images"
+    elif others:
+        of_mirrors = ", but in mirrored images they would lie the other way round"
+    flip = 0.0 if of_mirrors else 0.5
+    of_mirrors += " (see --flip_pairs)" if of_mirrors else ""
     if found is None:
-        caution = "; take 0 where a mirrored image would have other labels" if flip else ""
+        caution = of_mirrors or "; take 0 where a mirrored image would have other labels"
         return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
-    upright = found.direction >= SAME_WAY
-    others = upright and found.mirrored <= LEFT_IN_MIRRORS * found.direction
-    others |= found.hand >= SAME_HAND and found.mirrored_hand <= LEFT_IN_MIRRORS * found.hand
-    flip = 0.0 if others else flip
-    of_mirrors = ", and in mirrored images they would be others" if others else ""
-    if upright:
+    if found.direction >= SAME_WAY:
         spread = _spread(found.direction)
-        text = f"the directions in the labels vary by {spread:.0f} degrees" + of_mirrors
+        text = f"the directions in the labels vary by {counted(round(spread), 'degree')}"
         share = AUGMENTED_SHARE if spread <= SMALLEST_ROTATION else 1.0
-        return _Turns(max(SMALLEST_ROTATION, spread), flip, 0.0, share, text)
+        return _Turns(max(SMALLEST_ROTATION, spread), flip, 0.0, share, text, of_mirrors)
     if found.axis >= SAME_AXIS:
         spread = _spread(found.axis) / 2
-        text = f"the labels point along one axis, both ways, and vary by {spread:.0f} degrees" + of_mirrors
-        return _Turns(max(SMALLEST_ROTATION, spread), flip, flip, 1.0, text)
-    of_mirrors = ", but in mirrored images they would lie the other way round" if others else ""
-    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way" + of_mirrors)
+        text = f"the labels point along one axis, both ways, and vary by {counted(round(spread), 'degree')}"
+        return _Turns(max(SMALLEST_ROTATION, spread), flip, flip, 1.0, text, of_mirrors, of_mirrors)
+    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way", of_mirrors)
 
 
 def _spread(agreement: float) -> float:

@@ -4,7 +4,13 @@ import logging
 import pytest
 
 from keypoint_detection.data.channels import ChannelGroup
-from keypoint_detection.data.flips import guess_flip_pairs, mirror_permutation, mirrored_name, parse_flip_pairs
+from keypoint_detection.data.flips import (
+    guess_flip_pairs,
+    mirror_permutation,
+    mirrored_name,
+    parse_flip_pairs,
+    sides_without_partner,
+)
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 
@@ -164,9 +170,14 @@ def test_what_a_mirrored_image_swaps_is_reported_with_where_it_should_not(caplog
 
 
 def test_no_mirroring_without_a_partner_and_the_reason_is_logged(caplog):
-    with caplog.at_level(logging.WARNING):
-        assert mirror_permutation(groups_of(["left_eye", "nose"]), "auto") is None
+    names = groups_of(["left_eye", "nose"])
+    with caplog.at_level(logging.INFO):
+        assert mirror_permutation(names, "auto") is None
+        assert not caplog.records
+        assert mirror_permutation(names, "auto", report=True) is None
     assert "left_eye seem to tell left from right" in caplog.text
+    assert sides_without_partner(names, "auto") == ["left_eye"]
+    assert sides_without_partner(names, "none") == sides_without_partner(names, "left_eye=nose") == []
 
 
 @pytest.mark.parametrize("pairs", ["a", "a=b=c", "a=a", "a=x", "a=b b=c", "="])

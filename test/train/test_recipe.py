@@ -23,8 +23,8 @@ def annotations():
     return read_annotations(TEST_DATASET / "annotations.json", TEST_DATASET)
 
 
-def choose(annotations, size=(640, 480), accelerator="cpu", **given):
-    return choose_recipe(annotations, np.array([size] * len(annotations)), accelerator, "auto", **given)
+def choose(annotations, size=(640, 480), accelerator="cpu", flip_pairs="auto", **given):
+    return choose_recipe(annotations, np.array([size] * len(annotations)), accelerator, flip_pairs, **given)
 
 
 def arrows(folder, angles):
@@ -153,8 +153,10 @@ def test_images_are_mirrored_unless_that_turns_what_is_in_them(tmp_path, degrees
 
 
 @pytest.mark.parametrize("angles", [range(0, 360, 18), [0] * 20], ids=["every way", "upright"])
-@pytest.mark.parametrize(("names", "flip"), [(("left", "right"), 0.5), (("first", "second"), 0.0)])
-def test_images_are_not_mirrored_where_sides_would_change_that_names_do_not_tell(tmp_path, angles, names, flip):
+@pytest.mark.parametrize(
+    ("names", "flip"), [(("left", "right"), 0.5), (("first", "second"), 0.0), (("lpaw", "rpaw"), 0.0)]
+)
+def test_images_are_not_mirrored_where_sides_would_change_that_names_do_not_tell(tmp_path, angles, names, flip, caplog):
     entries = []
     for index, angle in enumerate(np.radians(list(angles))):
         Image.new("L", (200, 200)).save(tmp_path / f"{index}.png")
@@ -165,9 +167,29 @@ def test_images_are_not_mirrored_where_sides_would_change_that_names_do_not_tell
             {"image_path": f"{index}.png"} | {name: [(turn @ xy + 100).tolist()] for name, xy in shape.items()}
         )
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
-    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (200, 200))
+    labelled = read_annotations(tmp_path / "labels.json", tmp_path)
+    recipe = choose(labelled, (200, 200))
     assert (recipe.horizontal_flip, recipe.vertical_flip) == (flip, 0)
-    assert ("mirrored" in recipe.reasons["horizontal_flip"]) == (flip == 0)
+    # What keeps images from being mirrored is said where it belongs, and once.
+    not_mirrored = [name for name, reason in recipe.reasons.items() if "mirrored" in reason]
+    assert not_mirrored == ([] if flip else ["horizontal_flip"])
+    assert ("--flip_pairs" in recipe.reasons["horizontal_flip"]) == (flip == 0)
+    assert ("lpaw, rpaw" in recipe.reasons["horizontal_flip"]) == ("lpaw" in names)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert choose(labelled, (200, 200), flip_pairs=f"{names[0]}={names[1]}").horizontal_flip == 0.5
+
+
+def test_along_one_axis_neither_flip_is_chosen_where_names_tell_sides_without_a_partner(tmp_path):
+    entries = []
+    for index in range(20):
+        Image.new("L", (64, 64)).save(tmp_path / f"{index}.png")
+        points = {"left": [[32, 32]], "tip": [[12 if index % 2 else 52, 32]]}
+        entries.append({"image_path": f"{index}.png"} | points)
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (64, 64))
+    assert (recipe.horizontal_flip, recipe.vertical_flip) == (0, 0)
+    concerned = [name for name, reason in recipe.reasons.items() if "--flip_pairs" in reason]
+    assert sorted(concerned) == ["horizontal_flip", "vertical_flip"]
 
 
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):
