@@ -72,6 +72,16 @@ def process(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
+def check_num_workers(num_workers: int | str) -> None:
+    """Refuses what is no number of workers.
+
+    Raises:
+        InputError: if it is neither "auto" nor a number of at least 0.
+    """
+    if num_workers != "auto" and (not isinstance(num_workers, int) or num_workers < 0):
+        raise InputError(f"num_workers: expected auto or a whole number of at least 0, got {num_workers!r}")
+
+
 def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report: bool = False) -> dict[str, Any]:
     """Workers, and pinned memory where it speeds up the transfer.
 
@@ -83,6 +93,7 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
     Raises:
         InputError: if `num_workers` is neither "auto" nor a number of at least 0.
     """
+    check_num_workers(num_workers)
     device = device_type(trainer)
     if num_workers == "auto":
         num_workers, reason = automatic_num_workers(device, 1 if trainer is None else _sharing_processes(trainer))
@@ -91,8 +102,6 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
             num_workers, reason = trainer.strategy.broadcast((num_workers, reason))
         if report and trainer is not None:
             logger.info("num_workers: %d (%s)", num_workers, reason)
-    if not isinstance(num_workers, int) or num_workers < 0:
-        raise InputError(f"num_workers: expected auto or a whole number of at least 0, got {num_workers!r}")
     return {
         "num_workers": num_workers,
         # Workers that stay save their start at every epoch, and nothing where there are none.

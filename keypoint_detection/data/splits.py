@@ -15,6 +15,16 @@ from keypoint_detection.wording import counted
 logger = logging.getLogger(__name__)
 
 
+def check_ratio(ratio: float) -> None:
+    """Refuses a share of the images for validation that leaves nothing on one side.
+
+    Raises:
+        InputError: if it is not above 0 and below 1.
+    """
+    if not 0 < ratio < 1:
+        raise InputError(f"validation_split_ratio: expected a number above 0 and below 1, got {ratio}")
+
+
 def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Splits off a random share of the images, at least one, and leaves at least one.
 
@@ -29,9 +39,8 @@ def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.
     Raises:
         InputError: if the ratio is out of range or there are fewer than two images.
     """
+    check_ratio(ratio)
     n = len(annotations)
-    if not 0 < ratio < 1:
-        raise InputError(f"validation_split_ratio: expected a number above 0 and below 1, got {ratio}")
     if n < 2:
         raise InputError(
             f"{annotations.source}: {n} image cannot be split into training and validation, expected at least 2 "

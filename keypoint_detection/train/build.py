@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.geometry import parse_image_size
+from keypoint_detection.data.loading import check_num_workers
+from keypoint_detection.data.splits import check_ratio
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone
@@ -133,6 +137,26 @@ def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) ->
         if max_keypoints > MAX_KEYPOINTS:
             logger.info("--max_keypoints %d (an image holds %d of a channel)", max_keypoints, most)
     return {"max_keypoints": max_keypoints, "keypoint_channel_max_keypoints": of_channels}
+
+
+def check_values(config: Mapping[str, Any]) -> None:
+    """Finds what is wrong with values of flags by themselves, before data is read, which may take long.
+
+    Args:
+        config: A value for every flag; `auto` passes. Those of the detector are for `check_detector`.
+
+    Raises:
+        InputError: If a value is not usable.
+    """
+    given = {**config, **{name: 1 for name in flags.automatic_flags() if config[name] == "auto"}}
+    if given["batch_size"] < 1:
+        raise InputError(f"--batch_size {given['batch_size']}: expected at least 1, or auto")
+    for name in ("image_size", "train_crop_size"):
+        parse_image_size(None if given[name] == "none" else given[name], name)
+    check_ratio(given["validation_split_ratio"])
+    check_num_workers(given["num_workers"])
+    flags.call(Augmentation, given)
+    build_callbacks(given, RunFolder(Path()), ["channel"])
 
 
 def check_detector(config: Mapping[str, Any]) -> None:

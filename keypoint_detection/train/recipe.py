@@ -13,7 +13,6 @@ import numpy as np
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.flips import mirror_permutation, sides_without_partner
 from keypoint_detection.data.orientation import measure_orientation
-from keypoint_detection.errors import InputError
 from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
 from keypoint_detection.wording import counted
 
@@ -159,7 +158,7 @@ def choose_recipe(
         The values.
 
     Raises:
-        InputError: If a value is out of its range.
+        InputError: If a size is none, or the pairs do not fit the channels.
     """
     reasons: dict[str, str] = {}
 
@@ -174,6 +173,7 @@ def choose_recipe(
         return choice
 
     goes_on, start = _start(annotations.channel_names, trained_channels)
+    turns = _turns(annotations, sizes, flip_pairs)
     count = len(annotations)
     are_few = count < FEWEST_AUGMENTED
     reason = f"for {counted(count, 'image')}" + (f", {start}" if are_few else "")
@@ -191,11 +191,10 @@ def choose_recipe(
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     most = fitting(stride, shorter, longer) if fitting and batch_size == "auto" else math.inf
     batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer, most))
-    rate = 6e-3 * min(1.0, math.sqrt(batch / 4)) if batch > 0 else 0.0
+    rate = 6e-3 * min(1.0, math.sqrt(batch / 4))
     rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
     growing = 0.0 if goes_on else GROWING_SHARE
-    turns = _turns(annotations, sizes, flip_pairs)
-    recipe = Recipe(
+    return Recipe(
         image_size=size,
         train_crop_size=crop,
         heatmap_stride=stride,
@@ -211,10 +210,6 @@ def choose_recipe(
         augment_train=augmented,
         reasons=reasons,
     )
-    for name in ("heatmap_sigma", "batch_size", "learning_rate"):
-        if not getattr(recipe, name) > 0:
-            raise InputError(f"--{name} {getattr(recipe, name)}: expected a positive number")
-    return recipe
 
 
 def _batch_size(accelerator: str, shorter: int, longer: int, most: float) -> tuple[int, str]:

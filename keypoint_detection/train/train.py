@@ -20,6 +20,7 @@ from keypoint_detection.train.build import (
     build_callbacks,
     build_detector,
     check_detector,
+    check_values,
     decoding_caps,
     prepare_data,
 )
@@ -63,6 +64,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     """
     # Reading a large data set first would be a long wait for these errors.
     check_setup(config)
+    check_values(config)
     check_login(config["wandb_mode"])
     flags.warn_of_unused(config)
     interrupted = flags.call(find_interrupted, config)

@@ -244,6 +244,23 @@ def test_flags_of_the_detector_are_checked_before_the_data_is_read(changes, name
         fit(**flags)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 0}, {"batch_size": -3}, {"learning_rate": 0.0}, {"heatmap_sigma": 0}, {"image_size": "x"},
+        {"image_size": 0}, {"train_crop_size": "1 2 3"}, {"rotation": 181}, {"horizontal_flip": 1.5}, {"fill": "red"},
+        {"scale": -1}, {"augmented_share": 1.1}, {"progressive_resizing": -0.1}, {"ema_decay": 1.0},
+        {"ap_epoch_freq": 0}, {"checkpoint_every_n_epochs": 0}, {"validation_split_ratio": 1.0}, {"num_workers": -1},
+    ],
+)  # fmt: skip
+def test_values_that_are_wrong_by_themselves_are_told_before_anything_is_read_or_chosen(changes, caplog):
+    usual = {"batch_size": "auto", "image_size": "auto", "heatmap_sigma": "auto", "learning_rate": "auto"}
+    flags = DEFAULT_HYPERPARAMETERS | usual | {"json_dataset_path": "missing.json"} | changes
+    with caplog.at_level("INFO"), pytest.raises(InputError, match=next(iter(changes))):
+        fit(**flags)
+    assert not caplog.records
+
+
 def test_a_flag_of_another_backbone_is_said_to_have_no_effect(caplog):
     flags = DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "missing.json", "dilations": [1, 2]}
     with pytest.raises(InputError, match=r"missing\.json"):
