@@ -15,6 +15,8 @@ from torch import Tensor
 _ANYWHERE = 0.25
 # No nearer than this to the border of the part, as a fraction of its side, unless the image ends there.
 _MARGIN = 0.1
+# A label that lies outside by this fraction of the image's side is at its border, and was divided or kept in 32 bits.
+_ROUNDING = 1e-6
 
 
 class Window(NamedTuple):
@@ -60,6 +62,22 @@ def choose_window(
         corner = keypoint - (_MARGIN + (1 - 2 * _MARGIN) * place) * (width, height)
     left, top = np.clip(np.rint(corner), 0, room).astype(int).tolist()
     return Window(left, top, (height, width))
+
+
+def keep_inside(xy: np.ndarray, limits: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """The labels that lie within their image; one that is outside by a rounding lies on its border.
+
+    Args:
+        xy: `(..., 2)` float32.
+        limits: what an image is wide and high, in the unit of the labels and of a shape that broadcasts.
+
+    Returns:
+        `(..., 2)` float32, NaN for a label outside.
+    """
+    limits = np.asarray(limits, xy.dtype)
+    inside = np.clip(xy, 0, limits)
+    inside[(np.abs(xy - inside) > _ROUNDING * limits).any(-1)] = np.nan
+    return inside
 
 
 def within(keypoints: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
-from keypoint_detection.data.crop import Window, choose_window, within
+from keypoint_detection.data.crop import Window, choose_window, keep_inside, within
 from keypoint_detection.data.cutmix import cutmix
 from keypoint_detection.data.flips import mirror_permutation
 from keypoint_detection.data.geometry import (
@@ -296,5 +296,4 @@ def _pack(keypoints: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
     for target, points in zip(packed, keypoints, strict=True):
         target[: len(points)] = points
     # Labels have no such keypoints any more, but for images whose headers were not read.
-    packed[((packed < 0) | (packed > (size[1], size[0]))).any(axis=-1)] = np.nan
-    return torch.from_numpy(packed)
+    return torch.from_numpy(keep_inside(packed, (size[1], size[0])))

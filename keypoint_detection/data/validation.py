@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.crop import keep_inside
 from keypoint_detection.data.decoding import ImageHeader, conversions
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice
@@ -32,6 +33,8 @@ _ERRORS_IN_REPORT = 20
 def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotations:
     """Leaves out keypoints that lie outside their image, with one warning; a keypoint on the border is inside.
 
+    One that is outside by a rounding, a millionth of the image's side, is moved onto the border.
+
     Args:
         annotations: the data.
         sizes: `(N, 2)` width and height of each image in pixels. Images of unknown size, 0, keep their keypoints if
@@ -42,7 +45,7 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
             `--keypoint_coordinates`. Also if the file claims another size of an image.
     """
     _check_declared_sizes(annotations, sizes)
-    outside, judged = _outside(annotations, sizes)
+    annotations, outside, judged = _judge(annotations, sizes)
     count = int(outside.sum())
     if count == 0:
         return annotations
@@ -191,18 +194,22 @@ def _decoded_header(path: Path) -> ImageHeader:
     return read_header(path)
 
 
-def _outside(annotations: Annotations, sizes: np.ndarray) -> tuple[Tensor, int]:
-    """Which keypoints lie outside their image, `(T,)` bool, and of how many that could be told."""
+def _judge(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations, Tensor, int]:
+    """Moves what is outside by a rounding; which keypoints are outside, `(T,)` bool, and of how many that is known."""
     xy = annotations.xy
-    if annotations.normalized:
-        return ((xy < 0) | (xy > 1)).any(1), len(xy)
-    size = _size_of_keypoints(annotations, sizes)
+    size = torch.ones(len(xy), 2) if annotations.normalized else _size_of_keypoints(annotations, sizes)
     known = (size > 0).all(1)
-    if len(xy) > 1 and bool((xy.abs() <= 1).all()) and bool((size > 2)[known].all()):
+    too_small = len(xy) > 1 and bool((xy.abs() <= 1).all()) and bool((size > 2)[known].all())
+    if too_small and not annotations.normalized:
         raise InputError(
             f"{annotations.source}: no coordinate is above 1, expected pixels{_advice(annotations, sizes)}"
         )
-    return ((xy < 0) | (xy > size)).any(1) & known, int(known.sum())
+    inside = torch.from_numpy(keep_inside(xy.numpy(), size.numpy()))
+    outside = inside.isnan().any(1) & known
+    moved = (inside != xy).any(1) & known & ~outside
+    if moved.any():
+        annotations = replace(annotations, xy=torch.where(moved[:, None], inside, xy))
+    return annotations, outside, int(known.sum())
 
 
 def _size_of_keypoints(annotations: Annotations, sizes: np.ndarray) -> Tensor:
@@ -232,7 +239,7 @@ def _describe_place(annotations: Annotations, keypoint: int) -> tuple[str, str]:
     image, channel = divmod(row, len(annotations.channel_names))
     x, y = annotations.xy[keypoint].tolist()
     written = 1 - y if annotations.coordinates == "blender" else y
-    return f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}"', f"({x:g}, {written:g})"
+    return f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}"', f"({x:.7g}, {written:.7g})"
 
 
 def _describe_keypoint(annotations: Annotations, keypoint: int, sizes: np.ndarray) -> str:

@@ -310,6 +310,55 @@ def test_a_few_keypoints_outside_are_left_out_with_one_warning(folder, caplog):
     assert np.allclose(annotations.keypoints(1, WIDTH, HEIGHT)[1], [[WIDTH, HEIGHT], [WIDTH / 2, HEIGHT / 2]])
 
 
+ROUNDED = {  # what is written, and what the file is said to hold
+    "normalized": ([[1.0000001, 0.5], [-9e-7, 1.0000009], [0.25, 0.75]], {"coordinates": "normalized"}),
+    "blender": ([[1.0000001, 0.5], [-9e-7, -9e-7], [0.25, 0.25]], {"coordinates": "blender"}),
+    "pixel": ([[WIDTH + 2e-6, HEIGHT / 2], [-1.8e-5, HEIGHT + 9e-6], [5, 7.5]], {"coordinates": "pixel"}),
+}
+
+
+def rounded(how, points):
+    if how == "coco":
+        keypoints = [value for point in points for value in [*point, 2]]
+        category = {"id": 1, "keypoints": [f"corner_{number}" for number in range(len(points))]}
+        return coco(annotations={"keypoints": keypoints}, categories=[category])
+    return json.dumps({**ROUNDED[how][1], "dataset": [{"image_path": "images/0.png", "corner": points}]})
+
+
+@pytest.mark.parametrize("how", [*ROUNDED, "coco"])
+def test_a_keypoint_outside_by_a_rounding_lies_on_the_border(folder, how, caplog):
+    path = folder / "data.json"
+    path.write_text(rounded(how, ROUNDED["pixel" if how == "coco" else how][0]))
+    (points,) = read(path).keypoints(0, WIDTH, HEIGHT)
+    assert points.tolist() == [[WIDTH, HEIGHT / 2], [0, HEIGHT], [5, 7.5]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("how", "point", "written"),
+    [
+        ("normalized", [1.0000012, 0.5], "(1.000001, 0.5) lies outside of 0 to 1"),
+        ("blender", [0.1, -1.2e-6], "(0.1, -1.192093e-06) lies outside of 0 to 1"),
+        ("pixel", [5, HEIGHT + 1.2e-5], "(5, 10.00001) lies outside of an image of 20 x 10"),
+        ("coco", [WIDTH + 2.4e-5, 5], "(20.00002, 5) lies outside of an image of 20 x 10"),
+    ],
+)
+def test_a_keypoint_that_is_just_outside_is_shown_to_be(folder, how, point, written, caplog):
+    path = folder / "data.json"
+    path.write_text(rounded(how, [point, [0.1, 0.2], *([[1.5, 2]] if how in ("pixel", "coco") else [[0.3, 0.4]])]))
+    assert len(read(path).xy) == 2
+    assert written in caplog.text
+
+
+def test_a_rounding_is_a_millionth_of_the_side_of_each_image(folder):
+    path = folder / "data.json"
+    entries = [{"image_path": f"images/{number}.png", "corner": [[2000.0015, 5], [3, 5]]} for number in range(3)]
+    path.write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    sizes = np.array([[2000, 10], [1000, 10], [0, 0]])  # in the last one, of unknown size, nothing is told
+    left = leave_out_outside(read_annotations(path, folder), sizes)
+    assert left.xy.tolist() == [[2000, 5], [3, 5], [3, 5], [np.float32(2000.0015), 5], [3, 5]]
+
+
 def test_keypoints_of_images_of_unknown_size_stay_in_pixels_and_count_for_neither_side(folder):
     points = [[5, 5]], [[WIDTH + 1, 5], [6, 6], [7, 7]]
     entries = (entry(number, corner=corner, flap=[]) for number, corner in enumerate(points))

@@ -247,7 +247,11 @@ def test_keypoints_that_leave_the_image_are_dropped(annotations):
 def test_keypoints_outside_are_left_out_of_images_whose_headers_were_not_read_too(
     tmp_path, empty_channels, augmentation, sizes
 ):
-    labels = {"a": [[40, 30], [40.25, 3], [0, 0], [-1, 4], [400, 2e6], [12, 7]], "b": [[20, 30.5]], "c": [[0, 30]]}
+    labels = {
+        "a": [[40, 30], [40.25, 3], [0, 0], [-1, 4], [400, 2e6], [12, 7]],
+        "b": [[20, 30.5]],
+        "c": [[0, 30.00001]],
+    }
     write_data_set(tmp_path, [(40, 30)], [labels])
     unknown = read_annotations(tmp_path / "dataset.json", tmp_path)
     judged = leave_out_outside(unknown, scan_sizes(unknown))
