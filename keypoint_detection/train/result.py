@@ -179,7 +179,10 @@ def warn_of_hardly_learned(
     weak = [name for name, f1 in known.items() if f1 < HARDLY_LEARNED]
     if weak:
         some_learned = any(f1 >= HARDLY_LEARNED for f1 in known.values())
-        usual = ("" if gets_worse else "train longer, or ") + "look at its labels and at augmentations.jpg"
+        usual = "look at its labels and at augmentations.jpg, or label more images"
+        if not gets_worse:
+            longer = "where its validation loss still falls (curves.png), train longer or with a larger --learning_rate"
+            usual = f"{longer}; elsewhere {usual}"
         logger.warning(
             "hardly learned: %s (F1 below %g at the best score threshold), so predict misses most of it or most that "
             "it finds is wrong; %s",

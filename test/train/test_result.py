@@ -13,7 +13,11 @@ def test_channels_that_were_hardly_learned_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_hardly_learned(metrics, ["paws", "tail", "nose", "absent"])
     assert [message[: message.index(" (")] for message in caplog.messages] == ["hardly learned: paws"]
-    assert caplog.messages[0].endswith("train longer, or look at its labels and at augmentations.jpg")
+    # A training that learns its images by heart does not find more for being longer, one of small steps may.
+    falling, _, not_falling = caplog.messages[0].partition("; ")[2].partition("; ")
+    where = "where its validation loss still falls (curves.png)"
+    assert falling == f"{where}, train longer or with a larger --learning_rate"
+    assert not_falling == "elsewhere look at its labels and at augmentations.jpg, or label more images"
     # All that is found may be right, at a recall below 0.11.
     assert "misses most of it or most that it finds is wrong" in caplog.text
 
@@ -26,7 +30,7 @@ def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog)
     advised, others, early = caplog.messages
     assert early.endswith("is wrong; look at its labels and at augmentations.jpg")
     assert advised.endswith("is wrong; try a lower --learning_rate")
-    assert others.endswith("is wrong; train longer, or look at its labels and at augmentations.jpg")
+    assert "is wrong; where its validation loss still falls" in others
 
 
 def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
