@@ -36,7 +36,7 @@ from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
 from keypoint_detection.train.image_sizes import warn_of_fine_distances
 from keypoint_detection.train.memory import kept_bytes
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
-from keypoint_detection.train.recipe import Recipe, choose_recipe
+from keypoint_detection.train.recipe import Device, Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.start_evaluation import StartEvaluation
@@ -72,18 +72,13 @@ def prepare_data(
         split=split,
     )  # fmt: skip
     datamodule.setup()
-    present = torch.cuda.is_available() or torch.backends.mps.is_available()  # what Lightning trains on
-    accelerator = "gpu" if present and config["accelerator"] != "cpu" else "cpu"
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if accelerator == "gpu" else []
     recipe = flags.call(
         choose_recipe,
         config,
         annotations=datamodule.train_annotations,
         sizes=datamodule.train_sizes,
-        accelerator=accelerator,
+        device=_device(config, list(datamodule.channel_names)),
         trained_channels=trained_channels,
-        fast_bf16=bool(gpus) and all(map(is_ampere, gpus)),  # whichever it takes
-        fitting=partial(_fitting, config, list(datamodule.channel_names), gpus) if gpus else None,
     )
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]
@@ -94,6 +89,17 @@ def prepare_data(
     datamodule.image_size, datamodule.train_crop_size = recipe.image_size, recipe.train_crop_size
     datamodule.batch_size = recipe.batch_size
     return datamodule, recipe
+
+
+def _device(config: Mapping[str, Any], channels: list[str]) -> Device:
+    """What Lightning will train on; of several GPUs it may take any."""
+    present = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if not present or config["accelerator"] == "cpu":
+        return Device("cpu")
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if not gpus:
+        return Device("gpu")
+    return Device("gpu", all(map(is_ampere, gpus)), partial(_fitting, config, channels, gpus))
 
 
 def _fitting(

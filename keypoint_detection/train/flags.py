@@ -56,7 +56,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Recipe (`auto` chooses from the data and the device)",
         choose_recipe,
-        {"annotations", "sizes", "accelerator", "flip_pairs", "trained_channels", "fast_bf16", "fitting"},
+        {"annotations", "sizes", "device", "flip_pairs", "trained_channels"},
     ),
     (
         "Data",

@@ -54,6 +54,21 @@ KNOWN_RATE = 1 / 3
 CHANGES = ("rotation", "horizontal_flip", "vertical_flip", "augmented_share")
 
 
+@dataclass(frozen=True)
+class Device:
+    """What trains.
+
+    Attributes:
+        kind: `cpu` or `gpu`.
+        fast_bf16: Whether it is sure to be faster with bf16.
+        fitting: How many images fit into its memory, by stride, height and width; None if any number.
+    """
+
+    kind: str
+    fast_bf16: bool = False
+    fitting: Callable[[int, int, int], float] | None = None
+
+
 @dataclass
 class Recipe:
     """The values that a training uses.
@@ -101,11 +116,9 @@ class Recipe:
 def choose_recipe(
     annotations: Annotations,
     sizes: np.ndarray,
-    accelerator: str,
+    device: Device,
     flip_pairs: str | Sequence[str],
     trained_channels: Sequence[str] = (),
-    fast_bf16: bool = False,
-    fitting: Callable[[int, int, int], float] | None = None,
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
@@ -125,11 +138,9 @@ def choose_recipe(
     Args:
         annotations: The training images.
         sizes: `(N, 2)` int width and height of their files; 0 where the header was not read.
-        accelerator: Kind of device that trains: `cpu` or any other.
+        device: What trains.
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
-        fast_bf16: Whether the device is sure to be faster with bf16.
-        fitting: How many images fit into the memory of the device, by stride, height and width; None if any number.
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
             keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
@@ -180,8 +191,8 @@ def choose_recipe(
     augmented = choose("augment_train", augment_train, goes_on or not are_few, reason)
     across = extents(annotations, sizes)
     in_parts = train_crop_size not in (None, "none")
-    size, longer, shorter = choose_size(choose, image_size, sizes, across if in_parts else across[:0], accelerator)
-    crop, longer, shorter = choose_crop(choose, train_crop_size, longer, shorter, across, accelerator)
+    size, longer, shorter = choose_size(choose, image_size, sizes, across if in_parts else across[:0], device.kind)
+    crop, longer, shorter = choose_crop(choose, train_crop_size, longer, shorter, across, device.kind)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
     reason = f"the shorter side of the images is then {shorter} px{near}"
@@ -189,8 +200,8 @@ def choose_recipe(
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
-    most = fitting(stride, shorter, longer) if fitting and batch_size == "auto" else math.inf
-    batch = choose("batch_size", batch_size, *_batch_size(accelerator, shorter, longer, most))
+    most = device.fitting(stride, shorter, longer) if device.fitting and batch_size == "auto" else math.inf
+    batch = choose("batch_size", batch_size, *_batch_size(device.kind, shorter, longer, most))
     rate = 6e-3 * min(1.0, math.sqrt(batch / 4))
     rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
     growing = 0.0 if goes_on else GROWING_SHARE
@@ -201,7 +212,7 @@ def choose_recipe(
         heatmap_sigma=sigma,
         batch_size=batch,
         learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
-        precision=choose("precision", precision, *_precision(accelerator, fast_bf16)),
+        precision=choose("precision", precision, *_precision(device)),
         rotation=choose("rotation", rotation, turns.rotation, turns.reason),
         horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.across),
         vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason + turns.upside_down),
@@ -212,21 +223,21 @@ def choose_recipe(
     )
 
 
-def _batch_size(accelerator: str, shorter: int, longer: int, most: float) -> tuple[int, str]:
+def _batch_size(kind: str, shorter: int, longer: int, most: float) -> tuple[int, str]:
     """How many images of so many pixels are in a batch, and why."""
-    if accelerator != "cpu":
+    if kind != "cpu":
         batch = next((size for size in GPU_BATCHES if size <= most), GPU_BATCHES[-1])
         fewer = f", whose memory has room for {int(most)} of {shorter}x{longer} px" if batch < GPU_BATCHES[0] else ""
-        return batch, f"the device is {accelerator}{fewer}"
+        return batch, f"the device is {kind}{fewer}"
     enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
-    return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {accelerator}"
+    return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {kind}"
 
 
-def _precision(accelerator: str, fast_bf16: bool) -> tuple[str, str]:
+def _precision(device: Device) -> tuple[str, str]:
     """Lightning's name of the number format of the network, and why."""
-    if fast_bf16:
+    if device.fast_bf16:
         return "bf16-mixed", "the tensor cores of the GPU are made for it"
-    if accelerator == "cpu":
+    if device.kind == "cpu":
         return "32-true", "some CPUs are faster with bf16, others many times slower"
     return "32-true", "of GPUs, only NVIDIA's from Ampere on are sure to be faster with bf16"
 

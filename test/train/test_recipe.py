@@ -15,7 +15,7 @@ from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import prepare_data
 from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
-from keypoint_detection.train.recipe import choose_recipe
+from keypoint_detection.train.recipe import Device, choose_recipe
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,9 @@ def annotations():
     return read_annotations(TEST_DATASET / "annotations.json", TEST_DATASET)
 
 
-def choose(annotations, size=(640, 480), accelerator="cpu", flip_pairs="auto", **given):
-    return choose_recipe(annotations, np.array([size] * len(annotations)), accelerator, flip_pairs, **given)
+def choose(annotations, size=(640, 480), device="cpu", flip_pairs="auto", **given):
+    device = Device(device) if isinstance(device, str) else device
+    return choose_recipe(annotations, np.array([size] * len(annotations)), device, flip_pairs, **given)
 
 
 def arrows(folder, angles):
@@ -72,7 +73,7 @@ def test_images_keep_their_sizes_only_where_the_largest_is_small_too(
 ):
     sizes = np.array([(100, 100)] * len(annotations))
     sizes[: (len(sizes) - 1) // 2] = larger
-    recipe = choose_recipe(annotations, sizes, accelerator, "auto")
+    recipe = choose_recipe(annotations, sizes, Device(accelerator), "auto")
     assert (recipe.image_size, recipe.reasons["image_size"]) == (image_size, reason)
 
 
@@ -84,10 +85,12 @@ def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
     close, sizes = read_annotations(tmp_path / "labels.json", tmp_path), np.full((3, 2), 64)
     assert keypoint_gap(close, sizes, None) == pytest.approx(5)
     assert keypoint_gap(close, sizes, (128, 128)) == pytest.approx(10)
-    recipe = choose_recipe(close, sizes, "cpu", "auto")
+    recipe = choose_recipe(close, sizes, Device("cpu"), "auto")
     assert recipe.heatmap_stride == 2
     assert recipe.heatmap_sigma == pytest.approx(1.6)
-    assert choose_recipe(close, sizes, "cpu", "auto", heatmap_stride=1).heatmap_sigma == pytest.approx(0.015 * 64)
+    assert choose_recipe(close, sizes, Device("cpu"), "auto", heatmap_stride=1).heatmap_sigma == pytest.approx(
+        0.015 * 64
+    )
 
 
 def test_the_gap_in_a_crowd_is_that_of_a_grid_in_which_one_keypoint_has_a_nearer_neighbour(tmp_path, monkeypatch):
@@ -272,10 +275,10 @@ def test_batches_hold_more_of_small_images_on_a_cpu(annotations, size, accelerat
 )
 def test_16_bits_are_chosen_where_they_are_sure_to_be_faster(annotations, accelerator, fast, precision, reason, caplog):
     with caplog.at_level(logging.INFO, logger="keypoint_detection"):
-        recipe = choose(annotations, accelerator=accelerator, fast_bf16=fast)
+        recipe = choose(annotations, device=Device(accelerator, fast))
     assert recipe.precision == precision
     assert f"--precision {precision} (auto: {reason})" in caplog.messages
-    given = choose(annotations, accelerator=accelerator, fast_bf16=fast, precision="32")
+    given = choose(annotations, device=Device(accelerator, fast), precision="32")
     assert given.precision == "32"
 
 
@@ -314,11 +317,12 @@ def test_the_gpus_of_the_machine_say_whether_16_bits_are_faster(accelerator, cap
 def test_batches_hold_what_fits_into_the_gpu(annotations, most, batch, reason):
     asked = []
     fitting = lambda *arguments: asked.append(arguments) or most  # noqa: E731
-    recipe = choose(annotations, accelerator="gpu", image_size="none", train_crop_size="none", fitting=fitting)
+    gpu = Device("gpu", fitting=fitting)
+    recipe = choose(annotations, device=gpu, image_size="none", train_crop_size="none")
     assert (recipe.batch_size, recipe.reasons["batch_size"]) == (batch, reason)
     assert asked == [(recipe.heatmap_stride, 480, 640)]
     assert recipe.learning_rate == pytest.approx(6e-3 * min(1, (batch / 4) ** 0.5), abs=1e-5)
-    assert choose(annotations, accelerator="gpu", batch_size=16, fitting=lambda *_: 1 / 0).batch_size == 16
+    assert choose(annotations, device=Device("gpu", fitting=lambda *_: 1 / 0), batch_size=16).batch_size == 16
 
 
 def test_a_small_gpu_gets_small_batches_and_the_same_weights(monkeypatch):
@@ -431,7 +435,7 @@ def test_images_are_no_larger_than_otherwise_where_parts_of_them_would_not_pay(t
 
 def test_images_are_no_larger_than_most_of_them_are_nor_than_a_few_times_what_trains_well(tmp_path):
     small = labels_across(tmp_path, 100, (960, 720))
-    mixed = choose_recipe(small, np.array([(640, 480)] * 11 + [(4000, 3000)]), "cpu", "auto")
+    mixed = choose_recipe(small, np.array([(640, 480)] * 11 + [(4000, 3000)]), Device("cpu"), "auto")
     assert (mixed.image_size, mixed.train_crop_size) == ([640, 640], [288, 288])
     large = choose(small, (2560, 1920), "gpu")
     assert (large.image_size, large.train_crop_size) == ([1280, 1280], [640, 640])

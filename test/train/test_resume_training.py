@@ -14,6 +14,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.train import build
 from keypoint_detection.train.callbacks import LossLogger
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
+from keypoint_detection.train.recipe import Device
 from keypoint_detection.train.resume import find_interrupted
 
 SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 4, "max_pictures": 0}
@@ -171,7 +172,7 @@ def test_a_training_goes_on_as_it_was_decided_and_with_flags_in_any_form(tmp_pat
     @functools.wraps(choose)
     def on_another_device(*arguments, **options):  # where auto would choose other values
         changed = {name: 7.0 for name in ("heatmap_sigma", "learning_rate") if options[name] == "auto"}
-        return choose(*arguments, **options | changed | {"fast_bf16": True})
+        return choose(*arguments, **options | changed | {"device": Device("cpu", fast_bf16=True)})
 
     monkeypatch.setattr(build, "choose_recipe", on_another_device)
     changed = {"keypoint_channels": "  ".join(names), "minimal_keypoint_extraction_pixel_distance": 5.0}
