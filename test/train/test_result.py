@@ -28,7 +28,7 @@ def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog)
     warn_of_hardly_learned(weak | {"best/best_f1/nose": 0.5}, ["paws", "tail", "nose"], "a lower --learning_rate")
     warn_of_hardly_learned(weak, ["paws", "tail", "nose"], gets_worse=True)
     advised, others, early = caplog.messages
-    assert early.endswith("is wrong; look at its labels and at augmentations.jpg")
+    assert early.endswith("is wrong; look at its labels and at augmentations.jpg, or label more images")
     assert advised.endswith("is wrong; try a lower --learning_rate")
     assert "is wrong; where its validation loss still falls" in others
 
