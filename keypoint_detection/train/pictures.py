@@ -19,6 +19,7 @@ from torch import Tensor
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import Stage
 from keypoint_detection.data.sampler import Key
+from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
@@ -83,6 +84,8 @@ class HeatmapPictures(pl.Callback):
     """
 
     def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:
+        if max_pictures < 0:
+            raise InputError(f"--max_pictures {max_pictures}: expected at least 0")
         self.metrics = metrics
         self.folder = folder
         self.channel_names = channel_names

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from keypoint_detection.errors import InputError
 from keypoint_detection.models.optimization import TrainingProgress, has_end
 from keypoint_detection.train.progress_lines import loss_of_batch
 from keypoint_detection.wording import counted
@@ -52,10 +53,12 @@ class RelativeEarlyStopping(pl.Callback):
     Args:
         early_stopping_relative_threshold: Fraction of the best validation loss by which a new one has to be lower to
             count as progress. Negative values never stop.
-        early_stopping_patience: Validations without progress after which the training stops.
+        early_stopping_patience: Validations without progress after which the training stops, at least 1.
     """
 
     def __init__(self, early_stopping_relative_threshold: float = -1.0, early_stopping_patience: int = 5) -> None:
+        if early_stopping_patience < 1:
+            raise InputError(f"--early_stopping_patience {early_stopping_patience}: expected at least 1")
         self.early_stopping_relative_threshold = early_stopping_relative_threshold
         self.early_stopping_patience = early_stopping_patience
         self.best = math.inf

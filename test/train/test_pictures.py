@@ -9,6 +9,7 @@ from keypoint_detection import fit
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.sampler import Key
+from keypoint_detection.errors import InputError
 from keypoint_detection.train import pictures
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.pictures import HeatmapPictures
@@ -147,3 +148,8 @@ def test_pictures_show_images_from_all_over_the_set_and_what_is_found_in_them(tm
         assert torch.equal(labelled.nan_to_num(-1), sample.keypoints.nan_to_num(-1))
         found = result.detector.detect(sample.images[None]).xy[0]
         assert torch.allclose(xy[place].nan_to_num(-1), found.double().nan_to_num(-1), atol=1e-3)
+
+
+def test_fewer_pictures_than_none_are_refused(tmp_path):
+    with pytest.raises(InputError, match="max_pictures -1: expected at least 0"):
+        HeatmapPictures(metrics_logger(), tmp_path, ["a"], -1)

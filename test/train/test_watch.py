@@ -12,7 +12,8 @@ from PIL import Image
 
 from keypoint_detection import fit
 from keypoint_detection.data.loading import advise
-from keypoint_detection.train.watch import CollapseWarning, TimeShares
+from keypoint_detection.errors import InputError
+from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,12 @@ def test_advice_is_given_where_the_data_takes_long():
     shares.seconds["data"] = 16.0
     assert shares.summary("some advice").endswith("of 101 s; to wait less for data: some advice")
     assert shares.summary("").endswith("of 101 s")
+
+
+@pytest.mark.parametrize("patience", [0, -1])
+def test_a_patience_below_1_is_refused(patience):
+    with pytest.raises(InputError, match=f"early_stopping_patience {patience}: expected at least 1"):
+        RelativeEarlyStopping(0.0, patience)
 
 
 @pytest.mark.parametrize(("step", "is_advised"), [(19.9, False), (20.0, True)])
