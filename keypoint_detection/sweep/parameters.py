@@ -135,9 +135,9 @@ def read_parameter(name: str, entry: Any) -> Parameter:
         if not isinstance(entry, Mapping) or "parameters" in entry:
             raise InputError(f"expected value, values, or min and max, got {entry!r}")
         distribution = entry.get("distribution") or _implied(entry)
-        base, quantised = (distribution[2:], True) if distribution[:2] == "q_" else (distribution, False)
         if distribution not in DISTRIBUTIONS:
             raise InputError(f"distribution {distribution!r}: expected one of {', '.join(DISTRIBUTIONS)}")
+        base, quantised = distribution.removeprefix("q_"), distribution.startswith("q_")
         required, build = _BUILDERS[base]
         _check_keys(entry, distribution, required, ("q",) if quantised else ())
         parameter = build(name, entry)
@@ -168,9 +168,9 @@ def _check_keys(entry: Entry, distribution: str, required: tuple[str, ...], opti
     for key in required:
         if key not in entry:
             raise InputError(f"distribution {distribution} needs {' and '.join(required)}, got {dict(entry)}")
-    unknown = entry.keys() - {"distribution", *required, *optional}
+    unknown = [key for key in entry if key not in ("distribution", *required, *optional)]
     if unknown:
-        raise InputError(f"{sorted(unknown)[0]}: distribution {distribution} takes {', '.join((*required, *optional))}")
+        raise InputError(f"{unknown[0]}: distribution {distribution} takes {', '.join((*required, *optional))}")
 
 
 def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
@@ -210,6 +210,7 @@ def _categorical(name: str, entry: Entry) -> Parameter:
 
 def _weighted(name: str, entry: Entry) -> Parameter:
     values, weights = _categorical(name, entry).choices, entry["probabilities"]
+    weights = [plain_value(weight) for weight in weights] if isinstance(weights, list) else weights
     numbers = [w for w in weights if isinstance(w, int | float) and w >= 0] if isinstance(weights, list) else []
     if numbers != weights or len(weights) != len(values) or not abs(math.fsum(weights) - 1) <= 1e-6:
         raise InputError(f"probabilities is {weights!r}, expected a number for each of {len(values)} values, sum 1")

@@ -100,6 +100,7 @@ def test_a_date_is_the_text_that_stands_in_the_file():
 def test_a_number_that_yaml_takes_for_text_is_one():
     assert read_parameter("x", {"values": ["1e-4", "3E5", "e4"]}).choices == (1e-4, 3e5, "e4")
     assert read_parameter("x", {"min": "1e-4", "max": 1.0}).low == 1e-4
+    assert read_parameter("x", {"values": [1, 2], "probabilities": ["1e-1", 0.9]}).weights == (0.1, 0.9)
 
 
 def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
@@ -131,6 +132,9 @@ def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
         ({"distribution": "normal", "mu": 0, "sigma": 0}, "sigma is 0"),
         ({"distribution": "normal", "mu": 0}, "normal needs mu and sigma"),
         ({"distribution": "beta", "a": 1, "b": 2}, "distribution 'beta': expected one of constant"),
+        ({"distribution": 5, "min": 0, "max": 1}, "distribution 5: expected one of constant"),
+        ({"distribution": {"uniform": None}, "min": 0, "max": 1}, "expected one of constant"),
+        ({"min": 0, "max": 1, 5: 3, "step": 2}, "distribution int_uniform takes min, max"),
         ({"distribution": "uniform", "min": 0, "max": 1, "q": 2}, "q: distribution uniform takes min, max"),
     ],
 )
