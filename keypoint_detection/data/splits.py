@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,9 +76,15 @@ def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[
             f"split: does not list {annotations.name(int(missing[0]))} of {annotations.source} "
             f"({counted(len(missing), 'image')} in all), expected the file that the split was made of"
         )
-    if split.get("fingerprints", {}).get("train") != annotations.fingerprint():
+    if recorded_fingerprints(split).get("train") != annotations.fingerprint():
         logger.warning("%s: the labels have changed since the split was made.", annotations.source)
     return parts[0], parts[1]
+
+
+def recorded_fingerprints(record: Any) -> dict[str, str]:
+    """The fingerprints of the files that a split was made of, by what they are for; none if it is no split."""
+    found = record.get("fingerprints") if isinstance(record, Mapping) else None
+    return found if isinstance(found, dict) else {}
 
 
 def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[str, Annotations]) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def _positions(
     annotations: Annotations, positions: Mapping[str, int], split: Mapping[str, Any], part: str
 ) -> np.ndarray:
     names = split.get(part)
-    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise InputError(f"split: expected a list of image names under {part!r}, got {names!r}")
     for name in names:
         if name not in positions:

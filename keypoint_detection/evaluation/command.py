@@ -13,6 +13,7 @@ from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
+from keypoint_detection.data.splits import recorded_fingerprints
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
 from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
@@ -148,7 +149,10 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
 def _warn_of_training_images(checkpoint: str | Path, annotations: Annotations) -> None:
     """Warns of a promise on images of the training, told from the record of the run that the checkpoint lies in."""
     folder = RunFolder(Path(checkpoint).absolute().parent.parent)
-    fingerprints = (folder.read_json("split.json") or {}).get("fingerprints", {})
+    try:
+        fingerprints = recorded_fingerprints(folder.read_json("split.json"))
+    except (OSError, ValueError):  # somebody else's file
+        return
     if annotations.fingerprint() == fingerprints.get("train"):
         # Where images to validate on came from a file of their own, none of these were held out.
         some = "validation" not in fingerprints

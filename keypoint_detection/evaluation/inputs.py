@@ -104,5 +104,7 @@ def read_labels(
         record = json.loads(Path(split).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"--split {split}: expected the split.json of a training")
     validation = recorded_split(annotations, record)[1]
     return annotations.subset(validation), sizes[validation]

@@ -192,6 +192,23 @@ def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, capl
         assert ("the training saw most of these images" in caplog.text) is warned
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "1.png", '{"fingerprints": ["a"]}'])
+def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_training(folder, tmp_path, caplog, text):
+    (tmp_path / "models").mkdir()
+    shutil.copy(folder / "best.ckpt", tmp_path / "models")
+    (tmp_path / "split.json").write_text(text)
+    found = evaluate(tmp_path / "models" / "best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
+    assert found.calibration is not None
+    assert "the training saw" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[1]", '"x"', '{"train": [["0.png"]], "validation": [["1.png"]]}'])
+def test_what_is_no_split_is_refused(folder, tmp_path, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(InputError, match="split"):
+        evaluate(folder / "best.ckpt", folder / "labels.json", split=tmp_path / "other.json", device="cpu")
+
+
 def test_a_checkpoint_may_be_named_from_within_its_folder(folder, tmp_path, caplog, monkeypatch):
     shutil.copy(folder / "best.ckpt", tmp_path)
     monkeypatch.chdir(tmp_path)
