@@ -154,6 +154,8 @@ def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePr
         )
     most = values.get("max_iter", "auto")
     least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])
+    if most != "auto" and least > most:  # with which Optuna stops no run, without a word
+        raise InputError(f"early_terminate is {early_terminate!r}, expected min_iter to be no more than max_iter")
     return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=values["eta"])
 
 

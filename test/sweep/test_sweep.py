@@ -291,6 +291,7 @@ def test_two_processes_share_the_runs(folder):
         ([], {"early_terminate": {"min_iter": 0, "eta": 1}}, "early_terminate"),
         ([], {"early_terminate": "hyperband"}, "early_terminate is 'hyperband'"),
         ([], {"early_terminate": {"type": "hyperband", "min_iter": 2, "max_itr": 9}}, "early_terminate is"),
+        ([], {"early_terminate": {"type": "hyperband", "min_iter": 9, "max_iter": 3}}, "no more than max_iter"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, flags, changes, named, capsys):
