@@ -153,8 +153,8 @@ def parser_for(
     )
     for parameter in chosen:
         if parameter.name in positional:
-            text, hint = documentation(function).get(parameter.name, ""), hints(function)[parameter.name]
-            parser.add_argument(parameter.name, type=hint, help=text)
+            text = documentation(function).get(parameter.name, "")
+            parser.add_argument(parameter.name, type=type_of(function, parameter.name), help=text)
         else:
             add_flag(parser, parser, parameter, function)
     for other in also:
@@ -194,23 +194,19 @@ def documentation(source: Callable[..., Any]) -> dict[str, str]:
     return {name: text[:1].upper() + text[1:] for name, text in described.items()}
 
 
-def hints(source: Callable[..., Any]) -> dict[str, Any]:
-    """The types of its arguments; to ask for one that has none is an `InputError`."""
-    return _Hints(source, get_type_hints(source.__init__ if inspect.isclass(source) else source))
+def type_of(source: Callable[..., Any], name: str) -> Any:
+    """The type of an argument, which a user's own loss or backbone may have left out.
 
-
-class _Hints(dict[str, Any]):
-    """Types by argument, which a user's own loss or backbone may have left out."""
-
-    def __init__(self, source: Callable[..., Any], types: Mapping[str, Any]) -> None:
-        super().__init__(types)
-        self._name = f"{source.__module__}.{source.__qualname__}"
-
-    def __missing__(self, name: str) -> NoReturn:
+    Raises:
+        InputError: If it has none.
+    """
+    types = get_type_hints(source.__init__ if inspect.isclass(source) else source)
+    if name not in types:
         raise InputError(
-            f"{self._name}: the argument {name} has no type; a flag needs one and a default, such as "
-            f"`{name}: float = 1.0`"
+            f"{source.__module__}.{source.__qualname__}: the argument {name} has no type; a flag needs one and a "
+            f"default, such as `{name}: float = 1.0`"
         )
+    return types[name]
 
 
 def add_flag(
@@ -238,7 +234,7 @@ def add_flag(
     if first_sentence:
         text = re.split(r"(?<=\.)\s+|\s*Default: ", text, maxsplit=1)[0].replace("``", "`")
     options = {"required": True} if required else {"default": parameter.default}
-    hint = _whole_numbers_first(hints(source)[parameter.name])
+    hint = _whole_numbers_first(type_of(source, parameter.name))
     group.add_argument(f"--{parameter.name}", type=hint, help=text, **options)
 
 

@@ -27,8 +27,8 @@ from keypoint_detection.flags import (
     OneLineParser,
     add_flag,
     documentation,
-    hints,
     parameters,
+    type_of,
 )
 from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
@@ -246,7 +246,7 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
         for parameter in own_arguments(member):
             _check_member_flag(parser, member, parameter)
             text = documentation(member).get(parameter.name, "")
-            _, texts, owners = described.setdefault(parameter.name, (hints(member)[parameter.name], {}, []))
+            _, texts, owners = described.setdefault(parameter.name, (type_of(member, parameter.name), {}, []))
             if text:
                 texts.setdefault(text, name)
             owners.append(f"{name}: {parameter.default}")
