@@ -36,6 +36,8 @@ _SMALLEST_RADIUS = 2.5
 _CROWD = 64
 # The height that a peak has to reach.
 PEAK_THRESHOLD = 0.01
+# From the border of a cell or pixel to its centre, for what works in numpy or writes a graph.
+HALF_CELL = 0.5
 
 
 def heatmap_size(size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -16,8 +16,6 @@ from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
 from keypoint_detection.export.onnx_preprocessing import ImageSizes
 from keypoint_detection.export.onnx_subpixel import refine
 
-_CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first cell has its centre, in cells
-
 
 class DecodingOptions(NamedTuple):
     """How heatmaps are decoded.
@@ -57,7 +55,7 @@ def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options:
     row, column = nodes("Div", cell, width), nodes("Mod", cell, width)
     fitted = refine(nodes, flat, keys, nodes.columns(column, row), (width, height))
     fitted = nodes("Where", nodes("IsNaN", centre), fitted, centre)
-    pixels = nodes("Mul", nodes("Add", fitted, scalar(_CENTRE)), scalar(options.stride))
+    pixels = nodes("Mul", nodes("Add", fitted, scalar(heatmaps.HALF_CELL)), scalar(options.stride))
     size, new_size = (
         nodes.cast(nodes("Gather", side, integers(1, 0)), np.float64) for side in (image.size, image.new_size)
     )  # x first

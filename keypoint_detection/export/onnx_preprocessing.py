@@ -16,7 +16,6 @@ from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
 _WEIGHT_LIMIT = 2.0**15
 _MOST_BITS = 22
 _BLOCK = 16  # new pixels that are computed together
-_CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first pixel has its centre
 
 
 class ImageSizes(NamedTuple):
@@ -109,7 +108,7 @@ def _resize_first(nodes: Nodes, values: str, old: str, new: str) -> str:
     inside = nodes("Max", nodes("Min", sources, nodes("Sub", old, integers(1))), integers(0))
     windows = nodes("Gather", values, inside)  # (blocks, length, ...)
     windows = nodes.cast(nodes("Reshape", windows, integers(0, 0, -1)), np.float32)
-    rounded = nodes.cast(nodes("Add", nodes("MatMul", weights, windows), scalar(_CENTRE)), np.uint8)
+    rounded = nodes.cast(nodes("Add", nodes("MatMul", weights, windows), scalar(0.5)), np.uint8)
     rest = nodes("Slice", nodes("Shape", values), integers(1), integers(3))
     whole = nodes("Reshape", rounded, nodes("Concat", integers(-1), rest, axis=0))
     return nodes("Slice", whole, integers(0), new, integers(0))
@@ -122,7 +121,7 @@ def _count(nodes: Nodes, length: str) -> str:
 
 def _centres(nodes: Nodes, pixels: str) -> str:
     """Where pixels have their centres, float64."""
-    return nodes("Add", nodes.cast(pixels, np.float64), scalar(_CENTRE, np.float64))
+    return nodes("Add", nodes.cast(pixels, np.float64), scalar(heatmaps.HALF_CELL, np.float64))
 
 
 def _weights(nodes: Nodes, sources: str, targets: str, reach: str, exist: str) -> str:
@@ -150,5 +149,5 @@ def _weights(nodes: Nodes, sources: str, targets: str, reach: str, exist: str) -
     rounded = nodes("Round", nodes("Mul", units, largest))
     fits = nodes("Less", rounded, scalar(_WEIGHT_LIMIT, np.float64))
     unit = nodes("ReduceMax", nodes("Where", fits, units, scalar(1, np.float64)), integers(0), keepdims=0)
-    whole = nodes("Floor", nodes("Add", nodes("Mul", weights, unit), scalar(_CENTRE, np.float64)))
+    whole = nodes("Floor", nodes("Add", nodes("Mul", weights, unit), scalar(0.5, np.float64)))
     return nodes.cast(nodes("Div", whole, unit), np.float32)

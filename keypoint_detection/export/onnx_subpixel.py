@@ -13,7 +13,6 @@ from keypoint_detection.export.onnx_nodes import Nodes, integers, scalar
 from keypoint_detection.subpixel import LARGEST_TWIST, OUTER_WEIGHT, SMALLEST_HEIGHT
 
 _TINY = float(np.finfo(np.float32).tiny)
-_HALF = float(heatmaps.cell_centres(1, 1))
 _WEIGHTS = np.array([OUTER_WEIGHT, 1 - 2 * OUTER_WEIGHT, OUTER_WEIGHT], dtype=np.float32)
 # Slope and bend of a parabola through three cells.
 _DERIVATIVES = np.array([[-1 / 2, -1], [0, 2], [1 / 2, -1]], dtype=np.float32)
@@ -64,7 +63,8 @@ def refine(nodes: Nodes, flat: str, keys: str, peaks: str, size: tuple[str, str]
     shift = nodes("Div", shift, nodes("Sub", product, nodes("Mul", twist, twist)))
     peak = nodes.cast(peaks, np.float32)
     vertex = nodes("Where", is_bent, nodes("Add", nodes.cast(middles, np.float32), shift), peak)
-    return nodes("Min", nodes("Max", vertex, nodes("Sub", peak, scalar(_HALF))), nodes("Add", peak, scalar(_HALF)))
+    half = scalar(heatmaps.HALF_CELL)
+    return nodes("Min", nodes("Max", vertex, nodes("Sub", peak, half)), nodes("Add", peak, half))
 
 
 def _heights(nodes: Nodes, flat: str, keys: str, peaks: str, middles: str, lengths: str) -> str:

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 
 from keypoint_detection import heatmaps
 
-_CENTRE = float(heatmaps.cell_centres(1, 1))  # where the first cell has its centre, in cells
 # What cardboard looks like, in sRGB from 0 to 255; most boxes take one of these, some take any colour.
 CARDBOARD = ((196, 154, 108), (181, 137, 92), (208, 172, 130), (166, 124, 82), (214, 186, 150), (176, 142, 108))
 
@@ -90,8 +89,8 @@ def sample(texture: np.ndarray, s: np.ndarray, t: np.ndarray, wrap: bool = False
     padded = np.pad(texture, ((1, 1), (1, 1), (0, 0)), mode="wrap" if wrap else "edge")
     if wrap:
         s, t = s - np.floor(s), t - np.floor(t)
-    x = np.clip(s, 0, 1).astype(np.float32) * np.float32(width) + _CENTRE
-    y = np.clip(t, 0, 1).astype(np.float32) * np.float32(height) + _CENTRE
+    x = np.clip(s, 0, 1).astype(np.float32) * np.float32(width) + heatmaps.HALF_CELL
+    y = np.clip(t, 0, 1).astype(np.float32) * np.float32(height) + heatmaps.HALF_CELL
     column = np.minimum(x.astype(np.int32), width)
     row = np.minimum(y.astype(np.int32), height)
     fx, fy = (x - column)[:, None], (y - row)[:, None]
