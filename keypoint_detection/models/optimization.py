@@ -43,9 +43,7 @@ def cosine(progress: float, warmup: float) -> float:
     After Loshchilov and Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, without restarts. Arguments
     and result as for `constant`.
     """
-    if progress < warmup:
-        return progress / warmup
-    return _cosine_between(1.0, 0.0, progress, warmup)
+    return _rise_and_fall(0.0, progress, warmup)
 
 
 def cosine_to_half(progress: float, warmup: float) -> float:
@@ -55,9 +53,7 @@ def cosine_to_half(progress: float, warmup: float) -> float:
     Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization). Arguments and result as
     for `constant`.
     """
-    if progress < warmup:
-        return progress / warmup
-    return _cosine_between(1.0, 0.5, progress, warmup)
+    return _rise_and_fall(0.5, progress, warmup)
 
 
 def one_cycle(progress: float, warmup: float) -> float:
@@ -67,12 +63,15 @@ def one_cycle(progress: float, warmup: float) -> float:
     """
     if progress < warmup:
         return _ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * (1 - math.cos(math.pi * progress / warmup)) / 2
-    return _cosine_between(1.0, _ONE_CYCLE_END, progress, warmup)
+    return _rise_and_fall(_ONE_CYCLE_END, progress, warmup)
 
 
-def _cosine_between(start: float, end: float, progress: float, warmup: float) -> float:
-    share = min((progress - warmup) / (1 - warmup), 1.0) if warmup < 1 else 1.0
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _rise_and_fall(end: float, progress: float, warmup: float) -> float:
+    """A linear rise to 1, then half a cosine down to `end`."""
+    if progress < warmup:
+        return progress / warmup
+    share = (progress - warmup) / (1 - warmup)
+    return end + (1 - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
