@@ -17,12 +17,11 @@ from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import finite, refuse_overwriting, write_atomic
 from keypoint_detection.flags import call, parser_for
-from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, load_checkpoint
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY, VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.wording import counted
 
 CALIBRATION_KEY = "score_threshold_calibration"
-METRICS_KEY = "validation_metrics"
 SHOWN_METRICS = ("meanAP", "median_distance", "recall", "precision", "best_f1")
 
 
@@ -93,9 +92,9 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def parameter_count(values: Mapping[str, Any]) -> int | None:
-    """Number of weights that train in a detector with these hyperparameters, None if it cannot be built here.
+    """Number of parameters of a detector with these hyperparameters, None if it cannot be built here.
 
-    Those that only another version knows are left out, as when it is loaded.
+    Hyperparameters that only another version knows are left out, as when it is loaded.
     """
     known = inspect.signature(KeypointDetector).parameters
     given = {name: value for name, value in values.items() if name in known} | {"load_pretrained": False}
@@ -173,7 +172,7 @@ def export_weights(path: str, output: str) -> None:
     except ImportError as error:
         raise InputError(
             "export-weights needs the extra safetensors: pip install 'keypoint_detection[safetensors]'"
-        ) from (error)
+        ) from error
     checkpoint = load_checkpoint(path)
     state = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
     metadata = {

@@ -20,6 +20,8 @@ VERSION_KEY = "keypoint_detection_version"
 # How a training evaluates: `channel_members`, the channels of its file by that of the detector, `empty_channels`,
 # `distances` and `threshold_unit`.
 EVALUATION_KEY = "evaluation"
+# The metrics of the latest evaluation before the checkpoint was written, by name.
+METRICS_KEY = "validation_metrics"
 SAFETENSORS = ".safetensors"
 
 

@@ -1,6 +1,6 @@
-"""What the training logs: losses and metrics per channel, and pictures of heatmaps and keypoints.
+"""What the training logs: losses and metrics per channel.
 
-B batch, C channels, K keypoints, H W image, h w heatmap.
+C channels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import update_metrics
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
-from keypoint_detection.models.checkpoint_file import EVALUATION_KEY
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY
 from keypoint_detection.models.optimization import current_learning_rate
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import epochs_since_validation, is_last_epoch
@@ -174,7 +174,7 @@ class MetricsLogger(pl.Callback):
             for stage in ("validation", "test")
         }
         self.channel_names = channel_names
-        self.latest: dict[str, dict[str, float]] = {}
+        self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first
         self.score_thresholds: torch.Tensor | None = None  # (C,) those of the best F1 in the latest validation
 
     def evaluates(self, trainer: pl.Trainer) -> bool:
@@ -206,9 +206,8 @@ class MetricsLogger(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics, and keeps each channel's best score threshold for the next checkpoint."""
         if self.evaluates(trainer):
-            self._log("validation", trainer, log_prefix(trainer))
-            values = self.latest["validation"]
-            self.score_thresholds = torch.tensor([values[f"best_threshold/{name}"] for name in self.channel_names])
+            self.latest = self._log("validation", trainer, log_prefix(trainer))
+            self.score_thresholds = torch.tensor([self.latest[f"best_threshold/{name}"] for name in self.channel_names])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""
@@ -223,8 +222,8 @@ class MetricsLogger(pl.Callback):
         """
         if self.score_thresholds is not None:
             checkpoint["state_dict"]["score_thresholds"] = self.score_thresholds.clone()
-        if "validation" in self.latest:
-            checkpoint["validation_metrics"] = {name: float(v) for name, v in self.latest["validation"].items()}
+        if self.latest:
+            checkpoint[METRICS_KEY] = dict(self.latest)
         checkpoint[EVALUATION_KEY] = {
             "channel_members": channel_members(trainer.datamodule.keypoint_channels, self.channel_names),
             "empty_channels": trainer.datamodule.empty_channels,
@@ -236,8 +235,7 @@ class MetricsLogger(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Goes on with the thresholds and metrics of a checkpoint, until the next validation finds new ones."""
-        if "validation_metrics" in checkpoint:
-            self.latest["validation"] = dict(checkpoint["validation_metrics"])
+        self.latest = dict(checkpoint.get(METRICS_KEY, {}))
         thresholds = checkpoint["state_dict"].get("score_thresholds")
         if thresholds is not None and len(thresholds) == len(self.channel_names):
             self.score_thresholds = thresholds.cpu().clone()
@@ -245,10 +243,10 @@ class MetricsLogger(pl.Callback):
     def _update(self, stage: str, outputs: dict[str, Tensor], batch: Batch) -> None:
         update_metrics(self.metrics[stage].values(), batch, outputs["xy"], outputs["scores"], self.threshold_unit)
 
-    def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> None:
+    def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> dict[str, float]:
         values: dict[str, float] = {}
         for metric in self.metrics[stage].values():
-            values |= metric.compute()
+            values |= {name: float(value) for name, value in metric.compute().items()}
             metric.reset()
-        self.latest[stage] = values
-        self.row.add(trainer, {f"{prefix}/{name}": float(value) for name, value in values.items()})
+        self.row.add(trainer, {f"{prefix}/{name}": value for name, value in values.items()})
+        return values
