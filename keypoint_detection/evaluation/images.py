@@ -42,6 +42,7 @@ class EvaluatedImages:
         self, annotations: Annotations, threshold_distances: Sequence[float], threshold_unit: str = "pixel"
     ) -> None:
         self.annotations = annotations
+        self.threshold_distances = [float(distance) for distance in threshold_distances]
         self.threshold_unit = threshold_unit
         names = annotations.channel_names
         self.metrics: dict[str, KeypointMetric] = {

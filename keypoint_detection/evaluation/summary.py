@@ -174,8 +174,7 @@ def summarise(
     """
     matches, metrics = evaluated.matches(), evaluated.values()
     names = list(evaluated.annotations.channel_names)
-    distances = [float(value) for value in next(iter(evaluated.metrics.values())).threshold_distances]
-    position = distances.index(distance)
+    position = evaluated.threshold_distances.index(distance)
     rows = [channel_numbers(matches, c, position, float(threshold)) for c, threshold in enumerate(score_thresholds)]
     images = dict(sorted(evaluated.images.items()))
     points = pad(list(images.values()), len(names))
@@ -186,7 +185,7 @@ def summarise(
     return Evaluation(
         sources=sources,
         channel_names=names,
-        threshold_distances=distances,
+        threshold_distances=evaluated.threshold_distances,
         threshold_unit=evaluated.threshold_unit,
         distance=distance,
         score_thresholds=[float(threshold) for threshold in score_thresholds],
