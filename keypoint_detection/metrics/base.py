@@ -127,7 +127,7 @@ class KeypointMetric(Metric):
 
     def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
         """Add rows to the states."""
-        self.indices.append(indices.cpu())
+        self.indices.append(indices)
         self.counts.append(counts)
         self.detections.append(detections)
         self.truths.append(truths)

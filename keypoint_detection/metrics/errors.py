@@ -252,4 +252,4 @@ def _mended(errors: Classification, scores: Tensor, exists: Tensor, channel: int
         keep = keep & (kinds != {"duplicate": DUPLICATE, "background": BACKGROUND}[mend])
     ranked = torch.cat([channel_scores[keep], extra])
     hits = torch.cat([true[keep], torch.ones_like(extra, dtype=torch.bool)])
-    return torch.as_tensor(average_precision(ranked, hits, n_truths), dtype=torch.float64).cpu()
+    return average_precision(ranked, hits, n_truths)

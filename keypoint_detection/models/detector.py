@@ -244,7 +244,7 @@ class KeypointDetector(pl.LightningModule):
     def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         values = self.hparams
         targets = loss_targets(batch, values.heatmap_sigma, values.heatmap_stride)
-        losses, gt_losses = evaluate_loss(values.loss, values.loss_arguments or {}, logits, targets)
+        losses, gt_losses = evaluate_loss(values.loss, values.loss_arguments, logits, targets)
         weights = counted_cells(targets.mask)
         counted = (weights > 0).sum().clamp(min=1)
         return {"loss": losses.sum() / counted, "losses": losses.detach(), "gt_losses": gt_losses, "weights": weights}
