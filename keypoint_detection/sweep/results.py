@@ -39,7 +39,12 @@ class Run:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"run-{self.number:04d}"
+        return run_name(self.number)
+
+
+def run_name(number: int) -> str:
+    """Name of the folder of a run."""
+    return f"run-{number:04d}"
 
 
 def ranked(runs: Sequence[Run], maximize: bool) -> list[Run]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.sweep import study as memory
-from keypoint_detection.sweep.results import ranked, short
+from keypoint_detection.sweep.results import ranked, run_name, short
 from keypoint_detection.sweep.sweep_file import SweepFile
 from keypoint_detection.sweep.training import RunError, column_names, run_training
 from keypoint_detection.wording import did_you_mean
@@ -132,7 +132,7 @@ class Worker:
         parameters = self._parameters(trial, number)
         shown = [f"{p.name} {short(parameters[p.name])}" for p in self.sweep.parameters if p.varies]
         logger.info("run %d: %s", number, ", ".join(shown))
-        run_dir = self.folder.absolute() / f"run-{number:04d}"
+        run_dir = self.folder.absolute() / run_name(number)
 
         def report(evaluation: int, value: float) -> None:
             if math.isfinite(value):
