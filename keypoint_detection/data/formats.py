@@ -82,7 +82,7 @@ def read_annotations(
         )
     with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
-    _check_paths(annotations)
+    _check_names(annotations)
     for warning in annotations.warnings if report else ():
         logger.warning("%s: %s", annotations.source, warning)
     return annotations
@@ -133,8 +133,8 @@ def _garbage_collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _check_paths(annotations: Annotations) -> None:
-    """Each path has to stay inside the image folder and stand once."""
+def _check_names(annotations: Annotations) -> None:
+    """Names have to be text, and each path has to stay inside the image folder and stand once."""
     for name in annotations.channel_names:
         if _no_text(name):
             raise InputError(f"{annotations.source}: channel {name!a} holds {_no_text(name)}")

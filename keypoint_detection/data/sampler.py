@@ -5,7 +5,7 @@ All samplers yield keys: with the seed of the data set they determine every bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,7 +156,7 @@ class EvaluationSampler(Sampler[list[Key]]):
         return iter(self.batches)
 
 
-def _batches_of_one_size(sizes: np.ndarray, indices: Sequence[int], batch_size: int) -> list[list[int]]:
+def _batches_of_one_size(sizes: np.ndarray, indices: range, batch_size: int) -> list[list[int]]:
     """Splits images into batches of one size, in the order of the first image of each size."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, size in zip(indices, sizes[indices.start :: indices.step].tolist(), strict=True):

@@ -7,6 +7,7 @@ was interrupted, with its process or by a user, is put back and goes on in its f
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import warnings
@@ -251,7 +252,7 @@ def _latest_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 def _describe(study: optuna.Study, number: int, trial: FrozenTrial) -> Run:
     choose = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
-    values = [value for value in trial.intermediate_values.values() if value == value]
+    values = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
     return Run(
         number=number,
         state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),

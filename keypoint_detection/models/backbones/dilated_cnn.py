@@ -39,7 +39,7 @@ class DilatedCnn(Backbone):
         check_kernel_size(kernel_size)
         if not dilations or min(dilations) < 1:
             raise InputError(f"dilations are {list(dilations)}, expected one or more integers of at least 1")
-        super().__init__(heatmap_stride, n_channels_in, n_channels, heatmap_stride)
+        super().__init__(heatmap_stride, n_channels_in, n_channels, size_divisor=heatmap_stride)
         layers: list[nn.Module] = []
         channels = n_channels_in
         for _ in range(heatmap_stride.bit_length() - 1):

@@ -64,7 +64,7 @@ class Smp(Backbone):
         replace_normalization(model.decoder, nn.BatchNorm2d, lambda norm: normalization(norm.num_features))
         divisor = _size_divisor(model, encoder, n_channels_in)
         stride, channels = _fit_stride(model, heatmap_stride, divisor, n_channels_in)
-        super().__init__(heatmap_stride, n_channels_in, channels, divisor)
+        super().__init__(heatmap_stride, n_channels_in, channels, size_divisor=divisor)
         self.encoder: nn.Module = model.encoder
         self.decoder: nn.Module = model.decoder
         self.encoder_name = encoder

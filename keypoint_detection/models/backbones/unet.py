@@ -78,7 +78,7 @@ class Unet(Backbone):
         levels = range(n_downsampling_layers + 1)
         widths = [max(2, min(max_channels, n_channels * 2**level // 4)) for level in levels]
         out_channels = max(2, n_channels_out * heatmap_stride // 4) if n_channels_out else widths[finest]
-        super().__init__(heatmap_stride, n_channels_in, out_channels, 2**n_downsampling_layers)
+        super().__init__(heatmap_stride, n_channels_in, out_channels, size_divisor=2**n_downsampling_layers)
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
         channels = n_channels_in
