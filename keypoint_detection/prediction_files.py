@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keypoint_detection.data.format_writers import from_pixels
+from keypoint_detection.data.native_format import PATH_KEY, SCORES_KEY, check_writable
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic, writing
 
@@ -43,16 +44,17 @@ class PredictedImage(NamedTuple):
 
 
 def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
-    """The data set's own format, so that predictions can be corrected and trained on."""
+    """The data set's own format, so that predictions can be corrected and trained on.
+
+    Raises:
+        InputError: If a channel's name is taken.
+    """
+    check_writable(channel_names)
     entries = []
     for image in images:
-        entry: dict[str, Any] = {"image_path": image.name}
-        if image.frame is not None:
-            entry["image_path"] = f"{image.name}#{image.frame}"
-        for name in channel_names:
-            entry[name] = convert_points(image.xy[name], image.width, image.height, coordinates)
-        entry["scores"] = image.scores
-        entries.append(json.dumps(entry))
+        path = image.name if image.frame is None else f"{image.name}#{image.frame}"
+        points = {n: convert_points(image.xy[n], image.width, image.height, coordinates) for n in channel_names}
+        entries.append(json.dumps({PATH_KEY: path, **points, SCORES_KEY: image.scores}))
     return f'{{"coordinates": "{coordinates}", "dataset": [\n' + ",\n".join(entries) + "\n]}\n"
 
 

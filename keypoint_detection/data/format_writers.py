@@ -14,6 +14,7 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.coco_format import channels_of
+from keypoint_detection.data.native_format import PATH_KEY, check_writable
 from keypoint_detection.files import replaced, writing
 
 logger = logging.getLogger(__name__)
@@ -29,13 +30,14 @@ def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordi
         coordinates: "blender", "normalized" or "pixel".
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: if the file cannot be written, or a channel's name is taken.
     """
+    check_writable(annotations.channel_names)
     with writing(str(path)), replaced(path, "w") as file:
         said = "" if coordinates == "blender" else f'"coordinates": "{coordinates}", '
         file.write(f'{{{said}"dataset": [')
         for index, (width, height) in enumerate(sizes.tolist()):
-            entry: dict[str, Any] = {"image_path": annotations.name(index)}
+            entry: dict[str, Any] = {PATH_KEY: annotations.name(index)}
             keypoints = annotations.keypoints(index, width, height)
             depths = annotations.depths(index)
             for name, xy, depth in zip(annotations.channel_names, keypoints, depths, strict=True):

@@ -26,7 +26,18 @@ COORDINATES = ("blender", "normalized", "pixel")
 DEFAULT_COORDINATES = COORDINATES[0]
 # What an entry may hold beside its channels.
 PATH_KEY = "image_path"
-METADATA_KEYS = frozenset({PATH_KEY, "scores"})
+SCORES_KEY = "scores"
+METADATA_KEYS = frozenset({PATH_KEY, SCORES_KEY})
+
+
+def check_writable(channel_names: Sequence[str]) -> None:
+    """Checks that no channel is called as what an entry holds beside its channels.
+
+    Raises:
+        InputError: If one is: whoever reads the file would not find it.
+    """
+    for name in METADATA_KEYS.intersection(channel_names):
+        raise InputError(f'the native format has no place for a channel "{name}", expected another name or format')
 
 
 class _Columns:

@@ -16,6 +16,7 @@ from keypoint_detection.data.images import scan_sizes
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.data.validation import check_dataset
 from keypoint_detection.errors import InputError
+from keypoint_detection.prediction_files import FILE_FORMATS
 
 WIDTH, HEIGHT = 40, 20
 # One image of 40 x 20 and the same two channels in each convention; the pixels are worked out by hand.
@@ -209,6 +210,20 @@ def test_convert_refuses_what_cannot_work(folder):
         convert(source, folder / "a.png" / "out.json", "coco", folder)
     with pytest.raises(InputError, match="output_coordinates"):
         convert(source, folder / "out.json", "native", folder, output_coordinates="meters")
+
+
+@pytest.mark.parametrize("name", ["image_path", "scores"])
+def test_a_channel_called_as_what_stands_beside_channels_is_refused_by_the_native_format(folder, name):
+    # `scores` would be left out by who reads the file, and `image_path` written in the place of the path.
+    category = {"id": 1, "keypoints": [name]}
+    objects = [{"image_id": 1, "category_id": 1, "keypoints": [10, 5, 2]}]
+    image = {"id": 1, "file_name": "a.png", "width": WIDTH, "height": HEIGHT}
+    path = save(folder, {"images": [image], "annotations": objects, "categories": [category]})
+    with pytest.raises(InputError, match=f'channel "{name}"'):
+        convert(str(path), str(folder / "out.json"), "native")
+    assert not (folder / "out.json").exists()
+    with pytest.raises(InputError, match=f'channel "{name}"'):
+        FILE_FORMATS["native"]([], [name], "pixel")
 
 
 @pytest.mark.parametrize("target", FORMATS)
