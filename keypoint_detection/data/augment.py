@@ -6,6 +6,7 @@ With another image it is mixed by the data set, which has both. H W image.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,11 @@ from torch import Tensor
 from keypoint_detection.data import photometric
 from keypoint_detection.data.geometry import FILLS, scaling, translation
 from keypoint_detection.errors import InputError
+
+# The largest that a change may be; those that are not here are probabilities and shares.
+_HIGHEST = {
+    "rotation": 180, "scale": 10, "shear": 44, "perspective": 0.99, "brightness": 0.99, "contrast": 0.99, "hue": 0.5,
+}  # fmt: skip
 
 
 class Geometry(NamedTuple):
@@ -28,6 +34,7 @@ class Geometry(NamedTuple):
     mirrored: bool
 
 
+@dataclass(kw_only=True, eq=False)
 class Augmentation:
     """Random changes of the training images.
 
@@ -63,60 +70,34 @@ class Augmentation:
             with its keypoints (`cutmix.cutmix`; the data set does it).
     """
 
-    def __init__(
-        self,
-        *,
-        rotation: float,
-        horizontal_flip: float,
-        vertical_flip: float,
-        scale: float = 0.25,
-        shear: float = 0.0,
-        translation: float = 0.1,
-        perspective: float = 0.0,
-        crop: float = 0.0,
-        flip_pairs: list[str] | str = "auto",
-        fill: str = "mean",
-        brightness: float = 0.2,
-        contrast: float = 0.3,
-        saturation: float = 0.3,
-        hue: float = 0.0,
-        grayscale: float = 0.1,
-        blur: float = 0.0,
-        noise: float = 0.0,
-        jpeg: float = 0.0,
-        erasing: float = 0.0,
-        cutmix: float = 0.0,
-    ) -> None:
-        _check(0, 180, rotation=rotation)
-        _check(0, 10, scale=scale)
-        _check(0, 44, shear=shear)
-        _check(0, 0.99, perspective=perspective, brightness=brightness, contrast=contrast)
-        _check(0, 0.5, hue=hue)
-        _check(0, 1, translation=translation, crop=crop, horizontal_flip=horizontal_flip, vertical_flip=vertical_flip)
-        _check(0, 1, saturation=saturation, grayscale=grayscale, blur=blur, noise=noise, jpeg=jpeg, erasing=erasing)
-        _check(0, 1, cutmix=cutmix)
-        if fill not in FILLS:
-            raise InputError(f"fill: expected one of {', '.join(FILLS)}, got {fill!r}")
-        self.rotation = rotation
-        self.scale = scale
-        self.shear = shear
-        self.translation = translation
-        self.perspective = perspective
-        self.crop = crop
-        self.horizontal_flip = horizontal_flip
-        self.vertical_flip = vertical_flip
-        self.flip_pairs = flip_pairs
-        self.fill = fill
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-        self.grayscale = grayscale
-        self.blur = blur
-        self.noise = noise
-        self.jpeg = jpeg
-        self.erasing = erasing
-        self.cutmix = cutmix
+    rotation: float
+    horizontal_flip: float
+    vertical_flip: float
+    scale: float = 0.25
+    shear: float = 0.0
+    translation: float = 0.1
+    perspective: float = 0.0
+    crop: float = 0.0
+    flip_pairs: list[str] | str = "auto"
+    fill: str = "mean"
+    brightness: float = 0.2
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.0
+    grayscale: float = 0.1
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: float = 0.0
+    erasing: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in [field.name for field in fields(self) if field.name not in ("flip_pairs", "fill")]:
+            value, highest = getattr(self, name), _HIGHEST.get(name, 1)
+            if not 0 <= value <= highest:
+                raise InputError(f"{name}: expected a number from 0 to {highest}, got {value}")
+        if self.fill not in FILLS:
+            raise InputError(f"fill: expected one of {', '.join(FILLS)}, got {self.fill!r}")
 
     @property
     def mirrors(self) -> bool:
@@ -193,10 +174,3 @@ class Augmentation:
         similarity = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
         sheared = np.array([[1.0, shear_x, 0], [shear_y, 1.0, 0], [0, 0, 1.0]])
         return similarity @ sheared @ np.array([[1.0, 0, 0], [0, 1.0, 0], [tilt_x, tilt_y, 1.0]])
-
-
-def _check(lowest: float, highest: float, **arguments: float) -> None:
-    """Raises an `InputError` that names the first argument outside of `[lowest, highest]`."""
-    for name, value in arguments.items():
-        if not lowest <= value <= highest:
-            raise InputError(f"{name}: expected a number from {lowest} to {highest}, got {value}")
