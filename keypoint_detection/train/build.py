@@ -19,6 +19,7 @@ from keypoint_detection.data.geometry import parse_image_size
 from keypoint_detection.data.loading import check_num_workers
 from keypoint_detection.data.splits import check_ratio
 from keypoint_detection.errors import InputError
+from keypoint_detection.flags import call
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detector import KeypointDetector
@@ -66,13 +67,13 @@ def prepare_data(
     Returns:
         The data module, ready to load, and the choices.
     """
-    datamodule = flags.call(
+    datamodule = call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
         heatmap_stride=None, image_size=None, train_crop_size=None, batch_size=None,
         split=split,
     )  # fmt: skip
     datamodule.setup()
-    recipe = flags.call(
+    recipe = call(
         choose_recipe,
         config,
         annotations=datamodule.train_annotations,
@@ -83,7 +84,7 @@ def prepare_data(
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]
     warn_of_fine_distances(distances, config["threshold_unit"], measured, recipe.image_size)
-    augmentation = flags.call(Augmentation, {**config, **recipe.values()})
+    augmentation = call(Augmentation, {**config, **recipe.values()})
     datamodule.augmentation = augmentation if recipe.augment_train and recipe.augmented_share > 0 else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride
     datamodule.image_size, datamodule.train_crop_size = recipe.image_size, recipe.train_crop_size
@@ -161,7 +162,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         parse_image_size(None if given[name] == "none" else given[name], name)
     check_ratio(given["validation_split_ratio"])
     check_num_workers(given["num_workers"])
-    flags.call(Augmentation, given)
+    call(Augmentation, given)
     build_callbacks(given, RunFolder(Path()), ["channel"])
 
 
@@ -215,7 +216,7 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
     """
     backbone = flags.registry_arguments(BACKBONES, "backbone_type", config)
     loss_arguments = flags.registry_arguments(LOSSES, "loss", config)
-    return flags.call(
+    return call(
         KeypointDetector,
         config,
         keypoint_channels=channels,
@@ -240,23 +241,23 @@ def build_callbacks(
         The callbacks in the order in which they have to run.
     """
     row = EvaluationRow()
-    metrics = flags.call(MetricsLogger, config, row=row, channel_names=channels)
+    metrics = call(MetricsLogger, config, row=row, channel_names=channels)
     return [
         *([StartEvaluation(row)] if is_trained else []),
-        flags.call(Curriculum, config),
+        call(Curriculum, config),
         ResumeState(),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto" and config["val_check_interval"] is None),
         # Before everything that saves or validates: those are to see the averaged weights.
-        *([flags.call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
+        *([call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
         StopAtBadLoss(folder.path),
         LossLogger(row, channels),
         metrics,
         row,
-        flags.call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
+        call(HeatmapPictures, config, metrics=metrics, folder=folder.pictures, channel_names=channels),
         AugmentationPicture(folder.path / "augmentations.jpg", channels),
-        flags.call(RelativeEarlyStopping, config),
+        call(RelativeEarlyStopping, config),
         CollapseWarning(),
-        flags.call(DeviceSpeed, config),
+        call(DeviceSpeed, config),
         TimeShares(),
-        *flags.call(create_checkpoint_callbacks, config, folder=folder.checkpoints),
+        *call(create_checkpoint_callbacks, config, folder=folder.checkpoints),
     ]

@@ -1,7 +1,7 @@
 """The command line: flags derived from the signatures of what they configure, never repeated.
 
 A flag, a constructor argument and a logged hyperparameter are one thing. `build_parser` reads them from the signatures
-and docstrings of `SOURCES` and of everything in the registries; `call` hands them back to the same signatures.
+and docstrings of `SOURCES` and of everything in the registries; `keypoint_detection.flags.call` hands them back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from keypoint_detection.flags import (
     parameters,
     type_of,
 )
-from keypoint_detection.flags import call as call
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES

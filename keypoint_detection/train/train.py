@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
+from keypoint_detection.flags import call
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import (
     build_callbacks,
@@ -67,7 +68,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_values(config)
     check_login(config["wandb_mode"])
     flags.warn_of_unused(config)
-    interrupted = flags.call(find_interrupted, config)
+    interrupted = call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())
     if config["run_dir"] and config["resume"] is None:
@@ -88,9 +89,9 @@ def train(config: dict[str, Any]) -> TrainingResult:
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     is_trained = trained.load(detector) if trained and not interrupted else False
     # A new folder is chosen as late as possible, or trainings that were started at once would choose the same one.
-    folder = interrupted.folder if interrupted else flags.call(RunFolder.choose, config, name=config["wandb_name"])
+    folder = interrupted.folder if interrupted else call(RunFolder.choose, config, name=config["wandb_name"])
     callbacks = build_callbacks(config, folder, channels, is_trained)
-    trainer = flags.call(
+    trainer = call(
         create_trainer,
         config,
         config=config,
@@ -134,9 +135,7 @@ def _start_records(
     if rank_zero_only.rank == 0:
         folder.write_json("split.json", split)
     resume_id = interrupted.wandb_id if interrupted else None
-    wandb_logger = flags.call(
-        create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id
-    )
+    wandb_logger = call(create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id)
     record = provenance(split["fingerprints"])
     wandb_id = wandb_logger.experiment.id if wandb_logger else None
     if rank_zero_only.rank == 0:

@@ -9,6 +9,7 @@ from configuration import DEFAULT_HYPERPARAMETERS, DEFAULT_SWEEP, TEST_DATASET
 
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
+from keypoint_detection.flags import call
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone, Unet
 from keypoint_detection.models.detector import KeypointDetector
@@ -269,7 +270,7 @@ def test_one_number_need_not_be_text_where_several_may_stand(parser, tmp_path):
     }
     line = [f"--{name}={value}" for name, value in required.items()]
     for config in (parser.parse_args(["--config", str(path), *line]), parser.parse_object(required | given)):
-        data = flags.call(KeypointsDataModule, config.as_dict())
+        data = call(KeypointsDataModule, config.as_dict())
         assert data.keypoint_channel_max_keypoints == [-1]
         assert parse_distances(config.maximal_gt_keypoint_pixel_distances) == [3.0]
 
