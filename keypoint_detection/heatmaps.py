@@ -26,10 +26,8 @@ from keypoint_detection.peaks import (
     window_maximum,
 )
 from keypoint_detection.plateaus import merge_ties
-from keypoint_detection.subpixel import vertices
+from keypoint_detection.subpixel import SMALLEST_HEIGHT, vertices
 
-# Below this height the Gaussian of a keypoint may be cut off.
-_SMALLEST_HEIGHT = 1e-6
 # Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
 _SMALLEST_RADIUS = 2.5
 # Keypoints of a map from which on it is worth a look whether the other maps of a batch have far fewer.
@@ -167,7 +165,7 @@ def _zeros(rows: int, columns: int, dtype: torch.dtype, device: torch.device) ->
 
 def _patch_side(positions: Tensor, cells: int, sigma: float, stride: int) -> tuple[Tensor, Tensor]:
     """One axis of the patches around keypoints: `(M, K)` pixels -> cells `(M, K, P)` and Gaussian heights in them."""
-    radius = max(sigma / stride * math.sqrt(-2 * math.log(_SMALLEST_HEIGHT)), _SMALLEST_RADIUS)
+    radius = max(sigma / stride * math.sqrt(-2 * math.log(SMALLEST_HEIGHT)), _SMALLEST_RADIUS)
     length = min(cells, math.floor(2 * radius) + 1)
     first = (positions / stride - 0.5 - radius).ceil().clamp(0, cells - length)
     index = first[..., None] + torch.arange(length, device=positions.device)

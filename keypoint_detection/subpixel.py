@@ -13,7 +13,8 @@ from keypoint_detection.peaks import Neighbourhoods
 # Weight of each of the outer two of three rows or columns around a peak, the middle one's being what is left. Their
 # logarithms are less certain, and another keypoint may be near (benchmarks/README.md).
 OUTER_WEIGHT = 0.2
-# Below this height a cell counts for nothing: most of its logarithm is rounding, which differs between devices.
+# Below this height a cell counts for nothing: most of its logarithm is rounding, which differs between devices. So the
+# Gaussians of true keypoints may be cut off there.
 SMALLEST_HEIGHT = 1e-6
 # Largest mixed derivative, as a share of that of a ridge without an end; it leaves one six times as long as wide.
 LARGEST_TWIST = 0.95
