@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 # In pixels, of evaluations in training and after it.
 DEFAULT_DISTANCES = "2 4"
-SMALLEST = 0.2  # pixels: nearer to the labels than labels are to the truth
+SMALLEST_DISTANCE = 0.2  # pixels: nearer to the labels than labels are to the truth
 
 
 def parse_distances(distances: str | float | list[float], unit: str = "pixel") -> list[float]:
@@ -49,7 +49,7 @@ def warn_of_tiny(distances: list[float], unit: str) -> None:
         distances: In ascending order.
         unit: `pixel` or `image`.
     """
-    if unit == "pixel" and distances[0] < SMALLEST:
+    if unit == "pixel" and distances[0] < SMALLEST_DISTANCE:
         logger.warning(
             "--maximal_gt_keypoint_pixel_distances: %g is much less than a pixel; --threshold_unit image takes "
             "fractions of the image's diagonal", distances[0],

@@ -5,13 +5,13 @@ Fill a `ReportData` and call `write_report`. The page itself lies in `template/`
 
 from __future__ import annotations
 
-from keypoint_detection.report.data import EPOCHS, ReportData, ReportImage, images_from_batch, run_information
+from keypoint_detection.report.data import EPOCH_AXIS, ReportData, ReportImage, images_from_batch, run_information
 from keypoint_detection.report.measured import worst_images
 from keypoint_detection.report.page import build_report, write_report
 from keypoint_detection.report.pictures import encode_preview
 
 __all__ = [
-    "EPOCHS",
+    "EPOCH_AXIS",
     "ReportData",
     "ReportImage",
     "build_report",

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from keypoint_detection.models.checkpoint_file import library_version
 
 # How epochs are counted in pictures' names, checkpoints, logs and here.
-EPOCHS = "epoch, the first is 0"
+EPOCH_AXIS = "epoch, the first is 0"
 
 
 @dataclass

@@ -16,7 +16,7 @@ from keypoint_detection.data.images import load_image
 from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.report.curves import curve_charts
-from keypoint_detection.report.data import EPOCHS, ReportData, ReportImage
+from keypoint_detection.report.data import EPOCH_AXIS, ReportData, ReportImage
 from keypoint_detection.report.measured import measure, rank_images
 from keypoint_detection.report.pictures import data_url, encode_preview, heatmap_payload
 from keypoint_detection.report.statistics import histogram, quality
@@ -80,7 +80,7 @@ def _payload(data: ReportData) -> dict[str, Any]:
         **numbers(data, measured),
         "test": test_table(data, measured),
         "curves": curve_charts(data.curves, data.channel_names, data.curves_unit),
-        "curves_x": EPOCHS,
+        "curves_x": EPOCH_AXIS,
         "quality": quality(points, matches, distances, thresholds),
         "histogram": histogram(matches, distances, position),
         "gallery_note": _gallery_note(len(shown), len(rest), few),

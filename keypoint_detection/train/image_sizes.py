@@ -11,7 +11,7 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.geometry import fit_size, fit_sizes, parse_image_size
-from keypoint_detection.metrics.distances import SMALLEST
+from keypoint_detection.metrics.distances import SMALLEST_DISTANCE
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def warn_of_fine_distances(
         image_size: Height and width that the images are letterboxed into, or None.
     """
     known = sizes[sizes.min(axis=1) > 0]
-    if not len(known) or (unit == "pixel" and max(distances) < SMALLEST):  # of which `warn_of_tiny` warns
+    if not len(known) or (unit == "pixel" and max(distances) < SMALLEST_DISTANCE):  # of which `warn_of_tiny` warns
         return
     fitted = fit_sizes(known, parse_image_size(image_size))
     units = np.hypot(*fitted.T) if unit == "image" else fitted.max(axis=1) / known.max(axis=1)

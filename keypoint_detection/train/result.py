@@ -15,7 +15,7 @@ from keypoint_detection.data.loading import advise
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import batches_per_epoch
-from keypoint_detection.report import EPOCHS
+from keypoint_detection.report import EPOCH_AXIS
 from keypoint_detection.train.best_epoch import BestEpoch
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.evaluation_row import START_EPOCH
@@ -150,7 +150,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if trainer.is_global_zero:
         names = list(detector.hparams.keypoint_channels)
         unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
-        plot_curves(curves, folder.path / CURVES_FILE, EPOCHS, names, unit)
+        plot_curves(curves, folder.path / CURVES_FILE, EPOCH_AXIS, names, unit)
         write_final_report(trainer, detector, best.stem, found, folder.path / "report.html", values, curves)
         log_picture(trainer, "curves", folder.path / CURVES_FILE)
     for run_logger in trainer.loggers:
