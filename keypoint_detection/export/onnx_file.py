@@ -155,6 +155,9 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
         backbone = detector.hparams.backbone_type
         raise InputError(f"torch cannot export the backbone {backbone}: {first_line(error)}") from error
     model = program.model_proto
+    written = next(operators.version for operators in model.opset_import if not operators.domain)
+    if written != opset:  # what it says of that goes to a log, with a traceback
+        raise InputError(f"--opset {opset}: expected a version that the exporter can write, as it can {written}")
     for node in model.graph.node:  # the exporter's notes are longer than the graph
         del node.metadata_props[:]
         node.doc_string = ""

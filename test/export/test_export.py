@@ -369,6 +369,7 @@ def test_a_device_that_onnxruntime_does_not_know_is_refused(device, tmp_path):
     [
         ({"half": True, "output": "model.pt2"}, "half"),
         ({"opset": 11}, "18"),
+        ({"opset": 99}, "--opset 99: "),
         ({"output": "model.bin"}, r"\.onnx or \.pt2"),
         ({"output": "file/model.onnx"}, "cannot be written"),
     ],
