@@ -2,7 +2,7 @@
 
 A keypoint is `(x, y)` in continuous pixels: the origin is the top-left corner of the image, pixel `i` spans
 `[i, i + 1)` and its centre lies at `i + 0.5`. Cell `i` of a heatmap with stride `s` spans `[i * s, (i + 1) * s)`.
-No other file of the library adds or subtracts half a pixel.
+No other file of the library says what half a cell or pixel is; those that add it take `HALF_CELL` from here.
 
 B batch, C channels, K true keypoints, N decoded keypoints, M maps (B * C), H W image, h w heatmap.
 """
