@@ -64,7 +64,8 @@ class SweepFile:
     def identity(self) -> str:
         """What has to stay the same for a sweep to go on, as text."""
         kept = {key: self.content[key] for key in ("method", "metric", "parameters", "program") if key in self.content}
-        return json.dumps(kept, sort_keys=True, default=str)
+        plain = json.loads(json.dumps(kept, default=str))  # YAML's keys may be numbers, among texts
+        return json.dumps(plain, sort_keys=True)
 
     def differences(self, identity: str) -> list[str]:
         """The entries that differ from those of an `identity`, such as `parameters.learning_rate`."""

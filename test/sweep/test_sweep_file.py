@@ -216,3 +216,11 @@ def test_a_metric_that_no_training_logs_is_refused_before_one(tmp_path, name, ch
     with pytest.raises(InputError) as error:
         check_flags(sweep)
     assert f"metric.name {name!r}: {problem}" in str(error.value)
+
+
+def test_a_sweep_whose_yaml_has_numbers_among_its_keys_can_go_on(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("{method: random, metric: {name: a}, parameters: {b: {value: {1: x, y: 2}}, 3: {value: 4}}}")
+    sweep = read_sweep_file(path)
+    assert json.loads(sweep.identity)["parameters"] == {"b": {"value": {"1": "x", "y": 2}}, "3": {"value": 4}}
+    assert sweep.differences(sweep.identity) == []
