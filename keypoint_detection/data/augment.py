@@ -39,10 +39,11 @@ class Augmentation:
     """Random changes of the training images.
 
     Geometric changes are joined into one homography, which moves the keypoints and samples the image once. A value of
-    0 turns a change off. Shear, perspective, hue, blur, noise and erasing together held trainings of minutes back, so
-    they are off by default; hours of training on rendered images, for a camera that sees others, may want them. Parts
-    of other images (`cutmix`) helped on one data set of three, and cost where a training saw its images some 50 times
-    only (benchmarks/README.md).
+    0 turns a change off. Changes of colours are what carries a detector over to another light, at no cost where it
+    stays. Blur and noise help where the images to come have them, and cost where they do not; shear, perspective, hue
+    and erasing held trainings of minutes back, so all of these are off by default, and hours of training on rendered
+    images, for a camera that sees others, may want them. Parts of other images (`cutmix`) helped on one data set of
+    three, and cost where a training saw its images some 50 times only (benchmarks/README.md).
 
     Args:
         rotation: largest rotation in either direction, in degrees (0 to 180).
@@ -80,9 +81,9 @@ class Augmentation:
     crop: float = 0.0
     flip_pairs: list[str] | str = "auto"
     fill: str = "mean"
-    brightness: float = 0.2
-    contrast: float = 0.3
-    saturation: float = 0.3
+    brightness: float = 0.4
+    contrast: float = 0.5
+    saturation: float = 0.6
     hue: float = 0.0
     grayscale: float = 0.1
     blur: float = 0.0
