@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from keypoint_detection.picture_layout import paper_colours
@@ -144,7 +145,9 @@ def plot_curves(
 
 def _legend_columns(names: Iterable[str], width: float) -> int:
     """Columns of a legend that fit into a width in inches."""
-    longest = max((TextPath((0, 0), name, size=LEGEND_FONT).get_extents().width for name in names), default=0.0)
+    font = FontProperties(size=LEGEND_FONT)
+    sizes = (text_to_path.get_text_width_height_descent(name, font, ismath=False) for name in names)
+    longest = max((width for width, *_ in sizes), default=0.0)
     return max(1, min(LEGEND_COLUMNS, int(72 * width / (longest + LEGEND_SPACE))))
 
 
@@ -200,7 +203,8 @@ def _legend_of_channels(figure: Figure, colours: Mapping[str, tuple[float, ...]]
     """Names the channels' colours below all plots."""
     if not colours:
         return
-    shown = list(colours.items())[:LEGEND_CHANNELS]
+    # What stands between two dollars would be read as a formula.
+    shown = [(name.replace("$", r"\$"), colour) for name, colour in colours.items()][:LEGEND_CHANNELS]
     handles = [Line2D([], [], color=TOTAL, linewidth=2.4, label="all channels")]
     handles += [Line2D([], [], color=colour, linewidth=2.4, label=name) for name, colour in shown]
     if len(shown) < len(colours):

@@ -361,6 +361,18 @@ def test_a_channel_has_one_colour_and_legends_cover_no_curve(tmp_path, monkeypat
         assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in (losses, precisions))
 
 
+def test_the_legend_has_names_of_channels_as_they_are_written(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
+    names = ["$a$", "ab", "$\\none$", "no formula", "  "]
+    series = {f"validation/loss/{name}": ([0, 1], [1.0, 0.1]) for name in names}
+    plot_curves(series, tmp_path / "curves.png", channel_names=names)
+    figures[0].draw()
+    widths = [text.get_window_extent().width for text in figures[0].figure.legends[0].texts[1:]]
+    assert widths[0] > widths[1] > widths[4]  # as a formula `$a$` is one letter, which is narrower than `ab`
+    assert widths[1] < widths[2] < widths[3]
+
+
 def test_distances_say_their_unit(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))

@@ -139,24 +139,23 @@ def draw_parallel_coordinates(
     )
     plot.set_title(title, fontsize=10, pad=28 + TITLE_STEP)
     if low < high:
-        figure.colorbar(colours, ax=plot, label=metric, pad=0.02)
+        figure.colorbar(colours, ax=plot, pad=0.02).set_label(metric, parse_math=False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     write_atomic(path, stream.getvalue())
 
 
 def _draw_axes(plot: Axes, drawn: Sequence[Axis]) -> None:
+    shared = {"textcoords": "offset points", "parse_math": False}  # what stands between two dollars is no formula
     for place, axis in enumerate(drawn):
         plot.axvline(place, color="0.3", linewidth=1, zorder=3)
         for position, text in axis.ticks:
             plot.annotate(
-                text, (place, position), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", zorder=4,
+                text, (place, position), xytext=(4, 0), fontsize=8, va="center", zorder=4, **shared,
                 bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
             )  # fmt: skip
         height = 12 + TITLE_STEP * (place % 2)  # neighbours would cover one another
-        plot.annotate(
-            axis.title, (place, 1), xytext=(0, height), textcoords="offset points", fontsize=9, ha="center", va="bottom"
-        )
+        plot.annotate(axis.title, (place, 1), xytext=(0, height), fontsize=9, ha="center", va="bottom", **shared)
     plot.set_xlim(-0.2, len(drawn) - 0.6)
     plot.set_ylim(-0.04, 1.04)
     plot.set_axis_off()

@@ -32,5 +32,15 @@ def test_a_sweep_without_a_value_yet_has_a_picture_without_lines(tmp_path):
         assert min(picture.size) > 100
 
 
+def test_names_and_values_in_the_picture_of_a_sweep_are_no_formulas(tmp_path):
+    channels = read_parameter("keypoint_channels", {"values": ["$\\none$", "b"]})
+    runs = {"values": [0.1, 0.2], "parameters": [{channels.name: name} for name in ("$\\none$", "b")]}
+    metric = "validation/loss/$\\none$"
+    runs |= {"complete": [True, True], "axes": [channels], "metric": metric, "maximize": False}
+    draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 100
+
+
 def test_an_axis_of_logarithms_with_a_0_is_one_of_numbers():
     assert np.allclose(number_axis("rate", [0.0, 0.01, 0.1], log=True).positions, [0, 0.1, 1])
