@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
+from keypoint_detection.log_names import LogName, parse_log_name
 from keypoint_detection.picture_layout import paper_colours
 
 DISTANCES = {f"{mean}_distance": f"{mean} distance of matched keypoints" for mean in ("median", "mean")}
-# Which log names share a plot: the part after the stage, as in `validation/AP/<channel>/d=2`.
+# Which kinds of values share a plot.
 TITLES = {
     "loss": "loss",
     "gt_loss": "loss",
@@ -52,36 +51,10 @@ def group_series(series: Series) -> dict[str, list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for name in series:
-        parts = name.split("/")
-        kind = parts[1] if len(parts) > 1 else parts[0]
+        kind = parse_log_name(name).kind
         groups.setdefault(TITLES.get(kind, kind), []).append(name)
     order = list(dict.fromkeys(TITLES.values()))
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-
-
-class Curve(NamedTuple):
-    """What a log name says: `validation/AP/<channel>/d=2` is of all four.
-
-    Attributes:
-        stage: `train` or `validation`.
-        kind: What was measured; empty if the name has one part.
-        channel: None for a total of all channels.
-        distance: Threshold distance as it is written, `2`; None if the value has none.
-    """
-
-    stage: str
-    kind: str
-    channel: str | None
-    distance: str | None
-
-
-def parse_name(name: str) -> Curve:
-    """Takes a log name apart."""
-    stage, *parts = name.split("/")
-    kind = parts.pop(0) if parts else ""
-    # A channel's name may begin in the same way.
-    distance = parts.pop()[2:] if parts and re.fullmatch(r"d=[0-9.e+-]+", parts[-1]) else None
-    return Curve(stage, kind, "/".join(parts) or None, distance)
 
 
 def plot_curves(
@@ -124,12 +97,12 @@ def plot_curves(
             axes.set_xlim(first - MARGIN, last + MARGIN)
         positive = True
         # Totals come last, so that they lie over the channels.
-        for name in sorted(names, key=lambda name: parse_name(name).channel is None):
+        for name in sorted(names, key=lambda name: parse_log_name(name).channel is None):
             steps, values = (np.asarray(column, dtype=np.float64) for column in series[name])
             known = np.isfinite(values)
             positive &= bool((values[known] > 0).all())
             marker = "o" if known.sum() == 1 else None
-            curve = parse_name(name)
+            curve = parse_log_name(name)
             colour, look = colours.get(curve.channel, TOTAL), _look(curve, distances)
             axes.plot(steps[known], values[known], color=colour, marker=marker, markersize=4, **look)
         if title == "loss" and positive:
@@ -153,18 +126,18 @@ def _legend_columns(names: Iterable[str], width: float) -> int:
 
 def _colours(names: Iterable[str], channel_names: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """Colour of each channel that has a curve, by name."""
-    found = dict.fromkeys(channel for name in names if (channel := parse_name(name).channel) is not None)
+    found = dict.fromkeys(channel for name in names if (channel := parse_log_name(name).channel) is not None)
     order = list(dict.fromkeys([*channel_names, *found]))
     colours = (paper_colours(len(order)) / 255).tolist()
     return {name: tuple(colour) for name, colour in zip(order, colours, strict=True) if name in found}
 
 
-def _distances(names: Iterable[str]) -> list[str]:
+def _distances(names: Iterable[str]) -> list[float]:
     """All threshold distances, ascending."""
-    return sorted({distance for name in names if (distance := parse_name(name).distance) is not None}, key=float)
+    return sorted({distance for name in names if (distance := parse_log_name(name).distance) is not None})
 
 
-def _look(curve: Curve, distances: Sequence[str]) -> dict[str, float | str]:
+def _look(curve: LogName, distances: Sequence[float]) -> dict[str, float | str]:
     """Width and dashes of a curve."""
     if curve.distance is not None:
         dashes = DISTANCE_DASHES[distances.index(curve.distance) % len(DISTANCE_DASHES)]
@@ -176,19 +149,19 @@ def _look(curve: Curve, distances: Sequence[str]) -> dict[str, float | str]:
     return {"linewidth": 2.4 if total else 1.3, "linestyle": dashes}
 
 
-def _meaning(curve: Curve) -> str:
+def _meaning(curve: LogName) -> str:
     """What the dashes of a curve mean, in words."""
     if curve.distance is not None:
-        return f"d={curve.distance}"
+        return f"d={curve.distance:g}"
     if curve.kind == "meanAP":
         return "mean over d"
     return f"{curve.stage}, lowest that BCE can be" if curve.kind == "gt_loss" else curve.stage
 
 
-def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[str]) -> None:
+def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[float]) -> None:
     """Tells below a plot what its dashes mean, once for all channels; in its title, if all mean the same."""
-    curves = [curve for name in names if (curve := parse_name(name)).kind]
-    curves.sort(key=lambda curve: (float(curve.distance or 0), curve.kind, curve.stage))
+    curves = [curve for name in names if (curve := parse_log_name(name)).stage]
+    curves.sort(key=lambda curve: (curve.distance or 0, curve.kind, curve.stage))
     looks = {_meaning(curve): _look(curve, distances) for curve in curves}
     handles = [Line2D([], [], color=TOTAL, label=text, **look) for text, look in looks.items()]
     if len(handles) == 1:

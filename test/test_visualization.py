@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keypoint_detection import heatmaps
-from keypoint_detection.curves import group_series, parse_name
+from keypoint_detection.curves import group_series
 from keypoint_detection.picture_layout import paper_colours
 from keypoint_detection.visualization import (
     add_legend,
@@ -331,13 +331,6 @@ def test_series_share_a_plot_by_what_they_mean():
     }
 
 
-def test_names_of_curves_are_taken_apart():
-    assert parse_name("validation/AP/left/paw/d=0.5") == ("validation", "AP", "left/paw", "0.5")
-    assert parse_name("train/loss/nose") == ("train", "loss", "nose", None)
-    assert parse_name("validation/meanAP/d=2") == ("validation", "meanAP", None, "2")
-    assert parse_name("learning_rate") == ("learning_rate", "", None, None)
-
-
 def test_a_channel_has_one_colour_and_legends_cover_no_curve(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
@@ -371,6 +364,18 @@ def test_the_legend_has_names_of_channels_as_they_are_written(tmp_path, monkeypa
     widths = [text.get_window_extent().width for text in figures[0].figure.legends[0].texts[1:]]
     assert widths[0] > widths[1] > widths[4]  # as a formula `$a$` is one letter, which is narrower than `ab`
     assert widths[1] < widths[2] < widths[3]
+
+
+def test_a_channel_that_is_called_like_a_distance_or_nothing_is_no_total(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("keypoint_detection.curves.FigureCanvasAgg.print_png", lambda canvas, _: figures.append(canvas))
+    channels = ["d=2", "a/d=4", "", "mean"]
+    names = [f"validation/loss/{channel}" for channel in channels]
+    plot_curves(dict.fromkeys(names, ([0, 1], [1.0, 0.1])), tmp_path / "curves.png", channel_names=channels)
+    (figure,) = (canvas.figure for canvas in figures)
+    assert [line.get_color() for line in figure.axes[0].lines] == [tuple(c) for c in (paper_colours(4) / 255).tolist()]
+    assert figure.axes[0].get_title() == "loss, validation"
+    assert [text.get_text() for text in figure.legends[0].texts] == ["all channels", *channels]
 
 
 def test_distances_say_their_unit(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics.base import KeypointMetric, drop_missing
 from keypoint_detection.metrics.ordering import ascending_order
 
@@ -118,8 +119,8 @@ class AveragePrecision(KeypointMetric):
         means = [mean_of_defined(values) for values in zip(*per_channel.values(), strict=True)]
         result = {"meanAP": mean_of_defined(means)}
         for position, distance in enumerate(self.threshold_distances):
-            result[f"meanAP/d={distance:g}"] = means[position]
-            result |= {f"AP/{name}/d={distance:g}": values[position] for name, values in per_channel.items()}
+            result[log_name("meanAP", distance=distance)] = means[position]
+            result |= {log_name("AP", name, distance): values[position] for name, values in per_channel.items()}
         return result
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
+from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics.average_precision import hits_at_thresholds, mean_of_defined
 from keypoint_detection.metrics.base import KeypointMetric
 
@@ -76,5 +77,5 @@ class Localization(KeypointMetric):
         for key in per_channel[0]:
             result[key] = mean_of_defined([values[key] for values in per_channel])
             named = zip(self.channel_names, per_channel, strict=True)
-            result |= {f"{key}/{name}": values[key] for name, values in named}
+            result |= {log_name(key, name): values[key] for name, values in named}
         return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keypoint_detection.log_names import log_name, parse_log_name
+
 Curve = tuple[Sequence[float], Sequence[float]]
 
 STAGES = ("train", "validation")
@@ -20,16 +22,15 @@ def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit
         channel_names: names of the channels.
         unit: what the distances in these names count.
     """
-    parts = (key.rpartition("/d=") for key in curves if key.startswith(("validation/meanAP/", "validation/AP/")))
-    distances = sorted({distance for name, _, distance in parts if name}, key=float)
-    losses = [f"{stage}/{kind}" for stage in STAGES for kind in ("loss", "gt_loss")]
-    means = ["validation/meanAP", *(f"validation/meanAP/d={distance}" for distance in distances)]
+    distances = sorted({distance for key in curves if (distance := parse_log_name(key).distance) is not None})
+    losses = [log_name(kind, stage=stage) for stage in STAGES for kind in ("loss", "gt_loss")]
+    means = [log_name("meanAP", distance=distance, stage="validation") for distance in (None, *distances)]
     charts = [_chart("Loss", losses, curves, log=True), _chart("Mean AP", means, curves, unit=True)]
     for distance in distances:
-        keys = [f"validation/AP/{name}/d={distance}" for name in channel_names]
-        title = f"AP within {distance} {unit}, per channel"
+        keys = [log_name("AP", name, distance, "validation") for name in channel_names]
+        title = f"AP within {distance:g} {unit}, per channel"
         charts.append(_chart(title, keys, curves, names=channel_names, unit=True))
-    keys = [f"validation/loss/{name}" for name in channel_names]
+    keys = [log_name("loss", name, stage="validation") for name in channel_names]
     charts.append(_chart("Validation loss per channel", keys, curves, names=channel_names, log=True))
     charts.append(_chart("Learning rate", ["learning_rate"], curves, log=True))
     return [chart for chart in charts if chart["series"]]
@@ -54,7 +55,7 @@ def _chart(
             continue
         series.append(
             {
-                "name": f"{key}{MEANINGS.get(key.split('/')[-1], '')}" if names is None else names[position],
+                "name": f"{key}{MEANINGS.get(parse_log_name(key).kind, '')}" if names is None else names[position],
                 "channel": None if names is None else position,
                 "colour": position,
                 "dash": DASHES[(position if names is None else position // 8) % len(DASHES)],

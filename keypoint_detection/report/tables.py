@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics.average_precision import mean_of_defined
 from keypoint_detection.report.data import ReportData
 from keypoint_detection.report.measured import Measured, measure
@@ -17,10 +18,10 @@ def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
     matches, distances, position = measured.matches, measured.distances, measured.position
     rows = [channel_numbers(matches, c, position, t) for c, t in enumerate(measured.thresholds)]
     for name, row in zip(data.channel_names, rows, strict=True):
-        logged = [data.metrics.get(f"AP/{name}/d={d:g}") for d in distances]
+        logged = [data.metrics.get(log_name("AP", name, d)) for d in distances]
         row["average_precision"] = _prefer(logged, row["average_precision"])
     mean = mean_numbers(rows)
-    logged = [data.metrics.get(f"meanAP/d={d:g}") for d in distances]
+    logged = [data.metrics.get(log_name("meanAP", distance=d)) for d in distances]
     mean["average_precision"] = _prefer(logged, mean["average_precision"])
     mean_ap = data.metrics.get("meanAP", mean_of_defined(mean["average_precision"]))
     keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")

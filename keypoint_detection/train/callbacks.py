@@ -18,6 +18,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import update_metrics
+from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY
@@ -127,7 +128,8 @@ class LossLogger(pl.Callback):
         means = [value.reshape(len(self.channel_names)) for value in self.means[stage].compute()]
         (loss, *losses), (gt_loss, *_) = torch.stack([torch.cat([v.nanmean()[None], v]) for v in means]).tolist()
         values = {f"{prefix}/loss": loss} | ({} if math.isnan(gt_loss) else {f"{prefix}/gt_loss": gt_loss})
-        values |= {f"{prefix}/loss/{name}": value for name, value in zip(self.channel_names, losses, strict=True)}
+        named = zip(self.channel_names, losses, strict=True)
+        values |= {log_name("loss", name, stage=prefix): value for name, value in named}
         self.means[stage].reset()
         return values
 
@@ -207,7 +209,8 @@ class MetricsLogger(pl.Callback):
         """Logs the metrics, and keeps each channel's best score threshold for the next checkpoint."""
         if self.evaluates(trainer):
             self.latest = self._log("validation", trainer, log_prefix(trainer))
-            self.score_thresholds = torch.tensor([self.latest[f"best_threshold/{name}"] for name in self.channel_names])
+            names = [log_name("best_threshold", channel) for channel in self.channel_names]
+            self.score_thresholds = torch.tensor([self.latest[name] for name in names])
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""

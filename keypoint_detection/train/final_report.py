@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import add_heatmaps, gather_images, images_of_batch
+from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, ReportImage, run_information, worst_images, write_report
@@ -175,6 +176,6 @@ def _diagonals(images: Mapping[int, ReportImage]) -> list[float]:
 
 def _in_pixels(name: str, distances: Mapping[float, float]) -> str:
     """The log name of a curve with its distance, if it has one, in pixels."""
-    inner, _, last = name.rpartition("/d=")
-    pixels = {f"{distance:g}": f"{value:g}" for distance, value in distances.items()}
-    return f"{inner}/d={pixels[last]}" if inner and last in pixels else name
+    parsed = parse_log_name(name)
+    pixels = {float(f"{distance:g}"): value for distance, value in distances.items()}
+    return log_name(*parsed._replace(distance=pixels.get(parsed.distance, parsed.distance)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from keypoint_detection.data.loading import advise
+from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.optimization import batches_per_epoch
@@ -31,10 +32,11 @@ from keypoint_detection.visualization import plot_curves
 logger = logging.getLogger(__name__)
 
 HARDLY_LEARNED = 0.2  # F1
-# The beginnings of the names of what `curves.png` shows.
+# Stages and kinds of what `curves.png` shows.
 CURVES = {
     *((stage, kind) for stage in ("train", "validation") for kind in ("loss", "gt_loss")),
     *(("validation", kind) for kind in ("AP", "meanAP", "median_distance")),
+    (None, "learning_rate"),
 }
 
 
@@ -88,9 +90,9 @@ class TrainingResult:
 
     def _table(self, stage: str, title: str) -> str:
         names = list(self.detector.hparams.keypoint_channels)
-        columns = [f"{distance:g}" for distance in self.threshold_distances]
         width = max(len(name) for name in [*names, "mean"])
-        header = f"{'':{width}}" + "".join(f"{'AP@' + column:>8}" for column in columns) + f"{'median error':>15}"
+        columns = "".join(f"{f'AP@{distance:g}':>8}" for distance in self.threshold_distances)
+        header = f"{'':{width}}{columns}{'median error':>15}"
         in_pixels = self.threshold_unit == "pixel"
         unit, digits = ("px", 2) if in_pixels else ("", 4)
         where = "at pixel distances" if in_pixels else "at fractions of the image's diagonal"
@@ -98,13 +100,13 @@ class TrainingResult:
         legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}"
         rows = [legend, header, "-" * len(header)]
         for name in [*names, None]:
-            suffix = f"/{name}" if name else ""
-            key = f"{stage}/AP{suffix}" if name else f"{stage}/meanAP"
-            values = [self.metrics.get(f"{key}/d={column}", math.nan) for column in columns]
+            kind = "meanAP" if name is None else "AP"
+            keys = (log_name(kind, name, distance, stage) for distance in self.threshold_distances)
+            values = [self.metrics.get(key, math.nan) for key in keys]
             cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
-            distance = self.metrics.get(f"{stage}/median_distance{suffix}", math.nan)
+            distance = self.metrics.get(log_name("median_distance", name, stage=stage), math.nan)
             error = "-" if math.isnan(distance) else f"{distance:.{digits}f} {unit}".strip()
-            rows.append(f"{name or 'mean':{width}}{cells}{error:>15}")
+            rows.append(f"{'mean' if name is None else name:{width}}{cells}{error:>15}")
         rows.insert(-1, "-" * len(header))
         return "\n".join(rows)
 
@@ -175,7 +177,7 @@ def warn_of_hardly_learned(
         advice: What to try where no channel was learned, if the training has collapsed.
         gets_worse: Whether the training was too long already.
     """
-    known = {name: metrics.get(f"best/best_f1/{name}", math.nan) for name in channel_names}
+    known = {name: metrics.get(log_name("best_f1", name, stage="best"), math.nan) for name in channel_names}
     weak = [name for name, f1 in known.items() if f1 < HARDLY_LEARNED]
     if weak:
         some_learned = any(f1 >= HARDLY_LEARNED for f1 in known.values())
@@ -205,11 +207,14 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     points: dict[str, list[tuple[int, int, float]]] = {}
     last_steps = {START_EPOCH: -1}  # of each epoch
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        reader = csv.DictReader(file)
+        said = {name: parse_log_name(name) for name in reader.fieldnames or ()}
+        shown = [name for name, parts in said.items() if (parts.stage, parts.kind) in CURVES]
+        for row in reader:
             step, epoch = int(row[STEP]), int(row["epoch"] or 0)
-            for name, value in row.items():
-                if value and (name == "learning_rate" or tuple(name.split("/")[:2]) in CURVES):
-                    points.setdefault(name, []).append((step, epoch, float(value)))
+            for name in shown:
+                if row[name]:
+                    points.setdefault(name, []).append((step, epoch, float(row[name])))
                     if epoch != START_EPOCH:
                         last_steps[epoch] = step
     starts = dict(zip([*last_steps][1:], last_steps.values(), strict=False))

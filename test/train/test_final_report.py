@@ -113,6 +113,22 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
         assert f"AP within {distance * diagonal:.5g} px, per channel" in page
 
 
+def test_channels_that_are_called_like_a_distance_or_nothing_are_in_the_table_and_the_report(tmp_path):
+    entries = json.loads((TEST_DATASET / "annotations.json").read_text())
+    for entry in entries["dataset"]:
+        entry["d=0.1"], entry[""] = (entry.pop(name) for name in CHANNELS)
+    (tmp_path / "labels.json").write_text(json.dumps(entries))
+    changes = {"json_dataset_path": str(tmp_path / "labels.json"), "keypoint_channels": ["d=0.1", ""]}
+    changes |= {"maximal_gt_keypoint_pixel_distances": "0.1 0.3", "threshold_unit": "image", "max_epochs": 1}
+    result = train(tmp_path / "run", **changes)
+    charts = {
+        chart["title"]: chart["series"] for chart in payload_of((result.run_dir / "report.html").read_text())["curves"]
+    }
+    assert [series["name"] for series in charts["Validation loss per channel"]] == ["d=0.1", ""]
+    rows = result.table().split("\n")[3:]
+    assert [row[:7] for row in rows if "---" not in row] == ["d=0.1  ", "       ", "mean   "]
+
+
 def test_curves_in_fractions_of_differing_diagonals_stay_in_fractions(tmp_path):
     shutil.copytree(TEST_DATASET, tmp_path / "data")
     path = sorted((tmp_path / "data").rglob("*.png"))[0]
