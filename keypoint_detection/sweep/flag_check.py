@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from keypoint_detection.data.channels import split_word
 from keypoint_detection.errors import InputError
+from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.sweep.sweep_file import SweepFile, flag_text, own_program
 from keypoint_detection.wording import did_you_mean
 
@@ -70,30 +70,34 @@ def check_flags(sweep: SweepFile) -> None:
         for value in parameter.extremes():
             parse({**required, parameter.name: value}, f"parameters.{parameter.name}")
     config = parse({parameter.name: parameter.extremes()[0] for parameter in sweep.parameters}, "parameters")
-    varies = any(parameter.name == "keypoint_channels" and parameter.varies for parameter in sweep.parameters)
-    spec = None if varies else config["keypoint_channels"]
-    channels = [split_word(word, ())[0] for word in spec.split()] if isinstance(spec, str) else []
-    _check_metric(sweep, channels, logs_floor=config["loss"] == "bce")
+    _check_metric(sweep, config)
 
 
-def _check_metric(sweep: SweepFile, channels: Sequence[str], logs_floor: bool) -> None:
-    """Checks that a training logs the metric; where channels are not known, any is taken for one of them."""
+def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
+    """Checks that a training with these flags logs the metric.
+
+    Where channels or distances are not known, those that its name has are taken for some of them.
+    """
     from keypoint_detection.metrics import METRICS
+    from keypoint_detection.metrics.distances import parse_distances
 
+    asked = parse_log_name(sweep.metric)
+    varying = {parameter.name for parameter in sweep.parameters if parameter.varies}
+    spec = None if "keypoint_channels" in varying else config["keypoint_channels"]
+    words = spec.split() if isinstance(spec, str) else []
+    # A channel of the file may itself be called `a=b`.
+    channels = [name for word in words for name in (split_word(word, ())[0], word)] or [asked.channel or ""]
+    distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
+    if "maximal_gt_keypoint_pixel_distances" in varying and asked.distance:
+        distances = [asked.distance]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
-        measured = [name for metric in METRICS.values() for name in metric(channels or [""], (1.0,)).compute()]
-    losses = ["loss", *(["gt_loss"] if logs_floor else []), *(f"loss/{channel}" for channel in channels or [""])]
+        measured = [name for metric in METRICS.values() for name in metric(channels, distances).compute()]
+    losses = ["loss", *(["gt_loss"] if config["loss"] == "bce" else []), *(log_name("loss", name) for name in channels)]
     names = ["step", "epoch", "learning_rate", "train/loss_step", *(f"train/{name}" for name in losses)]
     names += [f"{stage}/{name}" for stage in ("validation", "best", "test") for name in (*losses, *measured)]
-
-    def comparable(name: str) -> str:
-        name = re.sub(r"/d=[^/]*$", "", name)  # a distance
-        return name if channels else "/".join(name.split("/")[:2])
-
-    if comparable(sweep.metric) not in map(comparable, names):
-        whole = [name for name in names if "/d=" not in name and not name.endswith("/")]
-        hint = did_you_mean(sweep.metric, whole)
+    if sweep.metric not in names:
+        hint = did_you_mean(sweep.metric, [name for name in names if parse_log_name(name).channel != ""])
         raise InputError(f"{sweep.path}: metric.name {sweep.metric!r}: no training logs it{hint}")
 
 

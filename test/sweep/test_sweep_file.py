@@ -198,9 +198,21 @@ def test_what_differs_from_an_earlier_file_is_named(tmp_path):
         ("loss", None, "no training logs it"),
         ("train/meanAP", None, "no training logs it"),
         ("validation/loss/c", "a b=c", "no training logs it"),
+        ("validation/AP/b", "a b=c", "no training logs it"),
+        ("validation/AP/any", None, "no training logs it (did you mean validation/AP/any/d=4?)"),
+        ("validation/AP", None, "no training logs it"),
+        ("validation/meanAP/any", None, "no training logs it"),
+        ("validation/meanAP/d=8", None, "no training logs it"),
+        ("validation/meanAP/d=2.0", None, "no training logs it (did you mean validation/meanAP/d=2?)"),
+        ("validation/AP/b/d=1.2.3", "a b=c", "no training logs it"),
+        ("validation/loss/d=2", "a", "no training logs it"),
+        ("validation/recall/d=4", "a", "no training logs it"),
         ("validation/meanAP", None, None),
         ("validation/AP/any/d=2", None, None),
         ("validation/AP/b/d=2", "a b=c", None),
+        ("validation/AP/b=c/d=4", "a b=c", None),  # a file may have a channel of that name
+        ("validation/loss/d=2", None, None),
+        ("best/recall/left/paw", "left/paw", None),
         ("test/loss/a", "a b=c", None),
         ("train/loss", None, None),
     ],
@@ -216,6 +228,20 @@ def test_a_metric_that_no_training_logs_is_refused_before_one(tmp_path, name, ch
     with pytest.raises(InputError) as error:
         check_flags(sweep)
     assert f"metric.name {name!r}: {problem}" in str(error.value)
+
+
+def test_the_distance_of_a_metric_is_one_that_the_runs_have(tmp_path):
+    def check(distance, **parameter):
+        parameters = {"json_dataset_path": {"value": "x"}, "maximal_gt_keypoint_pixel_distances": parameter}
+        metric = {"name": f"validation/meanAP/d={distance}"}
+        check_flags(read(tmp_path, {"program": ..., "metric": metric, "parameters": parameters}))
+
+    check("8", value="2 8")
+    check("8", values=["2 8", "8"])
+    with pytest.raises(InputError, match="no training logs it"):
+        check("4", value="2 8")
+    with pytest.raises(InputError, match="expected positive numbers"):
+        check("4", value="-4")
 
 
 def test_a_sweep_whose_yaml_has_numbers_among_its_keys_can_go_on(tmp_path):
