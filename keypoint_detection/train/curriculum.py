@@ -8,7 +8,7 @@ from functools import partial
 import pytorch_lightning as pl
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.optimization import TrainingProgress, batches_per_epoch, has_end
+from keypoint_detection.models.progress import TrainingProgress, batches_per_epoch, has_end
 
 # Sizes come in few steps, so that kernels which are tuned or compiled to a size are made a few times only.
 STEPS = 4

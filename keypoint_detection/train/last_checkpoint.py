@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.optimization import STEPS_BETWEEN_QUESTIONS
+from keypoint_detection.models.progress import STEPS_BETWEEN_QUESTIONS
 
 logger = logging.getLogger(__name__)
 

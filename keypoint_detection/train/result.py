@@ -15,7 +15,7 @@ from keypoint_detection.data.loading import advise
 from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.optimization import batches_per_epoch
+from keypoint_detection.models.progress import batches_per_epoch
 from keypoint_detection.report import EPOCH_AXIS
 from keypoint_detection.train.best_epoch import BestEpoch
 from keypoint_detection.train.callbacks import MetricsLogger

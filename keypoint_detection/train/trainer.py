@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
-from keypoint_detection.models.optimization import asks_for_the_time, limit_batches
+from keypoint_detection.models.progress import asks_for_the_time, limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars

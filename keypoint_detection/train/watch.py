@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.optimization import TrainingProgress, has_end
+from keypoint_detection.models.progress import TrainingProgress, has_end
 from keypoint_detection.train.progress_lines import loss_of_batch
 from keypoint_detection.wording import counted
 

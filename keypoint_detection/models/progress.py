@@ -1,0 +1,110 @@
+"""How far a training is: where it ends, how long its epochs are, and what share of it is done."""
+
+from __future__ import annotations
+
+import math
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Timer
+
+from keypoint_detection.errors import InputError
+
+# Several processes ask one another only so often for what they need not know at once, such as the time or whether to
+# stop, since each time they wait for their devices.
+STEPS_BETWEEN_QUESTIONS = 10
+
+
+def asks_for_the_time(trainer: pl.Trainer, step: int) -> bool:
+    """Whether the processes of a training ask the first one for the time after `step` optimiser steps.
+
+    After each of the first ones, which may be all that there are, and then after every tenth. A single process always
+    does.
+    """
+    return trainer.world_size == 1 or step < STEPS_BETWEEN_QUESTIONS or step % STEPS_BETWEEN_QUESTIONS == 0
+
+
+def has_end(trainer: pl.Trainer) -> bool:
+    """Whether a number of epochs or steps, or a time, sets the end of a training."""
+    return _timer(trainer) is not None or trainer.max_epochs != -1 or trainer.max_steps != -1
+
+
+def _timer(trainer: pl.Trainer) -> Timer | None:
+    """What ends the training after a time, if anything does."""
+    return next((c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None)
+
+
+def batches_per_epoch(trainer: pl.Trainer) -> int:
+    """How many batches an epoch has.
+
+    Loader workers ask for their first batches while Lightning is still about to count those of an epoch.
+    """
+    if math.isfinite(trainer.num_training_batches):
+        return int(trainer.num_training_batches)
+    return limit_batches(len(trainer.train_dataloader), trainer.limit_train_batches)
+
+
+def limit_batches(count: int, limit: float) -> int:
+    """How many of an epoch's batches Lightning's `limit_train_batches` leaves: so many, or of a float this share."""
+    return min(count, limit) if isinstance(limit, int) else int(count * limit)
+
+
+class TrainingProgress:
+    """How far a training is, by its steps or its time, whichever is further.
+
+    Args:
+        trainer: The trainer that trains. Its `max_epochs` or `max_steps` and its `max_time` set the end.
+
+    Raises:
+        InputError: when nothing sets the end of the training.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+        self._total_steps: float | None = None
+        self._latest: tuple[int, float] | None = None
+        self._share_of_time: float | None = None  # as the first process told it last
+        self._timer = _timer(trainer)
+        if not has_end(trainer):
+            raise InputError(
+                "the learning rate's schedule needs to know how long the training is: give max_epochs, max_steps or "
+                "max_time, or choose learning_rate_schedule constant with a learning_rate_warmup of 0"
+            )
+
+    def _count_steps(self) -> float:
+        """Return the number of optimiser steps of the whole training, which may be infinite."""
+        if self._total_steps is not None:
+            return self._total_steps
+        trainer = self._trainer
+        steps = trainer.estimated_stepping_batches
+        if trainer.max_epochs > 0 and math.isinf(trainer.num_training_batches) and trainer.train_dataloader is not None:
+            steps = math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches) * trainer.max_epochs
+            return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+        self._total_steps = steps if steps > 0 else math.inf
+        return self._total_steps
+
+    def __call__(self, step: int) -> float:
+        """Return the share of the training that is done after `step` optimiser steps, in [0, 1].
+
+        Asked again about the same step, it is the same.
+        """
+        if self._latest is None or self._latest[0] != step:
+            self._latest = step, self._share(step)
+        return self._latest[1]
+
+    def _share(self, step: int) -> float:
+        # Not before the training starts: counting makes the loader, which has to know where the training goes on.
+        progress = step / self._count_steps() if step > 0 else 0.0
+        if self._timer is not None:
+            if self._share_of_time is None or asks_for_the_time(self._trainer, step):
+                self._share_of_time = self._ask_for_the_time()
+            progress = max(progress, self._share_of_time)
+        return min(max(progress, 0.0), 1.0)
+
+    def _ask_for_the_time(self) -> float:
+        elapsed = self._timer.time_elapsed()  # goes on where it was when a run is resumed
+        total = elapsed + self._timer.time_remaining()
+        share = elapsed / total if total > 0 else 1.0
+        if self._trainer.world_size > 1:
+            # Clocks differ between processes, and different learning rates would let their weights drift apart.
+            share = self._trainer.strategy.broadcast(share)
+        return share
