@@ -25,12 +25,22 @@ def asks_for_the_time(trainer: pl.Trainer, step: int) -> bool:
 
 def has_end(trainer: pl.Trainer) -> bool:
     """Whether a number of epochs or steps, or a time, sets the end of a training."""
-    return _timer(trainer) is not None or trainer.max_epochs != -1 or trainer.max_steps != -1
+    return find_timer(trainer) is not None or math.isfinite(min(most_epochs(trainer), most_steps(trainer)))
 
 
-def _timer(trainer: pl.Trainer) -> Timer | None:
+def find_timer(trainer: pl.Trainer) -> Timer | None:
     """What ends the training after a time, if anything does."""
     return next((c for c in trainer.callbacks if isinstance(c, Timer) and c.time_remaining() is not None), None)
+
+
+def most_epochs(trainer: pl.Trainer) -> float:
+    """Number of epochs after which the training ends; infinity where none is set."""
+    return math.inf if trainer.max_epochs == -1 else trainer.max_epochs
+
+
+def most_steps(trainer: pl.Trainer) -> float:
+    """Number of optimiser steps after which the training ends; infinity where none is set."""
+    return math.inf if trainer.max_steps == -1 else trainer.max_steps
 
 
 def batches_per_epoch(trainer: pl.Trainer) -> int:
@@ -41,6 +51,11 @@ def batches_per_epoch(trainer: pl.Trainer) -> int:
     if math.isfinite(trainer.num_training_batches):
         return int(trainer.num_training_batches)
     return limit_batches(len(trainer.train_dataloader), trainer.limit_train_batches)
+
+
+def steps_per_epoch(trainer: pl.Trainer) -> int:
+    """How many optimiser steps an epoch has. Its last batches are one, also where they are fewer."""
+    return math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
 
 
 def limit_batches(count: int, limit: float) -> int:
@@ -63,7 +78,7 @@ class TrainingProgress:
         self._total_steps: float | None = None
         self._latest: tuple[int, float] | None = None
         self._share_of_time: float | None = None  # as the first process told it last
-        self._timer = _timer(trainer)
+        self._timer = find_timer(trainer)
         if not has_end(trainer):
             raise InputError(
                 "the learning rate's schedule needs to know how long the training is: give max_epochs, max_steps or "
@@ -77,8 +92,7 @@ class TrainingProgress:
         trainer = self._trainer
         steps = trainer.estimated_stepping_batches
         if trainer.max_epochs > 0 and math.isinf(trainer.num_training_batches) and trainer.train_dataloader is not None:
-            steps = math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches) * trainer.max_epochs
-            return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+            return min(steps_per_epoch(trainer) * trainer.max_epochs, most_steps(trainer))
         self._total_steps = steps if steps > 0 else math.inf
         return self._total_steps
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import pytorch_lightning as pl
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.progress import TrainingProgress, batches_per_epoch, has_end
+from keypoint_detection.models.progress import TrainingProgress, has_end, steps_per_epoch
 
 # Sizes come in few steps, so that kernels which are tuned or compiled to a size are made a few times only.
 STEPS = 4
@@ -69,8 +68,5 @@ class Curriculum(pl.Callback):
     def _of_batch(self, trainer: pl.Trainer, epoch: int, batch: int) -> tuple[float, bool]:
         # The length of the training is known once its loader is made.
         self._progress = self._progress or TrainingProgress(trainer)
-        accumulate = trainer.accumulate_grad_batches
-        # The last batches of an epoch are a step, also where they are fewer.
-        steps = epoch * math.ceil(batches_per_epoch(trainer) / accumulate) + batch // accumulate
-        progress = self._progress(steps)
+        progress = self._progress(epoch * steps_per_epoch(trainer) + batch // trainer.accumulate_grad_batches)
         return self.scale(progress), self.augments(progress)

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Timer
+
+from keypoint_detection.models.progress import find_timer, most_epochs, most_steps, steps_per_epoch
 
 EVALUATIONS_PER_RUN = 25
 # Of a training that is sized in time, at most this share for evaluations: with many or large images there are fewer.
@@ -33,11 +34,11 @@ def epochs_since_validation(trainer: pl.Trainer) -> int:
 
 
 def _reaches_last_epoch(trainer: pl.Trainer) -> bool:
-    return trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    return trainer.current_epoch + 1 >= most_epochs(trainer)
 
 
 def _reaches_last_step(trainer: pl.Trainer) -> bool:
-    return trainer.max_steps not in (None, -1) and trainer.global_step >= trainer.max_steps
+    return trainer.global_step >= most_steps(trainer)
 
 
 def _ends_after(trainer: pl.Trainer, last_batch: bool) -> bool:
@@ -78,7 +79,7 @@ class EvaluationSchedule(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the interval where the number of epochs is known."""
-        timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
+        timer = find_timer(trainer)
         # Of all of it, also where a training goes on: it is not to validate as often in what is left.
         self._duration = None if timer is None else timer.time_elapsed() + timer.time_remaining()
         # An epoch that goes on after an interruption does not start again.
@@ -86,10 +87,7 @@ class EvaluationSchedule(pl.Callback):
         self.automatic = self.automatic and trainer.check_val_every_n_epoch == 1
         if not self.automatic:
             return
-        epochs = float(trainer.max_epochs) if trainer.max_epochs not in (None, -1) else math.inf
-        if trainer.max_steps not in (None, -1):
-            steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-            epochs = min(epochs, trainer.max_steps / steps_per_epoch)
+        epochs = min(most_epochs(trainer), most_steps(trainer) / steps_per_epoch(trainer))
         if math.isfinite(epochs):
             trainer.check_val_every_n_epoch = max(1, int(epochs // EVALUATIONS_PER_RUN))
             self._longest_interval = trainer.check_val_every_n_epoch

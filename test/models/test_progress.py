@@ -9,7 +9,14 @@ from pytorch_lightning.callbacks import Callback, Timer
 from torch import nn
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.models.progress import TrainingProgress
+from keypoint_detection.models.progress import (
+    TrainingProgress,
+    find_timer,
+    has_end,
+    most_epochs,
+    most_steps,
+    steps_per_epoch,
+)
 
 
 class Model(pl.LightningModule):
@@ -154,7 +161,24 @@ def test_the_last_step_of_an_epoch_may_have_fewer_batches(max_steps, steps):
         limit_train_batches=1.0, accumulate_grad_batches=2, max_epochs=10, max_steps=max_steps, callbacks=[],
         world_size=1,
     )  # fmt: skip
+    assert steps_per_epoch(trainer) == 11
     assert TrainingProgress(trainer)(22) == pytest.approx(22 / steps)
+
+
+def test_a_timer_without_a_duration_sets_no_end_and_is_passed_over():
+    timers = [Timer(), Timer(timedelta(seconds=10))]
+    assert find_timer(SimpleNamespace(callbacks=timers)) is timers[1]
+    endless = SimpleNamespace(callbacks=timers[:1], max_epochs=-1, max_steps=-1)
+    assert (find_timer(endless), most_epochs(endless), most_steps(endless)) == (None, math.inf, math.inf)
+    assert not has_end(endless)
+
+
+@pytest.mark.parametrize(("max_epochs", "max_steps"), [(3, -1), (-1, 7), (3, 7)])
+def test_a_number_of_epochs_or_steps_is_an_end(max_epochs, max_steps):
+    trainer = SimpleNamespace(callbacks=[], max_epochs=max_epochs, max_steps=max_steps)
+    assert has_end(trainer)
+    assert most_epochs(trainer) == (3 if max_epochs == 3 else math.inf)
+    assert most_steps(trainer) == (7 if max_steps == 7 else math.inf)
 
 
 def test_training_without_an_end_is_an_input_error():

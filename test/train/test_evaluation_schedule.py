@@ -16,6 +16,16 @@ from keypoint_detection.train.result import read_curves
 QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
 
 
+def trainer_of_100_seconds(**changes):
+    """What the schedule asks a trainer for, of a training that ends after this time and is a single process."""
+    values = {
+        "callbacks": [Timer(duration={"seconds": 100})], "max_epochs": -1, "max_steps": -1, "current_epoch": 0,
+        "global_step": 0, "num_training_batches": 1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1,
+        "strategy": SimpleNamespace(broadcast=lambda value: value), "should_stop": False, "sanity_checking": False,
+    }  # fmt: skip
+    return SimpleNamespace(**values | changes)
+
+
 def validated(folder, **changes):
     """Epochs that were validated, with and without average precision, where an epoch has two batches."""
     fit(**{**QUICK, "run_dir": str(folder), **changes})
@@ -102,11 +112,7 @@ def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monke
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     for epochs, interval in ((10_000, 4), (50, 2)):
-        trainer = SimpleNamespace(
-            callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=epochs, max_steps=-1,
-            num_training_batches=1, strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
-            current_epoch=0, accumulate_grad_batches=1,
-        )  # fmt: skip
+        trainer = trainer_of_100_seconds(max_epochs=epochs)
         schedule = EvaluationSchedule(automatic=True)
         schedule.on_train_start(trainer, None)
         schedule.on_train_epoch_start(trainer, None)
@@ -120,10 +126,7 @@ def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     timer = Timer(duration={"seconds": 100})
     timer.load_state_dict({"time_elapsed": {"train": 90.0}})
-    trainer = SimpleNamespace(
-        callbacks=[timer], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1, num_training_batches=1,
-        strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
-    )  # fmt: skip
+    trainer = trainer_of_100_seconds(callbacks=[timer])
     schedule = EvaluationSchedule(automatic=True)
     schedule.on_train_start(trainer, None)
     schedule.on_train_epoch_start(trainer, None)
@@ -135,11 +138,7 @@ def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch
 def test_evaluations_that_take_long_are_fewer(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = SimpleNamespace(
-        callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=50, max_steps=-1,
-        num_training_batches=1, strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False,
-        current_epoch=0, accumulate_grad_batches=1, sanity_checking=False,
-    )  # fmt: skip
+    trainer = trainer_of_100_seconds(max_epochs=50)
     schedule = EvaluationSchedule(automatic=True)
     schedule.on_train_start(trainer, None)
     intervals = []
@@ -166,11 +165,9 @@ def test_evaluations_that_take_long_are_fewer(monkeypatch):
 def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, evaluated):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = SimpleNamespace(
-        callbacks=[Timer(duration={"seconds": 100})], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1,
-        num_training_batches=batches, num_val_batches=[val_batches], val_check_batch=batches,
-        strategy=SimpleNamespace(broadcast=lambda value: value), should_stop=False, sanity_checking=False,
-    )  # fmt: skip
+    trainer = trainer_of_100_seconds(
+        num_training_batches=batches, num_val_batches=[val_batches], val_check_batch=batches
+    )
     schedule = EvaluationSchedule(automatic=True)
     schedule.on_train_start(trainer, None)
     schedule.on_train_epoch_start(trainer, None)
@@ -206,16 +203,12 @@ def test_processes_agree_on_the_interval_whatever_their_clocks_say(monkeypatch):
     now, told = 0.0, []
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     for speed in (1.0, 1.4):  # seconds of an epoch, in the first process and in the second one
-        timer = Timer(duration={"seconds": 100})
 
         def broadcast(value):
             told.append(value)
             return told[0]
 
-        trainer = SimpleNamespace(
-            callbacks=[timer], check_val_every_n_epoch=1, max_epochs=-1, max_steps=-1, num_training_batches=1,
-            strategy=SimpleNamespace(broadcast=broadcast), should_stop=False,
-        )  # fmt: skip
+        trainer = trainer_of_100_seconds(strategy=SimpleNamespace(broadcast=broadcast))
         schedule = EvaluationSchedule(automatic=True)
         schedule.on_train_start(trainer, None)
         schedule.on_train_epoch_start(trainer, None)
