@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.geometry import fit_size, fit_sizes, parse_image_size
 from keypoint_detection.metrics.distances import SMALLEST_DISTANCE
+from keypoint_detection.train.choices import Choices
 
 logger = logging.getLogger(__name__)
-
-Choose = Callable[[str, Any, Any, str], Any]
 
 # The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
 LARGEST_SIDE = {"cpu": 288, "gpu": 640}
@@ -44,12 +42,12 @@ DISTANCES_AT_ONCE = 2**20
 
 
 def choose_size(
-    choose: Choose, image_size: str | int | list[int] | None, sizes: np.ndarray, across: np.ndarray, accelerator: str
+    choices: Choices, image_size: str | int | list[int] | None, sizes: np.ndarray, across: np.ndarray, accelerator: str
 ) -> tuple[list[int] | None, int, int]:
     """Choose what images are letterboxed into.
 
     Args:
-        choose: Takes name, given value, choice and reason, and returns the given value or the choice for `auto`.
+        choices: What the choice is added to.
         image_size: The size that was given.
         sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
         across: What `extents` returns; empty where training will not see parts, for which alone images are larger.
@@ -80,7 +78,7 @@ def choose_size(
         reason += f", of which the keypoints of an image lie {share:.0%} across"
     elif side > limit:
         reason += f", and {limit} px train on more images in the same time on the {accelerator}"
-    chosen = choose("image_size", image_size, None if keep else fitted, reason)
+    chosen = choices.choose("image_size", image_size, None if keep else fitted, reason)
     size = parse_image_size(None if chosen == "none" else chosen)
     fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
     longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
@@ -104,7 +102,7 @@ def _quantile(across: np.ndarray, share: float) -> float:
 
 
 def choose_crop(
-    choose: Choose,
+    choices: Choices,
     crop_size: str | int | list[int] | None,
     longer: int,
     shorter: int,
@@ -114,7 +112,7 @@ def choose_crop(
     """Choose in parts of which size training images are shown.
 
     Args:
-        choose: As for `choose_size`.
+        choices: As for `choose_size`.
         crop_size: The size that was given.
         longer: The median longer side of images as they enter the network.
         shorter: The median shorter side.
@@ -127,7 +125,7 @@ def choose_crop(
     crop = crop_side(longer, across, accelerator)
     most = _quantile(across, 0.9) * longer
     reason = f"faster than whole images of {longer} px, whose keypoints mostly lie at most {most:.0f} px across"
-    chosen = choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
+    chosen = choices.choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
     if size is None:
         return None, longer, shorter

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +13,9 @@ import numpy as np
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.flips import mirror_permutation, sides_without_partner
 from keypoint_detection.data.orientation import measure_orientation
+from keypoint_detection.train.choices import Choices
 from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
 from keypoint_detection.wording import counted
-
-logger = logging.getLogger(__name__)
 
 Auto = Literal["auto"]
 
@@ -51,7 +50,6 @@ GROWING_SHARE = 0.6
 # learnt by heart.
 KNOWN_SHARE = 0.5
 KNOWN_RATE = 1 / 3
-CHANGES = ("rotation", "horizontal_flip", "vertical_flip", "augmented_share")
 
 
 @dataclass(frozen=True)
@@ -171,37 +169,28 @@ def choose_recipe(
     Raises:
         InputError: If a size is none, or the pairs do not fit the channels.
     """
-    reasons: dict[str, str] = {}
-
-    augmented = True  # until it is chosen
-
-    def choose(name: str, value: Any, choice: Any, reason: str) -> Any:
-        if value != "auto":
-            return value
-        reasons[name] = reason
-        if name not in CHANGES or augmented:  # without any changes at random, how large they were is no news
-            logger.info("--%s %s (auto: %s)", name, "none" if choice is None else choice, reason)
-        return choice
-
+    choices = Choices()
     goes_on, start = _start(annotations.channel_names, trained_channels)
     turns = _turns(annotations, sizes, flip_pairs)
     count = len(annotations)
     are_few = count < FEWEST_AUGMENTED
     reason = f"for {counted(count, 'image')}" + (f", {start}" if are_few else "")
-    augmented = choose("augment_train", augment_train, goes_on or not are_few, reason)
+    augmented = choices.choose("augment_train", augment_train, goes_on or not are_few, reason)
+    # Without any changes at random, how large they were is no news.
+    change = partial(choices.choose, is_news=augmented)
     across = extents(annotations, sizes)
     in_parts = train_crop_size not in (None, "none")
-    size, longer, shorter = choose_size(choose, image_size, sizes, across if in_parts else across[:0], device.kind)
-    crop, longer, shorter = choose_crop(choose, train_crop_size, longer, shorter, across, device.kind)
+    size, longer, shorter = choose_size(choices, image_size, sizes, across if in_parts else across[:0], device.kind)
+    crop, longer, shorter = choose_crop(choices, train_crop_size, longer, shorter, across, device.kind)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
     reason = f"the shorter side of the images is then {shorter} px{near}"
-    stride = choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
+    stride = choices.choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
-    sigma = choose("heatmap_sigma", heatmap_sigma, sigma, reason)
+    sigma = choices.choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     most = device.fitting(stride, shorter, longer) if device.fitting and batch_size == "auto" else math.inf
-    batch = choose("batch_size", batch_size, *_batch_size(device.kind, shorter, longer, most))
+    batch = choices.choose("batch_size", batch_size, *_batch_size(device.kind, shorter, longer, most))
     rate = 6e-3 * min(1.0, math.sqrt(batch / 4))
     rate = round(rate * KNOWN_RATE if goes_on else rate, 5)
     growing = 0.0 if goes_on else GROWING_SHARE
@@ -211,15 +200,15 @@ def choose_recipe(
         heatmap_stride=stride,
         heatmap_sigma=sigma,
         batch_size=batch,
-        learning_rate=choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
-        precision=choose("precision", precision, *_precision(device)),
-        rotation=choose("rotation", rotation, turns.rotation, turns.reason),
-        horizontal_flip=choose("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.across),
-        vertical_flip=choose("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason + turns.upside_down),
-        augmented_share=choose("augmented_share", augmented_share, turns.share, turns.reason),
-        progressive_resizing=choose("progressive_resizing", progressive_resizing, growing, start),
+        learning_rate=choices.choose("learning_rate", learning_rate, rate, f"for batches of {batch}, {start}"),
+        precision=choices.choose("precision", precision, *_precision(device)),
+        rotation=change("rotation", rotation, turns.rotation, turns.reason),
+        horizontal_flip=change("horizontal_flip", horizontal_flip, turns.horizontal_flip, turns.reason + turns.across),
+        vertical_flip=change("vertical_flip", vertical_flip, turns.vertical_flip, turns.reason + turns.upside_down),
+        augmented_share=change("augmented_share", augmented_share, turns.share, turns.reason),
+        progressive_resizing=choices.choose("progressive_resizing", progressive_resizing, growing, start),
         augment_train=augmented,
-        reasons=reasons,
+        reasons=choices.reasons,
     )
 
 

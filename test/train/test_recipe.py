@@ -235,6 +235,16 @@ def test_a_handful_of_images_is_learnt_as_it_is(annotations):
     assert choose(annotations.subset([0, 1, 2, 3, 0] * 2)).augment_train
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_how_images_are_changed_is_told_only_where_they_are(annotations, augmented, caplog):
+    with caplog.at_level(logging.INFO, logger="keypoint_detection"):
+        recipe = choose(annotations, augment_train=augmented)
+    changes = {"rotation", "horizontal_flip", "vertical_flip", "augmented_share"}
+    assert changes <= recipe.reasons.keys()
+    told = {message.split()[0].removeprefix("--") for message in caplog.messages}
+    assert told == (recipe.reasons.keys() if augmented else recipe.reasons.keys() - changes)
+
+
 @pytest.mark.parametrize(
     ("trained", "augmented", "reason"),
     [
