@@ -13,7 +13,6 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from keypoint_detection.batch import Batch
-from keypoint_detection.data.geometry import SMALLEST_SIDE, fit_sizes
 from keypoint_detection.data.sampler import TrainingSampler
 from keypoint_detection.errors import InputError
 
@@ -152,7 +151,7 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     Returns:
         The number of workers and the reason.
     """
-    share = _cores() // processes_per_machine
+    share = usable_cores() // processes_per_machine
     if device != "cpu":
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
@@ -164,28 +163,6 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     return min(2, share - 2), f"training keeps most of {share} cores busy"
 
 
-def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
-    """What makes a training wait less for its data.
-
-    Args:
-        loader: Of its images.
-        trainer: Which knows the device.
-
-    Returns:
-        The ways that are left, as flags; nothing where there is none.
-    """
-    ways = []
-    if device_type(trainer) != "cpu" or _cores() > loader.num_workers + min(2, torch.get_num_threads()):
-        ways.append(f"more than --num_workers {loader.num_workers}")
-    if loader.dataset.cache is None:
-        ways.append("--cache_images true")
-    parts = loader.dataset.crop_size
-    side = max(parts) if parts else fit_sizes(trainer.datamodule.train_sizes[:1000], loader.dataset.image_size).max()
-    if not 0 < side <= SMALLEST_SIDE:
-        ways.append("a smaller --train_crop_size" if parts else "a smaller --image_size")
-    return ", ".join(ways)
-
-
 def _sharing_processes(trainer: pl.Trainer) -> int:
     """How many training processes share the cores that this one may use."""
     # SLURM binds the tasks that it starts to cores of their own where it gives each a number of them.
@@ -194,6 +171,6 @@ def _sharing_processes(trainer: pl.Trainer) -> int:
     return 1 if bound else max(1, trainer.num_devices)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,8 +29,10 @@ from keypoint_detection.train import flags
 from keypoint_detection.train.bad_loss import StopAtBadLoss
 from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
+from keypoint_detection.train.collapse import CollapseWarning
 from keypoint_detection.train.curriculum import Curriculum
 from keypoint_detection.train.device_speed import DeviceSpeed, is_ampere
+from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
@@ -41,7 +43,7 @@ from keypoint_detection.train.recipe import Device, Recipe, choose_recipe
 from keypoint_detection.train.resume_state import ResumeState
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.start_evaluation import StartEvaluation
-from keypoint_detection.train.watch import CollapseWarning, RelativeEarlyStopping, TimeShares
+from keypoint_detection.train.time_shares import TimeShares
 from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)

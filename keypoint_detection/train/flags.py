@@ -38,6 +38,7 @@ from keypoint_detection.models.registry import look_up, own_arguments
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.device_speed import DeviceSpeed
+from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.pictures import HeatmapPictures
@@ -46,7 +47,6 @@ from keypoint_detection.train.resume import find_interrupted
 from keypoint_detection.train.run_folder import RunFolder
 from keypoint_detection.train.trainer import create_trainer, trainer_flags
 from keypoint_detection.train.wandb_logger import create_wandb_logger
-from keypoint_detection.train.watch import RelativeEarlyStopping
 
 logger = logging.getLogger(__name__)
 

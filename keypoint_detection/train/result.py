@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
-from keypoint_detection.data.loading import advise
 from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
@@ -19,14 +18,15 @@ from keypoint_detection.models.progress import batches_per_epoch
 from keypoint_detection.report import EPOCH_AXIS
 from keypoint_detection.train.best_epoch import BestEpoch
 from keypoint_detection.train.callbacks import MetricsLogger
+from keypoint_detection.train.collapse import CollapseWarning
 from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.train.final_report import FoundImages, log_report, write_final_report
 from keypoint_detection.train.last_checkpoint import stops_when_terminated
 from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
+from keypoint_detection.train.time_shares import TimeShares, advise
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
-from keypoint_detection.train.watch import CollapseWarning, TimeShares
 from keypoint_detection.visualization import plot_curves
 
 logger = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
 from keypoint_detection.models.progress import asks_for_the_time, limit_batches
 from keypoint_detection.processes import device_of
 from keypoint_detection.train.checkpoint_io import AtomicCheckpointIO
+from keypoint_detection.train.network_size import NetworkSize
 from keypoint_detection.train.progress_lines import ProgressLines, shows_bars
 from keypoint_detection.train.run_folder import RunFolder
-from keypoint_detection.train.watch import NetworkSize
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,61 @@
+"""When a training stops early: its validation loss no longer falls."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+
+from keypoint_detection.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class RelativeEarlyStopping(pl.Callback):
+    """Stops when the validation loss no longer falls by a given fraction.
+
+    Args:
+        early_stopping_relative_threshold: Fraction of the best validation loss by which a new one has to be lower to
+            count as progress. Negative values never stop.
+        early_stopping_patience: Validations without progress after which the training stops, at least 1.
+    """
+
+    def __init__(self, early_stopping_relative_threshold: float = -1.0, early_stopping_patience: int = 5) -> None:
+        if early_stopping_patience < 1:
+            raise InputError(f"--early_stopping_patience {early_stopping_patience}: expected at least 1")
+        self.early_stopping_relative_threshold = early_stopping_relative_threshold
+        self.early_stopping_patience = early_stopping_patience
+        self.best = math.inf
+        self.without_progress = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops a training that had stopped before, and was interrupted at its very end."""
+        if self.early_stopping_relative_threshold >= 0 and self.without_progress >= self.early_stopping_patience:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compares the validation loss with the best so far; that before the first step is no progress."""
+        loss = trainer.callback_metrics.get("validation/loss")
+        before = trainer.sanity_checking or trainer.global_step == 0
+        if self.early_stopping_relative_threshold < 0 or before or loss is None:
+            return
+        if float(loss) < self.best * (1 - self.early_stopping_relative_threshold):
+            self.best, self.without_progress = float(loss), 0
+            return
+        self.without_progress += 1
+        if self.without_progress >= self.early_stopping_patience:
+            trainer.should_stop = True
+            logger.info(
+                "stopping early: the validation loss has not fallen by %g of %.4g in %d validations",
+                self.early_stopping_relative_threshold, self.best, self.without_progress,
+            )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The progress so far."""
+        return {"best": self.best, "without_progress": self.without_progress}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the progress."""
+        self.best, self.without_progress = state_dict["best"], state_dict["without_progress"]

@@ -1,0 +1,104 @@
+"""Where the time of a training goes, and what makes it wait less for its data."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from keypoint_detection.data.geometry import SMALLEST_SIDE, fit_sizes
+from keypoint_detection.data.loading import device_type, usable_cores
+
+
+class TimeShares(pl.Callback):
+    """Measures which share of the training went to waiting for data, to the steps, to evaluation and to all else.
+
+    All else is what happens between epochs, such as saving checkpoints. The end of a step is the end of its optimizer
+    step on the host. On a GPU the queue of kernels runs behind, so that waiting for data is only counted where the host
+    itself waits.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {"data": 0.0, "step": 0.0, "evaluation": 0.0, "other": 0.0}
+        self._mark = time.perf_counter()
+
+    def _lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part] += now - self._mark
+        self._mark = now
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._mark = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends what came between two epochs."""
+        self._lap("other")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Ends the wait for a batch."""
+        self._lap("data")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Ends a step."""
+        self._lap("step")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts an evaluation."""
+        if not trainer.sanity_checking:
+            self._lap("other")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends an evaluation."""
+        if not trainer.sanity_checking:
+            self._lap("evaluation")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops the clock."""
+        self._lap("other")
+
+    def summary(self, advice: str) -> str:
+        """One line with the shares.
+
+        Args:
+            advice: What makes it less where the data takes more than 15 %, of half a minute of training at least: in
+                less, much of it is what an epoch costs, however its data is loaded.
+
+        Returns:
+            The line.
+        """
+        total = sum(self.seconds.values()) or 1.0
+        shares = {part: seconds / total for part, seconds in self.seconds.items()}
+        told = {part: f"{share:.0%}" for part, share in shares.items()}
+        if told["other"] == "0%":
+            del told["other"]
+        text = ", ".join(f"{part} {share}" for part, share in told.items())
+        line = f"time: {text} of {total:.0f} s"
+        if advice and shares["data"] > 0.15 and self.seconds["data"] + self.seconds["step"] >= 30:
+            line += f"; to wait less for data: {advice}"
+        return line
+
+
+def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
+    """What makes a training wait less for its data.
+
+    Args:
+        loader: Of its images.
+        trainer: Which knows the device.
+
+    Returns:
+        The ways that are left, as flags; nothing where there is none.
+    """
+    ways = []
+    if device_type(trainer) != "cpu" or usable_cores() > loader.num_workers + min(2, torch.get_num_threads()):
+        ways.append(f"more than --num_workers {loader.num_workers}")
+    if loader.dataset.cache is None:
+        ways.append("--cache_images true")
+    parts = loader.dataset.crop_size
+    side = max(parts) if parts else fit_sizes(trainer.datamodule.train_sizes[:1000], loader.dataset.image_size).max()
+    if not 0 < side <= SMALLEST_SIDE:
+        ways.append("a smaller --train_crop_size" if parts else "a smaller --image_size")
+    return ", ".join(ways)
