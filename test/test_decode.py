@@ -54,7 +54,7 @@ def gaussian(size, centre, widths, angle):
     return torch.from_numpy(np.exp(-0.5 * ((u / widths[0]) ** 2 + (v / widths[1]) ** 2)))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     x=st.floats(5.05, 5.95), y=st.floats(6.05, 6.95), widths=st.tuples(st.floats(0.8, 3), st.floats(0.8, 3)),
     angle=st.floats(0, 180), stride=st.sampled_from([1, 2, 4]),

@@ -30,7 +30,7 @@ def full_gaussians(keypoints, size, sigma, stride):
 coordinates = st.floats(-20, 60, width=32)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     keypoints=st.lists(st.tuples(coordinates, coordinates), max_size=4),
     size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
@@ -78,7 +78,7 @@ def test_rendering_refuses_what_is_not_positive(sigma, stride):
         heatmaps.render(torch.zeros(1, 2), (4, 4), sigma, stride)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), stride=st.sampled_from([1, 2, 4]), sigma=st.floats(1.0, 8.0))
 def test_decoding_what_was_rendered_returns_the_keypoint(data, stride, sigma):
     height, width = data.draw(st.integers(3 * stride, 50)), data.draw(st.integers(3 * stride, 50))
@@ -134,7 +134,7 @@ distinct_maps = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(ranks=distinct_maps, min_distance=st.integers(1, 4), count=st.integers(1, 9))
 def test_peaks_are_those_of_a_window_search(ranks, min_distance, count):
     heights = (ranks + 1) / ranks.size
@@ -280,7 +280,7 @@ few_levels = arrays(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(levels=few_levels, count=st.integers(1, 81), missing=st.booleans())
 def test_equal_cells_are_decoded_alike_whether_all_or_the_high_ones_are_looked_at(levels, count, missing):
     maps = torch.from_numpy(levels / 3).float()
@@ -289,7 +289,7 @@ def test_equal_cells_are_decoded_alike_whether_all_or_the_high_ones_are_looked_a
     decode_both_ways(maps, count)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(levels=few_levels, count=st.integers(1, 5))
 def test_a_map_is_decoded_alike_alone_and_beside_others(levels, count):
     maps = torch.from_numpy(levels / 3).float()
@@ -351,7 +351,7 @@ def test_cell_indices_by_hand():
     assert of_two_images.tolist() == [cells.tolist(), [[0, 0], [0, 1], [-1, -1], [-1, -1], [0, 0], [0, 1]]]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(x=st.floats(0, 39.5, width=32), y=st.floats(0, 27.5, width=32), stride=st.sampled_from([1, 2, 4]))
 def test_the_cell_of_a_keypoint_is_as_high_as_any(x, y, stride):
     keypoint = torch.tensor([[x, y]])

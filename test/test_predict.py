@@ -248,7 +248,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=9) | st.t
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     image=hnp.arrays(dtype=hnp.scalar_dtypes() | hnp.byte_string_dtypes() | hnp.unicode_string_dtypes(), shape=SHAPES),
     flipped=st.booleans(),
@@ -268,7 +268,7 @@ DTYPES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
     | st.tuples(st.sampled_from([1, 3, 4]), st.integers(1, 40), st.integers(1, 40)),
@@ -287,7 +287,7 @@ def test_any_tensor_is_a_result_or_one_clear_line(predictor, shape, dtype, value
     result_or_one_clear_line(predictor, tensor)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     mode=st.sampled_from(["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA", "I;16"]),
     width=st.integers(0, 30),

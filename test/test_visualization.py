@@ -67,7 +67,7 @@ def test_a_zero_heatmap_shows_the_darkened_gray_image():
         assert (picture == round(255 * 0.8 * 0.5)).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(12, 40), st.integers(12, 40), st.sampled_from([1, 2, 4]), st.floats(0, 1), st.floats(0, 1))
 def test_overlay_is_brightest_at_the_keypoint_at_every_stride(height, width, stride, u, v):
     # Keep away from the border, where half of the blob lies outside and the cells' centres are clamped.
@@ -223,7 +223,7 @@ def test_legend_goes_below_the_picture_in_the_channels_colours():
         assert (legend[30:] == colour).all(axis=2).any()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 700), image_width=st.integers(1, 700), stride=st.sampled_from([1, 2, 4]),
     width=st.integers(1, 400),

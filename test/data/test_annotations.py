@@ -49,7 +49,7 @@ def as_table(annotations, width=1, height=1):
     ]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tables())
 def test_keypoints_come_out_as_they_went_in(table):
     annotations = build(table)
@@ -65,7 +65,7 @@ def test_keypoints_come_out_as_they_went_in(table):
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tables(), st.data())
 def test_subset_takes_images_in_the_given_order(table, data):
     indices = data.draw(st.lists(st.integers(0, len(table) - 1), max_size=8))
@@ -78,7 +78,7 @@ def test_subset_takes_images_in_the_given_order(table, data):
     assert [[d.tolist() for d in part.depths(n)] for n in range(len(part))] == depths
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tables(), st.data())
 def test_select_channels_reorders_and_merges(table, data):
     names = "abcd"[: len(table[0])]
@@ -92,7 +92,7 @@ def test_select_channels_reorders_and_merges(table, data):
     assert as_table(chosen) == expected
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(tables(), st.data())
 def test_keep_drops_keypoints_and_no_image(table, data):
     annotations = build(table)
@@ -129,7 +129,7 @@ def test_fingerprint_changes_with_the_content_alone():
     assert len(build([[[]]]).fingerprint()) == 64
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=8)), st.data())
 def test_packed_strings(strings, data):
     packed = PackedStrings.pack(strings)

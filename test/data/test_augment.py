@@ -215,7 +215,7 @@ def test_colours_change_as_the_flag_says():
     u=st.floats(0.2, 0.8),
     v=st.floats(0.2, 0.8),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_warped_keypoint_is_the_peak_of_the_warped_image(seed, letterbox_factor, u, v, **changes):
     """A Gaussian in the image and the keypoint at its centre go the same way, to 0.05 pixels."""
     file_size = (110, 150)

@@ -72,7 +72,7 @@ def test_faces_hide_what_lies_behind_them_only():
     assert disc.hide(np.array([[0.5, 1, 0.5], [-0.4, 1, 1.4]]), eye).tolist() == [True, False]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(st.integers(0, 10**6), st.sampled_from([(64, 64), (48, 80)]), st.integers(1, 2))
 def test_labels_are_the_projections_of_visible_corners(seed, size, count):
     scene = sample_scene(np.random.default_rng(seed), size, count, 1.0)

@@ -304,7 +304,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @example({"": -0.0}, [], 2, None)
 @example({"a": 1.5e-7}, [], 1, None)
 @given(

@@ -72,7 +72,7 @@ def test_letterbox_does_not_change_the_image_that_it_is_given():
 
 
 @given(st.integers(20, 200), st.integers(20, 200), st.integers(16, 150), st.integers(16, 150))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_letterbox_homography_maps_corners_to_corners(height, width, box_height, box_width):
     tensor, homography = letterbox(noise_image(height, width), (box_height, box_width))
     new_height, new_width = tensor.shape[1:]
@@ -84,7 +84,7 @@ def test_letterbox_homography_maps_corners_to_corners(height, width, box_height,
 
 # Sides that differ less than twofold: of a blob in a flat image, the border cuts off so much that its peak moves.
 @given(st.floats(0.3, 0.7), st.floats(0.3, 0.7), st.integers(128, 250), st.integers(128, 250), st.integers(64, 128))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_letterboxed_peak_is_where_the_homography_says(u, v, height, width, side):
     point = (u * width, v * height)
     factor = side / max(height, width)
@@ -175,7 +175,7 @@ def test_a_small_part_of_a_large_image_is_what_a_warp_of_all_of_it_shows_there(f
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_lies_outside_of_the_part_that_is_sampled_is_not_seen(seed):
     """Whatever the homography: also from beyond the image, and where the output reaches the horizon."""
     random = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def preprocessing(request):
     return request.param, session(nodes, [image], value("images", onnx.TensorProto.FLOAT, 1, 3, None, None))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=st.integers(1, 120), width=st.integers(1, 120), seed=st.integers(0, 1000))
 def test_images_are_letterboxed_bit_for_bit_and_padded(preprocessing, height, width, seed):
     image_size, graph = preprocessing
@@ -79,7 +79,7 @@ def decoding(request):
 
 
 # Few levels make plateaus, shoulders and peaks of equal height.
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     maps=hnp.arrays(
         np.float32,

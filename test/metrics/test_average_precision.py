@@ -86,7 +86,7 @@ def test_average_precision_equals_the_definition_on_random_cases(coarse):
     assert undefined < 500
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32), groups=st.integers(1, 5), distances=st.integers(1, 60), coarse=st.booleans())
 def test_working_on_a_part_of_the_groups_at_once_changes_nothing(seed, groups, distances, coarse):
     predictions, targets = random_case(random.Random(seed), coarse)
@@ -99,7 +99,7 @@ def test_working_on_a_part_of_the_groups_at_once_changes_nothing(seed, groups, d
         assert computed(predictions, targets, [1, 2.5, 4]) == pytest.approx(whole, abs=0, nan_ok=True)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), data=st.data())
 def test_the_order_and_the_batches_of_images_do_not_matter(seed, data):
     predictions, targets = random_case(random.Random(seed), coarse=True)
@@ -113,7 +113,7 @@ def test_the_order_and_the_batches_of_images_do_not_matter(seed, data):
     assert together.compute() == pytest.approx(value, abs=1e-12, nan_ok=True)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     detections=st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.5]), st.booleans()), max_size=12),
     more=st.integers(0, 3),

@@ -189,7 +189,7 @@ image_sets = st.integers(1, 3).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(image_sets, st.sampled_from([1.0, 2.5, 5.0]))
 def test_agrees_with_plain_loops_and_with_the_matching_of_the_metric(images, distance):
     xy, scores, truths, labelled = tensors(images)
@@ -230,7 +230,7 @@ def test_an_image_with_very_many_keypoints_makes_no_room_in_the_others_and_chang
     assert sum(cells) < 2 * 3 * sum(map(sum, sizes))  # 16 times as many with all images side by side
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(image_sets)
 def test_every_gain_lies_within_what_is_missing(images):
     points = tensors(images)

@@ -32,7 +32,7 @@ steps = st.integers(0, 6).map(float)
 points = st.tuples(steps, steps) | st.just((NAN, NAN))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data(), detections=st.integers(0, 7), keypoints=st.integers(0, 6))
 def test_matching_equals_plain_loops(data, detections, keypoints):
     images = data.draw(st.integers(1, 3))

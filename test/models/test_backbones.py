@@ -23,7 +23,7 @@ def small(name, stride=2):
 
 @pytest.mark.parametrize("stride", STRIDES)
 @pytest.mark.parametrize("name", BACKBONES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(height=st.integers(1, 70), width=st.integers(1, 70), images=st.integers(1, 2))
 def test_any_image_size_gives_the_ceiling_of_size_over_stride(name, stride, height, width, images):
     backbone = small(name, stride)

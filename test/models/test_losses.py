@@ -80,7 +80,7 @@ def test_every_loss_has_a_reference():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3, 0.9]))
 def test_equals_the_formula_cell_by_cell(name, seed, share):
     logits, truth, positives, mask = make_targets(seed, share_masked=share)

@@ -61,7 +61,7 @@ def test_counts_with_a_threshold_per_channel(open_report):
     assert shown == python_counts(data, list(range(8)), 4.0, thresholds)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.sampled_from([0.7, 1.5, 3.0]), st.integers(0, 9))
 def test_every_detection_gets_the_same_name_as_in_python(classifier, seed, distance, tenths):
     data = random_report(seed=seed, images=4)

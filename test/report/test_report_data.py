@@ -252,7 +252,7 @@ def test_scores_on_an_edge_belong_to_the_bin_above():
     assert bins["score"] == pytest.approx([*[i / 10 for i in range(9)], 1.9])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 3000))
 def test_thinned_curve_stays_close_and_keeps_ends_and_best_f1(seed, count):
     generator = torch.Generator().manual_seed(seed)
