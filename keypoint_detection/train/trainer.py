@@ -93,7 +93,7 @@ def create_trainer(
             network over devices, whose weights cannot be averaged.
         profiler: Lightning's profiler; its table is written to the run's folder, and by pytorch a trace of some steps,
             which ui.perfetto.dev shows.
-        gradient_clip_val: Norm that gradients are clipped to; none leaves them as they are.
+        gradient_clip_val: Norm above 0 that gradients are clipped to; none leaves them as they are.
 
     Returns:
         The Trainer, without loggers.
@@ -172,15 +172,19 @@ def check_setup(config: Mapping[str, Any]) -> None:
         config: A value for every flag.
 
     Raises:
-        InputError: For a training without a step, a number format that rounds keypoints, a kind of device that is not
-            there, or a strategy that does not suit.
+        InputError: For a training without a step, a norm that no gradient can be clipped to, a number format that
+            rounds keypoints, a kind of device that is not there, or a strategy that does not suit.
     """
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
             raise InputError(f"--{name} {config[name]}: expected at least 1, or -1 for any number")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "limit_train_batches", "val_check_interval"):
-        if isinstance(config[name], (int, float)) and config[name] <= 0:  # not a time, which the last may be as well
+        # not a time, which the last may be as well
+        if isinstance(config[name], (int, float)) and not config[name] > 0:
             raise InputError(f"--{name} {config[name]}: expected more than 0")
+    clip = config["gradient_clip_val"]
+    if clip is not None and not clip > 0:  # of 0 and less, Lightning would not clip
+        raise InputError(f"--gradient_clip_val {clip}: expected more than 0, or none for gradients as they are")
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"--seed {config['seed']}: expected a whole number from 0 to 4294967295")
     duration = parse_duration(config["max_time"])

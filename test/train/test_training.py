@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -287,6 +288,10 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: expected more than 0"),
         ({"check_val_every_n_epoch": 0}, "--check_val_every_n_epoch 0: expected more than 0"),
         ({"val_check_interval": 0}, "--val_check_interval 0: expected more than 0"),
+        ({"val_check_interval": math.nan}, "--val_check_interval nan: expected more than 0"),
+        ({"gradient_clip_val": math.nan}, "--gradient_clip_val nan: expected more than 0, or none"),
+        ({"gradient_clip_val": -0.5}, "--gradient_clip_val -0.5: expected more than 0, or none"),
+        ({"gradient_clip_val": 0}, "--gradient_clip_val 0.0: expected more than 0, or none"),
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than no time"),
         ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or numbers as in 0,1"),
