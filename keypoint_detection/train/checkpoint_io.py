@@ -52,7 +52,7 @@ def check_space(folder: RunFolder, detector: nn.Module, save_top_k: int) -> None
     Args:
         folder: Folder of the run, which exists.
         detector: What is trained.
-        save_top_k: Number of best checkpoints that are kept.
+        save_top_k: Number of best checkpoints that are kept; -1 for all, whose number is not known.
 
     Raises:
         InputError: If there is less free space than they take.

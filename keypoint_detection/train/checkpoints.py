@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
+from keypoint_detection.errors import InputError
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
@@ -107,8 +108,9 @@ def create_checkpoint_callbacks(
 
     Args:
         folder: Where the checkpoints go.
-        save_top_k: From 2 upwards, how many of the checkpoints with the highest mean AP to keep. They lie beside
-            `best.ckpt`, the latest of those whose mean AP is within a hundredth of the highest.
+        save_top_k: From 2 upwards, how many of the checkpoints with the highest mean AP to keep; -1 keeps all. They lie
+            beside `best.ckpt`, the latest of those whose mean AP is within a hundredth of the highest; 0 and 1 keep
+            that one alone.
         checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
             most every five seconds.
         checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none
@@ -116,7 +118,12 @@ def create_checkpoint_callbacks(
 
     Returns:
         The callbacks.
+
+    Raises:
+        InputError: For a number below -1, or an interval below 1.
     """
+    if save_top_k < -1:
+        raise InputError(f"--save_top_k {save_top_k}: expected a number of checkpoints, or -1 for all")
     common: dict[str, Any] = {
         "dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False,
         "save_on_train_epoch_end": False,  # but after validations
@@ -124,7 +131,7 @@ def create_checkpoint_callbacks(
     best = BestCheckpoint(filename="best", **common)
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_n_epochs, checkpoint_every_n_steps)
     callbacks: list[Checkpoint] = [best, last]
-    if save_top_k > 1:
+    if save_top_k > 1 or save_top_k == -1:
         name = "epoch{epoch:04d}-AP{validation/meanAP:.4f}"
         callbacks.append(TopCheckpoints(filename=name, monitor=MONITOR, mode="max", save_top_k=save_top_k, **common))
     return callbacks

@@ -58,6 +58,14 @@ def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path, mo
         assert checkpoint["state_dict"].keys() == last["state_dict"].keys()
 
 
+@pytest.mark.parametrize(("save_top_k", "epochs"), [(-1, [0, 1, 2]), (1, []), (0, [])])
+def test_all_checkpoints_are_kept_or_none_beside_the_best_and_the_last(tmp_path, save_top_k, epochs):
+    changes = {"ap_epoch_start": 0, "max_epochs": 3, "wandb_mode": "disabled", "max_pictures": 0}
+    fit(**{**DEFAULT_HYPERPARAMETERS, **changes}, save_top_k=save_top_k, run_dir=str(tmp_path))
+    names = sorted(path.name.split("-AP")[0] for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["best.ckpt", *(f"epoch{epoch:04d}" for epoch in epochs), "last.ckpt"]
+
+
 def test_of_checkpoints_that_are_as_good_as_the_best_the_latest_is_kept(tmp_path):
     trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=bool))
     best = BestCheckpoint(dirpath=tmp_path)
