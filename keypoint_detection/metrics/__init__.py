@@ -5,7 +5,6 @@ from __future__ import annotations
 from keypoint_detection.metrics.average_precision import AveragePrecision, KeypointAveragePrecision
 from keypoint_detection.metrics.base import KeypointMetric, Matches
 from keypoint_detection.metrics.localization import Localization
-from keypoint_detection.metrics.matching import match
 
 METRICS: dict[str, type[KeypointMetric]] = {
     "average_precision": AveragePrecision,
@@ -19,5 +18,4 @@ __all__ = [
     "KeypointMetric",
     "Localization",
     "Matches",
-    "match",
 ]

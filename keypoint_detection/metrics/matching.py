@@ -6,47 +6,12 @@ true keypoint of its group that are near enough to match.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-import torch
-from torch import Tensor
 
 # Distances that are computed at once, so that the memory in use does not grow with the data.
 _DISTANCES_AT_ONCE = 2**20
 
 Coordinates = tuple[np.ndarray, np.ndarray]
-
-
-def match(xy: Tensor, scores: Tensor, truths: Tensor, distances: Tensor) -> Tensor:
-    """Match detections to true keypoints, separately for each leading index and each threshold distance.
-
-    Detections go in descending score, those of equal score in the order given. Each takes the nearest true keypoint
-    that is within the distance and not taken yet.
-
-    Args:
-        xy: `(..., N, 2)` detections in pixels, NaN for none.
-        scores: `(..., N)` scores.
-        truths: `(..., K, 2)` true keypoints in pixels, NaN for none.
-        distances: `(T,)` threshold distances in pixels.
-
-    Returns:
-        `(..., N, T)` float64 on the CPU, the distance in pixels to the true keypoint that was taken; NaN where a
-        detection is a false positive.
-    """
-    lead, detections, keypoints = xy.shape[:-2], xy.shape[-2], truths.shape[-2]
-    groups = math.prod(lead)
-    order = descending_order(_float64(scores).reshape(groups, detections).T).T[..., None]
-    x, y = np.take_along_axis(_float64(xy).reshape(groups, detections, 2), order, axis=1).T
-    true_xy = _float64(truths).reshape(groups, keypoints, 2)
-    result = np.full((len(distances), groups * detections), np.nan)
-    places = order[..., 0].T + detections * np.arange(groups)
-    match_groups((x, y), (true_xy[..., 0], true_xy[..., 1]), _float64(distances), places, result)
-    return torch.from_numpy(result.T.copy()).view(*lead, detections, len(distances))
-
-
-def _float64(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().double().numpy()
 
 
 def descending_order(scores: np.ndarray) -> np.ndarray:
@@ -70,7 +35,10 @@ def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
 def match_groups(
     xy: Coordinates, truths: Coordinates, limits: np.ndarray, places: np.ndarray, found: np.ndarray
 ) -> None:
-    """Match arrays; numpy, because a process that shares its cores waits long for the threads of small torch tensors.
+    """Match detections to true keypoints, separately for each group and each threshold distance.
+
+    Detections take turns. Each takes the nearest true keypoint that is within the distance and not taken yet. In numpy,
+    because a process that shares its cores waits long for the threads of small torch tensors.
 
     Args:
         xy: x `(N, G)` and y `(N, G)` of detections in the order in which those of a group choose, NaN for none.

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matching import match
 
 from keypoint_detection.metrics import errors
 from keypoint_detection.metrics.errors import (
@@ -20,7 +21,6 @@ from keypoint_detection.metrics.errors import (
     classify_detections,
     error_taxonomy,
 )
-from keypoint_detection.metrics.matching import match
 
 NONE = (math.nan, math.nan)
 

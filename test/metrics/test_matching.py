@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matching import match
 
 from keypoint_detection.metrics import base as base_module
-from keypoint_detection.metrics import match
 from keypoint_detection.metrics import matching as matching_module
 from keypoint_detection.metrics.average_precision import AveragePrecision
 

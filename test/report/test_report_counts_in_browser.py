@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matching import match
 from report_data import random_report
 from report_pages import frame, set_slider
 
-from keypoint_detection.metrics import match
 from keypoint_detection.metrics.errors import BACKGROUND, DUPLICATE, IMPRECISE, TRUE, WRONG_CHANNEL, classify_detections
 from keypoint_detection.report import worst_images, write_report
 from keypoint_detection.report.measured import measure
