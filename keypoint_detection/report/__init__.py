@@ -8,14 +8,12 @@ from __future__ import annotations
 from keypoint_detection.report.data import EPOCH_AXIS, ReportData, ReportImage, images_from_batch, run_information
 from keypoint_detection.report.measured import worst_images
 from keypoint_detection.report.page import build_report, write_report
-from keypoint_detection.report.pictures import encode_preview
 
 __all__ = [
     "EPOCH_AXIS",
     "ReportData",
     "ReportImage",
     "build_report",
-    "encode_preview",
     "images_from_batch",
     "run_information",
     "worst_images",

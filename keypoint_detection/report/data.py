@@ -35,8 +35,7 @@ class ReportImage:
         xy: per channel the detections, `(N, 2)` xy. Keep low scores too: the reader moves the threshold.
         scores: per channel the scores of the detections, `(N,)` in [0, 1].
         labelled: `(C,)` bool; where False, nothing of that channel counts in this image.
-        path: where the picture is read from when it is needed and `preview` is None.
-        preview: a JPEG or PNG of the whole image (see `encode_preview`); None: read from `path`, if there is one.
+        path: where the picture is read from when it is needed; None: there is no picture.
         heatmaps: `(C, h, w)` predicted heatmaps in [0, 1], or None. Only the gallery's images need them
             (see `worst_images`).
         heatmap_extent: left, top, right and bottom of the rectangle that the heatmaps cover, in pixels of the image
@@ -51,7 +50,6 @@ class ReportImage:
     scores: Sequence[np.ndarray]
     labelled: np.ndarray
     path: Path | None = None
-    preview: bytes | None = None
     heatmaps: np.ndarray | None = None
     heatmap_extent: tuple[float, float, float, float] | None = None
 

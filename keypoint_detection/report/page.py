@@ -105,16 +105,16 @@ def _gallery_note(shown: int, left_out: int, few: bool) -> str:
 
 def _image(image: ReportImage, budget: int) -> dict[str, Any]:
     """One image of the gallery: its points, and its pictures in about `budget` bytes."""
-    preview, heatmaps = image.preview, None
+    source = heatmaps = None
     if image.heatmaps is not None:
         extent = image.heatmap_extent or (0.0, 0.0, float(image.width), float(image.height))
         heatmaps = heatmap_payload(image.heatmaps, extent)
-    if preview is None and image.path is not None:
+    if image.path is not None:
         taken = len(heatmaps["source"]) * 3 // 4 if heatmaps else 0
-        preview = encode_preview(load_image(image.path), max(budget - taken, budget // 4))
+        source = data_url(encode_preview(load_image(image.path), max(budget - taken, budget // 4)))
     return {
         **_points(image),
-        "source": None if preview is None else data_url(preview),
+        "source": source,
         "heatmaps": heatmaps,
     }
 

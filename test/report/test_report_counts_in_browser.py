@@ -115,8 +115,8 @@ def classifier(browser, tmp_path_factory):
     page.close()
 
 
-def test_marks_follow_sliders_and_channels(open_report):
-    data = random_report(seed=4, pictures=True)
+def test_marks_follow_sliders_and_channels(open_report, tmp_path):
+    data = random_report(seed=4, pictures=tmp_path)
     page = open_report(data)
     image = [worst_images(data)[0]]
     for distance, threshold in [(4, 0.2), (1, 0.2), (4, 0.8)]:

@@ -125,8 +125,8 @@ def test_nothing_in_a_name_becomes_markup():
     assert payload_of(page)["channels"] == [evil, "@TITLE@", "'\"&"]
 
 
-def test_page_asks_for_nothing_from_elsewhere():
-    page = build_report(random_report(pictures=True, heatmaps=True))
+def test_page_asks_for_nothing_from_elsewhere(tmp_path):
+    page = build_report(random_report(pictures=tmp_path, heatmaps=True))
     addresses = re.findall(
         r"""(?:https?:)?//[\w.-]+\.\w+[^\s"'`]*""", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", page)
     )

@@ -9,8 +9,8 @@ from report_pages import frame
 from keypoint_detection.report import ReportData, worst_images
 
 
-def test_heatmap_is_blended_over_the_image(open_report):
-    page = open_report(random_report(seed=7, pictures=True, heatmaps=True))
+def test_heatmap_is_blended_over_the_image(open_report, tmp_path):
+    page = open_report(random_report(seed=7, pictures=tmp_path, heatmaps=True))
     layer = page.locator("#heat-layer")
     assert layer.get_attribute("href") is None
     page.get_by_label("Heatmap", exact=True).check()
@@ -27,8 +27,8 @@ def test_heatmap_is_blended_over_the_image(open_report):
     )
 
 
-def test_works_from_the_keyboard(open_report):
-    data = random_report(seed=8, pictures=True, heatmaps=True)
+def test_works_from_the_keyboard(open_report, tmp_path):
+    data = random_report(seed=8, pictures=tmp_path, heatmaps=True)
     page = open_report(data)
     order = [data.images[i].name for i in worst_images(data)]
     name = page.locator("#image-name")
@@ -99,8 +99,8 @@ def test_tab_reaches_everything_and_focus_can_be_seen(open_report):
         assert control in reached
 
 
-def test_controls_and_pictures_have_names(open_report):
-    page = open_report(random_report(seed=8, pictures=True))
+def test_controls_and_pictures_have_names(open_report, tmp_path):
+    page = open_report(random_report(seed=8, pictures=tmp_path))
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, input, select, a')].filter((e) =>
             !e.ariaLabel && !e.textContent.trim() && ![...(e.labels || [])].some((l) => l.textContent.trim())
@@ -112,9 +112,9 @@ def test_controls_and_pictures_have_names(open_report):
 
 
 @pytest.mark.parametrize("width", [375, 768])
-def test_fits_a_phone(open_report, width):
+def test_fits_a_phone(open_report, width, tmp_path):
     names = ("a channel with a rather long name", *(f"channel_{i}" for i in range(8)))
-    page = open_report(random_report(seed=9, names=names, pictures=True, heatmaps=True), width=width, height=800)
+    page = open_report(random_report(seed=9, names=names, pictures=tmp_path, heatmaps=True), width=width, height=800)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     outside = page.evaluate(
         """() => [...document.querySelectorAll('input[type=range], .chart svg, #picture, h1, button')].filter((e) => {

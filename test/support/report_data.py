@@ -7,14 +7,16 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from keypoint_detection.report import ReportData, ReportImage, encode_preview
+from keypoint_detection.report import ReportData, ReportImage
 
 
-def random_images(seed, channels=3, images=6, width=60, height=40, pictures=False, heatmaps=False):
+def random_images(seed, channels=3, images=6, width=60, height=40, pictures=None, heatmaps=False):
     """Images whose detections lie near true keypoints, near those of other channels, or anywhere.
 
     Some scores and positions are whole tenths and whole pixels, so that ties occur; some channels are not labelled.
+    Pictures are written to the folder `pictures`.
     """
     rng = np.random.default_rng(seed)
     result = []
@@ -29,6 +31,9 @@ def random_images(seed, channels=3, images=6, width=60, height=40, pictures=Fals
             values = rng.random(len(points))
             scores.append(np.where(rng.random(len(points)) < 0.5, values.round(1), values).astype(np.float32))
         picture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        path = pictures and pictures / f"image {index}.png"
+        if path:
+            Image.fromarray(picture).save(path)
         result.append(
             ReportImage(
                 name=f"folder/image {index}.png",
@@ -38,7 +43,7 @@ def random_images(seed, channels=3, images=6, width=60, height=40, pictures=Fals
                 xy=xy,
                 scores=scores,
                 labelled=rng.random(channels) < 0.9,
-                preview=encode_preview(picture) if pictures else None,
+                path=path,
                 heatmaps=rng.random((channels, height // 2, width // 2)).astype(np.float32) if heatmaps else None,
             )
         )
