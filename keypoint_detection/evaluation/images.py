@@ -23,7 +23,7 @@ from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
 from keypoint_detection.models.detections import predicted_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
-from keypoint_detection.report import ReportImage, images_from_batch
+from keypoint_detection.report import ReportImage
 
 
 class EvaluatedImages:
@@ -113,17 +113,25 @@ def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: 
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
     """
-    indices = batch.indices.tolist()
-    images = images_from_batch(
-        names=[annotations.name(index) if index >= 0 else "" for index in indices],
-        sizes=batch.file_sizes().flip(1),
-        xy=xy.cpu(),
-        scores=scores.cpu(),
-        truths=batch.file_keypoints(),
-        labelled=batch.labelled.cpu(),
-        paths=[annotations.path(index) if index >= 0 else None for index in indices],
-    )
-    return {index: image for index, image in zip(indices, images, strict=True) if index >= 0 and image.labelled.any()}
+    # A copy of what is kept as it is: memory that a worker of a loader shares holds a file open.
+    labelled = batch.labelled.cpu().numpy().copy()
+    points, values, truths = (np.asarray(v.cpu(), np.float32) for v in (xy, scores, batch.file_keypoints()))
+    found, true = ~np.isnan(points).any(-1), ~np.isnan(truths).any(-1)
+    channels, sizes = range(points.shape[1]), batch.file_sizes()
+    return {
+        index: ReportImage(
+            name=annotations.name(index),
+            width=int(sizes[i, 0]),
+            height=int(sizes[i, 1]),
+            truths=[truths[i, c][true[i, c]] for c in channels],
+            xy=[points[i, c][found[i, c]] for c in channels],
+            scores=[values[i, c][found[i, c]] for c in channels],
+            labelled=labelled[i],
+            path=annotations.path(index),
+        )
+        for i, index in enumerate(batch.indices.tolist())
+        if index >= 0 and labelled[i].any()
+    }
 
 
 def gather_images(images: dict[int, ReportImage], processes: Processes) -> dict[int, ReportImage]:

@@ -5,7 +5,7 @@ Fill a `ReportData` and call `write_report`. The page itself lies in `template/`
 
 from __future__ import annotations
 
-from keypoint_detection.report.data import EPOCH_AXIS, ReportData, ReportImage, images_from_batch, run_information
+from keypoint_detection.report.data import EPOCH_AXIS, ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import worst_images
 from keypoint_detection.report.page import build_report, write_report
 
@@ -14,7 +14,6 @@ __all__ = [
     "ReportData",
     "ReportImage",
     "build_report",
-    "images_from_batch",
     "run_information",
     "worst_images",
     "write_report",

@@ -1,6 +1,6 @@
 """What a report is made of: images with their true and predicted keypoints, and what is known of the run.
 
-I images, C channels, N detections, K true keypoints, h w heatmap.
+C channels, N detections, K true keypoints, h w heatmap.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from keypoint_detection.models.checkpoint_file import library_version
 
@@ -89,46 +88,6 @@ class ReportData:
     run_info: Mapping[str, str] = field(default_factory=dict)
     max_images: int = 200
     max_bytes: int = 10_000_000
-
-
-def images_from_batch(
-    names: Sequence[str],
-    sizes: ArrayLike,
-    xy: ArrayLike,
-    scores: ArrayLike,
-    truths: ArrayLike,
-    labelled: ArrayLike,
-    paths: Sequence[Path | None] | None = None,
-) -> list[ReportImage]:
-    """Turns a padded batch into the images of a report.
-
-    Args:
-        names: of the images.
-        sizes: `(I, 2)` height and width of the image files in pixels.
-        xy: `(I, C, N, 2)` detections in original pixels, NaN for none.
-        scores: `(I, C, N)`.
-        truths: `(I, C, K, 2)` true keypoints in original pixels, NaN for none.
-        labelled: `(I, C)` bool.
-        paths: of the image files.
-    """
-    # A copy of what is kept as it is: memory that a worker of a loader shares holds a file open.
-    sizes, labelled = np.asarray(sizes), np.asarray(labelled).copy()
-    xy, scores, truths = (np.asarray(values, np.float32) for values in (xy, scores, truths))
-    found, true = ~np.isnan(xy).any(-1), ~np.isnan(truths).any(-1)
-    channels = range(xy.shape[1])
-    return [
-        ReportImage(
-            name=name,
-            width=int(sizes[i, 1]),
-            height=int(sizes[i, 0]),
-            truths=[truths[i, c][true[i, c]] for c in channels],
-            xy=[xy[i, c][found[i, c]] for c in channels],
-            scores=[scores[i, c][found[i, c]] for c in channels],
-            labelled=labelled[i],
-            path=None if paths is None else paths[i],
-        )
-        for i, name in enumerate(names)
-    ]
 
 
 def run_information(**entries: str) -> dict[str, str]:

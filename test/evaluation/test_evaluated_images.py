@@ -1,5 +1,6 @@
 """What an evaluation keeps of a batch."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from keypoint_detection.batch import Batch
-from keypoint_detection.evaluation.images import EvaluatedImages
+from keypoint_detection.evaluation.images import EvaluatedImages, images_of_batch
 
 
 def shrunk_image():
@@ -34,6 +35,28 @@ def test_labels_of_a_shrunk_image_are_compared_in_pixels_of_its_file():
     assert (values["meanAP"], values["median_distance"]) == (1, 0)
     assert (image.width, image.height) == (60, 40)
     assert image.truths[0].tolist() == [[20, 10]]
+
+
+def test_what_pads_a_batch_is_no_keypoint_and_no_image():
+    nan = math.nan
+    batch = Batch(
+        images=torch.zeros(3, 3, 40, 60),
+        keypoints=torch.tensor([[[[nan, nan]], [[7, 8]]]]).repeat(3, 1, 1, 1),
+        heatmaps=None,
+        sizes=torch.tensor([[40, 60]] * 3),
+        labelled=torch.tensor([[True, False], [False, False], [True, True]]),
+        transforms=torch.eye(3, dtype=torch.float64).repeat(3, 1, 1),
+        indices=torch.tensor([5, 6, -1]),  # the first one; one of which nothing counts; and a blank
+    )
+    xy = torch.tensor([[[[1, 2], [nan, nan]], [[3, 4], [5, 6]]]]).repeat(3, 1, 1, 1)
+    scores = torch.tensor([[[0.5, 0], [0.75, 0.25]]]).repeat(3, 1, 1)
+    annotations = SimpleNamespace(name=lambda index: f"{index}.png", path=lambda index: Path(f"{index}.png"))
+    ((index, image),) = images_of_batch(annotations, batch, xy, scores).items()
+    assert (index, image.name, image.path, image.width, image.height) == (5, "5.png", Path("5.png"), 60, 40)
+    assert [values.tolist() for values in image.xy] == [[[1, 2]], [[3, 4], [5, 6]]]
+    assert [values.tolist() for values in image.scores] == [[0.5], [0.75, 0.25]]
+    assert [values.tolist() for values in image.truths] == [[], [[7, 8]]]
+    assert image.labelled.tolist() == [True, False]
 
 
 def test_nothing_of_a_batch_that_a_worker_shares_is_kept_since_each_holds_a_file_open():

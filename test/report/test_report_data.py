@@ -13,7 +13,6 @@ from keypoint_detection.metrics import AveragePrecision, Localization, Matches
 from keypoint_detection.report import (
     ReportData,
     build_report,
-    images_from_batch,
     run_information,
     worst_images,
     write_report,
@@ -183,19 +182,6 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_report(data, path)
     assert path.read_text(encoding="utf-8") == before
     assert [entry.name for entry in path.parent.iterdir()] == ["report.html"]
-
-
-def test_images_from_a_padded_batch():
-    nan = math.nan
-    xy = [[[[1, 2], [nan, nan]], [[3, 4], [5, 6]]]]
-    scores = [[[0.5, 0], [0.75, 0.25]]]
-    truths = [[[[nan, nan]], [[7, 8]]]]
-    (image,) = images_from_batch(["a"], [[40, 60]], xy, scores, truths, [[True, False]])
-    assert (image.width, image.height, image.path) == (60, 40, None)
-    assert [values.tolist() for values in image.xy] == [[[1, 2]], [[3, 4], [5, 6]]]
-    assert [values.tolist() for values in image.scores] == [[0.5], [0.75, 0.25]]
-    assert [values.tolist() for values in image.truths] == [[], [[7, 8]]]
-    assert image.labelled.tolist() == [True, False]
 
 
 def test_training_curves_are_sorted_into_charts():
