@@ -8,8 +8,9 @@ from PIL import Image
 
 from keypoint_detection.data.boxes import sample
 from keypoint_detection.errors import InputError
+from keypoint_detection.markers import draw_keypoints
+from keypoint_detection.picture_layout import add_legend, image_grid
 from keypoint_detection.predict import KeypointPredictor
-from keypoint_detection.visualization import add_legend, draw_keypoints, image_grid
 
 CHOSEN = (302, 304, 308, 310, 311, 313, 319, 323)
 CHANNELS = ("corner_keypoints", "flap_corner_keypoints")

@@ -15,8 +15,8 @@ from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import check_given, prepare_file, writing
+from keypoint_detection.markers import draw_keypoints
 from keypoint_detection.picture_layout import add_legend, image_grid
-from keypoint_detection.visualization import draw_keypoints
 
 PICTURE_WIDTH = 480
 COLUMNS = 3

@@ -18,11 +18,12 @@ from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.files import is_special, make_folder, prepare_file, unfinished, write_atomic, writing
+from keypoint_detection.markers import draw_keypoints
+from keypoint_detection.picture_layout import add_legend
 from keypoint_detection.predict import KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted
 from keypoint_detection.prediction_inputs import absolute, common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
-from keypoint_detection.visualization import add_legend, draw_keypoints
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)

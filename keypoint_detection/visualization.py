@@ -1,4 +1,4 @@
-"""Tensors to pictures: heatmaps and keypoints over images, grids, and curves. Knows no logger.
+"""Tensors to pictures: heatmaps and keypoints over images, in grids. Knows no logger.
 
 Pictures are `(H, W, 3)` uint8 RGB arrays. B batch, C channels, K keypoints, N detections, H W image, h w heatmap.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.curves import plot_curves
+from keypoint_detection.curves import plot_curves  # noqa: F401  train/result.py takes it from here
 from keypoint_detection.markers import draw_keypoints, to_picture
 from keypoint_detection.picture_layout import (
     add_legend,
@@ -27,20 +27,6 @@ from keypoint_detection.picture_layout import (
     stack,
     width_within,
 )
-
-__all__ = [
-    "add_legend",
-    "channel_colours",
-    "compose_heatmaps",
-    "draw_keypoints",
-    "heatmap_panel",
-    "image_grid",
-    "keypoint_panel",
-    "overlay_heatmaps",
-    "plot_curves",
-    "resize",
-    "to_picture",
-]
 
 PANEL_WIDTH = 2200
 PANEL_COLUMNS = 11

@@ -8,21 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keypoint_detection import heatmaps
-from keypoint_detection.curves import group_series
-from keypoint_detection.picture_layout import paper_colours
-from keypoint_detection.visualization import (
-    add_legend,
-    channel_colours,
-    compose_heatmaps,
-    draw_keypoints,
-    heatmap_panel,
-    image_grid,
-    keypoint_panel,
-    overlay_heatmaps,
-    plot_curves,
-    resize,
-    to_picture,
-)
+from keypoint_detection.curves import group_series, plot_curves
+from keypoint_detection.markers import draw_keypoints, to_picture
+from keypoint_detection.picture_layout import add_legend, channel_colours, image_grid, paper_colours, resize
+from keypoint_detection.visualization import compose_heatmaps, heatmap_panel, keypoint_panel, overlay_heatmaps
 
 SERIES = {
     "train/loss": ([0, 1, 2], [1.0, 0.5, 0.2]),

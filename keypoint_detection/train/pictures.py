@@ -21,10 +21,12 @@ from keypoint_detection.data.datamodule import Stage
 from keypoint_detection.data.sampler import Key
 from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.markers import draw_keypoints
+from keypoint_detection.picture_layout import add_legend, image_grid
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
 from keypoint_detection.train.evaluation_row import START_EPOCH
-from keypoint_detection.visualization import add_legend, draw_keypoints, heatmap_panel, image_grid, keypoint_panel
+from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
 # Share of a training's time that its pictures may take.
 PICTURES_SHARE = 0.01
