@@ -15,7 +15,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import nearest
+from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
 # What a user calls types in which the parser does not find a value.
@@ -91,9 +91,7 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         # A file names flags without dashes.
         given, dashes = (keys[0] or keys[1] or "", "") if words is None else (words.strip(), "--")
         unknown = [word[len(dashes) :].split("=")[0] for word in given.split() if word.startswith(dashes)]
-        meant = [dashes + flag for name in unknown for flag in nearest(name, flags)]
-        hint = f"did you mean {', '.join(meant)}?" if meant else "-h lists the flags"
-        return f"unknown flag: {given} ({hint})"
+        return f"unknown flag: {given}{did_you_mean(unknown, flags, dashes + '{}') or ' (-h lists the flags)'}"
     missing = re.search(r"arguments are required: ([\w, ]+)", message)
     if missing:
         # Those without dashes are given by their place.

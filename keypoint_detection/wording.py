@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,12 +16,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint at the nearest of the right names, or nothing if none is near."""
-    close = nearest(name, names)
-    return f" (did you mean {close[0]}?)" if close else ""
+def did_you_mean(unknown: str | Sequence[str], names: Iterable[str], shown: str = "{}", most: int = 1) -> str:
+    """A hint at what was meant, such as ` (did you mean max_epochs?)`, or nothing if no name is near.
 
-
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """The nearest of the right names; none if none is near."""
-    return difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
+    Args:
+        unknown: A name that is not among the right ones, or several.
+        names: The right ones.
+        shown: How they are shown: `"--{}"` as flags.
+        most: How many of them to name at most for each one that is unknown.
+    """
+    words, names = [unknown] if isinstance(unknown, str) else unknown, list(names)
+    near = [name for word in words for name in difflib.get_close_matches(word, names, n=most, cutoff=0.7)]
+    return f" (did you mean {', '.join(map(shown.format, near))}?)" if near else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import counted, nearest
+from keypoint_detection.wording import counted, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +70,6 @@ def tell_left_out(groups: Iterable[ChannelGroup], available: Sequence[str], sour
         logger.info("%s: %s left out: %s", source, counted(len(left_out), "channel"), ", ".join(left_out))
 
 
-def suggestion(name: str, candidates: Iterable[str]) -> str:
-    """`, did you mean "..."?` with the candidate nearest to `name`, or nothing if none is near."""
-    near = nearest(name, candidates)
-    return f', did you mean "{near[0]}"?' if near else ""
-
-
 def split_word(word: str, names: Sequence[str]) -> tuple[str, ...]:
     """The channels that a word such as `a=b` joins; a channel of `names` may itself be called so."""
     return (word,) if word in names else tuple(word.split("="))
@@ -85,20 +79,16 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
     members = split_word(word, available)
     for member in members:
         if member not in available:
-            raise InputError(
-                f'{source}: no channel "{member}" of keypoint_channels in the file'
-                f"{suggestion(member, available) or ', expected some of: ' + ', '.join(available)}"
-            )
+            hint = did_you_mean(member, available, '"{}"') or ", expected some of: " + ", ".join(available)
+            raise InputError(f'{source}: no channel "{member}" of keypoint_channels in the file{hint}')
     return ChannelGroup(members[0], members)
 
 
 def _present(group: ChannelGroup, available: Sequence[str], source: str) -> ChannelGroup:
     members = tuple(name for name in group.members if name in available)
     if not members:
-        raise InputError(
-            f'{source}: no channel "{group.name}", which the detector finds'
-            f"{suggestion(group.name, available) or ', but ' + ', '.join(available)}"
-        )
+        hint = did_you_mean(group.name, available, '"{}"') or ", but " + ", ".join(available)
+        raise InputError(f'{source}: no channel "{group.name}", which the detector finds{hint}')
     return ChannelGroup(group.name, members)
 
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import ChannelSpec, parse_channels, suggestion, tell_left_out
+from keypoint_detection.data.channels import ChannelSpec, parse_channels, tell_left_out
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import counted, did_you_mean
 
 _VISIBILITIES = (0, 1, 2)
 
@@ -79,7 +79,8 @@ def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Chan
             categories = _read_categories(stream)
     for key in ("images", "annotations", "categories"):
         if key not in found:
-            raise InputError(f'{stream.path}: expected the key "{key}" at the top level{suggestion(key, found)}')
+            hint = did_you_mean(key, found, '"{}"')
+            raise InputError(f'{stream.path}: expected the key "{key}" at the top level{hint}')
     if not images.names:
         raise InputError(f'{stream.path}: the data set is empty, "images" holds nothing')
     annotations = _assemble(images, objects, categories or {}, stream.path, image_root)

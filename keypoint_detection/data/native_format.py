@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import ChannelGroup, ChannelSpec, parse_channels, suggestion, tell_left_out
+from keypoint_detection.data.channels import ChannelGroup, ChannelSpec, parse_channels, tell_left_out
 from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import counted, did_you_mean
 
 LARGEST = float(np.finfo(np.float32).max)
 COORDINATES = ("blender", "normalized", "pixel")
@@ -228,7 +228,7 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
         if not isinstance(entry, dict):
             raise InputError(f"{place} is {_shown(entry)}, expected an object")
         if PATH_KEY not in entry:
-            hint = suggestion(PATH_KEY, [key for key in entry if key not in channels])
+            hint = did_you_mean(PATH_KEY, [key for key in entry if key not in channels], '"{}"')
             raise InputError(f'{place} has no "{PATH_KEY}"{hint}')
         path = entry[PATH_KEY]
         if not isinstance(path, str):
@@ -237,7 +237,8 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
         unexpected = _unexpected(entry, channels)
         for channel in channels:
             if channel not in entry:
-                raise InputError(f'{place} has no channel "{channel}"{suggestion(channel, unexpected)}')
+                hint = did_you_mean(channel, unexpected, '"{}"')
+                raise InputError(f'{place} has no channel "{channel}"{hint}')
             _check_keypoints(entry[channel], f'{place}, channel "{channel}"')
         if complete and unexpected:
             raise InputError(f'{place} has a channel "{unexpected[0]}" that entry 0 has not')

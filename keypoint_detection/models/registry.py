@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.wording import nearest
+from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
 
@@ -62,6 +62,5 @@ def own_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 def _choices(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = nearest(name, known)
-    guess = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"expected one of: {', '.join(known) or 'none'}{guess}"
+    hint = did_you_mean(name, known, "'{}'")
+    return f"expected one of: {', '.join(known) or 'none'}{hint}"

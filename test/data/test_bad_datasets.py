@@ -94,7 +94,7 @@ CASES = {
     "an entry is null": (native(None), ["entry 1 is null"]),
     "the first entry is a path": (json.dumps({"dataset": ["a.png"]}), ["entry 0 is 'a.png'"]),
     "no path": (native(entry(1, image_path=None)), ['entry 1 has no "image_path"']),
-    "path misspelt": (native(entry(1, image_path=None, imagepath="a")), ["entry 1", 'did you mean "imagepath"?']),
+    "path misspelt": (native(entry(1, image_path=None, imagepath="a")), ["entry 1", '(did you mean "imagepath"?)']),
     "path is a number": (native(entry(1, image_path=7)), ["entry 1", '"image_path" is 7']),
     "path is empty": (native(entry(1, image_path="")), ["entry 1", "the path is empty"]),
     "path holds null": (native(entry(1, image_path="a\0.png")), ["entry 1", "null character"]),
@@ -105,7 +105,7 @@ CASES = {
     "twice in other words": (native(entry(1, image_path="./images//0.png")), ["entry 1", "as entry 0"]),
     "only a path": (json.dumps({"dataset": [{"image_path": "images/0.png"}]}), ["entry 0 has no channel"]),
     "missing channel": (native(entry(1), entry(2, flap=None)), ["entry 2", "images/2.png", 'no channel "flap"']),
-    "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', 'did you mean "flaps"?']),
+    "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', '(did you mean "flaps"?)']),
     "additional channel": (native(entry(1, lid=[])), ["entry 1", '"lid"', "entry 0 has not"]),
     "a key twice": (native(entry(1)).replace('"flap"', '"corner"', 2), ["entry 0", '"corner" stands twice']),
     # Keypoints.
@@ -207,7 +207,7 @@ def test_bad_file_is_refused_in_one_line(folder, text, expected):
 
 
 ARGUMENTS = {
-    "unknown channel": ({"keypoint_channels": "corner flaps"}, ['"flaps"', 'did you mean "flap"?']),
+    "unknown channel": ({"keypoint_channels": "corner flaps"}, ['"flaps"', '(did you mean "flap"?)']),
     "nothing like it": ({"keypoint_channels": ["wing"]}, ['"wing"', "corner, flap"]),
     "channel twice": ({"keypoint_channels": "corner flap corner"}, ['"corner" twice']),
     "channel twice in a merge": ({"keypoint_channels": "corner=flap flap"}, ['"flap" twice']),

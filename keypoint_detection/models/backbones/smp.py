@@ -5,7 +5,6 @@ B batch, H W image, h w heatmap.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from types import ModuleType
@@ -20,7 +19,7 @@ from keypoint_detection.models.backbones.base import Backbone
 from keypoint_detection.models.backbones.layers import normalization, replace_normalization
 from keypoint_detection.models.backbones.pretrained import copy_weights, read_weights
 from keypoint_detection.models.registry import look_up
-from keypoint_detection.wording import first_line
+from keypoint_detection.wording import did_you_mean, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -206,9 +205,8 @@ def _expected(decoder: str, encoder: str) -> str:
     own, name = get_encoder_names(), encoder.removeprefix("tu-")
     is_of_timm = name != encoder and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
     if encoder not in own and not is_of_timm:
-        nearest = difflib.get_close_matches(encoder, own + [f"tu-{model}" for model in timm.list_models()], n=3)
-        guess = f" (did you mean {', '.join(nearest)}?)" if nearest else ""
-        return f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{guess}"
+        hint = did_you_mean(encoder, own + [f"tu-{model}" for model in timm.list_models()], most=3)
+        return f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{hint}"
     if decoder == "dpt":
         return "a vision transformer of timm, such as tu-vit_small_patch16_224"
     if is_of_timm:
