@@ -15,7 +15,7 @@ import torch
 
 from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import finite, refuse_overwriting, write_atomic
+from keypoint_detection.files import finite, refuse_overwriting, write_atomic, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY, VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
@@ -46,10 +46,8 @@ def store_calibration(path: str | Path, calibration: Calibration) -> None:
     checkpoint[CALIBRATION_KEY] = finite(calibration.record())
     stream = io.BytesIO()
     torch.save(checkpoint, stream)
-    try:
+    with writing(f"checkpoint {path}"):
         write_atomic(Path(path), stream.getvalue())
-    except OSError as error:
-        raise InputError(f"checkpoint {path} cannot be written: {error.strerror or error}") from error
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -181,10 +179,8 @@ def export_weights(path: str, output: str) -> None:
     }
     if EVALUATION_KEY in checkpoint:
         metadata[EVALUATION_KEY] = json.dumps(checkpoint[EVALUATION_KEY])
-    try:
+    with writing(output):
         write_atomic(Path(output), save(state, metadata))
-    except OSError as error:
-        raise InputError(f"{output} cannot be written: {error.strerror or error}") from error
     sys.stdout.write(f"{len(state)} tensors: {output}\n")
 
 

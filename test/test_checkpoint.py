@@ -227,3 +227,9 @@ def test_weights_that_need_an_extra_are_not_called_none_of_a_detector(tmp_path, 
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError, match=r"^\S+weights\.safetensors needs the extra safetensors"):
         load_checkpoint(tmp_path / "weights.safetensors")
+
+
+def test_weights_that_cannot_be_written_are_an_error_in_the_words_of_other_commands(checkpoint, capsys):
+    output = checkpoint[0] / "weights.safetensors"  # below a file
+    assert main(["checkpoint", "export-weights", str(checkpoint[0]), str(output)]) == 2
+    assert capsys.readouterr().err == f"error: {output}: cannot be written (Not a directory)\n"
