@@ -218,9 +218,8 @@ class _Overlays:
 
     def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
-        self._keep_endings = False
         names = [absolute(file).relative_to(root).as_posix() for file in files]
-        self._keep_endings = len(set(map(self._path, names))) < len(names)
+        self._keep_endings = len({_overlay_path(folder / name, False) for name in names}) < len(names)
         inputs = {file.resolve() for file in files}
         if absolute(folder) == root or any(self._path(name).resolve() in inputs for name in names):
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
@@ -228,9 +227,7 @@ class _Overlays:
 
     def _path(self, name: str) -> Path:
         """Where the overlay of an input goes."""
-        path = self.folder / name
-        ending = ".mp4" if is_video(path) else ".jpg"
-        return path.with_name(path.name + ending) if self._keep_endings else path.with_suffix(ending)
+        return _overlay_path(self.folder / name, self._keep_endings)
 
     def picture(self, name: str, image: np.ndarray, prediction: Prediction) -> None:
         """Writes the picture of an image."""
@@ -258,6 +255,11 @@ class _Overlays:
                 yield number, frame, prediction
         if count and not path.is_file():  # ffmpeg, a process of its own, fails without a word
             raise InputError(f"{asked}: cannot be written")
+
+
+def _overlay_path(path: Path, keep_ending: bool) -> Path:
+    ending = ".mp4" if is_video(path) else ".jpg"
+    return path.with_name(path.name + ending) if keep_ending else path.with_suffix(ending)
 
 
 def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
