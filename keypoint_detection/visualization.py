@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from keypoint_detection.curves import plot_curves  # noqa: F401  train/result.py takes it from here
 from keypoint_detection.markers import draw_keypoints, to_picture
 from keypoint_detection.picture_layout import (
     add_legend,

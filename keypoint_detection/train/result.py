@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from keypoint_detection.curves import plot_curves
 from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
@@ -27,7 +28,6 @@ from keypoint_detection.train.pictures import log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.time_shares import TimeShares, advise
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
-from keypoint_detection.visualization import plot_curves
 
 logger = logging.getLogger(__name__)
 

@@ -93,7 +93,7 @@ def create_trainer(
             network over devices, whose weights cannot be averaged.
         profiler: Lightning's profiler; its table is written to the run's folder, and by pytorch a trace of some steps,
             which ui.perfetto.dev shows.
-        gradient_clip_val: Norm above 0 that gradients are clipped to; none leaves them as they are.
+        gradient_clip_val: Norm that gradients are clipped to; none, or 0, leaves them as they are.
 
     Returns:
         The Trainer, without loggers.
@@ -183,8 +183,8 @@ def check_setup(config: Mapping[str, Any]) -> None:
         if isinstance(config[name], (int, float)) and not config[name] > 0:
             raise InputError(f"--{name} {config[name]}: expected more than 0")
     clip = config["gradient_clip_val"]
-    if clip is not None and not clip > 0:  # of 0 and less, Lightning would not clip
-        raise InputError(f"--gradient_clip_val {clip}: expected more than 0, or none for gradients as they are")
+    if clip is not None and not clip >= 0:
+        raise InputError(f"--gradient_clip_val {clip}: expected at least 0, or none for gradients as they are")
     if not 0 <= config["seed"] < 2**32:
         raise InputError(f"--seed {config['seed']}: expected a whole number from 0 to 4294967295")
     duration = parse_duration(config["max_time"])
