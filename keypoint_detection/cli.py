@@ -7,9 +7,12 @@ import io
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import TextIO
+from types import ModuleType
+from typing import Any, TextIO
 
 from keypoint_detection.errors import InputError, want_of_memory
 
@@ -96,7 +99,7 @@ def _run(module: str, arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for
     try:
-        return importlib.import_module(module).main(arguments)
+        return _load(module).main(arguments)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -109,6 +112,23 @@ def _run(module: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
         return 130
+
+
+def _load(module: str) -> ModuleType:
+    """Imports a module. Ctrl-C ends the process at once meanwhile: imports swallow it, or break where they are."""
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, as in the background of a shell
+    if not own or threading.current_thread() is not threading.main_thread():
+        return importlib.import_module(module)
+    signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        return importlib.import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(*_: Any) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

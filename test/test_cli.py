@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -290,3 +292,24 @@ def test_an_argument_that_is_no_flag_of_its_own_is_one_line_that_names_it(monkey
         assert main(["train", "--json_dataset_path", LABELS]) == 2
         name = f"{loss.__module__}.{loss.__qualname__}"
         assert capsys.readouterr().err == f"error: {name}: the argument {problem}\n"
+
+
+def test_ctrl_c_during_imports_ends_at_once_and_is_ignored_where_it_was(tmp_path):
+    # An import that swallows the interruption, as some libraries' do.
+    (tmp_path / "slow_command.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
+        "def main(arguments):\n    print('went on')\n    return 0\n",
+        encoding="utf-8",
+    )
+    code = "import sys; from keypoint_detection.cli import run; sys.exit(run('slow_command', []))"
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    found = []
+    for first in ("", ignored):
+        ended = subprocess.run(
+            [sys.executable, "-c", first + code], cwd=tmp_path, capture_output=True, text=True, check=False,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])},
+        )  # fmt: skip
+        found.append((ended.returncode, ended.stdout, ended.stderr))
+    assert found == [(130, "", "interrupted\n"), (0, "went on\n", "")]

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # the script's own folder, which Python puts first, must not hide other modules
+if __name__ == "__main__":
+    # The script's own folder, which Python puts first, must not hide other modules.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+    from keypoint_detection.cli import run
+
+    sys.exit(run("keypoint_detection.train.train", sys.argv[1:]))
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
@@ -180,9 +185,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         origin = f"{result.origin}\n" if result.origin else ""
         sys.stdout.write(f"\n{result.table()}\n{origin}\n{result.where_to_look()}\n")
     return 0
-
-
-if __name__ == "__main__":
-    from keypoint_detection.cli import run
-
-    sys.exit(run("keypoint_detection.train.train", sys.argv[1:]))
