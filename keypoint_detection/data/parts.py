@@ -100,11 +100,7 @@ def read_parts(
         if not sizes[name].all():  # batches are to be of one size, and keypoints outside are not to count
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
-    if not len(parts["train"].xy):
-        text = f"{parts['train'].source}: no image to train on has any keypoint"
-        if empty_channels == "ignore":
-            raise InputError(f"{text}, and --empty_channels ignore leaves out all channels without one, expected some")
-        logger.warning("%s, so there is nothing to learn", text)
+    _check_what_is_learned(parts["train"], empty_channels)
     if not len(parts["validation"].xy):
         logger.warning(
             "%s: no image to validate on has any keypoint, so no checkpoint will be the best",
@@ -149,6 +145,21 @@ def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarra
             f"keypoints, more than the {maxima[channel]} of keypoint_channel_max_keypoints"
         )
     return annotations
+
+
+def _check_what_is_learned(train: Annotations, empty_channels: str) -> None:
+    """Warns of channels of which there is no keypoint to train on; an error where nothing is left to train on."""
+    if len(train.xy):
+        counts = train.counts().sum(axis=0)
+        without = [name for name, count in zip(train.channel_names, counts, strict=True) if not count]
+        if without:
+            names = ", ".join(without)
+            logger.warning("%s: no image to train on has a keypoint of %s, so that is not learned", train.source, names)
+        return
+    text = f"{train.source}: no image to train on has any keypoint"
+    if empty_channels == "ignore":
+        raise InputError(f"{text}, and --empty_channels ignore leaves out all channels without one, expected some")
+    logger.warning("%s, so there is nothing to learn", text)
 
 
 def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:

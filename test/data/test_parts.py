@@ -17,13 +17,21 @@ NOTHING, SOMETHING = {"a": []}, {"a": [[3, 4]]}
         (NOTHING, SOMETHING, "train.json: no image to train on has any keypoint"),
         (SOMETHING, NOTHING, "validation.json: no image to validate on has any keypoint"),
         (SOMETHING, SOMETHING, None),
+        ({"a": [], "b": [[3, 4]]}, SOMETHING | {"b": []}, "train.json: no image to train on has a keypoint of a, so"),
     ],
 )
 def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trained, validated, warned):
     files = []
     for name, keypoints in (("train", trained), ("validation", validated)):
         (tmp_path / name).mkdir()
-        files.append(write_data_set(tmp_path / name, [(20, 10)] * 5, [keypoints] + [NOTHING] * 4, f"{name}.json"))
+        files.append(
+            write_data_set(
+                tmp_path / name,
+                [(20, 10)] * 5,
+                [keypoints] + [{channel: [] for channel in keypoints}] * 4,
+                f"{name}.json",
+            )
+        )
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
     assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
 
