@@ -125,8 +125,8 @@ def draw_parallel_coordinates(
     colours = ScalarMappable(Normalize(low, high), matplotlib.colormaps["viridis"])
     if not maximize:
         colours.set_cmap("viridis_r")
-    # The best run is drawn last, on top of the others.
-    order = sorted(range(len(values)), key=lambda run: (complete[run], values[run] if maximize else -values[run]))
+    # The best run is drawn last, on top of the others; of equal ones the first.
+    order = sorted(range(len(values)), key=lambda run: (complete[run], values[run] if maximize else -values[run], -run))
     for run in order:
         heights = [axis.positions[run] for axis in drawn]
         style = {"linestyle": "-", "alpha": 0.9} if complete[run] else {"linestyle": ":", "alpha": 0.7}

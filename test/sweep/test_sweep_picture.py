@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from keypoint_detection.sweep.parameters import read_parameter
@@ -40,6 +41,21 @@ def test_names_and_values_in_the_picture_of_a_sweep_are_no_formulas(tmp_path):
     draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
     with Image.open(tmp_path / "sweep.png") as picture:
         assert min(picture.size) > 100
+
+
+def test_of_runs_that_are_equally_good_the_first_is_drawn_as_the_best(tmp_path, monkeypatch):
+    drawn, plot = [], Axes.plot
+
+    def record(axes, places, heights, *, linewidth, **style):
+        drawn.append((linewidth, heights[0]))
+        return plot(axes, places, heights, linewidth=linewidth, **style)
+
+    monkeypatch.setattr(Axes, "plot", record)
+    rate = read_parameter("rate", {"min": 0.0, "max": 1.0})
+    runs = {"values": [0.3, 0.5, 0.5], "parameters": [{"rate": value} for value in (0.0, 0.25, 1.0)]}
+    runs |= {"complete": [True] * 3, "axes": [rate], "metric": "score", "maximize": True}
+    draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
+    assert max(drawn) == drawn[-1] == (3.0, 0.25)
 
 
 def test_an_axis_of_logarithms_with_a_0_is_one_of_numbers():
