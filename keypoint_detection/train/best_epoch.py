@@ -24,11 +24,13 @@ class BestEpoch:
     Attributes:
         epochs: Epochs that its weights were trained for; 0 for those that the training started from.
         total: Epochs of the training.
+        images: Validation images, on which it was found to be the best.
         curves: Epochs, -1 before the first step, and values by log name.
     """
 
     epochs: float
     total: float
+    images: int
     curves: Mapping[str, tuple[list[float], list[float]]]
 
     def text(self, name: str, mean_ap: float) -> str:
@@ -43,7 +45,10 @@ class BestEpoch:
             return after
         if self.epochs == 0:
             return f"{name}: the weights of --checkpoint as they were, with a mean AP of {mean_ap:.3f}"
-        return f"{after}, with a mean AP of {mean_ap:.3f}; the weights of --checkpoint had {self._start:.3f}"
+        return (
+            f"{after}, with a mean AP of {mean_ap:.3f} on {counted(self.images, 'validation image')}; the weights of "
+            f"--checkpoint had {self._start:.3f}"
+        )
 
     def warn(self, collapsed: bool = False) -> bool:
         """Warns where the training came to nothing better than what it started from, or soon got worse.

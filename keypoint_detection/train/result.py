@@ -15,7 +15,7 @@ from keypoint_detection.curves import plot_curves
 from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.progress import batches_per_epoch
+from keypoint_detection.models.progress import steps_per_epoch
 from keypoint_detection.report import EPOCH_AXIS
 from keypoint_detection.train.best_epoch import BestEpoch
 from keypoint_detection.train.callbacks import MetricsLogger
@@ -131,7 +131,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
-    saved, steps = load_checkpoint(best), math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
+    saved, steps = load_checkpoint(best), steps_per_epoch(trainer)
     metrics.row.checkpoint_epoch = saved["epoch"]
     found = FoundImages(metrics)
     trainer.callbacks.append(found)
@@ -141,7 +141,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     collapse = next(callback for callback in trainer.callbacks if isinstance(callback, CollapseWarning))
     curves = read_curves(folder.path / "metrics.csv") if trainer.is_global_zero else {}
-    origin = BestEpoch(saved["global_step"] / steps, trainer.global_step / steps, curves)
+    images = len(trainer.datamodule.validation_annotations)
+    origin = BestEpoch(saved["global_step"] / steps, trainer.global_step / steps, images, curves)
     if trainer.is_global_zero:
         gets_worse = best.stem == "best" and origin.warn(collapse.advice is not None)
         warn_of_hardly_learned(values, list(detector.hparams.keypoint_channels), collapse.advice, gets_worse)

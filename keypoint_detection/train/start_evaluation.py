@@ -40,7 +40,7 @@ class StartEvaluation(pl.Callback):
         self.row.checkpoint_epoch = None
         mean_ap = float(trainer.callback_metrics.get(MONITOR, math.nan))
         if trainer.is_global_zero and not math.isnan(mean_ap):
-            logger.info("the weights of --checkpoint have a mean AP of %.3f before the training", mean_ap)
+            logger.info("the weights of --checkpoint have a mean AP of %.3f before the training", round(mean_ap, 6))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -21,15 +21,16 @@ def falling(count, start=None):
 @pytest.mark.parametrize(
     ("best", "text"),
     [
-        (BestEpoch(3.0, 40.0, falling(40)), "best.ckpt: after 3 of 40 epochs"),
-        (BestEpoch(2.25, 7.5, {}), "best.ckpt: after 2.25 of 7.5 epochs"),
-        (BestEpoch(1 / 3, 1000.0, {}), "best.ckpt: after 0.33 of 1000 epochs"),
+        (BestEpoch(3.0, 40.0, 7, falling(40)), "best.ckpt: after 3 of 40 epochs"),
+        (BestEpoch(2.25, 7.5, 7, {}), "best.ckpt: after 2.25 of 7.5 epochs"),
+        (BestEpoch(1 / 3, 1000.0, 7, {}), "best.ckpt: after 0.33 of 1000 epochs"),
         (
-            BestEpoch(3.0, 5.0, falling(5, start=0.7)),
-            "best.ckpt: after 3 of 5 epochs, with a mean AP of 0.800; the weights of --checkpoint had 0.700",
+            BestEpoch(3.0, 5.0, 7, falling(5, start=0.7)),
+            "best.ckpt: after 3 of 5 epochs, with a mean AP of 0.800 on 7 validation images; the weights of "
+            "--checkpoint had 0.700",
         ),
         (
-            BestEpoch(0.0, 5.0, falling(5, start=0.9)),
+            BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)),
             "best.ckpt: the weights of --checkpoint as they were, with a mean AP of 0.900",
         ),
     ],
@@ -40,7 +41,7 @@ def test_the_end_of_a_training_says_which_epoch_is_the_best(best, text):
 
 
 def test_a_fine_tuning_that_comes_to_nothing_better_is_warned_of(caplog):
-    assert BestEpoch(0.0, 5.0, falling(5, start=0.9)).warn(collapsed=True)
+    assert BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)).warn(collapsed=True)
     assert caplog.messages == [
         "none of 5 evaluations while training was as good as the weights of --checkpoint, so best.ckpt holds these as "
         "they were; a lower --learning_rate or more images may help"
@@ -59,13 +60,13 @@ def rising(curves):
 @pytest.mark.parametrize(
     ("best", "warned"),
     [
-        (BestEpoch(3.0, 30.0, falling(30)), "30"),
-        (BestEpoch(3.0, 30.0, falling(30, start=0.7)), "30"),
-        (BestEpoch(3.0, 29.0, falling(29)), None),  # not in the first tenth
-        (BestEpoch(3.0, 30.0, falling(10)), None),  # of ten evaluations it is chance
-        (BestEpoch(3.0, 30.0, rising(falling(30))), None),  # it diverged
-        (BestEpoch(3.0, 30.0, without_loss(falling(30))), None),
-        (BestEpoch(3.0, 30.0, {}), None),
+        (BestEpoch(3.0, 30.0, 7, falling(30)), "30"),
+        (BestEpoch(3.0, 30.0, 7, falling(30, start=0.7)), "30"),
+        (BestEpoch(3.0, 29.0, 7, falling(29)), None),  # not in the first tenth
+        (BestEpoch(3.0, 30.0, 7, falling(10)), None),  # of ten evaluations it is chance
+        (BestEpoch(3.0, 30.0, 7, rising(falling(30))), None),  # it diverged
+        (BestEpoch(3.0, 30.0, 7, without_loss(falling(30))), None),
+        (BestEpoch(3.0, 30.0, 7, {}), None),
     ],
 )
 def test_an_early_best_epoch_is_told_as_overfitting_where_the_training_loss_says_so(best, warned, caplog):
