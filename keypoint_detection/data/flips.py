@@ -145,7 +145,7 @@ def parse_flip_pairs(flip_pairs: str | Sequence[str], channel_names: Sequence[st
     for entry in flip_pairs.split() if isinstance(flip_pairs, str) else flip_pairs:
         names = entry.split("=")
         if len(names) != 2 or names[0] == names[1]:
-            raise InputError(f"flip_pairs: expected two channels as name=name, got {entry!r}")
+            raise InputError(f"flip_pairs: expected two different channels as name=name, got {entry!r}")
         for name in names:
             if name not in channel_names:
                 raise InputError(f"flip_pairs: {entry!r} names {name!r}, expected one of {', '.join(channel_names)}")

@@ -241,7 +241,7 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
                 raise InputError(f'{place} has no channel "{channel}"{hint}')
             _check_keypoints(entry[channel], f'{place}, channel "{channel}"')
         if complete and unexpected:
-            raise InputError(f'{place} has a channel "{unexpected[0]}" that entry 0 has not')
+            raise InputError(f'{place} has a channel "{unexpected[0]}", of which entry 0 has no list')
 
 
 def _check_keypoints(keypoints: Any, place: str) -> None:

@@ -57,7 +57,7 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
         )
     advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
     logger.warning(
-        '%s; left out, as are %d of %d keypoints in all, read as "%s"%s',
+        '%s; %d of %d keypoints lie outside and are left out, read as "%s"%s',
         first, count, judged, annotations.coordinates, advice,
     )  # fmt: skip
     return annotations.keep(~outside)

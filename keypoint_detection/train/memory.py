@@ -62,7 +62,8 @@ def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], fold
             f"a --batch_size below {batch} ({batch // parts} with --accumulate_grad_batches "
             f"{parts * config['accumulate_grad_batches']} for steps of as many images)"
         )
-    needs_less.append(f"a smaller --{'train_crop_size' if config['train_crop_size'] else 'image_size'}")
+    # The validation sees whole images.
+    needs_less.append("a smaller --image_size" + (" and --train_crop_size" if config["train_crop_size"] else ""))
     whole = config["precision"].startswith("32")
     if whole:
         needs_less.append("--precision bf16-mixed")

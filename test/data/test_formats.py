@@ -231,7 +231,10 @@ def test_convert_leaves_out_keypoints_outside_as_check_does(folder, target, capl
     dataset = [{"image_path": "a.png", "corner": [[10, 5], [40, 0], [41, 5]]}]
     source = save(folder, {"coordinates": "pixel", "dataset": dataset})
     convert(source, folder / "out.json", target, folder)
-    assert "keypoint (41, 5) lies outside of an image of 40 x 20; left out, as are 1 of 3 keypoints" in caplog.text
+    assert (
+        "keypoint (41, 5) lies outside of an image of 40 x 20; 1 of 3 keypoints lie outside and are left out"
+        in caplog.text
+    )
     assert table(read_annotations(folder / "out.json", folder)) == [{"corner": [[10, 5], [40, 0]]}]
     report = check_dataset(folder / "out.json", folder)
     assert not report.errors

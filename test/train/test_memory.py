@@ -65,9 +65,9 @@ def test_with_a_checkpoint_it_says_how_to_go_on(tmp_path, monkeypatch):
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert str(error.value) == (
         "the memory does not suffice for 2.50 GiB more: less of it needs a --batch_size below 2 (1 with "
-        f"--accumulate_grad_batches 2 for steps of as many images), or a smaller --train_crop_size; {last} is whole: "
-        f"--resume {tmp_path} goes on where there is more memory, --checkpoint {last} starts from its weights with "
-        "other flags"
+        "--accumulate_grad_batches 2 for steps of as many images), or a smaller --image_size and --train_crop_size; "
+        f"{last} is whole: --resume {tmp_path} goes on where there is more memory, --checkpoint {last} starts from its "
+        "weights with other flags"
     )
     assert torch.load(last, weights_only=True)["global_step"] == 2
 
