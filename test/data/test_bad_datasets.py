@@ -106,7 +106,7 @@ CASES = {
     "only a path": (json.dumps({"dataset": [{"image_path": "images/0.png"}]}), ["entry 0 has no channel"]),
     "missing channel": (native(entry(1), entry(2, flap=None)), ["entry 2", "images/2.png", 'no channel "flap"']),
     "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', '(did you mean "flaps"?)']),
-    "additional channel": (native(entry(1, lid=[])), ["entry 1", '"lid"', "entry 0 has not"]),
+    "additional channel": (native(entry(1, lid=[])), ["entry 1", '"lid"', "entry 0 has no list"]),
     "a key twice": (native(entry(1)).replace('"flap"', '"corner"', 2), ["entry 0", '"corner" stands twice']),
     # Keypoints.
     "channel is a number": (native(entry(1, corner=0.5)), ["entry 1", 'channel "corner" is 0.5', "list of keypoints"]),
