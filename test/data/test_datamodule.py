@@ -100,7 +100,8 @@ def test_files_of_their_own(folder, caplog):
     }
     with caplog.at_level(logging.WARNING):
         module = ready(folder, keypoint_channels="a b", **paths)
-    assert caplog.text == ""
+    said = f"{folder / 'dataset.json'}: no image to train on has a keypoint of b, so that is not learned"
+    assert caplog.messages == [said]
     assert [len(module.train_annotations), len(module.validation_annotations), len(module.test_annotations)] == [
         10,
         5,
