@@ -216,7 +216,11 @@ def mirror_permutation(
         InputError: if `flip_pairs` does not fit the channels.
     """
     channel_names = [group.name for group in groups]
-    without = sides_without_partner(groups, flip_pairs)
+    without: list[str] = []
+    if flip_pairs == "auto":
+        pairs, without = _guess_pairs_of_groups(groups)
+    else:
+        pairs = [] if flip_pairs == "none" else parse_flip_pairs(flip_pairs, channel_names)
     if without:
         if report:
             logger.warning(
@@ -225,12 +229,6 @@ def mirror_permutation(
                 ", ".join(without),
             )
         return None
-    if flip_pairs == "none":
-        pairs = []
-    elif flip_pairs == "auto":
-        pairs, _ = _guess_pairs_of_groups(groups)
-    else:
-        pairs = parse_flip_pairs(flip_pairs, channel_names)
     if report:
         logger.info(
             "A mirrored image swaps %s (--flip_pairs); take --horizontal_flip 0 where the sides do not look alike.",

@@ -15,6 +15,7 @@ from report_data import payload_of
 from keypoint_detection import fit
 from keypoint_detection.evaluation.command import evaluate
 from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.train import final_report
 
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
 # Far enough that a detector of a few steps finds something.
@@ -111,6 +112,19 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
     assert f'"distances":[{0.1 * diagonal:.5g},{0.3 * diagonal:.5g}]' in page
     for distance in (0.1, 0.3):
         assert f"AP within {distance * diagonal:.5g} px, per channel" in page
+
+
+def test_a_curve_of_another_distance_than_the_evaluations_keeps_it():
+    distances = {0.1: 40.0, 0.3: 120.0}  # as after a training that was resumed with others
+    names = [
+        "validation/AP/a/d=0.1",
+        "validation/AP/a/d=0.2",
+        "validation/meanAP",
+        "validation/loss/d=0.1",
+        "learning_rate",
+    ]
+    shown = [final_report._in_pixels(name, distances) for name in names]
+    assert shown == ["validation/AP/a/d=40", *names[1:]]
 
 
 def test_channels_that_are_called_like_a_distance_or_nothing_are_in_the_table_and_the_report(tmp_path):
