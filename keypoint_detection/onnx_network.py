@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,7 @@ class OnnxNetwork:
             self.channel_names: list[str] = list(metadata["channel_names"])
             self.image_size: list[int] | None = metadata.get("image_size")
             self._count = max(metadata["max_keypoints"])
+            self.evaluation: dict[str, Any] = dict(metadata.get("evaluation", {}))  # older files have none
             thresholds = list(metadata["score_thresholds"])
         except Exception as error:  # onnxruntime's errors have no common base
             raise InputError(

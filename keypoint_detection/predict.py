@@ -55,6 +55,7 @@ class Network(Protocol):
     score_thresholds: list[float]
     image_size: Sequence[int] | None  # height and width that images are letterboxed into, None for their own sizes
     rounding: float  # share by which a score may differ from that of the machine which chose the thresholds
+    evaluation: Mapping[str, Any]  # how the training evaluated, `EVALUATION_KEY` of a checkpoint; empty if not known
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Finds all keypoints.
@@ -113,7 +114,7 @@ class TorchNetwork:
         if self.device.type == "cpu":
             keep_freed_memory(*PREDICTION)
         self.channel_names = list(self.detector.hparams.keypoint_channels)
-        self.evaluation: Mapping[str, Any] = content.get(EVALUATION_KEY, {})  # how the training evaluated
+        self.evaluation: Mapping[str, Any] = content.get(EVALUATION_KEY, {})
         self.image_size = self.detector.hparams.image_size
         self.rounding = rounding_of(self.device.type)
         self.score_thresholds = self.detector.score_thresholds.tolist()

@@ -15,14 +15,13 @@ from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.splits import recorded_fingerprints
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_detector
+from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
 from keypoint_detection.evaluation.summary import Evaluation, summarise
 from keypoint_detection.files import prepare_file, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
-from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
 from keypoint_detection.train.run_folder import RunFolder
@@ -56,7 +55,7 @@ def evaluate(
     """Measure a checkpoint on a labelled set: average precision, localisation, errors by kind, report.
 
     Args:
-        checkpoint: A checkpoint that a training wrote, such as best.ckpt.
+        checkpoint: A checkpoint that a training wrote, such as best.ckpt, or an ONNX file that export made of one.
         json_dataset_path: Labelled file, in the native or in COCO's format.
         image_dataset_path: Folder that its image paths are relative to. None is the folder of the file.
         keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None merges as
@@ -89,16 +88,14 @@ def evaluate(
             raise InputError(f"--{name} {value}: expected at least {least}")
     if recall is not None and not 0 < recall < 1:
         raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
-    if recall is not None and Path(checkpoint).suffix == SAFETENSORS:
+    if recall is not None and Path(checkpoint).suffix in (SAFETENSORS, ".onnx"):
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     processes = processes or Processes(device)
     if report is not None:
         prepare_file(report, f"--report {report}")
-    predictor = load_predictor(checkpoint, processes.device, score_threshold)
-    detector = predictor.network.detector
-    distances, unit = chosen_distances(
-        predictor.network.evaluation, maximal_gt_keypoint_pixel_distances, threshold_unit
-    )
+    predictor = KeypointPredictor(checkpoint, device=processes.device, score_threshold=score_threshold)
+    network = predictor.network
+    distances, unit = chosen_distances(network.evaluation, maximal_gt_keypoint_pixel_distances, threshold_unit)
     distance = _choose_distance(distance, distances)
     if unit == "image" and (report is not None or recall is not None):
         flag = "--report" if report is not None else "--recall"
@@ -107,7 +104,7 @@ def evaluate(
     annotations, sizes = read_labels(
         Path(json_dataset_path),
         folder,
-        chosen_channels(predictor.network, keypoint_channels),
+        chosen_channels(network, keypoint_channels),
         keypoint_coordinates,
         split,
     )
@@ -115,11 +112,13 @@ def evaluate(
     if recall is not None and split is None:
         _warn_of_training_images(checkpoint, annotations)
     # Not every checkpoint says so; then it is what trainings take by default.
-    empty_channels = empty_channels or predictor.network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
-    dataset = make_dataset(detector, annotations, empty_channels)
+    empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
+    # An exported file resizes images itself.
+    image_size = network.image_size if isinstance(network, TorchNetwork) else None
+    dataset = make_dataset(annotations, empty_channels, image_size)
     evaluated = EvaluatedImages(annotations, distances, unit)
     loader = make_loader(dataset, sizes, batch_size, num_workers, processes.rank, processes.world)
-    run_detector(detector, loader, evaluated, progress=processes.rank == 0)
+    run_network(network, loader, evaluated, progress=processes.rank == 0)
     evaluated.gather(processes)
     sources = {"checkpoint": str(checkpoint), "labels": str(json_dataset_path), "image folder": str(folder)}
     thresholds = list(predictor.score_thresholds.values())
@@ -130,7 +129,7 @@ def evaluate(
             store_calibration(checkpoint, evaluation.calibration)
     if report is not None and processes.rank == 0:
         title = f"{Path(checkpoint).name} on {Path(json_dataset_path).name}"
-        _write_report(evaluation, title, report, detector, dataset)
+        _write_report(evaluation, title, report, network, dataset)
     return evaluation
 
 
@@ -164,28 +163,16 @@ def _warn_of_training_images(checkpoint: str | Path, annotations: Annotations) -
 
 
 def _write_report(
-    evaluation: Evaluation, title: str, path: str | Path, detector: KeypointDetector, dataset: KeypointsDataset
+    evaluation: Evaluation, title: str, path: str | Path, network: Network, dataset: KeypointsDataset
 ) -> None:
-    """Writes the report, with heatmaps of the worst images."""
+    """Writes the report, with heatmaps of the worst images, which an exported file does not return."""
     data = evaluation.report_data(title)
-    indices = list(evaluation.images)
-    worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
-    add_heatmaps(detector, dataset, {index: evaluation.images[index] for index in worst})
+    if isinstance(network, TorchNetwork):
+        indices = list(evaluation.images)
+        worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
+        add_heatmaps(network.detector, dataset, {index: evaluation.images[index] for index in worst})
     with writing(f"--report {path}"):
         write_report(data, path)
-
-
-def load_predictor(
-    checkpoint: str | Path, device: str, score_threshold: float | dict[str, float] | None
-) -> KeypointPredictor:
-    """Loads a checkpoint with the score thresholds that prediction would use.
-
-    Raises:
-        InputError: If it is none, or the device or a threshold is not usable.
-    """
-    if Path(checkpoint).suffix == ".onnx":
-        raise InputError(f"--checkpoint {checkpoint}: expected a checkpoint that a training wrote")
-    return KeypointPredictor(checkpoint, device=device, score_threshold=score_threshold)
 
 
 def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -> Calibration:

@@ -19,9 +19,11 @@ from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_sizes
 from keypoint_detection.data.sampler import EvaluationSampler
 from keypoint_detection.heatmaps import transform_points
+from keypoint_detection.markers import to_picture
 from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
 from keypoint_detection.models.detections import predicted_heatmaps
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.predict import Network, TorchNetwork
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportImage
 
@@ -139,20 +141,19 @@ def gather_images(images: dict[int, ReportImage], processes: Processes) -> dict[
     return dict(sorted(entry for share in processes.gather(images) for entry in share.items()))
 
 
-def make_dataset(detector: KeypointDetector, annotations: Annotations, empty_channels: str) -> KeypointsDataset:
+def make_dataset(annotations: Annotations, empty_channels: str, image_size: Sequence[int] | None) -> KeypointsDataset:
     """The samples of a labelled set as validation sees them, without heatmaps.
 
     Args:
-        detector: Says how images are resized.
         annotations: The images and their labels.
         empty_channels: See `KeypointsDataset`.
+        image_size: Height and width that images are letterboxed into, None for their own sizes.
     """
-    values = detector.hparams
     return KeypointsDataset(
         annotations,
-        heatmap_sigma=values.heatmap_sigma,
-        heatmap_stride=values.heatmap_stride,
-        image_size=values.image_size,
+        heatmap_sigma=1.0,  # none is rendered
+        heatmap_stride=1,
+        image_size=image_size,
         seed=0,  # nothing is drawn
         empty_channels=empty_channels,
         corrupt_images="raise",
@@ -177,26 +178,40 @@ def make_loader(
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, num_workers=num_workers)
 
 
-@torch.inference_mode()
-def run_detector(
-    detector: KeypointDetector, loader: DataLoader[Batch], collected: EvaluatedImages, progress: bool = True
-) -> None:
-    """Runs a detector over all batches.
+def find_keypoints(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Finds the keypoints of a batch as validation does, or as prediction does with an exported file.
 
     Args:
-        detector: The detector, on its device.
+        network: A checkpoint, or an exported file.
+        batch: Images that are letterboxed as the checkpoint wants them, or of their own sizes for an exported file.
+
+    Returns:
+        `(B, C, N, 2)` xy in pixels of the image files, NaN for none, and `(B, C, N)` scores.
+    """
+    if isinstance(network, TorchNetwork):
+        xy, scores = network.detector.detect(batch.images.to(network.device), batch.sizes)
+    else:
+        sizes = batch.sizes.tolist()
+        pictures = [to_picture(image[:, :h, :w]) for image, (h, w) in zip(batch.images, sizes, strict=True)]
+        xy, scores = (torch.from_numpy(np.stack(part)) for part in zip(*network.detect(pictures), strict=True))
+    return transform_points(xy.cpu(), batch.transforms), scores
+
+
+@torch.inference_mode()
+def run_network(network: Network, loader: DataLoader[Batch], collected: EvaluatedImages, progress: bool = True) -> None:
+    """Finds the keypoints of all batches.
+
+    Args:
+        network: A checkpoint, or an exported file.
         loader: The batches.
         collected: Where the detections go.
         progress: Show a progress bar.
     """
-    device = detector.device
-    detector.eval()
     hidden = None if progress else True  # None shows it on a terminal
     bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=hidden)
     with bar:
         for batch in loader:
-            xy, scores = detector.detect(batch.images.to(device), batch.sizes)
-            collected.add(batch, transform_points(xy.cpu(), batch.transforms), scores)
+            collected.add(batch, *find_keypoints(network, batch))
             bar.update(len(batch.images))
 
 

@@ -17,7 +17,7 @@ from keypoint_detection.data.splits import recorded_split
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances, warn_of_tiny
-from keypoint_detection.predict import TorchNetwork
+from keypoint_detection.predict import Network
 
 
 def chosen_distances(
@@ -26,7 +26,7 @@ def chosen_distances(
     """Threshold distances and their unit: those that are given, or of the training.
 
     Args:
-        trained: How the training evaluated, `EVALUATION_KEY` of a checkpoint; empty where it does not say.
+        trained: How the training evaluated, as a `Network` knows it; empty where it does not.
         given: Distances, or None.
         unit: `pixel`, `image` or None.
 
@@ -43,11 +43,11 @@ def chosen_distances(
     return distances, unit
 
 
-def chosen_channels(network: TorchNetwork, given: str | list[str] | None) -> list[str | ChannelGroup]:
+def chosen_channels(network: Network, given: str | list[str] | None) -> list[str | ChannelGroup]:
     """Which channels of a file are to be read: those that are given as they are, all others as the training did.
 
     Args:
-        network: A checkpoint.
+        network: A checkpoint, or an exported file.
         given: Its channels with those of the file that are merged into them, as `a=b`, or None.
 
     Raises:

@@ -75,7 +75,7 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
         InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. What was
             there before stays then.
     """
-    model = build_model(network.detector, half, opset)
+    model = build_model(network, half, opset)
     tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
     # Enlarged, an image of one pixel is flat, and rounding moves its peaks.
     smallest = 2 if network.detector.hparams.image_size else 1
@@ -87,21 +87,22 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
     )
 
 
-def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.ModelProto:
+def build_model(network: TorchNetwork, half: bool, opset: int) -> onnx.ModelProto:
     """Builds the whole graph, from the bytes of an image to keypoints, with its metadata."""
+    detector = network.detector
     values, caps = detector.hparams, keypoint_caps(detector.hparams)
     options = DecodingOptions(caps, values.minimal_keypoint_extraction_pixel_distance, values.heatmap_stride)
     fill = detector.backbone.image_mean.numpy() * 255
     before, after = Nodes("before/"), Nodes("after/")
     size = list(values.image_size) if values.image_size else None
     image = preprocess(before, "image", size, fill, detector.backbone.size_divisor, "images")
-    network = _export_network(detector, opset)
+    exported = _export_network(detector, opset)
     if half:
-        _halve(network.graph)
+        _halve(exported.graph)
     decode(after, "heatmaps", "score_thresholds", image, options, "keypoints")
     thresholds = detector.score_thresholds.numpy()
     graph = helper.make_graph(
-        [*before.nodes, *network.graph.node, *after.nodes],
+        [*before.nodes, *exported.graph.node, *after.nodes],
         "keypoint_detection",
         [
             helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3]),
@@ -109,12 +110,12 @@ def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.Mode
         ],
         [helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["keypoints", 4])],
         # An input with an initializer has that as its default.
-        [*before.constants, *network.graph.initializer, *after.constants,
+        [*before.constants, *exported.graph.initializer, *after.constants,
          numpy_helper.from_array(usable_thresholds(thresholds), "score_thresholds")],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=network.opset_import, ir_version=network.ir_version)
+    model = helper.make_model(graph, opset_imports=exported.opset_import, ir_version=exported.ir_version)
     model.producer_name, model.producer_version = "keypoint_detection", library_version()
-    model.functions.extend(network.functions)
+    model.functions.extend(exported.functions)
     metadata = {
         "version": library_version(),
         "channel_names": list(values.keypoint_channels),
@@ -123,6 +124,7 @@ def build_model(detector: KeypointDetector, half: bool, opset: int) -> onnx.Mode
         "image_size": size,
         "heatmap_stride": values.heatmap_stride,
         "weights": "float16" if half else "float32",
+        "evaluation": dict(network.evaluation),
     }
     helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(model)

@@ -223,6 +223,33 @@ def test_a_folder_in_the_place_of_a_file_is_refused_before_the_work(folder, tmp_
     assert capsys.readouterr().err.splitlines() == [f"error: {flag} {tmp_path}: is a folder, expected a file"]
 
 
+@pytest.mark.parametrize("image_size", [None, [48, 48]])
+def test_an_exported_file_is_evaluated_like_its_checkpoint(folder, tmp_path, image_size):
+    content = torch.load(folder / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["image_size"] = image_size
+    content["evaluation"] = {
+        "channel_members": {"red": ["red"], "green": ["green"]},
+        "empty_channels": "ignore",
+        "distances": [3.5],
+        "threshold_unit": "pixel",
+    }
+    torch.save(content, tmp_path / "best.ckpt")
+    assert main(["export", "--checkpoint", str(tmp_path / "best.ckpt"), "--output", str(tmp_path / "model.onnx")]) == 0
+    expected, found = (
+        evaluate(tmp_path / name, folder / "labels.json", device="cpu", report=tmp_path / f"{name}.html")
+        for name in ("best.ckpt", "model.onnx")
+    )
+    assert found.threshold_distances == [3.5]
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, nan_ok=True)
+    assert found.score_thresholds == pytest.approx(expected.score_thresholds)
+    assert list(found.images) == [0, 1]
+    for image, other in zip(found.images.values(), expected.images.values(), strict=True):
+        assert image.labelled.tolist() == other.labelled.tolist()  # channels without keypoints are left out
+        for xy, other_xy in zip(image.xy, other.xy, strict=True):
+            assert np.allclose(xy, other_xy, atol=0.01)
+    assert "data:image" in (tmp_path / "model.onnx.html").read_text()
+
+
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
@@ -240,7 +267,8 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     ("changes", "named"),
     [
         ({"checkpoint": "missing.ckpt"}, "missing.ckpt"),
-        ({"checkpoint": "model.onnx"}, "model.onnx"),
+        ({"checkpoint": "model.onnx"}, "model.onnx does not exist"),
+        ({"checkpoint": "model.pt2"}, "model.pt2"),
         ({"json_dataset_path": "missing.json"}, "missing.json"),
         ({"distance": 3}, "--distance 3"),
         ({"maximal_gt_keypoint_pixel_distances": "-1"}, "maximal_gt_keypoint_pixel_distances"),
@@ -257,6 +285,7 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
         ({"output": "/dev/null/numbers.json"}, "--output /dev/null/numbers.json: cannot be written"),
         ({"report": "/dev/null/report.html"}, "--report /dev/null/report.html: cannot be written"),
         ({"recall": 0.9, "checkpoint": "weights.safetensors"}, "--recall 0.9: expected a checkpoint"),
+        ({"recall": 0.9, "checkpoint": "model.onnx"}, "--recall 0.9: expected a checkpoint"),
         ({"accelerator": "nonsense", "device": "auto"}, "--accelerator nonsense"),
     ],
 )
