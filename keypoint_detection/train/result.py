@@ -121,6 +121,11 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     Returns:
         What the training came to.
     """
+    # Under SLURM, Lightning would put the weights of an interruption in the place of all that it is given to evaluate.
+    if trainer.is_global_zero:
+        for path in folder.requeued:
+            path.unlink()
+    trainer.strategy.barrier()
     metrics = next(callback for callback in trainer.callbacks if isinstance(callback, MetricsLogger))
     shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
     if shares.seconds["step"]:  # a training that had ended before it was resumed makes none

@@ -81,7 +81,7 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     """Finds the training to go on with.
 
     Args:
-        run_dir: Folder of the run.
+        run_dir: Folder of the run. With a job in it that SLURM has started again, nothing more has to be asked for.
         resume: Go on with an interrupted training: its folder or its last.ckpt, or auto for the folder --run_dir, where
             nothing to resume means a new training.
 
@@ -91,22 +91,23 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     Raises:
         InputError: If there is nothing to go on with.
     """
-    if resume is None:
+    if resume is None and not (run_dir and RunFolder(Path(run_dir)).requeued):
         return None
     if resume == "auto" and run_dir is None:
         raise InputError("--resume auto: expected --run_dir too, the folder of the run to go on with")
-    path = Path(run_dir if resume == "auto" else resume)
-    checkpoint = path if path.suffix == ".ckpt" else path / "checkpoints" / "last.ckpt"
+    given = f"--run_dir {run_dir}" if resume is None else f"--resume {resume}"
+    path = Path(run_dir if resume in (None, "auto") else resume)
+    checkpoint = path if path.suffix == ".ckpt" else RunFolder(path).latest_checkpoint
     if not checkpoint.exists():
         if resume != "auto":
-            raise InputError(f"--resume {resume}: expected the last.ckpt of a training or the folder of its run")
+            raise InputError(f"{given}: expected the last.ckpt of a training or the folder of its run")
         if (path / CURVES_FILE).exists():
             raise InputError(f"--run_dir {path}: holds a training that has ended, without its checkpoints/last.ckpt")
         return None
     content = load_checkpoint(checkpoint)
     if "optimizer_states" not in content:
         raise InputError(
-            f"--resume {resume}: holds weights for use only, expected {checkpoint.with_name('last.ckpt')}; "
+            f"{given}: holds weights for use only, expected {checkpoint.with_name('last.ckpt')}; "
             f"--checkpoint {checkpoint} starts a new training from these weights"
         )
     folder = RunFolder(checkpoint.absolute().parents[1] if path == checkpoint else path)
@@ -114,7 +115,7 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
         raise InputError(f"--run_dir {run_dir}: --resume {resume} goes on in {folder.path}, expected the same or none")
     split = folder.read_json("split.json")
     if split is None:
-        raise InputError(f"--resume {resume}: expected split.json in {folder.path}, the folder of the run")
+        raise InputError(f"{given}: expected split.json in {folder.path}, the folder of the run")
     logger.info("going on from %s, after step %d", checkpoint, content["global_step"])
     record = folder.read_json("run.json") or {}
     return Resumed(checkpoint, content["global_step"], folder, split, record.get("wandb_id"), record.get("flags", {}))

@@ -64,10 +64,10 @@ class RunFolder:
         """Refuses a folder whose checkpoints a new training would overwrite.
 
         Raises:
-            InputError: If it holds some, and is not the folder of a job that a cluster has started again.
+            InputError: If it holds some.
         """
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
-        if checkpoint and not self.is_requeued:
+        if checkpoint:
             last = (self.checkpoints / "last.ckpt").exists()
             goes_on = f"; --resume {self.path} goes on with that training, with its other flags" if last else ""
             raise InputError(
@@ -76,9 +76,16 @@ class RunFolder:
             )
 
     @property
-    def is_requeued(self) -> bool:
-        """Whether it is of a job that a cluster has started again; Lightning goes on from the latest of these files."""
-        return any(self.path.glob("hpc_ckpt_*.ckpt"))
+    def requeued(self) -> list[Path]:
+        """Checkpoints that Lightning has written where SLURM announced to stop the job and start it again."""
+        return list(self.path.glob("hpc_ckpt_*.ckpt"))
+
+    @property
+    def latest_checkpoint(self) -> Path:
+        """The checkpoint to go on from; `last.ckpt` where there is none."""
+        last = self.checkpoints / "last.ckpt"
+        found = [path for path in (last, *self.requeued) if path.exists()]
+        return max(found, key=lambda path: path.stat().st_mtime, default=last)
 
     def make(self) -> None:
         """Makes the folder and checks that it can be written to.

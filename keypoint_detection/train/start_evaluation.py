@@ -29,7 +29,7 @@ class StartEvaluation(pl.Callback):
         self.row = row
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluates, unless there was a step: a cluster may have started the training again."""
+        """Evaluates before the first epoch."""
         if trainer.global_step > 0:
             return
         self.row.checkpoint_epoch = START_EPOCH

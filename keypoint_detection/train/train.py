@@ -76,7 +76,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     interrupted = call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())
-    if config["run_dir"] and config["resume"] is None:
+    elif config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
     # A training that goes on has all that it took over, and its source may be gone.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
@@ -146,7 +146,7 @@ def _start_records(
     if rank_zero_only.rank == 0:
         # hparams.yaml is for people: Lightning writes it in Python's own types, and in place.
         record |= {"chosen": reasons, "wandb_id": wandb_id, "flags": config}
-        folder.write_record(record, goes_on=interrupted is not None or folder.is_requeued)
+        folder.write_record(record, goes_on=interrupted is not None)
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
     csv_logger.log_hyperparams(config)
     return csv_logger, wandb_logger

@@ -183,12 +183,34 @@ def test_a_training_goes_on_as_it_was_decided_and_with_flags_in_any_form(tmp_pat
     assert record["resumed"][0]["flags"]["precision"] == record["flags"]["precision"] == "32-true"
 
 
-def test_a_job_that_a_cluster_starts_again_keeps_its_record(tmp_path):
-    flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1}
-    fit(**flags)
-    first = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "checkpoints" / "last.ckpt").rename(tmp_path / "hpc_ckpt_1.ckpt")
-    fit(**flags | {"max_epochs": 2})
-    record = json.loads((tmp_path / "run.json").read_text())
+def test_a_job_that_a_cluster_starts_again_ends_as_one_that_was_never_interrupted(tmp_path, monkeypatch):
+    for name, value in (("NTASKS", "1"), ("JOB_NAME", "boxes"), ("NODELIST", "localhost"), ("JOB_ID", "7")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    whole = fit(**SHORT, run_dir=str(tmp_path / "whole"))
+    folder = tmp_path / "again"
+    real = LossLogger.on_train_batch_end
+
+    def stopped(self, trainer, *arguments):
+        if trainer.current_epoch == 2:
+            trainer.save_checkpoint(folder / "hpc_ckpt_1.ckpt")  # as Lightning does at SIGUSR1, before last.ckpt is due
+            raise RuntimeError("stopped")
+        real(self, trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LossLogger, "on_train_batch_end", stopped)
+        with pytest.raises(RuntimeError, match="stopped"):
+            fit(**SHORT | {"checkpoint_every_n_epochs": 100}, run_dir=str(folder))
+    first = json.loads((folder / "run.json").read_text())
+    again = fit(**SHORT, run_dir=str(folder))  # the same command
+    record = json.loads((folder / "run.json").read_text())
     assert len(record.pop("resumed")) == 1
     assert record == first
+    losses = [[float(loss) for loss in logged(path)["validation/loss"]] for path in (folder, whole.run_dir)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    saved = torch.load(again.best_checkpoint, weights_only=True)["state_dict"]
+    for name, value in again.detector.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), saved[name].nan_to_num(7)), name
+    with pytest.raises(InputError, match="holds a training already"):
+        fit(**SHORT, run_dir=str(folder))
