@@ -280,8 +280,10 @@ class KeypointDetector(pl.LightningModule):
         if (epochs := self.hparams.freeze_encoder_epochs) == 0:
             return
         self._encoder_is_frozen = epochs == -1 or self.current_epoch < epochs
-        for module in self.backbone.encoder_modules():
-            module.train(not self._encoder_is_frozen)
+        self.backbone.train()  # not the encoder alone: what it keeps as in inference is for the backbone to say
+        if self._encoder_is_frozen:
+            for module in self.backbone.encoder_modules():
+                module.eval()
         for parameter in self._encoder_parameters:
             # Processes agree on what has a gradient when training starts, so with several of them it is computed.
             parameter.requires_grad_(not self._encoder_is_frozen or self.trainer.world_size > 1)

@@ -2,8 +2,10 @@ import builtins
 import sys
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
+from model_cases import make_batch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -199,6 +201,24 @@ def test_statistics_of_a_pretrained_encoder_stay(tmp_path):
         backbone(torch.rand(2, 3, 64, 64))
         after = dict(backbone.named_buffers())
         assert any(not torch.equal(before[name], after[name]) for name in before) is changes
+
+
+def test_statistics_of_a_pretrained_encoder_stay_when_it_is_released(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), path)
+    detector = KeypointDetector(
+        ["a", "b", "c"], heatmap_sigma=4.0, heatmap_stride=4, learning_rate=1e-3, freeze_encoder_epochs=1,
+        backbone_type="Smp",
+        backbone={"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16], "encoder_weights": str(path)},
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in detector.backbone.encoder.state_dict().items()}
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(detector, torch.utils.data.DataLoader([make_batch(seed) for seed in range(2)], batch_size=None))
+    after = detector.backbone.encoder.state_dict()
+    changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"weight", "bias"}
 
 
 def test_a_checkpoint_needs_neither_the_file_nor_a_download(tmp_path):
