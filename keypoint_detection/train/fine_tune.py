@@ -15,6 +15,7 @@ import wandb
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
+from keypoint_detection.models.hyperparameters import plain
 from keypoint_detection.train.wandb_connection import login_trouble
 from keypoint_detection.wording import first_line
 
@@ -43,7 +44,7 @@ class TrainedWeights:
             config: A value for every flag, those that `inherit` takes over included.
         """
         values = self.content["hyper_parameters"]
-        fits = all(config.get(name, value) == value for name, value in values["backbone"].items())
+        fits = all(plain(name, config.get(name, value)) == value for name, value in values["backbone"].items())
         return list(values["keypoint_channels"]) if fits else []
 
     def inherit(self, config: Mapping[str, Any]) -> dict[str, Any]:

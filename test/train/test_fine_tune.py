@@ -156,3 +156,17 @@ def test_a_network_that_few_weights_fit_knows_no_channel(trained, given, known):
     weights = find_trained_weights(str(trained[1]))
     flags = dict.fromkeys(BACKBONE) | {"backbone_type": "Unet", "heatmap_stride": "auto"} | given
     assert weights.channels(weights.inherit(flags)) == ["corner_keypoints", "nose"][:known]
+
+
+def test_weights_fit_the_flags_of_their_own_network(tmp_path):
+    detector = KeypointDetector(
+        ["nose"], backbone_type="DilatedCnn", backbone={"n_channels": 4, "dilations": (1, 2)},
+        heatmap_sigma=4.0, heatmap_stride=2, learning_rate=6e-3,
+    )  # fmt: skip
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content, tmp_path / "trained.ckpt")
+    network = ["--backbone_type", "DilatedCnn", "--n_channels", "4", "--dilations", "[1, 2]"]
+    flags = build_parser().parse_args(["--json_dataset_path", "labels.json", *network]).as_dict()
+    weights = find_trained_weights(str(tmp_path / "trained.ckpt"))
+    assert weights.channels(weights.inherit(flags)) == ["nose"]
+    assert weights.channels(weights.inherit(flags | {"dilations": (1, 3)})) == []
