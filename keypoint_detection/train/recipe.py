@@ -13,6 +13,7 @@ import numpy as np
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.flips import mirror_permutation, sides_without_partner
 from keypoint_detection.data.orientation import measure_orientation
+from keypoint_detection.errors import InputError
 from keypoint_detection.train.choices import Choices
 from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
 from keypoint_detection.wording import counted
@@ -167,7 +168,7 @@ def choose_recipe(
         The values.
 
     Raises:
-        InputError: If a size is none, or the pairs do not fit the channels.
+        InputError: If a size is none, sigma is larger than the images, or the pairs do not fit the channels.
     """
     choices = Choices()
     goes_on, start = _start(annotations.channel_names, trained_channels)
@@ -189,6 +190,10 @@ def choose_recipe(
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"
     sigma = choices.choose("heatmap_sigma", heatmap_sigma, sigma, reason)
+    if heatmap_sigma != "auto" and sigma > longer:
+        raise InputError(
+            f"--heatmap_sigma {sigma:g}: expected at most {longer}, the longer side in pixels of what the network sees"
+        )
     most = device.fitting(stride, shorter, longer) if device.fitting and batch_size == "auto" else math.inf
     batch = choices.choose("batch_size", batch_size, *_batch_size(device.kind, shorter, longer, most))
     rate = 6e-3 * min(1.0, math.sqrt(batch / 4))

@@ -195,6 +195,14 @@ def test_along_one_axis_neither_flip_is_chosen_where_names_tell_sides_without_a_
     assert sorted(concerned) == ["horizontal_flip", "vertical_flip"]
 
 
+def test_a_sigma_that_is_larger_than_the_images_is_refused(annotations):
+    assert choose(annotations, (640, 480), image_size=96, heatmap_sigma=96.0).heatmap_sigma == 96
+    wrong = "--heatmap_sigma 97: expected at most 96, the longer side in pixels of what the network sees"
+    with pytest.raises(InputError, match=wrong):
+        choose(annotations, (640, 480), image_size=96, heatmap_sigma=97.0)
+    assert choose(annotations, (2, 2), heatmap_stride=4).heatmap_sigma == pytest.approx(3.2)  # the least of that stride
+
+
 def test_what_is_given_is_kept_and_needs_no_reason(annotations):
     given = {
         "image_size": "100 200", "heatmap_stride": 2, "heatmap_sigma": 3.5, "batch_size": 7, "learning_rate": 0.1,
