@@ -16,11 +16,10 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import add_heatmaps, gather_images, images_of_batch
 from keypoint_detection.log_names import log_name, parse_log_name
-from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, ReportImage, run_information, worst_images, write_report
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
-from keypoint_detection.train.callbacks import MetricsLogger
+from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_logger import RunLogger
 
 logger = logging.getLogger(__name__)
@@ -34,15 +33,11 @@ MAX_HEATMAPS = 24  # each takes the network once more
 class FoundImages(pl.Callback):
     """Keeps what the validation and the test at the end of a training find in each image.
 
-    Args:
-        metrics: Knows the threshold distances.
-
     Attributes:
         images: `validation` and `test`, as far as they ran: what is true and what was found, by index in the set.
     """
 
-    def __init__(self, metrics: MetricsLogger) -> None:
-        self.metrics = metrics
+    def __init__(self) -> None:
         self.images: dict[str, dict[int, ReportImage]] = {}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -82,51 +77,43 @@ class FoundImages(pl.Callback):
 
 def write_final_report(
     trainer: pl.Trainer,
-    detector: KeypointDetector,
-    checkpoint: str,
+    result: TrainingResult,
     found: FoundImages,
-    path: Path,
-    metrics: Mapping[str, float],
     curves: Mapping[str, tuple[list[float], list[float]]],
-) -> Path | None:
+) -> None:
     """Writes the report. A picture that cannot be read, or a full disk, costs the report and not the training.
 
     Without a validation, as with `--limit_val_batches 0`, there is nothing to report.
 
     Args:
         trainer: The trainer, which has validated the best checkpoint.
-        detector: That checkpoint.
-        checkpoint: Its name: `best`, or `last` where there is no best one.
-        found: What it found.
-        path: The file to write.
-        metrics: Values that were logged for it, as `best/<name>`.
+        result: What the training came to. Its detector moves to the trainer's device.
+        found: What that checkpoint found.
         curves: Epochs and values by log name.
-
-    Returns:
-        The file, or None if it could not be written.
     """
     images = found.images.get("validation")
     if images is None:
         logger.info("no report was written: no image was validated")
-        return None
-    distances = _pixel_distances(found.metrics, images)
+        return
+    detector = result.detector
+    distances = _pixel_distances(result, images)
     # What was measured in fractions was within other distances in pixels where images differ in size.
-    in_pixels = found.metrics.threshold_unit == "pixel" or len(set(_diagonals(images))) == 1
+    in_pixels = result.threshold_unit == "pixel" or len(set(_diagonals(images))) == 1
     if in_pixels:
         curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
-    logged = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    logged = {name.removeprefix("best/"): value for name, value in result.metrics.items() if name.startswith("best/")}
     thresholds = usable_thresholds(detector.score_thresholds.cpu(), rounding_of(trainer.strategy.root_device.type))
     data = ReportData(
-        title=f"{path.parent.name}: validation set, {checkpoint} checkpoint",
+        title=f"{result.run_dir.name}: validation set, {result.best_checkpoint.stem} checkpoint",
         channel_names=list(detector.hparams.keypoint_channels),
         threshold_distances=sorted(set(distances.values())),
         images=list(images.values()),
         score_thresholds=thresholds.tolist(),
-        metrics=logged if found.metrics.threshold_unit == "pixel" else {},
+        metrics=logged if result.threshold_unit == "pixel" else {},
         test_images=list(found.images.get("test", {}).values()),
         curves=curves,
         curves_unit="px" if in_pixels else "of the image's diagonal",
-        run_info=run_information(run=str(path.parent), labels=str(trainer.datamodule.validation_annotations.source)),
+        run_info=run_information(run=str(result.run_dir), labels=str(trainer.datamodule.validation_annotations.source)),
         max_images=MAX_IMAGES,
         max_bytes=MAX_BYTES,
     )
@@ -136,11 +123,9 @@ def write_final_report(
         detector.to(trainer.strategy.root_device)
         dataset = trainer.datamodule.dataset("validation")
         add_heatmaps(detector, dataset, {index: images[index] for index in worst})
-        write_report(data, path)
+        write_report(data, result.run_dir / "report.html")
     except (InputError, OSError) as error:
         logger.warning("no report was written: %s", error)
-        return None
-    return path
 
 
 def log_report(run_logger: RunLogger, path: Path) -> None:
@@ -155,16 +140,16 @@ def log_report(run_logger: RunLogger, path: Path) -> None:
         run_logger.lose(error)
 
 
-def _pixel_distances(metrics: MetricsLogger, images: Mapping[int, ReportImage]) -> dict[float, float]:
+def _pixel_distances(result: TrainingResult, images: Mapping[int, ReportImage]) -> dict[float, float]:
     """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image.
 
     Where all images are of one size they are the very distances of the metrics, so that the report counts the same.
     """
-    if metrics.threshold_unit == "pixel":
-        return {distance: distance for distance in metrics.threshold_distances}
+    if result.threshold_unit == "pixel":
+        return {distance: distance for distance in result.threshold_distances}
     diagonals = _diagonals(images)
     median = float(np.median(diagonals)) if diagonals else 1.0
-    pixels = {distance: distance * median for distance in metrics.threshold_distances}
+    pixels = {distance: distance * median for distance in result.threshold_distances}
     if len(set(diagonals)) == 1:
         return {distance: float(f"{value:.5g}") for distance, value in pixels.items()}
     return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}

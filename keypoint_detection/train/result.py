@@ -1,4 +1,4 @@
-"""The end of a training: its best checkpoint evaluated, its curves drawn, and a table for the user."""
+"""The end of a training: its best checkpoint evaluated, and its curves drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -27,6 +26,7 @@ from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import log_picture
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
 from keypoint_detection.train.time_shares import TimeShares, advise
+from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
 
 logger = logging.getLogger(__name__)
@@ -38,77 +38,6 @@ CURVES = {
     *(("validation", kind) for kind in ("AP", "meanAP", "median_distance")),
     (None, "learning_rate"),
 }
-
-
-@dataclass
-class TrainingResult:
-    """What a training returns.
-
-    Attributes:
-        detector: The detector with the best weights, on the CPU.
-        run_dir: Folder of the run.
-        best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest;
-            `last.ckpt` where no evaluation saw a true keypoint.
-        metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
-            test set, if there is one.
-        threshold_distances: Distances at which the average precision was computed.
-        threshold_unit: Unit of these and of the errors: `pixel`, or `image` for fractions of the image's diagonal.
-        origin: Which epoch the best checkpoint is from, as text; none where it is the last.
-    """
-
-    detector: KeypointDetector
-    run_dir: Path
-    best_checkpoint: Path
-    metrics: dict[str, float]
-    threshold_distances: list[float]
-    threshold_unit: str
-    origin: str = ""
-
-    def table(self) -> str:
-        """The average precision per channel and threshold distance of each evaluated set, as text."""
-        sets = {"best": "validation set", "test": "test set"}
-        stages = [stage for stage in sets if f"{stage}/meanAP" in self.metrics]
-        checkpoint = f"{self.best_checkpoint.stem} checkpoint"
-        return "\n\n".join(self._table(stage, f"{sets[stage]}, {checkpoint}") for stage in stages)
-
-    def where_to_look(self) -> str:
-        """Which files of the run to open, as text."""
-        report = self.run_dir / "report.html"
-        in_browser = f"{report} in a browser, " if report.exists() else ""
-        profiles = [f"            {path}" for path in sorted(self.run_dir.glob("*profile*.txt"))]
-        traces = sorted(self.run_dir.glob("*profile*.trace.json"))
-        profiles += [f"            {path} (opens in ui.perfetto.dev)" for path in traces]
-        return "\n".join(
-            [
-                f"run folder: {self.run_dir}",
-                f"  look at   {in_browser}{self.run_dir / CURVES_FILE}",
-                f"            and the pictures in {self.run_dir / 'pictures'}",
-                *profiles,
-                f"  use       {self.best_checkpoint}",
-            ]
-        )
-
-    def _table(self, stage: str, title: str) -> str:
-        names = list(self.detector.hparams.keypoint_channels)
-        width = max(len(name) for name in [*names, "mean"])
-        columns = "".join(f"{f'AP@{distance:g}':>8}" for distance in self.threshold_distances)
-        header = f"{'':{width}}{columns}{'median error':>15}"
-        in_pixels = self.threshold_unit == "pixel"
-        unit, digits = ("px", 2) if in_pixels else ("", 4)
-        where = "at pixel distances" if in_pixels else "at fractions of the image's diagonal"
-        farthest = f"{max(self.threshold_distances):g} {unit}".strip()
-        legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}"
-        rows = [legend, header, "-" * len(header)]
-        for name in [*names, None]:
-            kind = "meanAP" if name is None else "AP"
-            keys = (log_name(kind, name, distance, stage) for distance in self.threshold_distances)
-            values = [self.metrics.get(key, math.nan) for key in keys]
-            cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
-            distance = self.metrics.get(log_name("median_distance", name, stage=stage), math.nan)
-            error = "-" if math.isnan(distance) else f"{distance:.{digits}f} {unit}".strip()
-            rows.append(f"{'mean' if name is None else name:{width}}{cells}{error:>15}")
-        rows.insert(-1, "-" * len(header))
-        return "\n".join(rows)
 
 
 def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
@@ -138,7 +67,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
     saved, steps = load_checkpoint(best), steps_per_epoch(trainer)
     metrics.row.checkpoint_epoch = saved["epoch"]
-    found = FoundImages(metrics)
+    found = FoundImages()
     trainer.callbacks.append(found)
     logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time
     with stops_when_terminated(trainer):
@@ -155,21 +84,23 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         with stops_when_terminated(trainer):
             trainer.test(detector, datamodule=trainer.datamodule, verbose=False)
         values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    text = origin.text(best.name, values.get("best/meanAP", math.nan)) if best.stem == "best" else ""
+    result = TrainingResult(
+        detector, folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit, text
+    )
     if trainer.is_global_zero:
         names = list(detector.hparams.keypoint_channels)
         unit = {"pixel": "pixels", "image": "diagonals of the image"}[metrics.threshold_unit]
         plot_curves(curves, folder.path / CURVES_FILE, EPOCH_AXIS, names, unit)
-        write_final_report(trainer, detector, best.stem, found, folder.path / "report.html", values, curves)
+        write_final_report(trainer, result, found, curves)
         log_picture(trainer, "curves", folder.path / CURVES_FILE)
     for run_logger in trainer.loggers:
         if isinstance(run_logger, RunLogger):
             log_checkpoint_artifact(run_logger, best)
             log_report(run_logger, folder.path / "report.html")
             finish_wandb(run_logger)
-    text = origin.text(best.name, values.get("best/meanAP", math.nan)) if best.stem == "best" else ""
-    return TrainingResult(
-        detector.cpu(), folder.path, best, values, metrics.threshold_distances, metrics.threshold_unit, text
-    )
+    detector.cpu()
+    return result
 
 
 def warn_of_hardly_learned(

@@ -36,10 +36,11 @@ from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
 from keypoint_detection.train.memory import explain_want_of_memory
 from keypoint_detection.train.metrics_file import MetricsFile
-from keypoint_detection.train.result import TrainingResult, finish
+from keypoint_detection.train.result import finish
 from keypoint_detection.train.resume import Resumed, find_interrupted
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_setup, create_trainer
+from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_connection import check_login
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
 
