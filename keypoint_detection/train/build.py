@@ -24,7 +24,7 @@ from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import MAX_KEYPOINTS
-from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.losses import LOSSES, LossTargets, evaluate_loss
 from keypoint_detection.train import flags
 from keypoint_detection.train.bad_loss import StopAtBadLoss
 from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
@@ -180,11 +180,15 @@ def check_detector(config: Mapping[str, Any]) -> None:
     strides = STRIDES if config["heatmap_stride"] == "auto" else (config["heatmap_stride"],)
     for stride in strides:
         try:
-            _warn_of_random_encoder(config, _untrained(config, ["channel"], stride).backbone)
+            detector = _untrained(config, ["channel"], stride)
             break
         except InputError:
             if stride == strides[-1]:
                 raise
+    nothing = torch.zeros(1, 1, 16, 16)  # on which a loss tells what is wrong with its arguments
+    targets = LossTargets(nothing, nothing > 0, nothing == 0)
+    evaluate_loss(detector.hparams.loss, detector.hparams.loss_arguments, nothing, targets)
+    _warn_of_random_encoder(config, detector.backbone)
     if not config["ema_decay"] and config["learning_rate_schedule"] == "cosine_to_half":
         logger.warning("--ema_decay 0: without an average, --learning_rate_schedule cosine ends better")
 

@@ -237,7 +237,13 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, named, tmp_pat
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"backbone_type": "Unett"}, "Unett"), ({"n_channels": 1}, "n_channels"), ({"optimizer": "sgd"}, "optimizer")],
+    [
+        ({"backbone_type": "Unett"}, "Unett"),
+        ({"n_channels": 1}, "n_channels"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"bce_keypoint_weight": -1.0}, "bce_keypoint_weight is -1"),
+        ({"loss": "focal", "focal_alpha": 0.5}, "focal_alpha is 0.5"),
+    ],
 )
 def test_flags_of_the_detector_are_checked_before_the_data_is_read(changes, named):
     flags = DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "missing.json"} | changes
