@@ -102,13 +102,16 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             0 <= values["minimal_keypoint_extraction_pixel_distance"] < math.inf,
             "0 or more, and finite",
         ),
-        "learning_rate": (values["learning_rate"] > 0, "more than 0"),
-        "weight_decay": (values["weight_decay"] >= 0, "0 or more"),
+        "learning_rate": (0 < values["learning_rate"] < math.inf, "more than 0, and finite"),
+        "weight_decay": (0 <= values["weight_decay"] < math.inf, "0 or more, and finite"),
         "learning_rate_warmup": (0 <= values["learning_rate_warmup"] < 1, "a share from 0 up to below 1"),
         "plateau_factor": (0 < values["plateau_factor"] < 1, "between 0 and 1"),
         "plateau_patience": (values["plateau_patience"] >= 0, "0 or more"),
         "plateau_relative_threshold": (0 <= values["plateau_relative_threshold"] < 1, "a share from 0 up to below 1"),
-        "encoder_learning_rate_factor": (values["encoder_learning_rate_factor"] >= 0, "0 or more"),
+        "encoder_learning_rate_factor": (
+            0 <= values["encoder_learning_rate_factor"] < math.inf,
+            "0 or more, and finite",
+        ),
         "freeze_encoder_epochs": (values["freeze_encoder_epochs"] >= -1, "-1 or more"),
     }
     for name, (is_right, expected) in ranges.items():

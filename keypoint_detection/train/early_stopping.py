@@ -17,15 +17,18 @@ class RelativeEarlyStopping(pl.Callback):
     """Stops when the validation loss no longer falls by a given fraction.
 
     Args:
-        early_stopping_relative_threshold: Fraction of the best validation loss by which a new one has to be lower to
-            count as progress. Negative values never stop.
+        early_stopping_relative_threshold: Fraction, below 1, of the best validation loss by which a new one has to be
+            lower to count as progress. Negative values never stop.
         early_stopping_patience: Validations without progress after which the training stops, at least 1.
     """
 
     def __init__(self, early_stopping_relative_threshold: float = -1.0, early_stopping_patience: int = 5) -> None:
+        threshold = early_stopping_relative_threshold
+        if not threshold < 1:
+            raise InputError(f"--early_stopping_relative_threshold {threshold}: expected below 1")
         if early_stopping_patience < 1:
             raise InputError(f"--early_stopping_patience {early_stopping_patience}: expected at least 1")
-        self.early_stopping_relative_threshold = early_stopping_relative_threshold
+        self.early_stopping_relative_threshold = threshold
         self.early_stopping_patience = early_stopping_patience
         self.best = math.inf
         self.without_progress = 0
