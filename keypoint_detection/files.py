@@ -75,16 +75,18 @@ def prepare_file(path: str | Path, asked: str) -> None:
     Raises:
         InputError: If it cannot.
     """
-    if Path(path).is_dir():
-        raise InputError(f"{asked}: is a folder, expected a file")
-    if is_special(Path(path)):
-        if not os.access(path, os.W_OK):
-            raise InputError(f"{asked}: cannot be written there (Permission denied)")
-        return
     try:
+        if Path(path).is_dir():
+            raise InputError(f"{asked}: is a folder, expected a file")
+        if is_special(Path(path)):
+            if not os.access(path, os.W_OK):
+                raise InputError(f"{asked}: cannot be written there (Permission denied)")
+            return
         folder = Path(path).resolve().parent  # a link is followed
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise InputError(f"{asked}: cannot be written there (a link that leads to itself)") from error
+    except OSError as error:  # as of a name that is too long
+        raise InputError(f"{asked}: cannot be written there ({error.strerror})") from error
     make_folder(folder, asked)
 
 
@@ -171,6 +173,14 @@ def _write_into(path: Path) -> Path | int | None:
                 stream.flush()
                 return os.dup(stream.fileno())
     return None if stat.S_ISREG(status.st_mode) else path
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is nothing at a path, as far as the system tells: in a folder that may not be read it does not."""
+    try:
+        return not path.exists()
+    except OSError:
+        return False
 
 
 def is_special(path: Path) -> bool:

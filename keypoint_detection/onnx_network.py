@@ -42,9 +42,12 @@ class OnnxNetwork:
             import onnxruntime
         except ImportError as error:
             raise InputError(f'{path} needs onnxruntime: pip install "keypoint_detection[export]"') from error
-        if not Path(path).is_file():
-            what = "is a folder, expected a file" if Path(path).is_dir() else "does not exist"
-            raise InputError(f"model {path} {what}")
+        try:
+            problem = "" if Path(path).is_file() else "is a folder" if Path(path).is_dir() else "does not exist"
+        except OSError as error:  # as of a name that is too long
+            problem = f"cannot be read ({error.strerror})"
+        if problem:
+            raise InputError(f"model {path} {problem}, expected a file")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

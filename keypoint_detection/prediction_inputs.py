@@ -34,13 +34,11 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
         path = Path(text)
         if len(paths) > 1 and drawn == absolute(path):  # as of `images/*`
             continue
-        if path.is_dir():
-            candidates = [file for file in sorted(path.rglob("*")) if _is_media(file)]
-        elif path.exists():
-            candidates = [path]
-        else:
-            matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
-            candidates = [Path(name) for name in sorted(matches) if _is_media(Path(name))]
+        try:
+            candidates = _expand(text)
+        except OSError as error:  # as of a name that is too long
+            wrong.append(f"{text}: cannot be read ({error.strerror})")
+            continue
         candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
         if not candidates and not path.exists() and not glob.has_magic(text):
             wrong.append(f"{text}: no such file or folder")
@@ -54,6 +52,17 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
     if not found:
         raise InputError(f"{' '.join(paths)}: expected other images than those of --overlays")
     return list(found.values()), wrong
+
+
+def _expand(text: str) -> list[Path]:
+    """The images and videos that a path, a folder or a glob leads to."""
+    path = Path(text)
+    if path.is_dir():
+        return [file for file in sorted(path.rglob("*")) if _is_media(file)]
+    if path.exists():
+        return [path]
+    matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
+    return [file for file in map(Path, sorted(matches)) if _is_media(file)]
 
 
 def absolute(path: Path) -> Path:

@@ -57,6 +57,35 @@ def test_the_help_of_the_program_lists_all_commands():
     assert all(f"  {command} " in usage() for command in COMMANDS)
 
 
+LONG = 300 * "x"  # more letters than the name of a file has
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        f"check --json_dataset_path {{labels}} --image_dataset_path {LONG}",
+        f"check --json_dataset_path {{labels}} --picture {LONG}.png",
+        f"convert --to coco --json_dataset_path {{labels}} --output {LONG}",
+        f"predict --checkpoint a.ckpt --output out.json {LONG}",
+        f"predict --checkpoint a.ckpt --output {LONG}.json {{images}}",
+        f"predict --checkpoint {LONG}.onnx --output {{folder}}/out.json {{images}}",
+        "convert --to coco --json_dataset_path {long} --output {folder}/out.json",
+        "check --json_dataset_path {long}",
+        "check --json_dataset_path {all_long}",
+    ],
+)
+def test_a_name_that_is_too_long_for_a_file_is_one_line(arguments, tmp_path, capsys):
+    for name, count in (("long", 1), ("all_long", 2)):
+        entries = [{"image_path": f"{i}{LONG}.png", "corner": [[0.5, 0.5]]} for i in range(count)]
+        (tmp_path / f"{name}.json").write_text(json.dumps({"dataset": entries}))
+    paths = {name: tmp_path / f"{name}.json" for name in ("long", "all_long")}
+    paths |= {"labels": TEST_DATASET / "annotations.json", "images": TEST_DATASET / "images", "folder": tmp_path}
+    assert main(arguments.format(**paths).split()) == 2
+    shown = capsys.readouterr()
+    (line,) = [line for line in (shown.out + shown.err).splitlines() if line.startswith("error: ")][:1]
+    assert LONG in line
+
+
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     assert main(["trian"]) == 2
     assert "unknown command 'trian'" in capsys.readouterr().err

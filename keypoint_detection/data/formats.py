@@ -76,10 +76,12 @@ def read_annotations(
     source, root = Path(json_path), Path(image_root)
     check_coordinates("keypoint_coordinates", keypoint_coordinates)
     reader = FORMATS[recognise(source)].read
-    if not root.is_dir():
-        raise InputError(
-            f"{root}: {'not a folder' if root.exists() else 'no such folder'}, expected the images' folder"
-        )
+    try:
+        problem = "" if root.is_dir() else "not a folder" if root.exists() else "no such folder"
+    except OSError as error:  # as of a name that is too long
+        problem = f"cannot be read ({error.strerror})"
+    if problem:
+        raise InputError(f"{root}: {problem}, expected the images' folder")
     with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
     _check_names(annotations)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,7 @@ from keypoint_detection.data.decoding import (
     decode_rgb,
 )
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import is_missing
 from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def scan_sizes(
     for index, header in scan_headers(annotations, chosen):
         if isinstance(header, InputError):
             path = annotations.path(index)
-            if index != chosen[0] or path.exists() or separator_advice(path):
+            if index != chosen[0] or not is_missing(path) or separator_advice(path):
                 raise header
             raise InputError(f"{header}; {folder_flag} names the folder that image paths are relative to")
         sizes[index] = header[:2]
@@ -214,7 +216,7 @@ def separator_advice(path: Path) -> str:
 
 
 def _reason(path: Path, error: OSError) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path's own fails, as of a name that is too long
         return "is a folder, expected an image file"
     if error.errno is not None:
         attempts = f" after {len(RETRY_WAITS) + 1} attempts" if error.errno in TRANSIENT_ERRORS else ""

@@ -22,6 +22,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import is_missing
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def check_dataset(
         sizes[index] = header[:2]
         report.sizes[header[:2]] += 1
         report.conversions.update(conversions(header))
-    if failed == len(annotations) > 1 and not any(annotations.path(index).exists() for index in range(failed)):
+    if failed == len(annotations) > 1 and all(is_missing(annotations.path(index)) for index in range(failed)):
         path = annotations.path(0)
         advice = separator_advice(path) or "--image_dataset_path names the folder that their paths are relative to"
         report.errors = [f"{annotations.source}: none of its {failed} images is there, such as {path}; {advice}"]
