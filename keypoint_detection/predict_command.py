@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def predict(
     images = processes.share([file for file in files if not is_video(file)])
     hidden = not images or processes.rank > 0 or None  # None: where standard error is no terminal
     with tqdm(total=len(images), unit="image", desc="predict", disable=hidden) as bar:
-        for chunk in _chunks(images, batch_size):
+        for chunk in (images[start : start + batch_size] for start in range(0, len(images), batch_size)):
             failed += _predict_images(chunk, root, predictor, journal, pictures)
             bar.update(len(chunk))
     for video in processes.share([file for file in files if is_video(file)]):
@@ -206,10 +207,6 @@ def _predict_frames(frames: Iterable[tuple[int, np.ndarray]], predictor: Keypoin
             yield number, frame, prediction
 
 
-def _chunks(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
 class _Overlays:
     """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs.
 
@@ -220,8 +217,8 @@ class _Overlays:
         self.folder = folder
         names = [absolute(file).relative_to(root).as_posix() for file in files]
         self._keep_endings = len({_overlay_path(folder / name, False) for name in names}) < len(names)
-        inputs = {file.resolve() for file in files}
-        if absolute(folder) == root or any(self._path(name).resolve() in inputs for name in names):
+        inputs = set(map(os.path.realpath, files))  # which knows links that lead to themselves, too
+        if absolute(folder) == root or any(os.path.realpath(self._path(name)) in inputs for name in names):
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
         make_folder(folder, f"--overlays {folder}")
 

@@ -61,6 +61,8 @@ def _expand(text: str) -> list[Path]:
         return [file for file in sorted(path.rglob("*")) if _is_media(file)]
     if path.exists():
         return [path]
+    if not glob.has_magic(text):
+        return []
     matches = glob.glob(text, recursive=True)  # noqa: PTH207  Path.glob refuses absolute patterns
     return [file for file in map(Path, sorted(matches)) if _is_media(file)]
 
@@ -73,7 +75,9 @@ def absolute(path: Path) -> Path:
 
 
 def _is_media(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
+    """Whether a file is an image or a video by its name; so is a link to nothing, which cannot be read."""
+    is_named = path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
+    return is_named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def is_video(path: Path) -> bool:

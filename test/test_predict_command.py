@@ -187,6 +187,22 @@ def test_paths_that_lead_to_nothing_beside_others_are_reported_and_skipped(check
     ]
 
 
+@pytest.mark.parametrize("what", ["", "*.png", "*"])
+def test_links_that_lead_to_nothing_are_reported_and_skipped(checkpoint, images, tmp_path, caplog, what):
+    (images / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (images / "round.png").symlink_to(images / "round.png")
+    (images / "notes").symlink_to(tmp_path / "nowhere")  # no image by its name
+    drawn = tmp_path / "drawn"
+    assert run(checkpoint, tmp_path / "out.json", "--overlays", drawn, images / what) == 1
+    skipped = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(skipped) == 2
+    assert skipped[0] == f"skipped: {images / 'gone.png'}: no such image file"
+    assert skipped[1].startswith(f"skipped: {images / 'round.png'}: cannot be read")
+    entries = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert [entry["image_path"] for entry in entries] == (["a.png"] if what else list(PLACES))
+    assert len(list(drawn.rglob("*.jpg"))) == len(entries)
+
+
 def test_several_paths_that_all_lead_to_nothing_are_bad_input(checkpoint, images, tmp_path, capsys):
     assert run(checkpoint, tmp_path / "out.json", images / "no.png", images / "none.png") == 2
     line = f"error: {images / 'no.png'}: no such file or folder; none of the 2 paths leads to an image or a video\n"
