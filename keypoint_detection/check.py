@@ -73,7 +73,7 @@ def _check_picture(picture: str) -> None:
     kind = Image.registered_extensions().get(Path(picture).suffix.lower())
     if kind not in Image.SAVE:
         raise InputError(f"--picture {picture}: expected a name that ends as pictures do, such as .png or .jpg")
-    prepare_file(picture, f"--picture {picture}")
+    prepare_file(picture, "--picture")
 
 
 def draw_examples(report: CheckReport) -> np.ndarray:

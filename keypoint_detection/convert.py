@@ -58,7 +58,7 @@ def convert(
     annotations = read_annotations(
         json_dataset_path, folder, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )
-    prepare_file(output, f"--output {output}")
+    prepare_file(output, "--output")
     sizes = scan_sizes(annotations, limit=None)
     annotations = leave_out_outside(annotations, sizes)
     FORMATS[to].write(annotations, Path(output), sizes, output_coordinates)

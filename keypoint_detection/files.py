@@ -65,16 +65,18 @@ def refuse_overwriting(source: str, output: str) -> None:
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")
 
 
-def prepare_file(path: str | Path, asked: str) -> None:
+def prepare_file(path: str | Path, flag: str) -> None:
     """Makes the folder of a file, and checks that the file can be written, before the work that fills it.
 
     Args:
         path: The file.
-        asked: What the user asked for, such as `--output numbers.json`.
+        flag: The flag that it was given for.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If it cannot, or the path is empty.
     """
+    check_given(str(path), flag)
+    asked = f"{flag} {path}"
     try:
         if Path(path).is_dir():
             raise InputError(f"{asked}: is a folder, expected a file")

@@ -79,10 +79,10 @@ def predict(
     target = Path(output)
     ending = target.suffix.lower()
     if format == "auto" and ending not in FORMAT_ENDINGS:
-        raise InputError(f"--output {target}: expected a name that ends with .json or .csv, or --format")
+        raise InputError(f"--output {output}: expected a name that ends with .json or .csv, or --format")
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
-    prepare_file(target, f"--output {target}")
+    prepare_file(target, "--output")
     if resume and is_special(target):
         raise InputError(f"--resume: expected an --output that is a file, got {target}")
     processes = processes or Processes(device)
@@ -96,7 +96,7 @@ def predict(
     }
     token = processes.gather(secrets.token_hex(8))[0]
     journal = _open_journal(unfinished(target, token), resume, settings, processes)
-    pictures = _Overlays(Path(overlays), root, files) if overlays else None
+    pictures = _Overlays(Path(overlays), root, files) if overlays is not None else None
     if processes.rank > 0:  # the first one says what all of them find
         wrong = []
     for line in wrong:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import check_given
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"}
@@ -25,11 +26,13 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
         line that says so.
 
     Raises:
-        InputError: If all of them lead to nothing.
+        InputError: If all of them lead to nothing, or the folder is an empty text.
     """
+    if overlays is not None:
+        check_given(overlays, "--overlays", "a folder")
     found: dict[Path, Path] = {}
     wrong: list[str] = []
-    drawn = absolute(Path(overlays)) if overlays else None
+    drawn = None if overlays is None else absolute(Path(overlays))
     for text in paths:
         path = Path(text)
         if len(paths) > 1 and drawn == absolute(path):  # as of `images/*`
@@ -40,8 +43,8 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
             wrong.append(f"{text}: cannot be read ({error.strerror})")
             continue
         candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
-        if not candidates and not path.exists() and not glob.has_magic(text):
-            wrong.append(f"{text}: no such file or folder")
+        if not candidates and not glob.has_magic(text) and not (text and path.exists()):
+            wrong.append(f"{text or repr(text)}: no such file or folder")
         elif not candidates:
             wrong.append(f"{text}: expected an image, a video, a folder with some, or a glob that matches some")
         for file in candidates:
@@ -57,6 +60,8 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
 def _expand(text: str) -> list[Path]:
     """The images and videos that a path, a folder or a glob leads to."""
     path = Path(text)
+    if not text:  # as of a variable of the shell that is not set, whose path would be the folder that one is in
+        return []
     if path.is_dir():
         return [file for file in sorted(path.rglob("*")) if _is_media(file)]
     if path.exists():

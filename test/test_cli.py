@@ -57,6 +57,34 @@ def test_the_help_of_the_program_lists_all_commands():
     assert all(f"  {command} " in usage() for command in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("check --json_dataset_path=", "--json_dataset_path"),
+        ("check --json_dataset_path labels.json --picture=", "--picture"),
+        ("convert --to coco --json_dataset_path= --output coco.json", "--json_dataset_path"),
+        ("convert --to coco --json_dataset_path labels.json --output=", "--output"),
+        ("evaluate --checkpoint a.ckpt --json_dataset_path=", "--json_dataset_path"),
+        ("evaluate --checkpoint a.ckpt --json_dataset_path labels.json --output=", "--output"),
+        ("evaluate --checkpoint a.ckpt --json_dataset_path labels.json --report=", "--report"),
+        ("predict --checkpoint a.ckpt --output out.json --overlays= images", "--overlays"),
+    ],
+)
+def test_an_empty_path_as_of_an_unset_variable_is_one_line(arguments, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").symlink_to(TEST_DATASET / "images")
+    (tmp_path / "labels.json").symlink_to(TEST_DATASET / "annotations.json")
+    assert main(arguments.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {named}: is empty, expected a ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "labels.json"]
+
+
+def test_an_empty_path_is_not_the_folder_that_a_user_is_in(monkeypatch, capsys):
+    monkeypatch.chdir(TEST_DATASET)
+    assert main(["predict", "--checkpoint", "a.ckpt", "--output", "out.json", ""]) == 2
+    assert capsys.readouterr().err == "error: '': no such file or folder\n"
+
+
 LONG = 300 * "x"  # more letters than the name of a file has
 
 

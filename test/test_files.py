@@ -111,7 +111,7 @@ def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
     link = tmp_path / "link"
     link.symlink_to(link)
     with pytest.raises(InputError, match=r"--output .*link: cannot be written there"):
-        prepare_file(link, f"--output {link}")
+        prepare_file(link, "--output")
     with pytest.raises(OSError, match="link"):
         write_atomic(link, "text")
     assert link.is_symlink()
@@ -120,7 +120,7 @@ def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
 def test_a_pipe_needs_no_room_in_its_folder(tmp_path):
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)
-    prepare_file(fifo, "--output pipe")
+    prepare_file(fifo, "--output")
     assert unfinished(fifo, "a").parent != tmp_path
     assert unfinished(tmp_path / "file", "a") == tmp_path / "file"
 

@@ -18,7 +18,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
 from keypoint_detection.evaluation.summary import Evaluation, summarise
-from keypoint_detection.files import prepare_file, writing
+from keypoint_detection.files import check_given, prepare_file, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
@@ -90,9 +90,10 @@ def evaluate(
         raise InputError(f"--recall {recall:g}: expected a number above 0 and below 1")
     if recall is not None and Path(checkpoint).suffix in (SAFETENSORS, ".onnx"):
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
+    check_given(str(json_dataset_path), "--json_dataset_path")
     processes = processes or Processes(device)
     if report is not None:
-        prepare_file(report, f"--report {report}")
+        prepare_file(report, "--report")
     predictor = KeypointPredictor(checkpoint, device=processes.device, score_threshold=score_threshold)
     network = predictor.network
     distances, unit = chosen_distances(network.evaluation, maximal_gt_keypoint_pixel_distances, threshold_unit)
@@ -209,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(arguments).as_dict()
     processes = call(start_processes, config)
-    if config["output"]:
-        prepare_file(config["output"], f"--output {config['output']}")
+    if config["output"] is not None:
+        prepare_file(config["output"], "--output")
     evaluation = call(evaluate, config, processes=processes)
     if processes.rank != 0:
         return 0

@@ -50,7 +50,7 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
         raise InputError(f"--half: expected an --output that ends with .onnx, got {output}")
     if opset < LOWEST_OPSET:
         raise InputError(f"--opset {opset}: expected at least {LOWEST_OPSET}")
-    prepare_file(path, f"--output {output}")
+    prepare_file(path, "--output")
     network = TorchNetwork(checkpoint, device="cpu")
     if path.suffix == ".pt2":
         from keypoint_detection.export.program import write_program  # torch's compiler takes a second to import
