@@ -61,7 +61,7 @@ def refuse_overwriting(source: str, output: str) -> None:
     Raises:
         InputError: If both are one.
     """
-    if Path(output).resolve() == Path(source).resolve():
+    if os.path.realpath(output) == os.path.realpath(source):  # which knows links that lead to themselves, too
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")
 
 

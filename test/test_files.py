@@ -117,6 +117,13 @@ def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
     assert link.is_symlink()
 
 
+def test_a_command_refuses_a_link_that_leads_to_itself(data, tmp_path, capsys):
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    assert convert(data, link) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output {link}: cannot be written there")
+
+
 def test_a_pipe_needs_no_room_in_its_folder(tmp_path):
     fifo = tmp_path / "pipe"
     os.mkfifo(fifo)

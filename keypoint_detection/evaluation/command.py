@@ -18,7 +18,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
 from keypoint_detection.evaluation.summary import Evaluation, summarise
-from keypoint_detection.files import check_given, prepare_file, writing
+from keypoint_detection.files import check_given, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
@@ -210,6 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(arguments).as_dict()
     processes = call(start_processes, config)
+    for written in ("output", "report"):
+        for read in ("checkpoint", "json_dataset_path", "split"):
+            if config[written] and config[read]:
+                refuse_overwriting(config[read], config[written])
     if config["output"] is not None:
         prepare_file(config["output"], "--output")
     evaluation = call(evaluate, config, processes=processes)

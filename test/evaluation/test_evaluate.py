@@ -250,6 +250,21 @@ def test_an_exported_file_is_evaluated_like_its_checkpoint(folder, tmp_path, ima
     assert "data:image" in (tmp_path / "model.onnx.html").read_text()
 
 
+@pytest.mark.parametrize("flag", ["--output", "--report"])
+@pytest.mark.parametrize("name", ["best.ckpt", "labels.json", "split.json", "link.json"])
+def test_nothing_that_is_read_is_overwritten(folder, tmp_path, capsys, flag, name):
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["0.png"], "validation": ["1.png"]}))
+    (tmp_path / "link.json").symlink_to(tmp_path / "labels.json")
+    before = (tmp_path / name).read_bytes()
+    flags = ["--checkpoint", "best.ckpt", "--json_dataset_path", "labels.json", "--split", "split.json", flag, name]
+    words = [str(tmp_path / word) if "." in word else word for word in flags]
+    assert main(["evaluate", *words, "--device", "cpu"]) == 2
+    assert f"{name}: would overwrite the file that is read, expected another name" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
