@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -109,7 +110,8 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Shortens a text in its middle until it fits into a width in pixels."""
+    """Shortens a text in its middle until it fits into a width in pixels, on one line."""
+    text = re.sub(r"\s", " ", text)  # Pillow measures no text that goes over several lines
     kept = len(text)
     shortened = text
     while font.getlength(shortened) > width and kept > 2:

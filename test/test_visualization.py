@@ -155,6 +155,17 @@ def test_the_legend_of_a_narrow_picture_names_the_channels_only():
     assert not np.array_equal(explained[1], other[1])
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_name_with_the_end_of_a_line_is_written_on_one(end):
+    picture = np.zeros((40, 300, 3), dtype=np.uint8)
+    space = len(end) * " "
+    written, plain = (
+        np.concatenate([add_legend(picture, {name: ""}, "ring"), image_grid([[picture]], [name])[:64, :300]])
+        for name in (f"left{end}eye", f"left{space}eye")
+    )
+    assert np.array_equal(written, plain)
+
+
 def test_what_marks_mean_goes_on_in_the_next_line_at_a_comma():
     picture = np.zeros((8, 300, 3), dtype=np.uint8)
     heights = [
