@@ -80,6 +80,8 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
     for member in members:
         if member not in available:
             hint = did_you_mean(member, available, '"{}"') or ", expected some of: " + ", ".join(available)
+            if member == members[0] != word:
+                hint += f"; {word} merges into it"
             raise InputError(f'{source}: no channel "{member}" of keypoint_channels in the file{hint}')
     return ChannelGroup(members[0], members)
 

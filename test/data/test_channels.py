@@ -18,6 +18,17 @@ def test_members_of_channels(spec, names, members):
     assert channel_members(spec, names) == members
 
 
+def test_a_name_that_channels_are_merged_into_has_to_be_one_of_the_file():
+    for word, line in (
+        ("a=x", 'no channel "a" of keypoint_channels in the file, expected some of: x, y; a=x merges into it'),
+        ("x=a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
+        ("a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
+    ):
+        with pytest.raises(InputError) as raised:
+            parse_channels([word], ["x", "y"], "file")
+        assert str(raised.value) == f"file: {line}"
+
+
 def test_a_group_takes_the_members_that_there_are():
     groups = parse_channels([ChannelGroup("a", ("a", "b", "c")), "d"], ["b", "c", "d"], "file")
     assert groups == [ChannelGroup("a", ("b", "c")), ChannelGroup("d", ("d",))]
