@@ -61,7 +61,7 @@ def check(
     sys.stdout.flush()  # before a picture that may fail
     if picture is not None and report.examples:
         with writing(f"--picture {picture}"):
-            Image.fromarray(draw_examples(report)).save(picture)
+            Image.fromarray(draw_examples(report)).save(Path(picture))
         sys.stdout.write(f"\npicture: {picture}\n")
     return report
 
