@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
 
     Returns:
         `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the distances of
-        matched detections in pixels; `precision`, `recall`, `f1` at the score threshold; `best_f1` and its
+        matched detections in pixels; `precision`, `recall`, `f1` at the score `threshold`; `best_f1` and its
         `best_threshold`, `best_precision` and `best_recall`. NaN where undefined.
     """
     scores, distances, num_truths = matches.of_channel(channel)
@@ -88,13 +89,13 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
     shown = scores >= threshold
     hits, count = int((matched & shown).sum()), int(shown.sum())
     best = best_f1(scores, matched, num_truths)
-    quantiles = near[matched].quantile(torch.tensor([0.5, 0.9], dtype=torch.float64)) if matched.any() else None
+    median, p90 = np.quantile(near[matched].numpy(), [0.5, 0.9]).tolist() if matched.any() else (math.nan, math.nan)
     return {
         "truths": num_truths,
         "average_precision": average_precision(scores, ~distances.isnan(), num_truths).tolist(),
-        "median": math.nan if quantiles is None else quantiles[0].item(),
+        "median": median,
         "mean": near[matched].mean().item(),
-        "p90": math.nan if quantiles is None else quantiles[1].item(),
+        "p90": p90,
         "precision": hits / count if count else math.nan,
         "recall": hits / num_truths if num_truths else math.nan,
         "f1": 2 * hits / (count + num_truths) if num_truths else math.nan,

@@ -21,6 +21,7 @@ from keypoint_detection.report.measured import measure
 from keypoint_detection.report.statistics import (
     Points,
     calibration_bins,
+    channel_numbers,
     curve_points,
     histogram,
     image_errors,
@@ -46,6 +47,17 @@ def test_numbers_are_those_of_the_metrics():
         assert rows[name]["F1"] == pytest.approx(where[f"best_f1/{name}"], abs=1e-12)
         assert rows[name]["Precision"] == pytest.approx(where[f"precision/{name}"], abs=1e-12)
     assert rows["mean"]["AP 4 px"] == pytest.approx(expected["meanAP/d=4"], abs=1e-12)
+
+
+def test_more_matches_than_quantiles_of_older_torch_take(monkeypatch):
+    def limited(*_):
+        raise RuntimeError("quantile() input tensor is too large")  # of 2 ** 24 numbers, up to the summer of 2026
+
+    monkeypatch.setattr(torch.Tensor, "quantile", limited)
+    near = torch.linspace(0, 1, 11, dtype=torch.float64)
+    whole = torch.zeros(11, dtype=torch.int64)
+    numbers = channel_numbers(Matches(whole, whole, near, near[:, None], torch.tensor([11])), 0, 0, 0.5)
+    assert [numbers[key] for key in ("median", "mean", "p90")] == pytest.approx([0.5, 0.5, 0.9])
 
 
 def test_numbers_worked_out_by_hand():
