@@ -25,7 +25,7 @@ from harness import add_json_flag, exit_code, machine, prepare_json, write_json
 
 from keypoint_detection import fit
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import image_size
+from keypoint_detection.data.images import read_header
 from keypoint_detection.errors import InputError
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.wording import counted
@@ -67,7 +67,7 @@ def single_keypoints(json_path: Path) -> Iterator[SingleKeypoint]:
     annotations = read_annotations(json_path, json_path.parent)
     for index in range(len(annotations)):
         path = annotations.path(index)
-        width, height = image_size(path)
+        width, height = read_header(path)[:2]
         for name, xy in zip(annotations.channel_names, annotations.keypoints(index, width, height), strict=True):
             if len(xy) == 1:
                 yield SingleKeypoint(path, math.hypot(width, height), name, xy[0])

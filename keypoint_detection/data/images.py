@@ -75,15 +75,6 @@ def load_reduced(
     return _with_image(Path(path), lambda image: decode_reduced(image, needed))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels of an image after its EXIF rotation; reads the header only.
-
-    Raises:
-        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
-    """
-    return read_header(path)[:2]
-
-
 def read_header(path: str | Path) -> ImageHeader:
     """Reads what the header of an image file says.
 

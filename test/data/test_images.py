@@ -13,7 +13,7 @@ from PIL import Image
 from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
 from keypoint_detection.data.image_cache import ImageCache, create_cache
-from keypoint_detection.data.images import image_size, load_image, load_reduced, read_header, scan_sizes
+from keypoint_detection.data.images import load_image, load_reduced, read_header, scan_sizes
 from keypoint_detection.errors import InputError
 
 RED, HALF = (255, 0, 0), (200, 100, 50)
@@ -68,7 +68,7 @@ def test_every_kind_becomes_rgb(tmp_path, image, suffix, expected):
     assert loaded.dtype == np.uint8
     assert loaded.flags.writeable
     assert np.array_equal(loaded, np.full((2, 3, 3), expected, np.uint8))
-    assert image_size(path) == (3, 2)
+    assert read_header(path)[:2] == (3, 2)
 
 
 def test_transparent_colour_of_a_palette_is_black(tmp_path):
@@ -105,7 +105,7 @@ def test_exif_rotation(tmp_path, orientation, suffix):
     Image.fromarray(stored.repeat(scale, 0).repeat(scale, 1)).save(path, exif=exif, **options)
     loaded = load_image(path)
     width, height = (6, 4) if orientation < 5 else (4, 6)
-    assert image_size(path) == (width * scale, height * scale) == loaded.shape[1::-1]
+    assert read_header(path)[:2] == (width * scale, height * scale) == loaded.shape[1::-1]
     assert read_header(path).rotated == (orientation != 1)
     small = loaded[scale // 2 :: scale, scale // 2 :: scale, 0].astype(int)
     column, row = ORIENTATIONS[orientation]
@@ -176,7 +176,7 @@ def test_transient_errors_are_tried_again_with_growing_waits(tmp_path, monkeypat
     waits.clear()
     monkeypatch.setattr(images.Image, "open", FailingOpen(100, errno.EIO))
     with pytest.raises(InputError, match=rf"image\.png: cannot be read after {len(images.RETRY_WAITS) + 1} attempts"):
-        image_size(path)
+        read_header(path)
     assert tuple(waits) == images.RETRY_WAITS
     waits.clear()
     monkeypatch.setattr(images.Image, "open", FailingOpen(100, errno.EACCES))
