@@ -124,7 +124,7 @@ def choose_crop(
     """
     crop = crop_side(longer, across, accelerator)
     most = _quantile(across, 0.9) * longer
-    reason = f"faster than whole images of {longer} px, whose keypoints mostly lie at most {most:.0f} px across"
+    reason = f"faster than whole images of {longer} px, whose keypoints mostly span a diagonal of at most {most:.0f} px"
     chosen = choices.choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
     if size is None:

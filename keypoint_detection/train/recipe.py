@@ -185,7 +185,7 @@ def choose_recipe(
     crop, longer, shorter = choose_crop(choices, train_crop_size, longer, shorter, across, device.kind)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
-    reason = f"the shorter side of the images is then {shorter} px{near}"
+    reason = f"the shorter side of the {'parts' if crop else 'images'} is then {shorter} px{near}"
     stride = choices.choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
     sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
     reason = f"for a side of {longer} px and cells of {stride} px{near}"

@@ -39,6 +39,20 @@ def arrows(folder, angles):
     return read_annotations(folder / "labels.json", folder)
 
 
+def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
+    entries = []
+    for index in range(21):
+        Image.new("L", (480, 360)).save(tmp_path / f"{index}.png")
+        corners = [[60, 40], [400, 340]] if index < 10 else [[60, 40], [100, 70]]  # 453 px apart, and 50 px
+        entries.append({"image_path": f"{index}.png", "corner": corners})
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}), encoding="utf-8")
+    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (480, 360), image_size=416)
+    assert recipe.train_crop_size == [288, 288]
+    reason = "faster than whole images of 416 px, whose keypoints mostly span a diagonal of at most 393 px"
+    assert recipe.reasons["train_crop_size"] == reason
+    assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the parts is then 288 px")
+
+
 @pytest.mark.parametrize(
     ("size", "accelerator", "image_size", "stride"),
     [
