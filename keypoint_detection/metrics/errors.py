@@ -182,11 +182,13 @@ def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Cl
     ids = torch.arange(n_channels, device=xy.device)
     channels = ids.repeat_interleave(n_detections), ids.repeat_interleave(truths.shape[2])
     points = xy.masked_fill(~wrong[..., None], torch.nan).flatten(1, 2)
+    # Truths of the own channel are farther than 2 d from all that is still unnamed, so any truth near is another's.
+    near = within(points, truths.flatten(1, 2), distance)
+    points = points.masked_fill(~near[..., None], torch.nan)  # few are left to claim anything, one after another
     taken = claim(points, scores.flatten(1, 2), free.flatten(1, 2), distance, channels)
     free = take_away(free.flatten(1, 2), taken).view_as(free)
     claimed = torch.where(taken >= 0, channels[1][taken.clamp_min(0)], -1) if truths.shape[2] else taken
-    # Truths of the own channel are farther than 2 d from all that is still unnamed, so any truth near is another's.
-    name(within(points, truths.flatten(1, 2), distance).view_as(wrong), WRONG_CHANNEL)
+    name(near.view_as(wrong), WRONG_CHANNEL)
     return Classification(kinds, ~free.isnan().any(-1), claimed.view(n_images, n_channels, n_detections))
 
 
