@@ -247,7 +247,9 @@ class _Overlays:
         with writer:
             for number, frame, prediction in frames:
                 with writing(asked):
-                    writer.append_data(_draw(frame, prediction))
+                    picture = _draw(frame, prediction)
+                    odd = (picture.shape[0] % 2, picture.shape[1] % 2)  # which videos cannot be
+                    writer.append_data(np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge"))
                 count += 1
                 yield number, frame, prediction
         if count and not path.is_file():  # ffmpeg, a process of its own, fails without a word

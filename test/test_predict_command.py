@@ -331,6 +331,16 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
     assert all(np.abs(a.astype(int) - b).max() > 60 for a, b in zip(drawn, plain, strict=True))
 
 
+@pytest.mark.parametrize("size", [(41, 61), (41, 161)])  # without a legend, and with one
+def test_a_video_of_odd_sides_is_drawn_pixel_by_pixel_and_not_resized(checkpoint, tmp_path, caplog, size):
+    video = tmp_path / "moving.avi"
+    imageio.mimwrite(video, [dots(size, PLACES["a.png"])] * 2, fps=10, codec="png", macro_block_size=1)
+    assert run(checkpoint, tmp_path / "out.csv", video, "--overlays", tmp_path / "drawn") == 0
+    drawn = imiter(tmp_path / "drawn" / "moving.mp4", plugin="FFMPEG")
+    assert all(frame.shape[1] == size[1] + 1 and frame.shape[0] % 2 == 0 for frame in drawn)
+    assert not [record for record in caplog.records if record.name.startswith("imageio") and "resizing" in record.msg]
+
+
 @pytest.mark.parametrize("missing", ["nothing.png", "nowhere/*.png"])
 def test_a_path_that_leads_to_nothing_is_bad_input(checkpoint, tmp_path, missing, capsys):
     assert run(checkpoint, tmp_path / "out.json", tmp_path / missing) == 2
