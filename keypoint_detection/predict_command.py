@@ -52,7 +52,8 @@ def predict(
     """Find keypoints in files, folders, globs and videos, and write them to a file.
 
     Args:
-        paths: Images, videos, folders (with all below) and globs; those that lead to nothing beside others are skipped.
+        paths: Images, videos, folders (with all below but what links to other folders lead to) and globs; those that
+            lead to nothing beside others are skipped.
         checkpoint: Checkpoint of a training, or an ONNX file of `keypoint-detection export`.
         output: File to write.
         format: What to write: native (this library's own, which can be corrected and trained on), csv or coco
@@ -286,8 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
     )
     parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
-    text = "Images, videos, folders (with all below) and globs; what cannot be found or read is reported and skipped."
-    parser.add_argument("paths", nargs="+", help=text)
+    text = "Images, videos, folders (with all below but what links to other folders lead to) and globs; "
+    parser.add_argument("paths", nargs="+", help=text + "what cannot be found or read is reported and skipped.")
     config: dict[str, Any] = parser.parse_args(arguments).as_dict()
     processes = flags.call(start_processes, config)
     try:

@@ -15,7 +15,7 @@ VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg
 
 
 def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list[Path], list[str]]:
-    """Expands files, folders (with all below) and globs to the images and videos among them.
+    """Expands files, folders (with all below, links to folders not followed) and globs to images and videos.
 
     Args:
         paths: As the user typed them.

@@ -203,6 +203,14 @@ def test_links_that_lead_to_nothing_are_reported_and_skipped(checkpoint, images,
     assert len(list(drawn.rglob("*.jpg"))) == len(entries)
 
 
+def test_links_to_folders_below_a_folder_are_not_followed_and_those_that_are_given_are(images, tmp_path):
+    (tmp_path / "given").symlink_to(images)
+    (images / "up").symlink_to(tmp_path)
+    found, wrong = find_inputs([str(tmp_path / "given")])
+    assert [path.relative_to(tmp_path / "given").as_posix() for path in found] == list(PLACES)
+    assert not wrong
+
+
 def test_several_paths_that_all_lead_to_nothing_are_bad_input(checkpoint, images, tmp_path, capsys):
     assert run(checkpoint, tmp_path / "out.json", images / "no.png", images / "none.png") == 2
     line = f"error: {images / 'no.png'}: no such file or folder; none of the 2 paths leads to an image or a video\n"
