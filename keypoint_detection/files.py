@@ -70,7 +70,7 @@ def prepare_file(path: str | Path, flag: str) -> None:
 
     Args:
         path: The file.
-        flag: The flag that it was given for.
+        flag: The flag that it was given for, or other words that it stands behind in messages.
 
     Raises:
         InputError: If it cannot, or the path is empty.

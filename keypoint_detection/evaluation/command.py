@@ -95,6 +95,8 @@ def evaluate(
     if report is not None:
         prepare_file(report, "--report")
     predictor = KeypointPredictor(checkpoint, device=processes.device, score_threshold=score_threshold)
+    if recall is not None:
+        prepare_file(checkpoint, f"--recall {recall:g} stores thresholds in")
     network = predictor.network
     distances, unit = chosen_distances(network.evaluation, maximal_gt_keypoint_pixel_distances, threshold_unit)
     distance = _choose_distance(distance, distances)

@@ -1,5 +1,6 @@
 """Evaluating a checkpoint: numbers worked out by hand, files, flags, and thresholds with a promise."""
 
+import errno
 import json
 import shutil
 
@@ -9,9 +10,11 @@ import torch
 from colour_detector import colour_checkpoint, dots
 from PIL import Image
 
+from keypoint_detection import files
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
+from keypoint_detection.evaluation import command
 from keypoint_detection.evaluation.command import evaluate
 from keypoint_detection.metrics import METRICS, KeypointMetric
 from keypoint_detection.predict import KeypointPredictor
@@ -263,6 +266,18 @@ def test_nothing_that_is_read_is_overwritten(folder, tmp_path, capsys, flag, nam
     assert main(["evaluate", *words, "--device", "cpu"]) == 2
     assert f"{name}: would overwrite the file that is read, expected another name" in capsys.readouterr().err
     assert (tmp_path / name).read_bytes() == before
+
+
+def test_thresholds_that_could_not_be_stored_are_refused_before_the_work(folder, monkeypatch, capsys):
+    def read_only(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(command, "run_network", pytest.fail)
+    flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--recall", 0.3]
+    assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 2
+    where = f"--recall 0.3 stores thresholds in {folder / 'best.ckpt'}"
+    assert capsys.readouterr().err == f"error: {where}: cannot be written there (Read-only file system)\n"
 
 
 def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
