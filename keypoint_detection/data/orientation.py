@@ -16,7 +16,9 @@ from keypoint_detection.data.annotations import Annotations
 # Numbers that one look at the labels may hold; the rest of a large set says the same.
 _MOST_VALUES = 2_000_000
 _FEWEST_IMAGES = 5
-# Centres of two channels that are nearer than this, as a fraction of the image's longer side, tell no direction.
+# Centres of two channels that are nearer than this, as a fraction of the image's longer side or, in a small object, of
+# the diagonal of the box around all keypoints, tell no direction.
+_NEAREST_IN_BOX = 0.1
 _NEAREST = 0.05
 # Channels whose triples are looked at, values at once, images that have to show a triple, since either hand may come by
 # chance, and the least mean of the sine at its first channel: flatter ones have no hand.
@@ -62,18 +64,23 @@ def measure_orientation(
     known = np.flatnonzero(sizes.min(axis=1) > 0)
     chosen = known[:: max(1, -(-len(known) * channels**2 // _MOST_VALUES))]
     centres = np.full((len(chosen), channels, 2), np.nan)
+    diagonals = np.full(len(chosen), np.nan)
     for row, index in enumerate(chosen.tolist()):
         width, height = sizes[index].tolist()
-        for channel, points in enumerate(annotations.keypoints(index, width=width, height=height)):
+        keypoints = annotations.keypoints(index, width=width, height=height)
+        for channel, points in enumerate(keypoints):
             if len(points):
                 centres[row, channel] = points.mean(axis=0) / max(width, height)
+        if sum(map(len, keypoints)) > 1:
+            diagonals[row] = np.hypot(*np.ptp(np.concatenate(keypoints), axis=0)) / max(width, height)
     order = list(mirrored_channels) if mirrored_channels is not None else list(range(channels))
     flipped = centres[:, order] * np.array([-1.0, 1.0])
     first, second = np.triu_indices(channels, k=1)
     vectors, flipped_vectors = (c[:, second] - c[:, first] for c in (centres, flipped))
     lengths = np.hypot(*np.moveaxis(vectors, -1, 0))
     usable = (~np.isnan(lengths)).sum(axis=0) >= _FEWEST_IMAGES
-    usable[usable] = np.nanmedian(lengths[:, usable], axis=0) >= _NEAREST
+    nearest = min(_NEAREST, _NEAREST_IN_BOX * np.nanmedian(diagonals)) if usable.any() else _NEAREST
+    usable[usable] = np.nanmedian(lengths[:, usable], axis=0) >= nearest
     if not usable.any():
         return None
     units, flipped_units = _units(vectors[:, usable]), _units(flipped_vectors[:, usable])

@@ -93,9 +93,18 @@ def test_nothing_is_told_by_one_channel_or_by_few_images(tmp_path):
     assert measure_orientation(annotations, sizes, None) is None
 
 
-@pytest.mark.parametrize(("apart", "tells"), [(9, False), (11, True)])
-def test_channels_that_are_nearer_than_a_twentieth_of_the_image_tell_no_direction(tmp_path, apart, tells):
-    found = measure_orientation(*data_set(tmp_path, [0] * 8, {"a": (0, 0), "b": (0, apart)}), mirrored_channels=None)
+@pytest.mark.parametrize(
+    ("half", "apart", "tells"),
+    # A twentieth of the image is 10 px; a tenth of the box's diagonal is 11.7 px, and 2.8 or 3 px in the small object.
+    [(40, 9, False), (40, 11, True), (10, 2, False), (10, 4, True)],
+)
+def test_channels_whose_centres_are_near_tell_no_direction(tmp_path, half, apart, tells):
+    Image.new("L", (200, 200)).save(tmp_path / "0.png")
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * half + 100
+    entry = {"image_path": "0.png", "outer": corners.tolist(), "inner": (corners * 0.9 + 10 + [0, apart]).tolist()}
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": [entry]}))
+    annotations = read_annotations(tmp_path / "labels.json", tmp_path).subset([0] * 8)
+    found = measure_orientation(annotations, np.full((8, 2), 200), mirrored_channels=None)
     assert (found is not None) == tells
 
 
