@@ -39,6 +39,11 @@ class Parts:
     sizes: dict[str, np.ndarray]
     split: dict[str, Any]
 
+    @property
+    def validates_all_training(self) -> bool:
+        """Whether all images to train on are also among those to validate on."""
+        return _paths(self.annotations["train"]) <= _paths(self.annotations["validation"])
+
 
 def read_parts(
     files: Mapping[str, tuple[Path, Path]],

@@ -82,6 +82,7 @@ def prepare_data(
         sizes=datamodule.train_sizes,
         device=_device(config, list(datamodule.channel_names)),
         trained_channels=trained_channels,
+        by_heart=datamodule.parts.validates_all_training,
     )
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]

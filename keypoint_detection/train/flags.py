@@ -55,7 +55,7 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Recipe (`auto` chooses from the data and the device)",
         choose_recipe,
-        {"annotations", "sizes", "device", "flip_pairs", "trained_channels"},
+        {"annotations", "sizes", "device", "flip_pairs", "trained_channels", "by_heart"},
     ),
     (
         "Data",

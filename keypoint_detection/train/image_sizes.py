@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
 LARGEST_SIDE = {"cpu": 288, "gpu": 640}
+# A longer and a shorter side of which that is meant. Flatter images are larger: they keep as many pixels.
+USUAL_SHAPE = 4 / 3
 # On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
 # images of training than they were worth (benchmarks/README.md).
 CHEAP_BELOW, CHEAP_SIDE = 330, 256
@@ -61,20 +63,21 @@ def choose_size(
     sides = known.max(axis=1) if len(known) else np.array([LARGEST_SIDE["cpu"]])
     side = int(np.median(sides))
     own = side // SIDE_MULTIPLE * SIDE_MULTIPLE
-    limit = LARGEST_SIDE[accelerator]
     share = _quantile(across, 0.5)
-    larger = round(limit * min(ACROSS / share, LARGEST_FACTOR[accelerator]) / SIDE_MULTIPLE) * SIDE_MULTIPLE
+    larger = _multiple(LARGEST_SIDE[accelerator] * min(ACROSS / share, LARGEST_FACTOR[accelerator]))
+    in_parts = False
+    limit = _multiple(LARGEST_SIDE[accelerator] * flatness(known))
     if accelerator == "cpu" and side < CHEAP_BELOW:
-        limit = CHEAP_SIDE
-    elif crop_side(min(larger, own), across, accelerator):
-        limit = larger
+        limit = _multiple(CHEAP_SIDE * flatness(known))
+    elif crop_side(min(larger, own), across, accelerator) and larger > limit:
+        limit, in_parts = larger, True
     fitted = max(min(limit, own), SMALLEST_FITTED)
     small = own < SMALLEST_FITTED
     keep = (small and sides.max() <= limit) or (known == fitted).all()
     reason = f"the {'longer' if (sides == side).all() else 'median longer'} side of the images is {side} px"
     if small and not keep:
         reason += f", the largest {sides.max()} px"
-    elif limit > LARGEST_SIDE[accelerator]:
+    elif in_parts:
         reason += f", of which the keypoints of an image lie {share:.0%} across"
     elif side > limit:
         reason += f", and {limit} px train on more images in the same time on the {accelerator}"
@@ -83,6 +86,24 @@ def choose_size(
     fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
     longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
     return (list(size) if size else None), longer, shorter
+
+
+def flatness(sizes: np.ndarray) -> float:
+    """How many times as large flat images may be to have as many pixels, in the mean, as those of the usual shape.
+
+    Args:
+        sizes: `(n, 2)` int sides of images in pixels.
+
+    Returns:
+        At least 1, which is that of all images that are less flat.
+    """
+    if not len(sizes):
+        return 1.0
+    return max(1.0, 1 / math.sqrt(USUAL_SHAPE * float((sizes.min(axis=1) / sizes.max(axis=1)).mean())))
+
+
+def _multiple(side: float) -> int:
+    return round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE
 
 
 def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:

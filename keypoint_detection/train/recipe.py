@@ -15,12 +15,19 @@ from keypoint_detection.data.flips import mirror_permutation, sides_without_part
 from keypoint_detection.data.orientation import measure_orientation
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.choices import Choices
-from keypoint_detection.train.image_sizes import choose_crop, choose_size, choose_stride, extents, keypoint_gap
+from keypoint_detection.train.image_sizes import (
+    choose_crop,
+    choose_size,
+    choose_stride,
+    extents,
+    flatness,
+    keypoint_gap,
+)
 from keypoint_detection.wording import counted
 
 Auto = Literal["auto"]
 
-# Sigma as a fraction of the image's longer side, and the least of it in cells: below that a peak falls between them.
+# Sigma as a fraction of the longer side (see `flatness`), and its least in cells: below that a peak falls between them.
 SIGMA_FRACTION = 0.015
 SMALLEST_SIGMA_CELLS = 0.8
 # Two Gaussians this many sigmas apart still have two peaks.
@@ -47,8 +54,7 @@ AUGMENTED_SHARE = 0.7
 # Share of a training in which its images grow, see `Curriculum`.
 GROWING_SHARE = 0.6
 # Where weights go on that know at least this share of the channels, small images and the full rate would undo what they
-# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md). Nor are a few images to be
-# learnt by heart.
+# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md).
 KNOWN_SHARE = 0.5
 KNOWN_RATE = 1 / 3
 
@@ -118,6 +124,7 @@ def choose_recipe(
     device: Device,
     flip_pairs: str | Sequence[str],
     trained_channels: Sequence[str] = (),
+    by_heart: bool = False,
     image_size: str | int | list[int] | None = "auto",
     train_crop_size: str | int | list[int] | None = "auto",
     heatmap_stride: Literal[1, 2, 4] | Auto = "auto",
@@ -140,6 +147,7 @@ def choose_recipe(
         device: What trains.
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
+        by_heart: Whether all training images are also those to validate on.
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
             keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
@@ -161,8 +169,8 @@ def choose_recipe(
             they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
         progressive_resizing: Share of the training, in [0, 1], in which the images grow from half their size to all of
             it, never smaller than 128 px. auto is 0.6, and 0, the full size throughout, where trained weights go on.
-        augment_train: Change training images at random. auto does so from 10 images upwards, and for fewer where
-            trained weights go on: any other training on fewer is a check that it can learn them by heart.
+        augment_train: Change training images at random. auto does so unless they are fewer than 10 and all of them
+            validate too: that is a check that it can learn them by heart.
 
     Returns:
         The values.
@@ -173,10 +181,9 @@ def choose_recipe(
     choices = Choices()
     goes_on, start = _start(annotations.channel_names, trained_channels)
     turns = _turns(annotations, sizes, flip_pairs)
-    count = len(annotations)
-    are_few = count < FEWEST_AUGMENTED
-    reason = f"for {counted(count, 'image')}" + (f", {start}" if are_few else "")
-    augmented = choices.choose("augment_train", augment_train, goes_on or not are_few, reason)
+    by_heart = by_heart and len(annotations) < FEWEST_AUGMENTED
+    reason = f"for {counted(len(annotations), 'image')}" + (", which all validate too" if by_heart else "")
+    augmented = choices.choose("augment_train", augment_train, not by_heart, reason)
     # Without any changes at random, how large they were is no news.
     change = partial(choices.choose, is_news=augmented)
     across = extents(annotations, sizes)
@@ -187,8 +194,9 @@ def choose_recipe(
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
     reason = f"the shorter side of the {'parts' if crop else 'images'} is then {shorter} px{near}"
     stride = choices.choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
-    sigma = round(max(min(SIGMA_FRACTION * longer, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
-    reason = f"for a side of {longer} px and cells of {stride} px{near}"
+    side = round(longer / flatness(np.array([[longer, shorter]])))
+    sigma = round(max(min(SIGMA_FRACTION * side, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
+    reason = f"for a side of {side} px and cells of {stride} px{near}"
     sigma = choices.choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     if heatmap_sigma != "auto" and sigma > longer:
         raise InputError(

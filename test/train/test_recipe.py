@@ -39,6 +39,11 @@ def arrows(folder, angles):
     return read_annotations(folder / "labels.json", folder)
 
 
+def test_a_small_object_tells_its_direction_too(tmp_path):
+    recipe = choose(arrows(tmp_path, [0] * 10), (1000, 800))  # root and tip are 20 px apart
+    assert (recipe.rotation, recipe.horizontal_flip) == (15, 0)
+
+
 def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
     entries = []
     for index in range(21):
@@ -89,6 +94,28 @@ def test_images_keep_their_sizes_only_where_the_largest_is_small_too(
     sizes[: (len(sizes) - 1) // 2] = larger
     recipe = choose_recipe(annotations, sizes, Device(accelerator), "auto")
     assert (recipe.image_size, recipe.reasons["image_size"]) == (image_size, reason)
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "image_size", "sigma"),
+    [
+        (
+            (1500, 200),
+            "cpu",
+            672,
+            4.25,
+        ),  # 288 px by the root of 7.5 / (4 / 3), 683; then 672x90, of which that is 283 px
+        ((200, 1500), "cpu", 672, 4.25),
+        ((1500, 200), "gpu", 1472, 9.3),  # 640 px likewise, 1518, but no larger than the image; that is 620 px
+        ((640, 480), "cpu", 288, 4.32),
+        ((400, 400), "cpu", 288, 4.32),
+        ((320, 80), "cpu", 320, 3.2),  # 256 px by the root of 3, 443; sigma is at least 0.8 of 4 px
+    ],
+)
+def test_flat_images_keep_as_many_pixels_as_others(annotations, size, device, image_size, sigma):
+    recipe = choose(annotations, size, device, train_crop_size="none", heatmap_stride=4)
+    assert recipe.image_size in ([image_size] * 2, None)
+    assert recipe.heatmap_sigma == pytest.approx(sigma, abs=0.02)
 
 
 def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
@@ -252,9 +279,27 @@ def test_none_keeps_the_images_as_they_are(annotations):
     assert choose(annotations, image_size="none").image_size is None
 
 
-def test_a_handful_of_images_is_learnt_as_it_is(annotations):
-    assert not choose(annotations.subset([0, 1, 2] * 3)).augment_train
-    assert choose(annotations.subset([0, 1, 2, 3, 0] * 2)).augment_train
+@pytest.mark.parametrize(
+    ("count", "by_heart", "augmented", "reason"),
+    [
+        (9, True, False, "for 9 images, which all validate too"),
+        (9, False, True, "for 9 images"),
+        (1, False, True, "for 1 image"),
+        (10, True, True, "for 10 images"),
+    ],
+)
+def test_a_handful_of_images_is_learnt_as_it_is_where_it_validates_too(annotations, count, by_heart, augmented, reason):
+    few = annotations.subset([index % 4 for index in range(count)])
+    recipe = choose(few, by_heart=by_heart)
+    assert (recipe.augment_train, recipe.reasons["augment_train"]) == (augmented, reason)
+    assert choose(few, by_heart=by_heart, augment_train=not augmented).augment_train is not augmented
+
+
+@pytest.mark.parametrize(("given", "augmented"), [(str(TEST_DATASET / "annotations.json"), False), (None, True)])
+def test_what_is_learnt_by_heart_is_told_from_the_files(given, augmented):
+    files = {"json_validation_dataset_path": given, "validation_split_ratio": 0.25, "augment_train": "auto"}
+    config = flags.build_parser().parse_object(DEFAULT_HYPERPARAMETERS | files).as_dict()
+    assert prepare_data(config)[1].augment_train is augmented
 
 
 @pytest.mark.parametrize("augmented", [True, False])
@@ -265,22 +310,6 @@ def test_how_images_are_changed_is_told_only_where_they_are(annotations, augment
     assert changes <= recipe.reasons.keys()
     told = {message.split()[0].removeprefix("--") for message in caplog.messages}
     assert told == (recipe.reasons.keys() if augmented else recipe.reasons.keys() - changes)
-
-
-@pytest.mark.parametrize(
-    ("trained", "augmented", "reason"),
-    [
-        (["corner_keypoints", "flap_corner_keypoints"], True, "for 8 images, from weights that know 2 of 2 channels"),
-        (["flap_corner_keypoints"], True, "for 8 images, from weights that know 1 of 2 channels"),
-        (["nose"], False, "for 8 images, from weights that know 0 of 2 channels"),
-        ([], False, "for 8 images, from new weights"),
-    ],
-)
-def test_a_handful_of_images_is_augmented_where_weights_go_on(annotations, trained, augmented, reason):
-    recipe = choose(annotations.subset([0, 1, 2, 3] * 2), trained_channels=trained)
-    assert (recipe.augment_train, recipe.reasons["augment_train"]) == (augmented, reason)
-    assert not choose(annotations.subset([0, 1]), trained_channels=trained, augment_train=False).augment_train
-    assert choose(annotations.subset([0, 1, 2, 3] * 3)).reasons["augment_train"] == "for 12 images"
 
 
 @pytest.mark.parametrize(
