@@ -136,11 +136,18 @@ def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) ->
 
     Returns:
         `max_keypoints`, where None was asked for the number that suits the data, which is logged if it is not the
-        usual one; and `keypoint_channel_max_keypoints`.
+        usual one; and `keypoint_channel_max_keypoints`, which is suggested where it might help.
     """
     of_channels = datamodule.keypoint_channel_max_keypoints
+    fullest = np.max([part.counts().max(axis=0) for part in datamodule.parts.annotations.values()], axis=0)
+    single = [name for name, count in zip(datamodule.channel_names, fullest, strict=True) if count == 1]
+    if single and of_channels is None:
+        logger.info(
+            'no image holds more than one keypoint of %s: --keypoint_channel_max_keypoints "%s" finds no second one',
+            ", ".join(single) if len(single) < len(fullest) else "any channel",
+            " ".join("1" if count == 1 else "-1" for count in fullest),
+        )  # fmt: skip
     if max_keypoints is None:
-        fullest = np.max([part.counts().max(axis=0) for part in datamodule.parts.annotations.values()], axis=0)
         capped = np.array(of_channels or [-1] * len(fullest)) != -1
         most = int(np.where(capped, 0, fullest).max())
         max_keypoints = max(MAX_KEYPOINTS, math.ceil(MORE_THAN_LABELLED * most))

@@ -9,11 +9,12 @@ import torch
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 from PIL import Image
 
+from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
-from keypoint_detection.train.build import prepare_data
+from keypoint_detection.train.build import decoding_caps, prepare_data
 from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import Device, choose_recipe
 
@@ -550,3 +551,31 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
 def test_images_of_unknown_size_are_not_warned_of(caplog):
     warn_of_fine_distances([2, 4], "pixel", np.zeros((3, 2), int), [288, 288])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("points", "maxima", "told"),
+    [
+        ({"a": 1, "b": 2}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" finds no second one'),
+        ({"a": 1, "b": 1}, None, 'of any channel: --keypoint_channel_max_keypoints "1 1" finds no second one'),
+        ({"a": 1, "b": 0}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" finds no second one'),
+        ({"a": 2, "b": 2}, None, None),
+        ({"a": 1, "b": 2}, "1 -1", None),
+    ],
+)
+def test_channels_of_single_keypoints_are_told(tmp_path, caplog, points, maxima, told):
+    keypoints = {name: [[5, 5]] * count for name, count in points.items()}
+    for name in ("0.png", "1.png"):
+        Image.new("L", (64, 64)).save(tmp_path / name)
+    entries = [{"image_path": "0.png", **keypoints}, {"image_path": "1.png", **keypoints}]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    data = KeypointsDataModule(
+        str(tmp_path / "labels.json"), keypoint_channel_max_keypoints=maxima, augmentation=None, heatmap_sigma=2.0,
+        heatmap_stride=1, image_size=None, train_crop_size=None, batch_size=1,
+    )  # fmt: skip
+    data.setup()
+    with caplog.at_level(logging.INFO, logger="keypoint_detection"):
+        caps = decoding_caps(data, None)
+    assert caps == {"max_keypoints": 20, "keypoint_channel_max_keypoints": maxima and [1, -1]}
+    messages = [message for message in caplog.messages if "finds no second one" in message]
+    assert messages == ([] if told is None else [f"no image holds more than one keypoint {told}"])
