@@ -28,7 +28,8 @@ class StopAtBadLoss(pl.Callback):
 
     Args:
         folder: Where `bad_batch.pt` goes, or `bad_batch-<rank>.pt` with several processes: the fields of the batch by
-            name (see `Batch`), `paths` of its images, `loss`, `epoch` and `step`; `torch.load` reads it.
+            name (see `Batch`), `paths` of its images (None for a blank), `loss`, `epoch` and `step`; `torch.load` reads
+            it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,16 +82,17 @@ class StopAtBadLoss(pl.Callback):
     def _save(self, trainer: pl.Trainer, loss: float) -> str:
         """Saves the batch; what to tell the user."""
         annotations = trainer.datamodule.train_annotations
-        paths = [str(annotations.path(index)) for index in self._batch.indices.tolist()]
+        paths = [None if index < 0 else str(annotations.path(index)) for index in self._batch.indices.tolist()]
+        known = [path for path in paths if path]
         fields = {name: value.cpu() for name, value in self._batch._asdict().items() if value is not None}
         content = {**fields, "paths": paths, "loss": loss, "epoch": trainer.current_epoch, "step": trainer.global_step}
         rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
         stream = io.BytesIO()
         torch.save(content, stream)
         path = write_atomic(self.folder / f"bad_batch{rank}.pt", stream.getvalue())
-        more = f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else ""
+        more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
         return (
             f"the loss is {loss} in epoch {trainer.current_epoch}, step {trainer.global_step}; its batch is in {path} "
-            f"({', '.join(paths[:NAMES_SHOWN])}{more}), and the checkpoints so far are in "
+            f"({', '.join(known[:NAMES_SHOWN])}{more}), and the checkpoints so far are in "
             f"{self.folder / 'checkpoints'}. Try a lower --learning_rate, or --precision 32"
         )

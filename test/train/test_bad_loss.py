@@ -9,6 +9,7 @@ import torch
 from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 
 from keypoint_detection import KeypointDetector, fit
+from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.models import detector as module
 from keypoint_detection.train.bad_loss import StopAtBadLoss
@@ -58,6 +59,20 @@ def test_of_several_processes_the_first_one_alone_ends_with_an_error(tmp_path, m
     else:
         assert raised.value.code == 0
         assert caplog.messages == ["where the batch is"]
+
+
+def test_a_blank_that_fills_up_the_batch_of_a_process_is_no_image(tmp_path):
+    annotations = SimpleNamespace(path=lambda index: Path(["first.png", "second.png", "last.png"][index]))
+    trainer = SimpleNamespace(
+        world_size=2, global_rank=1, current_epoch=3, global_step=7,
+        datamodule=SimpleNamespace(train_annotations=annotations),
+    )  # fmt: skip
+    callback = StopAtBadLoss(tmp_path)
+    others = dict.fromkeys(set(Batch._fields) - {"indices"})
+    callback.on_train_batch_start(trainer, None, Batch(indices=torch.tensor([1, -1]), **others))
+    text = callback._save(trainer, float("nan"))
+    assert "bad_batch-1.pt (second.png), and" in text
+    assert torch.load(tmp_path / "bad_batch-1.pt", weights_only=True)["paths"] == ["second.png", None]
 
 
 @pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_train_batch_end"])
