@@ -20,7 +20,7 @@ from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
 from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
-from keypoint_detection.models.fine_tuning import MatchReport, match_weights, read_trained
+from keypoint_detection.models.fine_tuning import MatchReport, match_weights
 from keypoint_detection.models.losses import counted_cells, evaluate_loss
 from keypoint_detection.models.targets import loss_targets
 
@@ -154,10 +154,7 @@ class KeypointDetector(pl.LightningModule):
         Raises:
             InputError: when the file is no checkpoint of a detector.
         """
-        trained, trained_channels = read_trained(checkpoint)
-        own = {name: value for name, value in self.state_dict().items() if name != "score_thresholds"}
-        channels, rows = list(self.hparams.keypoint_channels), ("head.weight", "head.bias")
-        state, report = match_weights(own, channels, trained, trained_channels, per_channel=rows)
+        state, report = match_weights(self.state_dict(), list(self.hparams.keypoint_channels), checkpoint)
         self.load_state_dict(state, strict=False)
         return report
 

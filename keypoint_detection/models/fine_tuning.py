@@ -14,6 +14,9 @@ from torch import Tensor
 
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 
+# Weights whose first dimension is the channel.
+_PER_CHANNEL = ("head.weight", "head.bias")
+
 
 class MatchReport(NamedTuple):
     """What was and what was not taken over from trained weights.
@@ -33,52 +36,37 @@ class MatchReport(NamedTuple):
     unused: list[str]
 
 
-def read_trained(checkpoint: str | PathLike[str] | Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    """Reads what can be taken over from a trained detector.
-
-    Args:
-        checkpoint: A file that `load_checkpoint` reads, or what it read.
-
-    Returns:
-        Its weights, and the names of its channels. The score thresholds are left out: how sure a detector has to be
-        depends on the data.
-
-    Raises:
-        InputError: when the file is no checkpoint of a detector.
-    """
-    content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
-    weights = {name: value for name, value in content["state_dict"].items() if name != "score_thresholds"}
-    return weights, list(content["hyper_parameters"]["keypoint_channels"])
-
-
 def match_weights(
-    own: dict[str, Tensor],
-    own_channels: list[str],
-    trained: dict[str, Tensor],
-    trained_channels: list[str],
-    *,
-    per_channel: tuple[str, ...],
+    own: Mapping[str, Tensor], own_channels: list[str], checkpoint: str | PathLike[str] | Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], MatchReport]:
     """Choose for each weight between a detector's own and a trained one.
 
     Args:
         own: State of the detector that is to be trained.
         own_channels: Its channels, C names.
-        trained: State of the trained detector.
-        trained_channels: Its channels.
-        per_channel: Names of the weights whose first dimension is the channel.
+        checkpoint: A file of the trained one that `load_checkpoint` reads, or what it read.
 
     Returns:
-        The state to load, and what was taken over.
+        The state to load, and what was taken over. The score thresholds are left out: how sure a detector has to be
+        depends on the data.
+
+    Raises:
+        InputError: when the file is no checkpoint of a detector.
     """
+    content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
+    own, trained = (
+        {name: value for name, value in weights.items() if name != "score_thresholds"}
+        for weights in (own, content["state_dict"])
+    )
+    trained_channels = list(content["hyper_parameters"]["keypoint_channels"])
     state = dict(own)
     missing = []
     kept = [name for name in own_channels if name in trained_channels]
     for name, value in own.items():
         source = trained.get(name)
-        if name in per_channel and kept and source is not None and source.shape[1:] == value.shape[1:]:
+        if name in _PER_CHANNEL and kept and source is not None and source.shape[1:] == value.shape[1:]:
             state[name] = _match_rows(value, own_channels, source, trained_channels)
-        elif name not in per_channel and source is not None and source.shape == value.shape:
+        elif name not in _PER_CHANNEL and source is not None and source.shape == value.shape:
             state[name] = source
         else:
             missing.append(name)
