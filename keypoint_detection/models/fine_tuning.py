@@ -23,8 +23,9 @@ class MatchReport(NamedTuple):
 
     Attributes:
         kept_channels: Channels whose rows of the head were taken over.
-        new_channels: Channels that start anew, because the trained detector does not know them.
-        dropped_channels: Channels that only the trained detector knows.
+        new_channels: Channels that start anew, because the trained detector does not know them, or has a head of other
+            features.
+        dropped_channels: Channels of the trained detector that are not taken over.
         missing: Weights of the new detector that start anew: the trained one has none of this name and shape.
         unused: Weights of the trained detector that found no place.
     """
@@ -61,10 +62,11 @@ def match_weights(
     trained_channels = list(content["hyper_parameters"]["keypoint_channels"])
     state = dict(own)
     missing = []
-    kept = [name for name in own_channels if name in trained_channels]
+    head_fits = all(name in trained and trained[name].shape[1:] == own[name].shape[1:] for name in _PER_CHANNEL)
+    kept = [name for name in own_channels if head_fits and name in trained_channels]
     for name, value in own.items():
         source = trained.get(name)
-        if name in _PER_CHANNEL and kept and source is not None and source.shape[1:] == value.shape[1:]:
+        if name in _PER_CHANNEL and kept:
             state[name] = _match_rows(value, own_channels, source, trained_channels)
         elif name not in _PER_CHANNEL and source is not None and source.shape == value.shape:
             state[name] = source

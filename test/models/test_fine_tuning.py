@@ -55,6 +55,20 @@ def test_another_backbone_is_reported_and_starts_anew(tmp_path):
         assert torch.equal(own.state_dict()[name], before[name])
 
 
+def test_a_head_of_other_features_starts_anew_as_a_whole(tmp_path):
+    trained = make(["nose", "tail"], 1, n_channels_out=16)
+    with torch.no_grad():
+        trained.head.bias.fill_(3.0)
+    own = make(["nose", "ears"], 2, n_channels_out=8)
+    before = own.head.bias.detach().clone()
+    report = own.load_matching_weights(save(trained, tmp_path / "a.ckpt"))
+    assert report.kept_channels == []
+    assert report.new_channels == ["nose", "ears"]
+    assert report.dropped_channels == ["nose", "tail"]
+    assert {"head.weight", "head.bias"} <= set(report.missing) & set(report.unused)
+    assert torch.equal(own.head.bias, before)
+
+
 def test_a_head_without_a_common_channel_starts_anew(tmp_path):
     own = make(["ears"], 2)
     before = own.head.weight.detach().clone()
