@@ -19,6 +19,8 @@ from keypoint_detection.sweep.results import Run, ranked, table, write_results
 from keypoint_detection.sweep.sweep_file import SweepFile, read_sweep_file
 
 COMMAND = "keypoint-detection sweep"
+# Failed runs of which the command says why; runs.csv says it of all.
+SHOWN_PROBLEMS = 10
 
 
 def sweep(
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_for(sweep, COMMAND, positional=("sweep_file",))
     config = parser.parse_args(arguments).as_dict()
     runs, asked, folder = call(sweep, config)
-    failed = sum(run.state == "failed" for run in runs)
+    failed = [run for run in runs if run.state == "failed"]
     sys.stdout.write(f"\n{table(runs, asked)}\n\n")
     if runs and runs[0].value is not None:
         best = folder / runs[0].name
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"  look at   {folder / 'parallel_coordinates.png'}, {folder / 'runs.csv'}\n")
     if failed:
         sys.stdout.write(
-            f"{failed} of {len(runs)} runs failed; their output.log says more, --retry_failed starts them again\n"
+            f"{len(failed)} of {len(runs)} runs failed; their output.log says more, --retry_failed starts them again\n"
         )
+        sys.stdout.writelines(f"  {run.name}  {run.problem}\n" for run in failed[:SHOWN_PROBLEMS] if run.problem)
     return 1 if failed else 0

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ SECONDS_BETWEEN_LOOKS = 0.25
 # What a training that is told to end may take for it, such as for its last checkpoint.
 SECONDS_TO_END = 30.0
 PR_SET_PDEATHSIG = 1
+# What every evaluation of this library that computes metrics logs; a validation between them may log losses alone.
+MEAN_AP = "validation/meanAP"
 
 
 class RunError(Exception):
@@ -28,7 +30,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         values: The metric at each evaluation.
-        stopped: Whether it was stopped before its end.
+        stopped: Whether it was stopped before its end: hopeless, or without a value because it logs none.
     """
 
     values: list[float]
@@ -43,7 +45,7 @@ def run_training(
     report: Callable[[int, float], None],
     is_hopeless: Callable[[], bool],
 ) -> Outcome:
-    """Starts a training and waits for its end.
+    """Starts a training and waits for its end, or ends it where it is hopeless or does not log the metric.
 
     Args:
         command: Program and arguments.
@@ -73,13 +75,14 @@ def run_training(
     try:
         while True:
             ended = process.poll() is not None
-            values = read_metric(metrics, metric)
+            rows = read_rows(metrics)
+            values = [float(row[metric]) for row in rows if row.get(metric)]
             for number in range(seen, len(values)):
                 report(number, values[number])
             is_new, seen = len(values) > seen, max(seen, len(values))
             if ended:
                 break
-            if is_new and is_hopeless():
+            if (is_new and is_hopeless()) or is_never_logged(rows, metric):
                 end(process)
                 return Outcome(values, stopped=True)
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -108,22 +111,36 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def read_metric(path: Path, name: str) -> list[float]:
-    """Reads one column of a `metrics.csv`, which may be written to at this moment.
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Reads a `metrics.csv`, which may be written to at this moment.
 
     Args:
         path: The file.
-        name: The column.
 
     Returns:
-        Its values in their order; none if there is no such file or column.
+        Its rows, with an empty text for what a row has no value of; none if there is no such file.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    whole = text[: text.rfind("\n") + 1].splitlines()
-    return [float(row[name]) for row in csv.DictReader(whole) if row.get(name)]
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), restkey=""))
+
+
+def is_never_logged(rows: Sequence[Mapping[str, str]], metric: str) -> bool:
+    """Whether a training has gone on after a whole evaluation that did not log a metric of the validation.
+
+    Nothing is said of other metrics, which may come at any time.
+
+    Args:
+        rows: What it has logged so far.
+        metric: Name of the metric.
+    """
+    stage = "validation/"
+    if not metric.startswith(stage) or any(row.get(metric) for row in rows):
+        return False
+    evaluated = next((place for place, row in enumerate(rows) if row.get(MEAN_AP)), len(rows))
+    return any(not any(row[name] for name in row if name.startswith(stage)) for row in rows[evaluated:])
 
 
 def column_names(path: Path) -> list[str]:

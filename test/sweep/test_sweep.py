@@ -18,6 +18,7 @@ from PIL import Image
 from keypoint_detection.cli import main
 from keypoint_detection.sweep import study as memory
 from keypoint_detection.sweep.sweep_file import read_sweep_file
+from keypoint_detection.sweep.training import is_never_logged
 
 # Each evaluation is better by `rate`; the metric of the whole run is twelve times that.
 PROGRAM = """
@@ -198,6 +199,55 @@ def test_a_metric_that_no_run_logs_stops_the_sweep(folder, capsys):
     assert main(write_sweep(RATES, metric={"name": "validation/mAP", "goal": "maximize"})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == "error: mine.yaml: metric.name 'validation/mAP': no run logs it (did you mean validation/meanAP?)"
+
+
+def test_a_metric_that_the_first_evaluation_does_not_log_ends_the_run_there(folder, capsys):
+    evaluated = PROGRAM.replace('[step, value, "", ""]', '[step, "", "", value]')
+    Path("program.py").write_text(evaluated)
+    parameters = {"rate": {"value": 1}, "wait": {"value": 2}}  # 24 s in all
+    command = write_sweep(parameters, metric={"name": "validation/mAP", "goal": "maximize"})
+    assert main(command) == 2
+    with Path("sweeps/mine/run-0000/metrics.csv").open(newline="") as file:
+        evaluations = sum(bool(row["validation/meanAP"]) for row in csv.DictReader(file))
+    assert 1 <= evaluations < 12
+    line = "mine.yaml: metric.name 'validation/mAP': the first evaluation does not log it"
+    line += " (did you mean validation/meanAP?)"
+    assert capsys.readouterr().err.strip().splitlines()[-1] == f"error: {line}"
+    assert [row["state"] for row in rows()] == ["failed"]
+    # The same command trains no more, and says why.
+    assert main(command) == 1
+    assert capsys.readouterr().out.strip().splitlines()[-2:] == [
+        "1 of 1 runs failed; their output.log says more, --retry_failed starts them again", f"  run-0000  {line}",
+    ]  # fmt: skip
+
+
+MEAN_AP, LOSSES = {"validation/meanAP": 0.5}, {"train/loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metric", "logged", "expected"),
+    [
+        ("validation/mAP", [LOSSES, MEAN_AP, LOSSES], True),
+        ("validation/mAP", [LOSSES, MEAN_AP], False),  # may come right behind it, from a callback of the user's own
+        ("validation/mAP", [MEAN_AP, {"validation/mAP": 0.1}, LOSSES], False),
+        ("validation/mAP", [{"validation/loss": 0.5}, LOSSES], False),  # of a validation without metrics
+        ("validation/mAP", [LOSSES, LOSSES], False),
+        ("validation/mAP", [], False),
+        ("best/mAP", [MEAN_AP, LOSSES], False),  # comes after the training
+        ("my_score", [MEAN_AP, LOSSES], False),
+    ],
+)
+def test_when_an_evaluation_shows_that_a_metric_is_not_logged(metric, logged, expected):
+    columns = dict.fromkeys((name for row in logged for name in row), "")
+    assert is_never_logged([columns | row for row in logged], metric) is expected
+
+
+def test_of_many_failed_runs_some_say_why(folder, capsys):
+    assert main(write_sweep({"rate": {"value": 1}, "outcome": {"values": ["nan", "success", "failure", "nan"]}})) == 1
+    *_, count, first, second, third = capsys.readouterr().out.strip().splitlines()
+    assert count.startswith("3 of 4 runs failed")
+    assert (first, third) == ("  run-0000  score was never a number", "  run-0003  score was never a number")
+    assert second.startswith("  run-0002  out of luck (exit code 1, ")
 
 
 @pytest.mark.parametrize(
