@@ -34,7 +34,7 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
         checkpoint: The checkpoint that a training wrote.
         output: The file to write: model.onnx, or model.pt2 for torch.export.
         half: Store weights with half the bits. They are computed with as before. Only for ONNX.
-        opset: Version of ONNX's operators, at least 18.
+        opset: Version of ONNX's operators, from 18 to the newest that the installed onnx knows.
 
     Returns:
         The file.
@@ -50,25 +50,30 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
         raise InputError(f"--half: expected an --output that ends with .onnx, got {output}")
     if opset < LOWEST_OPSET:
         raise InputError(f"--opset {opset}: expected at least {LOWEST_OPSET}")
+    if path.suffix == ".onnx":
+        _require_onnx(opset)
     prepare_file(path, "--output")
     network = TorchNetwork(checkpoint, device="cpu")
     if path.suffix == ".pt2":
         from keypoint_detection.export.program import write_program  # torch's compiler takes a second to import
 
         return write_program(network, path)
-    _require_onnx()
     from keypoint_detection.export.onnx_file import write_onnx
 
     return write_onnx(network, path, half, opset)
 
 
-def _require_onnx() -> None:
+def _require_onnx(opset: int) -> None:
+    """Checks that the extra is installed, and knows this version of the operators."""
     try:
-        import onnx  # noqa: F401
+        import onnx
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f'{error}: pip install "keypoint_detection[export]"') from error
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:  # else the exporter finds out after seconds, and prints the traceback of a converter
+        raise InputError(f"--opset {opset}: expected at most {newest}, the newest that onnx {onnx.__version__} knows")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
