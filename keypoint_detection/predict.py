@@ -221,7 +221,8 @@ class KeypointPredictor:
         """Finds the keypoints of one image or of several.
 
         Args:
-            images: An image (see `to_rgb` for all kinds), or a list or iterator of images of any sizes.
+            images: An image (see `to_rgb` for all kinds), or several: a list or iterator of images of any sizes, an
+                array `(B, H, W, 1, 3 or 4)` or a tensor `(B, 1, 3 or 4, H, W)`.
 
         Returns:
             The keypoints by channel, in pixels of the image; a list of these for several images.
@@ -229,6 +230,8 @@ class KeypointPredictor:
         Raises:
             InputError: If an image is not usable; the text says what it is.
         """
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+            return list(self.stream(map(images.__getitem__, range(len(images)))))  # some tensors do not iterate
         if isinstance(images, (str, PathLike, Image.Image, np.ndarray, torch.Tensor)):
             return next(self.stream([images]))
         if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping)):

@@ -229,6 +229,30 @@ def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_p
         KeypointPredictor(tmp_path / "later.ckpt", device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["array", "tensor", "float tensor"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_four_dimensions_are_that_many_images(checkpoint, kind, count):
+    places = [(10.5, 12.5), (30.5, 9.5), (16.5, 20.5)][:count]
+    images = np.array([dots((32, 40), [place]) for place in places], np.uint8).reshape(count, 32, 40, 3)
+    if kind != "array":
+        images = torch.from_numpy(images).permute(0, 3, 1, 2) / (255 if "float" in kind else 1)
+        images = images if "float" in kind else images.byte()
+    predictions = KeypointPredictor(checkpoint, device="cpu", batch_size=2)(images)
+    assert isinstance(predictions, list)
+    assert len(predictions) == count
+    for prediction, place in zip(predictions, places, strict=True):
+        assert set(prediction) == {"red", "green"}
+        assert np.allclose(prediction["red"].xy, [place], atol=0.3)
+        assert prediction["green"].xy.shape == (0, 2)
+
+
+def test_an_image_of_several_that_is_none_says_what_it_is(predictor):
+    with pytest.raises(InputError, match=r"^tensor of shape \(40, 50, 3\), expected \(H, W\), or \(C, H, W\)"):
+        predictor(torch.zeros(2, 40, 50, 3))
+    with pytest.raises(InputError, match=r"^array of shape \(3, 40, 50\), expected \(H, W\), or \(H, W, C\)"):
+        predictor(np.zeros((2, 3, 40, 50)))
+
+
 def result_or_one_clear_line(predictor, image):
     """Whether there was a result; anything but a result or a `ValueError` that explains fails."""
     try:
@@ -239,7 +263,8 @@ def result_or_one_clear_line(predictor, image):
         assert any(word in message for word in ("expected", "cannot"))
         assert "\n" not in message
         return False
-    assert set(prediction) == {"red", "green"}
+    for one in prediction if isinstance(prediction, list) else [prediction]:
+        assert set(one) == {"red", "green"}
     return True
 
 
@@ -254,11 +279,12 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=9) | st.t
     flipped=st.booleans(),
 )
 def test_any_array_of_any_values_is_a_result_or_one_clear_line(predictor, image, flipped):
-    usable = image.ndim in (2, 3) and image.size and (image.ndim == 2 or image.shape[2] in (1, 3, 4))
+    usable = image.ndim in (2, 3, 4) and image.size and (image.ndim == 2 or image.shape[-1] in (1, 3, 4))
     native = image.dtype.newbyteorder("=")
     usable = usable and (native in (np.uint8, np.uint16, bool) or native.kind == "f")
     if usable and image.dtype.kind == "f":
         usable = bool((image >= 0).all() and (image <= 1).all())
+    usable = usable or (image.ndim == 4 and len(image) == 0)  # no image, which nothing is wrong with
     assert result_or_one_clear_line(predictor, image[::-1] if flipped and image.ndim else image) == bool(usable)
 
 
@@ -270,7 +296,7 @@ DTYPES = [
 
 @settings(max_examples=100)
 @given(
-    shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
+    shape=hnp.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=9)
     | st.tuples(st.sampled_from([1, 3, 4]), st.integers(1, 40), st.integers(1, 40)),
     dtype=st.sampled_from(DTYPES),
     value=st.sampled_from([0, 1, 0.5, -1, 2, 1e9, float("nan"), float("inf")]),
