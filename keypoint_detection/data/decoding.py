@@ -149,6 +149,11 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels.astype(np.float32).clip(0, top) * np.float32(255 / top)).astype(np.uint8)
 
 
+def has_16_bits(header: ImageHeader) -> bool:
+    """Whether pixels are whole numbers that are scaled to 8 bits from the range of 16."""
+    return header.mode.startswith("I;16") or header.mode == "I"
+
+
 def conversions(header: ImageHeader) -> list[str]:
     """What the loader does to an image with this header, in words that follow "3 images: "; nothing for plain RGB."""
     done = []

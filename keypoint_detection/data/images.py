@@ -6,12 +6,13 @@ H W image, N images.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +29,7 @@ from keypoint_detection.data.decoding import (
     decode_header,
     decode_reduced,
     decode_rgb,
+    has_16_bits,
 )
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import is_missing
@@ -51,6 +53,9 @@ TRANSIENT_ERRORS = frozenset(
 _SCAN_THREADS = 8
 _SCAN_BLOCK = 512
 _PROGRESS_BAR_FROM = 2000
+# Images with 16 bits whose pixels are looked at, and below which value the highest one tells of bits that are not used.
+_LOOKED_AT = 5
+_DARK_BELOW = 2**16 // 4
 
 
 def load_image(path: str | Path) -> np.ndarray:
@@ -84,10 +89,46 @@ def read_header(path: str | Path) -> ImageHeader:
     return _with_image(Path(path), decode_header)
 
 
+def read_highest(path: str | Path) -> int:
+    """Reads the highest value of the pixels of an image with 16 bits, as they are in the file.
+
+    Raises:
+        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+    """
+    return _with_image(Path(path), lambda image: int(np.asarray(image).max()))
+
+
+def tell_of_unused_bits(annotations: Annotations, indices: Sequence[int]) -> str:
+    """Looks at some images for whether they use 10, 12 or 14 of their 16 bits, as those of industrial cameras do.
+
+    Args:
+        annotations: the data set.
+        indices: positions of its images with 16 bits. Of more than five, five are read, evenly spread.
+
+    Returns:
+        That they are nearly black, and by how much they can be brightened; an empty text where one of them is not.
+    """
+    places = np.linspace(0, len(indices) - 1, min(_LOOKED_AT, len(indices))).astype(int)
+    highest = []
+    for place in places:
+        with contextlib.suppress(InputError):  # whoever reads the image will see
+            highest.append(read_highest(annotations.path(indices[place])))
+    most = max(highest, default=0)
+    if not 0 < most < _DARK_BELOW:
+        return ""
+    factor = 1 << (65535 // most).bit_length() - 1
+    return (
+        f"16-bit images that use at most {most} of 65535 (of {len(highest)} looked at): nearly black; save them with "
+        f"pixels {factor} times as bright"
+    )
+
+
 def scan_sizes(
     annotations: Annotations, limit: int | None = 20000, folder_flag: str = "--image_dataset_path"
 ) -> np.ndarray:
     """Reads the headers of the images of a data set, and logs what the loader will convert.
+
+    Of images with 16 bits a few are read whole, and if these are nearly black it warns of that.
 
     Args:
         annotations: the data set.
@@ -108,6 +149,7 @@ def scan_sizes(
 
     sizes = np.zeros((count, 2), np.int64)
     kinds: Counter[str] = Counter()
+    deep = []
     for index, header in scan_headers(annotations, chosen):
         if isinstance(header, InputError):
             path = annotations.path(index)
@@ -116,8 +158,12 @@ def scan_sizes(
             raise InputError(f"{header}; {folder_flag} names the folder that image paths are relative to")
         sizes[index] = header[:2]
         kinds.update(conversions(header))
+        if has_16_bits(header):
+            deep.append(index)
     for kind, number in kinds.items():
         logger.info("%s: %d of %s: %s", annotations.source, number, counted(len(chosen), "image"), kind)
+    if unused := tell_of_unused_bits(annotations, deep):
+        logger.warning("%s: %s", annotations.source, unused)
     return sizes
 
 

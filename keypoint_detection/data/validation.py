@@ -17,9 +17,9 @@ from torch import Tensor
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.crop import keep_inside
-from keypoint_detection.data.decoding import ImageHeader, conversions
+from keypoint_detection.data.decoding import ImageHeader, conversions, has_16_bits
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice
+from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice, tell_of_unused_bits
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import is_missing
@@ -141,7 +141,7 @@ def check_dataset(
     report = CheckReport(annotations.source, len(annotations), annotations.channel_names, annotations.counts())
     report.warnings += annotations.warnings
     sizes = np.zeros((len(annotations), 2), np.int64)
-    failed = 0
+    failed, deep = 0, []
     for index, header in scan_headers(annotations, range(len(annotations)), _decoded_header if decode else read_header):
         if isinstance(header, InputError):
             failed += 1
@@ -151,6 +151,10 @@ def check_dataset(
         sizes[index] = header[:2]
         report.sizes[header[:2]] += 1
         report.conversions.update(conversions(header))
+        if has_16_bits(header):
+            deep.append(index)
+    if unused := tell_of_unused_bits(annotations, deep):
+        report.warnings.append(unused)
     if failed == len(annotations) > 1 and all(is_missing(annotations.path(index)) for index in range(failed)):
         path = annotations.path(0)
         advice = separator_advice(path) or "--image_dataset_path names the folder that their paths are relative to"

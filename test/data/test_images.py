@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import multiprocessing
 import os
 
@@ -14,6 +15,7 @@ from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
 from keypoint_detection.data.image_cache import ImageCache, create_cache
 from keypoint_detection.data.images import load_image, load_reduced, read_header, scan_sizes
+from keypoint_detection.data.validation import check_dataset
 from keypoint_detection.errors import InputError
 
 RED, HALF = (255, 0, 0), (200, 100, 50)
@@ -200,6 +202,50 @@ def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
     assert sum("2 of 4 images: grayscale" in message for message in messages) == 1
     assert sum("1 of 4 images: transparent, laid over black" in message for message in messages) == 1
     assert sum("1 of 4 images: turned upright" in message for message in messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("highest", "kind", "suffix", "factor"),
+    [
+        ([1023, 800], np.uint16, "png", 64),
+        ([4095, 4000], np.uint16, "tiff", 16),
+        ([100, 16383], ">u2", "tiff", 4),
+        ([4095, 3000], np.int32, "tiff", 16),
+        ([4095, 16384], np.uint16, "png", None),  # one of them is bright
+        ([65535, 65535], np.uint16, "png", None),
+        ([0, 0], np.uint16, "png", None),
+        ([60, 60], np.uint8, "png", None),
+    ],
+)
+def test_images_of_12_bits_in_files_of_16_are_said_to_be_dark(tmp_path, caplog, highest, kind, suffix, factor):
+    for number, value in enumerate(highest):
+        Image.fromarray(np.array([[0, value], [value // 2, 0]], kind)).save(tmp_path / f"{number}.{suffix}")
+    pixels("RGB", (255, 255, 255)).save(tmp_path / "bright.png")
+    annotations = annotate(tmp_path, ["bright.png", *(f"{number}.{suffix}" for number in range(2))])
+    scan_sizes(annotations)
+    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    text = f"16-bit images that use at most {max(highest)} of 65535 (of 2 looked at): nearly black; save them with "
+    text += f"pixels {factor} times as bright"
+    assert messages == ([] if factor is None else [f"{tmp_path / 'labels.json'}: {text}"])
+    entries = [{"image_path": annotations.name(index), "corner": [[1, 1]]} for index in range(3)]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    warnings = check_dataset(tmp_path / "labels.json", tmp_path).warnings
+    assert warnings == ([] if factor is None else [text])
+
+
+def test_few_images_of_16_bits_are_looked_at_whatever_is_damaged_behind_the_header(tmp_path, caplog, monkeypatch):
+    for number in range(11):
+        Image.fromarray(np.full((9, 9), 40, np.uint16)).save(tmp_path / f"{number}.tiff")
+    path = tmp_path / "0.tiff"
+    path.write_bytes(path.read_bytes()[:-40])  # the end of its pixels, behind all that says what they are
+    opened = []
+    read = images.read_highest
+    monkeypatch.setattr(images, "read_highest", lambda path: opened.append(path.name) or read(path))
+    scan_sizes(annotate(tmp_path, [f"{number}.tiff" for number in range(11)]))
+    assert opened == ["0.tiff", "2.tiff", "5.tiff", "7.tiff", "10.tiff"]
+    assert (
+        "at most 40 of 65535 (of 4 looked at): nearly black; save them with pixels 1024 times as bright" in caplog.text
+    )
 
 
 def test_scan_of_a_sample_is_spread_evenly(tmp_path):
