@@ -18,8 +18,9 @@ import numpy as np
 
 from keypoint_detection.models.checkpoint_file import library_version
 
-# How epochs are counted in pictures' names, checkpoints, logs and here.
-EPOCH_AXIS = "epoch, the first is 0"
+# How epochs are counted in pictures' names, checkpoints, logs and here. A value stands where the epoch ends that it is
+# of, and one that was measured within an epoch before that.
+EPOCH_AXIS = "end of epoch: the first is 0, the start -1"
 
 
 @dataclass
