@@ -17,7 +17,13 @@ from keypoint_detection.calibration import Calibration
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import finite, refuse_overwriting, write_atomic, writing
 from keypoint_detection.flags import call, parser_for
-from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY, VERSION_KEY, load_checkpoint
+from keypoint_detection.models.checkpoint_file import (
+    EVALUATION_KEY,
+    METRICS_KEY,
+    SAFETENSORS,
+    VERSION_KEY,
+    load_checkpoint,
+)
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.wording import counted
 
@@ -161,10 +167,12 @@ def export_weights(path: str, output: str) -> None:
         output: The file to write, such as weights.safetensors.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector, both paths are one file, or the extra `safetensors` is
-            not installed.
+        InputError: If the file is no checkpoint of a detector, both paths are one file, the name of the one to write
+            does not end with .safetensors, or the extra `safetensors` is not installed.
     """
     refuse_overwriting(path, output)
+    if Path(output).suffix != SAFETENSORS:  # by which whatever reads it tells it from a checkpoint
+        raise InputError(f"{output}: expected a name that ends with {SAFETENSORS}")
     try:
         from safetensors.torch import save
     except ImportError as error:

@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,6 +94,14 @@ def test_exported_weights_never_take_the_place_of_the_checkpoint(checkpoint, tmp
     expected = f"error: {output}: would overwrite the file that is read, expected another name\n"
     assert capsys.readouterr().err == expected
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("output", ["w.bin", "w", "w.safetensors.ckpt"])
+def test_weights_get_a_name_by_which_they_are_read(checkpoint, tmp_path, output, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["checkpoint", "export-weights", str(checkpoint[0]), output]) == 2
+    assert capsys.readouterr().err == f"error: {output}: expected a name that ends with .safetensors\n"
+    assert not Path(output).exists()
 
 
 def test_export_without_the_extra_names_it(checkpoint, monkeypatch, capsys):
