@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,48 @@ def test_an_empty_checkpoint_is_refused_with_a_reason(tmp_path):
     (tmp_path / "empty.ckpt").touch()
     with pytest.raises(InputError, match=r"empty\.ckpt is not the checkpoint of .*: the file is empty$"):
         load_checkpoint(tmp_path / "empty.ckpt")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.9999, 1])
+def test_a_checkpoint_that_is_cut_off_is_said_to_be_so(checkpoint, tmp_path, share):
+    whole, path = checkpoint[0].read_bytes(), tmp_path / "cut.ckpt"
+    path.write_bytes(whole[: round(share * len(whole)) - 1])
+    with pytest.raises(
+        InputError, match=r"cut\.ckpt is not the checkpoint of a keypoint detector: the file is cut off$"
+    ):
+        load_checkpoint(path)
+
+
+def other_archive(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no weights")
+
+
+def no_head(path):
+    path.write_bytes(bytes(1000) + path.read_bytes()[1000:])
+
+
+def compiled(path):
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), path)
+
+
+@pytest.mark.parametrize("write", [other_archive, no_head, compiled])
+def test_what_torch_did_not_save_is_told_in_a_few_words_and_without_advice_to_run_it(checkpoint, write):
+    path, _ = checkpoint
+    write(path)
+    with pytest.raises(InputError) as error:
+        load_checkpoint(path)
+    text = "is not the checkpoint of a keypoint detector: no file that torch.save wrote, or one with code in it"
+    assert str(error.value) == f"checkpoint {path} {text}"
+
+
+def test_want_of_memory_is_not_taken_for_another_file(checkpoint, monkeypatch):
+    def refuse(*arguments, **more):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr("torch.load", refuse)
+    with pytest.raises(InputError, match="DefaultCPUAllocator"):
+        load_checkpoint(checkpoint[0])
 
 
 def test_the_actions_are_listed(capsys):

@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from keypoint_detection.errors import InputError
+from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
@@ -23,6 +24,7 @@ EVALUATION_KEY = "evaluation"
 # The metrics of the latest evaluation before the checkpoint was written, by name.
 METRICS_KEY = "validation_metrics"
 SAFETENSORS = ".safetensors"
+_ARCHIVE = b"PK\x03\x04"  # the first bytes of a ZIP archive
 
 
 def library_version() -> str:
@@ -78,9 +80,15 @@ def _unpickle(path: str | PathLike[str]) -> dict[str, Any]:
     """
     if Path(path).stat().st_size == 0:
         raise ValueError("the file is empty")
+    with Path(path).open("rb") as file:
+        # What torch saves is a ZIP archive, whose directory is at its end.
+        if file.read(len(_ARCHIVE)) == _ARCHIVE and not zipfile.is_zipfile(file):
+            raise ValueError("the file is cut off")
     try:
         return dict(torch.load(path, "cpu", weights_only=True))
-    except (pickle.UnpicklingError, struct.error, EOFError, LookupError, AttributeError) as error:
+    except (pickle.UnpicklingError, struct.error, EOFError, LookupError, AttributeError, RuntimeError) as error:
+        if want_of_memory(error):
+            raise
         # Any bytes are instructions to an unpickler. torch's own text advises to run the code in the file.
         raise ValueError("no file that torch.save wrote, or one with code in it") from error
 
