@@ -130,10 +130,12 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
         `(..., ceil(H / stride), ceil(W / stride))` in [0, 1], float32 (float64 for float64 keypoints).
 
     Raises:
-        ValueError: If sigma or stride is not positive.
+        ValueError: If sigma or stride is not positive, or the keypoints are of another shape.
     """
     if not sigma > 0 or stride < 1:
         raise ValueError(f"sigma and stride have to be positive, got sigma {sigma} and stride {stride}")
+    if keypoints.ndim < 2 or keypoints.shape[-1] != 2:
+        raise ValueError(f"keypoints of shape {tuple(keypoints.shape)}, expected (..., K, 2)")
     height, width = heatmap_size(size, stride)
     dtype = torch.promote_types(keypoints.dtype, torch.float32)
     maps, count = math.prod(keypoints.shape[:-2]), keypoints.shape[-2]

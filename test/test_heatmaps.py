@@ -1,4 +1,5 @@
 import math
+import re
 from unittest import mock
 
 import numpy as np
@@ -76,6 +77,12 @@ def test_rendering_nothing_gives_zeros(shape):
 def test_rendering_refuses_what_is_not_positive(sigma, stride):
     with pytest.raises(ValueError, match="positive"):
         heatmaps.render(torch.zeros(1, 2), (4, 4), sigma, stride)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (3,), (4, 3), (1, 4, 1), (2, 2, 4)])
+def test_rendering_refuses_what_are_no_keypoints(shape):
+    with pytest.raises(ValueError, match=rf"^keypoints of shape {re.escape(str(shape))}, expected \(\.\.\., K, 2\)$"):
+        heatmaps.render(torch.zeros(shape), (4, 4), 2.0)
 
 
 @settings(max_examples=150)
