@@ -35,7 +35,8 @@ def check(
     Args:
         json_dataset_path: JSON file with the images and keypoints, in this library's or in COCO's format.
         image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
-        keypoint_channels: Channels to check, with spaces between them; a=b merges b into a. All when left out.
+        keypoint_channels: Channels to check, with spaces between them; a=b merges b into a, or renames it where there
+            is no a. All when left out.
         keypoint_coordinates: Convention of the native format: blender, normalized or pixel.
         decode: Decode every image, which finds damage behind the header and takes longer.
         picture: File for a picture of some images with their labels.

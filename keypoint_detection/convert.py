@@ -37,7 +37,8 @@ def convert(
         output: File to write, replaced if it exists.
         to: Format to write: native or coco.
         image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
-        keypoint_channels: Channels to keep, with spaces between them; a=b merges b into a. All when left out.
+        keypoint_channels: Channels to keep, with spaces between them; a=b merges b into a, or renames it where there is
+            no a. All when left out.
         keypoint_coordinates: Convention of the native format that is read: blender, normalized or pixel.
         output_coordinates: Convention of the native format to write; COCO is always in pixels.
 

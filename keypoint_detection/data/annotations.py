@@ -93,7 +93,7 @@ class Annotations:
         offsets: `(N * C + 1,)` int64, where the keypoints of each image and channel begin in `xy`.
         depth: `(T,)` float32, NaN where the file has none, or None if it has none at all. Kept and not used.
         declared_sizes: `(N, 2)` int64 width and height that the file claims, 0 where it does not, or None.
-        merged: the channels of the file, by the name of the channel that several of them were merged into.
+        merged: the channels of the file, by the name of the channel that they were merged into or renamed to.
         warnings: what is allowed in the file but deserves a look, a line each.
     """
 
@@ -168,7 +168,7 @@ class Annotations:
         )
 
     def select_channels(self, spec: Sequence[str] | str | None) -> Annotations:
-        """Only these channels, in this order; `a=b` merges b into a.
+        """Only these channels, in this order; `a=b` merges b into a, or renames it where there is no a.
 
         Args:
             spec: channels, in one string with spaces between them or one by one. None takes all.
@@ -190,7 +190,7 @@ class Annotations:
             gathered,
             channel_names=tuple(group.name for group in groups),
             offsets=gathered.offsets[kept],
-            merged={group.name: group.members for group in groups if len(group.members) > 1},
+            merged={group.name: group.members for group in groups if group.members != (group.name,)},
         )
 
     def keep(self, mask: Tensor) -> Annotations:

@@ -17,7 +17,7 @@ class ChannelGroup(NamedTuple):
 
     Attributes:
         name: the name that the detector knows it by.
-        members: the names in the file whose keypoints it holds, at least one.
+        members: the names in the file whose keypoints it holds, at least one; none of them has to be its own.
     """
 
     name: str
@@ -31,8 +31,8 @@ def parse_channels(spec: ChannelSpec, available: Sequence[str], source: str) -> 
     """Reads a choice of channels.
 
     Args:
-        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a. None takes all. A
-            group takes those of its members that there are.
+        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a, and is b by the
+            name of a where the file has no a. None takes all. A group takes those of its members that there are.
         available: the channels of the file.
         source: the name of the file, for messages.
 
@@ -48,11 +48,10 @@ def parse_channels(spec: ChannelSpec, available: Sequence[str], source: str) -> 
         _present(word, available, source) if isinstance(word, ChannelGroup) else _parse_group(word, available, source)
         for word in words
     ]
-    seen: set[str] = set()
-    for member in (member for group in groups for member in group.members):
-        if member in seen:
-            raise InputError(f'{source}: keypoint_channels asks for channel "{member}" twice')
-        seen.add(member)
+    for asked in ([member for group in groups for member in group.members], [group.name for group in groups]):
+        for place, name in enumerate(asked):
+            if name in asked[:place]:
+                raise InputError(f'{source}: keypoint_channels asks for channel "{name}" twice')
     return groups
 
 
@@ -76,14 +75,16 @@ def split_word(word: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGroup:
-    members = split_word(word, available)
+    name, *others = split_word(word, available)
+    is_new = bool(others) and name not in available
+    if is_new and not name:
+        raise InputError(f"{source}: keypoint_channels has {word}, expected a name before the =")
+    members = tuple(others) if is_new else (name, *others)
     for member in members:
         if member not in available:
             hint = did_you_mean(member, available, '"{}"') or ", expected some of: " + ", ".join(available)
-            if member == members[0] != word:
-                hint += f"; {word} merges into it"
             raise InputError(f'{source}: no channel "{member}" of keypoint_channels in the file{hint}')
-    return ChannelGroup(members[0], members)
+    return ChannelGroup(name, members)
 
 
 def _present(group: ChannelGroup, available: Sequence[str], source: str) -> ChannelGroup:
@@ -95,7 +96,7 @@ def _present(group: ChannelGroup, available: Sequence[str], source: str) -> Chan
 
 
 def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> dict[str, list[str]]:
-    """What each of the channels that were read is made of.
+    """What each of the channels that were read is made of in the file, or in another that has it by its own name.
 
     Args:
         spec: what was asked for, see `parse_channels`.

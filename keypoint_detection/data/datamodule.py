@@ -42,7 +42,8 @@ class KeypointsDataModule(pl.LightningDataModule):
             where that is None too.
         json_test_dataset_path: file to test on at the end; None leaves the test out.
         image_test_dataset_path: folder of its images; None as for image_validation_dataset_path.
-        keypoint_channels: channels to detect, with spaces between them; a=b merges b into a. None takes all.
+        keypoint_channels: channels to detect, with spaces between them; a=b merges b into a, or renames it where there
+            is no a. None takes all.
         keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None is any.
         keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
             (origin top left, in [0, 1]) or pixel (origin top left, in pixels).

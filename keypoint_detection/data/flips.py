@@ -168,8 +168,12 @@ def _possible_partners(name: str, names: Sequence[str]) -> set[str]:
 def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[str, str]], list[str]]:
     """`guess_flip_pairs` for channels that several of the file may have been merged into.
 
-    A channel that holds both sides has none, and two that hold the two sides of the same are a pair.
+    A channel that holds both sides has none, and two that hold the two sides of the same are a pair. A new name counts
+    where the names in the file tell no side.
     """
+    pairs, unpaired = guess_flip_pairs([member for group in groups for member in group.members])
+    sided = {*unpaired, *itertools.chain.from_iterable(pairs)}
+    groups = [group if sided.intersection(group.members) else group._replace(members=(group.name,)) for group in groups]
     members = [member for group in groups for member in group.members]
     pairs, unpaired = guess_flip_pairs(members)
     for group in groups:

@@ -65,7 +65,8 @@ def read_annotations(
         json_path: the file, in one of `FORMATS`.
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to read, in one string with spaces between them or one by one; `a=b` merges b
-            into a. A group takes those of its members that the file has. None takes all.
+            into a, or renames it where there is no a. A group takes those of its members that the file has. None takes
+            all.
         keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
             "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
         report: whether to log the warnings that the annotations have.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from keypoint_detection.data.annotations import Annotations, PackedStrings
-from keypoint_detection.data.channels import ChannelGroup, ChannelSpec, parse_channels, tell_left_out
+from keypoint_detection.data.channels import ChannelGroup, ChannelSpec, parse_channels, split_word, tell_left_out
 from keypoint_detection.data.growing_array import GrowingArray
 from keypoint_detection.data.json_stream import JsonStream
 from keypoint_detection.errors import InputError
@@ -89,7 +89,7 @@ def _read_entries(stream: JsonStream, spec: ChannelSpec) -> tuple[_Columns, list
     for entries in stream.items():
         if number == 0:
             channels = _choose_channels(entries[0], spec, stream.path)
-            missing = _missing_members(spec, channels)
+            missing = _names_without_channel(spec, channels)
         for name in missing:
             for place, entry in enumerate(entries, start=number):
                 if isinstance(entry, dict) and name in entry:
@@ -117,10 +117,11 @@ def _choose_channels(entry: Any, spec: ChannelSpec, source: Path) -> list[str]:
     return channels
 
 
-def _missing_members(spec: ChannelSpec, channels: list[str]) -> list[str]:
-    """Members of groups that the first entry does not have, so that no other one may have them."""
-    groups = [word for word in spec or () if isinstance(word, ChannelGroup)]
-    return [name for group in groups for name in group.members if name not in channels]
+def _names_without_channel(spec: ChannelSpec, channels: list[str]) -> list[str]:
+    """Names in the choice of channels that are none of the first entry, so that no other one may have them."""
+    words = spec.split() if isinstance(spec, str) else spec or ()
+    asked = [word.members if isinstance(word, ChannelGroup) else split_word(word, channels) for word in words]
+    return [name for names in asked for name in names if name not in channels]
 
 
 def _append(columns: _Columns, entries: list[Any], channels: list[str], complete: bool) -> bool:

@@ -79,6 +79,7 @@ def read_parts(
         whole[name] = read_annotations(
             json_path, image_root, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates
         )
+        _check_same_channels(whole["train"], whole[name])
         maxima = None if max_keypoints is None else _maxima(max_keypoints, whole[name].channel_names)
         of_part = "" if name == "train" else f"_{name}"
         sizes[name] = scan_sizes(whole[name], folder_flag=f"--image{of_part}_dataset_path")
@@ -113,6 +114,17 @@ def read_parts(
         )
     _warn_of_what_is_measured_on(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
+
+
+def _check_same_channels(train: Annotations, other: Annotations) -> None:
+    """Refuses a file whose channels are made of others than in the training file, as where it has no `a` of `a=b`."""
+    for group, expected in zip(other.groups, train.groups, strict=True):
+        if group != expected:
+            members, of_train = (" and ".join(f'"{name}"' for name in of.members) for of in (group, expected))
+            raise InputError(
+                f'{other.source}: channel "{group.name}" is {members} of that file, and {of_train} of {train.source}, '
+                "expected the same"
+            )
 
 
 def _maxima(max_keypoints: Sequence[int], names: Sequence[str]) -> np.ndarray:

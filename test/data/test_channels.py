@@ -11,6 +11,7 @@ from keypoint_detection.errors import InputError
     [
         (None, ["a", "b"], {"a": ["a"], "b": ["b"]}),
         ("a=b=c d", ["a", "d"], {"a": ["a", "b", "c"], "d": ["d"]}),
+        ("n=a m=b=c", ["n", "m"], {"n": ["n", "a"], "m": ["m", "b", "c"]}),  # whether or not the file has n and m
         (["a=b", "c"], ["a=b", "c"], {"a=b": ["a=b"], "c": ["c"]}),  # a name with such a sign
     ],
 )
@@ -18,15 +19,32 @@ def test_members_of_channels(spec, names, members):
     assert channel_members(spec, names) == members
 
 
-def test_a_name_that_channels_are_merged_into_has_to_be_one_of_the_file():
-    for word, line in (
-        ("a=x", 'no channel "a" of keypoint_channels in the file, expected some of: x, y; a=x merges into it'),
+def test_what_is_merged_into_a_name_that_the_file_has_not_is_a_new_channel():
+    spec = "paws=left=right x=y muzzle=nose"
+    groups = [
+        ChannelGroup("paws", ("left", "right")),
+        ChannelGroup("x", ("x", "y")),  # which the file has
+        ChannelGroup("muzzle", ("nose",)),
+    ]
+    assert parse_channels(spec, ["nose", "y", "x", "left", "right"], "file") == groups
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
         ("x=a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
-        ("a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
-    ):
-        with pytest.raises(InputError) as raised:
-            parse_channels([word], ["x", "y"], "file")
-        assert str(raised.value) == f"file: {line}"
+        ("b=a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
+        ("b=", 'no channel "" of keypoint_channels in the file, expected some of: x, y'),
+        ("b", 'no channel "b" of keypoint_channels in the file, expected some of: x, y'),
+        ("=x", "keypoint_channels has =x, expected a name before the ="),
+        ("b=x b=y", 'keypoint_channels asks for channel "b" twice'),
+        ("b=x c=x", 'keypoint_channels asks for channel "x" twice'),
+    ],
+)
+def test_channels_that_cannot_be_are_named(spec, line):
+    with pytest.raises(InputError) as raised:
+        parse_channels(spec, ["x", "y"], "file")
+    assert str(raised.value) == f"file: {line}"
 
 
 def test_a_group_takes_the_members_that_there_are():

@@ -1,3 +1,4 @@
+import json
 import logging
 from functools import partial
 from types import SimpleNamespace
@@ -128,6 +129,18 @@ def test_images_are_relative_to_the_folder_that_is_given_or_to_their_own_file(fo
     assert folders("images") == {"train": "images", "validation": "images", "test": "images"}
     assert folders("images", **given) == {"train": "images", "validation": "elsewhere", "test": "images"}
     assert folders(**given) == {"train": "data", "validation": "elsewhere", "test": "b"}
+
+
+def test_channels_of_all_files_are_made_of_the_same(folder):
+    for file, channels in (("same", ["a", "b"]), ("less", ["b"])):
+        labels = {"dataset": [{"image_path": "000.png", **{name: [[0.5, 0.5]] for name in channels}}]}
+        (folder / f"{file}.json").write_text(json.dumps(labels))
+    module = ready(folder, json_validation_dataset_path=folder / "same.json", keypoint_channels="c=b a")
+    assert [part.channel_names for part in module.parts.annotations.values()] == [("c", "a")] * 2
+    with pytest.raises(InputError) as raised:  # or `b` would validate what `a` and `b` train
+        ready(folder, json_validation_dataset_path=folder / "less.json", keypoint_channels="a=b")
+    line = f'channel "a" is "b" of that file, and "a" and "b" of {folder / "dataset.json"}, expected the same'
+    assert str(raised.value) == f"{folder / 'less.json'}: {line}"
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])

@@ -119,6 +119,11 @@ def test_letters_of_other_alphabets_are_letters():
         ([("leg", ["left_1", "left_2", "right_3"]), "right_4"], None),
         ([("paw", ["lpaw", "nose"]), "rpaw"], None),
         ([("paw", ["lpaw", "rpaw"]), "left_eye"], None),
+        # Channels that are renamed keep the sides that the file tells, and have those of their new names otherwise.
+        ([("a", ["left_eye"]), ("b", ["right_eye"]), ("muzzle", ["nose"])], (1, 0, 2)),
+        ([("left_eye", ["p1"]), ("right_eye", ["p2", "p3"]), "nose"], (1, 0, 2)),
+        ([("left_eye", ["p1"]), "right_eye"], (1, 0)),
+        ([("left_eye", ["p1"]), "nose"], None),
     ],
 )
 def test_channels_that_were_merged_have_the_sides_of_what_they_hold(spec, expected):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keypoint_detection.convert import convert
+from keypoint_detection.data.channels import ChannelGroup
 from keypoint_detection.data.coco_format import channels_of
 from keypoint_detection.data.formats import FORMATS, read_annotations, recognise
 from keypoint_detection.data.images import scan_sizes
@@ -87,6 +88,26 @@ def test_channels_are_chosen_ordered_and_merged(folder):
     annotations = read_annotations(path, folder, keypoint_channels="z=x y")
     assert table(annotations) == [{"z": [[40, 20], [40, 0], [0, 20]], "y": [[20, 20]]}]
     assert table(read_annotations(path, folder, keypoint_channels=["z=x", "y"])) == table(annotations)
+
+
+@pytest.mark.parametrize("to", ["native", "coco"])
+def test_channels_are_renamed_and_merged_into_a_new_name(folder, to):
+    dataset = [{"image_path": "a.png", "x": [[0, 0]], "y": [[0.5, 0]], "z": [[1, 0], [1, 1]]}]
+    native = save(folder, {"dataset": dataset})
+    spec = "new=z=x one=y"
+    expected = [{"new": [[40, 20], [40, 0], [0, 20]], "one": [[20, 20]]}]
+    convert(native, folder / "same.json", to, folder)
+    annotations = read_annotations(folder / "same.json", folder, keypoint_channels=spec)
+    assert table(annotations) == expected
+    assert annotations.groups == [ChannelGroup("new", ("z", "x")), ChannelGroup("one", ("y",))]
+    convert(native, folder / "new.json", to, folder, keypoint_channels=spec)
+    assert table(read_annotations(folder / "new.json", folder)) == expected
+
+
+def test_a_new_name_is_that_of_no_channel_in_any_entry(folder):
+    entries = [{"image_path": "a.png", "x": []}, {"image_path": "b.png", "x": [], "new": [[0, 0]]}]
+    with pytest.raises(InputError, match='entry 1 has the channel "new", which entry 0 has not'):
+        read_annotations(save(folder, {"dataset": entries}), folder, keypoint_channels="new=x")
 
 
 def test_channels_that_nobody_asked_for_are_named(folder, caplog):
