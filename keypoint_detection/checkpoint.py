@@ -36,7 +36,8 @@ def store_calibration(path: str | Path, calibration: Calibration) -> None:
 
     Args:
         path: The checkpoint, which is replaced whole or not at all.
-        calibration: The thresholds of its channels. Channels without a promise keep the threshold that they had.
+        calibration: The thresholds of some or all of its channels. Channels without a promise keep the threshold that
+            they had.
 
     Raises:
         InputError: If the file is no checkpoint of a detector, or cannot be written.
@@ -45,9 +46,9 @@ def store_calibration(path: str | Path, calibration: Calibration) -> None:
     names = list(checkpoint["hyper_parameters"]["keypoint_channels"])
     thresholds = checkpoint["state_dict"]["score_thresholds"].clone()
     for position, name in enumerate(names):
-        promised = calibration.channels[name].threshold
-        if promised is not None:
-            thresholds[position] = promised
+        found = calibration.channels.get(name)
+        if found is not None and found.threshold is not None:
+            thresholds[position] = found.threshold
     checkpoint["state_dict"]["score_thresholds"] = thresholds
     checkpoint[CALIBRATION_KEY] = finite(calibration.record())
     stream = io.BytesIO()

@@ -58,8 +58,8 @@ def evaluate(
         checkpoint: A checkpoint that a training wrote, such as best.ckpt, or an ONNX file that export made of one.
         json_dataset_path: Labelled file, in the native or in COCO's format.
         image_dataset_path: Folder that its image paths are relative to. None is the folder of the file.
-        keypoint_channels: Where the file names channels otherwise: a=b merges its b into the channel a. None merges as
-            the training did.
+        keypoint_channels: Channels to evaluate; a=b makes the channel a of the file's b, and of its a if there is one,
+            others are made as in the training. None takes all.
         keypoint_coordinates: Convention of a native file: blender, normalized or pixel.
         empty_channels: Channels without keypoints: absent, or ignore (not labelled). None is as in the training.
         split: The split.json of a training with this file; only its validation images are evaluated.
@@ -104,14 +104,11 @@ def evaluate(
         flag = "--report" if report is not None else "--recall"
         raise InputError(f"{flag}: expected --maximal_gt_keypoint_pixel_distances with --threshold_unit pixel")
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
+    chosen = chosen_channels(network, keypoint_channels)
     annotations, sizes = read_labels(
-        Path(json_dataset_path),
-        folder,
-        chosen_channels(network, keypoint_channels),
-        keypoint_coordinates,
-        split,
+        Path(json_dataset_path), folder, list(chosen.values()), keypoint_coordinates, split
     )
-    annotations = annotations.select_channels(predictor.channel_names)
+    annotations = annotations.select_channels(list(chosen))
     if recall is not None and split is None:
         _warn_of_training_images(checkpoint, annotations)
     # Not every checkpoint says so; then it is what trainings take by default.
@@ -124,7 +121,7 @@ def evaluate(
     run_network(network, loader, evaluated, progress=processes.rank == 0)
     evaluated.gather(processes)
     sources = {"checkpoint": str(checkpoint), "labels": str(json_dataset_path), "image folder": str(folder)}
-    thresholds = list(predictor.score_thresholds.values())
+    thresholds = [predictor.score_thresholds[name] for name in annotations.channel_names]
     evaluation = summarise(evaluated, distance, thresholds, sources)
     if recall is not None:
         evaluation.calibration = calibrate(evaluation, annotations, recall)

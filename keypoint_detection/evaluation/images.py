@@ -199,7 +199,7 @@ def find_keypoints(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def run_network(network: Network, loader: DataLoader[Batch], collected: EvaluatedImages, progress: bool = True) -> None:
-    """Finds the keypoints of all batches.
+    """Finds the keypoints of all batches, and keeps those of the channels that are collected.
 
     Args:
         network: A checkpoint, or an exported file.
@@ -207,11 +207,13 @@ def run_network(network: Network, loader: DataLoader[Batch], collected: Evaluate
         collected: Where the detections go.
         progress: Show a progress bar.
     """
+    channels = [network.channel_names.index(name) for name in collected.annotations.channel_names]
     hidden = None if progress else True  # None shows it on a terminal
     bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=hidden)
     with bar:
         for batch in loader:
-            collected.add(batch, *find_keypoints(network, batch))
+            xy, scores = find_keypoints(network, batch)
+            collected.add(batch, xy[:, channels], scores[:, channels])
             bar.update(len(batch.images))
 
 
@@ -221,15 +223,16 @@ def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: 
 
     Args:
         detector: The detector, on its device.
-        dataset: The samples.
+        dataset: The samples, with some or all of the detector's channels.
         images: The images by their index in the data set.
     """
     detector.eval()
+    channels = [list(detector.hparams.keypoint_channels).index(name) for name in dataset.annotations.channel_names]
     stride = detector.hparams.heatmap_stride
     for index, image in images.items():
         sample = dataset[index]
         batch, sizes = sample.images[None].to(detector.device), sample.sizes[None]
-        image.heatmaps = predicted_heatmaps(detector(batch), batch, sizes, stride)[0].cpu().numpy()
+        image.heatmaps = predicted_heatmaps(detector(batch), batch, sizes, stride)[0, channels].cpu().numpy()
         cells = torch.tensor([image.heatmaps.shape[2], image.heatmaps.shape[1]]).double() * stride
         right, bottom = transform_points(cells, sample.transforms).tolist()
         image.heatmap_extent = (0.0, 0.0, right, bottom)

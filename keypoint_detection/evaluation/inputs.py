@@ -43,31 +43,36 @@ def chosen_distances(
     return distances, unit
 
 
-def chosen_channels(network: Network, given: str | list[str] | None) -> list[str | ChannelGroup]:
-    """Which channels of a file are to be read: those that are given as they are, all others as the training did.
+def chosen_channels(network: Network, given: str | list[str] | None) -> dict[str, str | ChannelGroup]:
+    """Which channels are evaluated, and what of a file they are made of: what is given, or as in the training.
 
     Args:
         network: A checkpoint, or an exported file.
-        given: Its channels with those of the file that are merged into them, as `a=b`, or None.
+        given: Some of its channels, which may say what they are made of, as `a=b`. None takes all.
+
+    Returns:
+        For each of them by its name what `read_annotations` is asked for.
 
     Raises:
-        InputError: If the checkpoint has no such channel.
+        InputError: If nothing is asked for, or the checkpoint has no such channel.
     """
     names, members = network.channel_names, network.evaluation.get("channel_members", {})
-    words = given.split() if isinstance(given, str) else list(given or [])
+    words = given.split() if isinstance(given, str) else names if given is None else given
+    if not words:
+        raise InputError(f"--keypoint_channels: is empty, expected some of: {', '.join(names)}")
     asked_for = {parts[0]: (word, parts) for word in words for parts in [split_word(word, names)]}
     unknown = sorted(set(asked_for) - set(names))
     if unknown:
         raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")
     if len(asked_for) < len(words):
         raise InputError(f"--keypoint_channels {' '.join(words)}: expected each channel once")
-    taken = {part: word for word, parts in asked_for.values() for part in parts}
-    chosen: list[str | ChannelGroup] = []
-    for name in names:
+    taken = {part: word for word, parts in asked_for.values() if len(parts) > 1 for part in parts}
+    chosen: dict[str, str | ChannelGroup] = {}
+    for name, (word, parts) in asked_for.items():
         left = tuple(member for member in members.get(name, [name]) if member not in taken)
-        if name not in asked_for and not left:
+        if len(parts) == 1 and not left:
             raise InputError(f"--keypoint_channels {taken[name]}: leaves nothing for {name!r} of the checkpoint")
-        chosen.append(asked_for[name][0] if name in asked_for else ChannelGroup(name, left))
+        chosen[name] = word if len(parts) > 1 else ChannelGroup(name, left)
     return chosen
 
 

@@ -16,6 +16,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import command
 from keypoint_detection.evaluation.command import evaluate
+from keypoint_detection.export.command import export
 from keypoint_detection.metrics import METRICS, KeypointMetric
 from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.report.measured import worst_images
@@ -145,9 +146,66 @@ def test_channels_of_the_file_are_merged_and_ordered_as_the_checkpoint_has_them(
     ]  # fmt: skip
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     found = evaluate(
-        folder / "best.ckpt", tmp_path / "labels.json", folder, keypoint_channels="red=crimson", device="cpu"
+        folder / "best.ckpt", tmp_path / "labels.json", folder, keypoint_channels="red=crimson green", device="cpu"
     )
     assert found.metrics == pytest.approx(evaluation.metrics, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def other_names(folder):
+    """The labels of the folder, in a file that has other names for the channels."""
+    entries = [{"image_path": f"{i}.png", "r": t["red"][:1], "s": t["red"][1:], "g": t["green"], "more": []}
+               for i, t in enumerate(TRUTHS)]  # fmt: skip
+    (folder / "other_names.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return folder / "other_names.json"
+
+
+@pytest.fixture(scope="module", params=["best.ckpt", "model.onnx"])
+def model(folder, request):
+    """The checkpoint, and what was exported of it."""
+    if request.param == "model.onnx":
+        export(str(folder / "best.ckpt"), str(folder / "model.onnx"))
+    return folder / request.param
+
+
+def test_a_file_that_names_channels_otherwise_is_evaluated(model, other_names, evaluation):
+    found = evaluate(model, other_names, keypoint_channels="red=r=s green=g", device="cpu")
+    assert found.metrics == pytest.approx(evaluation.metrics, rel=1e-3, nan_ok=True)
+    assert found.channels["red"]["truths"] == 3
+
+
+def test_only_channels_that_are_chosen_are_evaluated(folder, model, other_names, evaluation, tmp_path):
+    for labels, spec in ((folder / "labels.json", "green"), (other_names, "green=g")):
+        found = evaluate(model, labels, keypoint_channels=spec, device="cpu", report=tmp_path / "report.html")
+        assert list(found.channels) == list(found.to_json()["channels"]) == ["green"]
+        assert found.channels["green"]["truths"] == found.mean["truths"] == 1
+        assert found.metrics["meanAP"] == found.metrics["AP/green/d=4"] == 0  # that of all channels is 1/4
+        assert "red " not in found.table()
+        # What is true where a red dot is found is no longer in the wrong channel.
+        assert {kind: row["count"] for kind, row in found.to_json()["errors"].items() if row["count"]} == {"miss": 1}
+        assert all(len(image.xy) == len(image.truths) == 1 for image in found.images.values())
+    both = evaluate(model, folder / "labels.json", keypoint_channels="green red", device="cpu")
+    assert list(both.channels) == ["green", "red"]
+    assert both.channels["red"]["average_precision"] == evaluation.channels["red"]["average_precision"]
+    assert both.score_thresholds == pytest.approx(evaluation.score_thresholds[::-1], rel=1e-3)
+
+
+def test_heatmaps_of_the_report_are_those_of_the_channels_that_are_chosen(folder, tmp_path):
+    found = evaluate(folder / "best.ckpt", folder / "labels.json", keypoint_channels="green", device="cpu",
+                     report=tmp_path / "report.html")  # fmt: skip
+    # Of a picture with nothing green: the detector finds 1 / (1 + e^10) everywhere.
+    assert found.images[0].heatmaps.shape == (1, *SIZES[0])
+    assert found.images[0].heatmaps.max() < 1e-4
+
+
+def test_a_promise_for_one_channel_leaves_the_threshold_of_another(folder, tmp_path):
+    path = tmp_path / "copy.ckpt"
+    shutil.copy(folder / "best.ckpt", path)
+    found = evaluate(path, folder / "labels.json", keypoint_channels="red", recall=0.3, device="cpu")
+    promised = found.calibration.channels["red"].threshold
+    assert torch.load(path, weights_only=True)["state_dict"]["score_thresholds"].tolist() == pytest.approx(
+        [promised, 0.6]
+    )
 
 
 def test_the_validation_images_of_a_split_are_evaluated(folder, tmp_path):
@@ -307,6 +365,7 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
         ({"device": "warp9"}, "device"),
         ({"keypoint_channels": "purple=red"}, "purple"),
         ({"keypoint_channels": "red=crimson"}, "crimson"),
+        ({"keypoint_channels": ""}, "--keypoint_channels: is empty, expected some of: red, green"),
         ({"split": "missing-split.json"}, "missing-split.json"),
         ({"batch_size": 0}, "--batch_size 0: expected at least 1"),
         ({"num_workers": -1}, "--num_workers -1: expected at least 0"),
@@ -373,10 +432,10 @@ def test_channels_are_merged_as_in_the_training(folder, labels, evaluation, tmp_
     assert found.threshold_distances == [4.0]
     assert found.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
     assert found.channels["red"]["truths"] == 3
+    chosen = evaluate(tmp_path / "a.ckpt", labels, folder, device="cpu", keypoint_channels="red")
+    assert {name: row["truths"] for name, row in chosen.channels.items()} == {"red": 3}
     # What is given goes before it.
-    given = evaluate(checkpoint_of(folder, tmp_path / "a.ckpt"), labels, folder, device="cpu", keypoint_channels="red")
-    assert given.channels["red"]["truths"] == 1
-    given = evaluate(tmp_path / "a.ckpt", labels, folder, device="cpu", keypoint_channels="green=pink")
+    given = evaluate(tmp_path / "a.ckpt", labels, folder, device="cpu", keypoint_channels="red green=pink")
     assert (given.channels["red"]["truths"], given.channels["green"]["truths"]) == (1, 3)
 
 
@@ -430,7 +489,7 @@ def test_flags_that_leave_a_channel_or_a_distance_out_are_named(folder, labels, 
     with pytest.raises(
         InputError, match=r"^--keypoint_channels red=green: leaves nothing for 'green' of the checkpoint$"
     ):
-        evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green")
+        evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green green")
     with pytest.raises(InputError, match=r"^--keypoint_channels red=green red=pink: expected each channel once$"):
         evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green red=pink")
     with pytest.raises(InputError, match=r"^--threshold_unit image: expected --maximal_gt_keypoint_pixel_distances"):
