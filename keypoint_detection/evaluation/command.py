@@ -32,6 +32,18 @@ COMMAND = "keypoint-detection evaluate"
 HEATMAPS_IN_REPORT = 50  # of the worst images; each takes the network once more
 
 
+class UnwrittenError(InputError):
+    """Results of an evaluation that were to be written, and could not.
+
+    Attributes:
+        evaluation: All that was found.
+    """
+
+    def __init__(self, message: str, evaluation: Evaluation) -> None:
+        super().__init__(message)
+        self.evaluation = evaluation
+
+
 def evaluate(
     checkpoint: str | Path,
     json_dataset_path: str | Path,
@@ -82,6 +94,7 @@ def evaluate(
 
     Raises:
         InputError: If a file or a value is not usable.
+        UnwrittenError: If the report or the thresholds could not be written in the end; it holds what is returned.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
@@ -125,11 +138,16 @@ def evaluate(
     evaluation = summarise(evaluated, distance, thresholds, sources)
     if recall is not None:
         evaluation.calibration = calibrate(evaluation, annotations, recall)
-        if processes.rank == 0 and evaluation.calibration.promises:
+    if processes.rank != 0:
+        return evaluation
+    try:
+        if report is not None:
+            title = f"{Path(checkpoint).name} on {Path(json_dataset_path).name}"
+            _write_report(evaluation, title, report, network, dataset)
+        if evaluation.calibration is not None and evaluation.calibration.promises:
             store_calibration(checkpoint, evaluation.calibration)
-    if report is not None and processes.rank == 0:
-        title = f"{Path(checkpoint).name} on {Path(json_dataset_path).name}"
-        _write_report(evaluation, title, report, network, dataset)
+    except InputError as error:
+        raise UnwrittenError(str(error), evaluation) from error
     return evaluation
 
 
@@ -215,16 +233,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 refuse_overwriting(config[read], config[written])
     if config["output"] is not None:
         prepare_file(config["output"], "--output")
-    evaluation = call(evaluate, config, processes=processes)
+    problem = None
+    try:
+        evaluation = call(evaluate, config, processes=processes)
+    except UnwrittenError as error:
+        evaluation, problem = error.evaluation, error
     if processes.rank != 0:
         return 0
     sys.stdout.write(f"{evaluation.table()}\n")
-    if evaluation.calibration is not None:
-        stored = "these thresholds are now those of" if evaluation.calibration.promises else "nothing to store in"
-        sys.stdout.write(f"{stored} {config['checkpoint']}\n")
+    sys.stdout.flush()  # before files that may fail
     if config["output"]:
         with writing(f"--output {config['output']}"):
             evaluation.save(config["output"])
+    if problem is not None:
+        raise problem
+    if evaluation.calibration is not None:
+        stored = "these thresholds are now those of" if evaluation.calibration.promises else "nothing to store in"
+        sys.stdout.write(f"{stored} {config['checkpoint']}\n")
     for name in ("output", "report"):
         if config[name]:
             sys.stdout.write(f"\n{name}: {config[name]}")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from colour_detector import colour_checkpoint, dots
 from PIL import Image
 
-from keypoint_detection import files
+from keypoint_detection import checkpoint, files
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
@@ -238,6 +239,32 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
         {"red": second, "green": 0.6}, rel=2e-5
     )
     assert [file.name for file in tmp_path.iterdir()] == ["copy.ckpt"]
+
+
+def cannot_write(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("failing", ["store_calibration", "write_report"])
+def test_what_was_found_is_told_where_the_checkpoint_or_the_report_cannot_be_written(
+    folder, tmp_path, capsys, monkeypatch, failing
+):
+    path = tmp_path / "copy.ckpt"
+    shutil.copy(folder / "best.ckpt", path)
+    before = path.read_bytes()
+    what = {"store_calibration": f"checkpoint {path}", "write_report": f"--report {tmp_path / 'report.html'}"}[failing]
+    where = {"store_calibration": checkpoint, "write_report": command}[failing]
+    monkeypatch.setattr(where, "write_atomic" if failing == "store_calibration" else failing, cannot_write)
+    flags = ["--checkpoint", path, "--json_dataset_path", folder / "labels.json", "--device", "cpu", "--recall", 0.3]
+    flags += ["--output", tmp_path / "metrics.json", "--report", tmp_path / "report.html"]
+    assert main(["evaluate", *map(str, flags)]) == 2
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == f"error: {what}: cannot be written (No space left on device)"
+    assert "2 images with 4 true keypoints" in told.out
+    assert "these thresholds are now" not in told.out
+    assert json.loads((tmp_path / "metrics.json").read_text())["calibration"]["recall"] == 0.3
+    assert (tmp_path / "report.html").exists() is (failing == "store_calibration")
+    assert path.read_bytes() == before
 
 
 def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, caplog):
