@@ -157,7 +157,7 @@ class Evaluation:
             [kind.replace("_", " "), str(sum(counts[row])), _number(mean_of_defined(gains[row]))]
             for row, kind in enumerate(ERROR_KINDS)
         ]
-        title = f"Errors {self._within()} at the score threshold, and the AP that mending them wins back"
+        title = f"Errors {self._within()}: count at the score threshold, AP won by mending those of all scores"
         return _table(title, ["error", "count", "AP won"], rows)
 
 

@@ -99,6 +99,16 @@ def test_a_given_threshold_and_distance_are_used(folder):
     assert counts == {"miss": 2, "duplicate": 0, "imprecise": 1, "wrong_channel": 0, "background": 0}
 
 
+def test_errors_are_counted_at_the_threshold_and_their_gains_are_over_all_scores(folder):
+    # Where no detection counts, all three red keypoints and the green one are missed; what is in the wrong channel is
+    # no error that counts, and yet what green's AP is lost by.
+    found = evaluate(folder / "best.ckpt", folder / "labels.json", score_threshold=1.0, device="cpu")
+    title, _, _, *rows = found.table().split("\n\n")[2].splitlines()
+    assert title == "Errors within 4 px: count at the score threshold, AP won by mending those of all scores"
+    assert rows[0].split()[:2] == ["miss", "4"]
+    assert rows[3].split() == ["wrong", "channel", "0", "0.500"]
+
+
 def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, capsys):
     flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
     flags += ["--output", tmp_path / "new" / "metrics.json", "--report", tmp_path / "report.html"]
