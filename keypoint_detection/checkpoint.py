@@ -66,8 +66,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     Returns:
         `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (their
         number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `evaluation` (which channels of the
-        file are merged, what empty ones mean, and the threshold distances), `metrics` of the validation before it was
-        saved, and `calibration`. None where the file does not say.
+        file are merged, what empty ones mean, the threshold distances, fingerprints of the labels), `metrics` of the
+        validation before it was saved, and `calibration`. None where the file does not say.
 
     Raises:
         InputError: If the file is no checkpoint of a detector.

@@ -122,8 +122,8 @@ def evaluate(
         Path(json_dataset_path), folder, list(chosen.values()), keypoint_coordinates, split
     )
     annotations = annotations.select_channels(list(chosen))
-    if recall is not None and split is None:
-        _warn_of_training_images(checkpoint, annotations)
+    if split is None and processes.rank == 0:
+        _warn_of_training_images(checkpoint, network, annotations, is_promise=recall is not None)
     # Not every checkpoint says so; then it is what trainings take by default.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     # An exported file resizes images itself.
@@ -163,21 +163,29 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
     return float(distance)
 
 
-def _warn_of_training_images(checkpoint: str | Path, annotations: Annotations) -> None:
-    """Warns of a promise on images of the training, told from the record of the run that the checkpoint lies in."""
+def _warn_of_training_images(
+    checkpoint: str | Path, network: Network, annotations: Annotations, is_promise: bool
+) -> None:
+    """Warns of images of the training, told from the checkpoint or from the record of the run that it lies in."""
     folder = RunFolder(Path(checkpoint).absolute().parent.parent)
     try:
-        fingerprints = recorded_fingerprints(folder.read_json("split.json"))
+        of_run = recorded_fingerprints(folder.read_json("split.json"))
     except (OSError, ValueError):  # somebody else's file
+        of_run = {}
+    fingerprint = annotations.fingerprint()
+    is_its_run = of_run.get("train") == fingerprint
+    fingerprints = of_run if is_its_run else recorded_fingerprints(network.evaluation)
+    if fingerprints.get("train") != fingerprint:
         return
-    if annotations.fingerprint() == fingerprints.get("train"):
-        # Where images to validate on came from a file of their own, none of these were held out.
-        some = "validation" not in fingerprints
-        logger.warning(
-            "%s: the training saw %sthese images, so new ones may fall short of the promise%s",
-            annotations.source, "most of " if some else "",
-            f"; --split {folder.path / 'split.json'} takes those that were held out" if some else "",
-        )  # fmt: skip
+    # Where images to validate on came from a file of their own, none of these were held out.
+    some = "validation" not in fingerprints
+    split = f"--split {folder.path / 'split.json'}" if is_its_run else "--split with the split.json of its run"
+    logger.warning(
+        "%s: the training saw %sthese images, so %s%s",
+        annotations.source, "most of " if some else "",
+        "new ones may fall short of the promise" if is_promise else "on new ones it may be worse",
+        f"; {split} takes those that were held out" if some else "",
+    )  # fmt: skip
 
 
 def _write_report(

@@ -19,7 +19,8 @@ from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
 # How a training evaluates: `channel_members`, the channels of its file by that of the detector, `empty_channels`,
-# `distances` and `threshold_unit`.
+# `distances` and `threshold_unit`, and the `fingerprints` of the labels that it trains, validates and tests on, which
+# older checkpoints lack.
 EVALUATION_KEY = "evaluation"
 # The metrics of the latest evaluation before the checkpoint was written, by name.
 METRICS_KEY = "validation_metrics"

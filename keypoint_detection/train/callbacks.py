@@ -232,6 +232,7 @@ class MetricsLogger(pl.Callback):
             "empty_channels": trainer.datamodule.empty_channels,
             "distances": self.threshold_distances,
             "threshold_unit": self.threshold_unit,
+            "fingerprints": dict(trainer.datamodule.split["fingerprints"]),
         }
 
     def on_load_checkpoint(

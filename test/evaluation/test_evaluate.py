@@ -290,6 +290,37 @@ def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, capl
         assert ("the training saw most of these images" in caplog.text) is warned
 
 
+@pytest.mark.parametrize("kind", ["ckpt", "safetensors", "onnx"])
+def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder, tmp_path, caplog, kind):
+    def told(**given):
+        caplog.clear()
+        evaluate(tmp_path / f"a.{kind}", folder / "labels.json", device="cpu", **given)
+        return [record.getMessage() for record in caplog.records if "the training saw" in record.getMessage()]
+
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    cases = [
+        ({"train": labels.fingerprint()}, "most of these", True),
+        ({"train": labels.fingerprint(), "validation": "others"}, "these", False),
+        ({"train": "others", "validation": labels.fingerprint()}, None, False),
+        (None, None, False),  # of an older version
+    ]
+    for fingerprints, seen, split in cases if kind == "ckpt" else cases[:1]:
+        known = {} if fingerprints is None else {"fingerprints": fingerprints}
+        checkpoint_of(folder, tmp_path / "a.ckpt", **known)
+        if kind == "onnx":
+            export(str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"))
+        if kind == "safetensors":
+            checkpoint.export_weights(str(tmp_path / "a.ckpt"), str(tmp_path / "a.safetensors"))
+        text = f"{folder / 'labels.json'}: the training saw {seen} images, so on new ones it may be worse"
+        advice = "; --split with the split.json of its run takes those that were held out" if split else ""
+        assert told() == ([text + advice] if seen else [])
+    checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": labels.fingerprint()})
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["0.png"], "validation": ["1.png"]}))
+    assert not told(split=tmp_path / "split.json")
+    if kind == "ckpt":
+        assert "new ones may fall short of the promise" in told(recall=0.3)[0]
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "1.png", '{"fingerprints": ["a"]}'])
 def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_training(folder, tmp_path, caplog, text):
     (tmp_path / "models").mkdir()

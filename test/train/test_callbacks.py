@@ -14,7 +14,8 @@ from keypoint_detection.train import train
 from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
-TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y", empty_channels="ignore"))
+SPLIT = {"seed": 0, "fingerprints": {"train": "abc"}, "train": ["0.png"], "validation": ["1.png"]}
+TRAINER = SimpleNamespace(datamodule=SimpleNamespace(keypoint_channels="a=x=y", empty_channels="ignore", split=SPLIT))
 
 
 def test_distances_may_be_fractions_of_the_diagonal_of_each_image():
@@ -83,7 +84,7 @@ def test_thresholds_of_other_channels_are_not_taken_over():
     assert saved["state_dict"]["score_thresholds"].tolist() == [0.5]
     assert saved["evaluation"] == {
         "channel_members": {"a": ["a", "x", "y"]}, "empty_channels": "ignore", "distances": [2.0, 4.0],
-        "threshold_unit": "pixel",
+        "threshold_unit": "pixel", "fingerprints": {"train": "abc"},
     }  # fmt: skip
 
 

@@ -66,6 +66,9 @@ def test_the_split_is_written_and_covers_every_image_once(result):
     images = [entry["image_path"] for entry in json.loads((TEST_DATASET / "annotations.json").read_text())["dataset"]]
     assert sorted(split["train"] + split["validation"]) == sorted(images)
     assert len(split["validation"]) == 1
+    saved = torch.load(result.best_checkpoint, weights_only=True)["evaluation"]["fingerprints"]
+    assert saved == split["fingerprints"]
+    assert saved.keys() == {"train", "test"}
 
 
 def test_hyperparameters_are_written_with_the_choices_of_auto(result):
