@@ -105,6 +105,7 @@ def _choose_channels(entry: Any, spec: ChannelSpec, source: Path) -> list[str]:
     """The channels to read: what was asked for, or every list of the first entry."""
     if not isinstance(entry, dict):
         raise InputError(f"{source}: entry 0 is {_shown(entry)}, expected an object")
+    _refuse_scores(entry, f"{source}: entry 0")
     names = [key for key in entry if key not in METADATA_KEYS]
     if spec is not None:
         groups = parse_channels(spec, names, str(source))
@@ -145,6 +146,8 @@ def _append(columns: _Columns, entries: list[Any], channels: list[str], complete
     except (TypeError, KeyError, AttributeError):
         return False
     if not (set(map(type, lists)) <= {list} and set(map(type, points)) <= {list}):
+        return False
+    if any(map(_has_scores_channel, entries)):
         return False
     if not set(map(type, numbers)) <= {int, float} or (complete and not _same_channels(entries, channels)):
         return False
@@ -197,6 +200,20 @@ def _unexpected(entry: dict[str, Any], channels: Sequence[str]) -> list[str]:
     ]
 
 
+def _has_scores_channel(entry: dict[str, Any]) -> bool:
+    """Whether what an entry has as scores of predictions are coordinates, so that a channel would be lost."""
+    scores = entry.get(SCORES_KEY)
+    return isinstance(scores, list) and any(isinstance(point, list) and len(point) in (2, 3) for point in scores)
+
+
+def _refuse_scores(entry: dict[str, Any], place: str) -> None:
+    if _has_scores_channel(entry):
+        raise InputError(
+            f'{place}: "{SCORES_KEY}" is a list of keypoints, but that key is for the scores of predictions, expected '
+            "another name for a channel"
+        )
+
+
 def _finish(columns: _Columns, channels: list[str], source: Path, image_root: Path, coordinates: str) -> Annotations:
     """Turns lengths into offsets, and `v` over if it points up."""
     names = PackedStrings(torch.from_numpy(columns.characters.finish()), _offsets(columns.name_lengths.finish()))
@@ -235,6 +252,7 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
         if not isinstance(path, str):
             raise InputError(f'{place}: "{PATH_KEY}" is {_shown(path)}, expected a path in quotes')
         place = f'{place} ("{path}")'
+        _refuse_scores(entry, place)
         unexpected = _unexpected(entry, channels)
         for channel in channels:
             if channel not in entry:

@@ -108,6 +108,14 @@ CASES = {
     "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', '(did you mean "flaps"?)']),
     "additional channel": (native(entry(1, lid=[])), ["entry 1", '"lid"', "entry 0 has no list"]),
     "a key twice": (native(entry(1)).replace('"flap"', '"corner"', 2), ["entry 0", '"corner" stands twice']),
+    "a channel called scores": (
+        native(entry(1, scores=[]), entry(2, scores=[[0.5, 0.5]])),
+        ['entry 2 ("images/2.png"): "scores" is a list of keypoints', "expected another name"],
+    ),
+    "only a channel called scores": (
+        json.dumps({"dataset": [{"image_path": "images/0.png", "scores": [[0.5, 0.5, 1]]}]}),
+        ['entry 0: "scores" is a list of keypoints'],
+    ),
     # Keypoints.
     "channel is a number": (native(entry(1, corner=0.5)), ["entry 1", 'channel "corner" is 0.5', "list of keypoints"]),
     "channel is one point": (native(entry(1, corner=[0.5, 0.5])), ['"corner": keypoint 0 is 0.5', "[u, v]"]),

@@ -73,7 +73,7 @@ def test_depth_is_kept(folder):
 
 def test_scores_and_notes_are_no_channels(folder):
     first = {"image_path": "a.png", "corner": [[0, 0]], "scores": {"corner": [0.5]}, "date": "today", "id": 3}
-    second = {"image_path": "b.png", "corner": [], "id": 4}
+    second = {"image_path": "b.png", "corner": [], "id": 4, "scores": [0.5, [0.9]]}
     annotations = read_annotations(save(folder, {"dataset": [first, second]}), folder)
     assert annotations.channel_names == ("corner",)
     # A list that is asked for by nobody may hold anything.
