@@ -75,7 +75,7 @@ def read_parts(
     sizes: dict[str, np.ndarray] = {}
     for name, (json_path, image_root) in files.items():
         # Every file has to hold the channels of the training file, whatever else it holds.
-        wanted = keypoint_channels or (list(whole["train"].channel_names) if whole else None)
+        wanted = list(whole["train"].channel_names) if keypoint_channels is None and whole else keypoint_channels
         whole[name] = read_annotations(
             json_path, image_root, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates
         )

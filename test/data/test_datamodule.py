@@ -131,6 +131,12 @@ def test_images_are_relative_to_the_folder_that_is_given_or_to_their_own_file(fo
     assert folders(**given) == {"train": "data", "validation": "elsewhere", "test": "b"}
 
 
+@pytest.mark.parametrize("nothing", ["", " ", []])
+def test_no_channel_is_not_all_of_them(folder, nothing):
+    with pytest.raises(InputError, match=r"dataset\.json: keypoint_channels is empty, expected some of: a, b$"):
+        ready(folder, keypoint_channels=nothing)
+
+
 def test_channels_of_all_files_are_made_of_the_same(folder):
     for file, channels in (("same", ["a", "b"]), ("less", ["b"])):
         labels = {"dataset": [{"image_path": "000.png", **{name: [[0.5, 0.5]] for name in channels}}]}
