@@ -91,7 +91,9 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         # A file names flags without dashes.
         given, dashes = (keys[0] or keys[1] or "", "") if words is None else (words.strip(), "--")
         unknown = [word[len(dashes) :].split("=")[0] for word in given.split() if word.startswith(dashes)]
-        return f"unknown flag: {given}{did_you_mean(unknown, flags, dashes + '{}') or ' (-h lists the flags)'}"
+        is_word = bool(dashes and given) and not given.startswith(dashes)
+        advice = "; several words for one flag belong in quotes" if is_word else ""
+        return f"unknown flag: {given}{did_you_mean(unknown, flags, dashes + '{}') or f' (-h lists the flags{advice})'}"
     missing = re.search(r"arguments are required: ([\w, ]+)", message)
     if missing:
         # Those without dashes are given by their place.

@@ -133,7 +133,11 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
         (["--lr", "0.1"], "unknown flag: --lr 0.1 (-h lists the flags)"),
         ([""], "unknown flag:  (-h lists the flags)"),
         (["--xyzzy"], "unknown flag: --xyzzy (-h lists the flags)"),
-        (["stray"], "unknown flag: stray (-h lists the flags)"),
+        (["stray"], "unknown flag: stray (-h lists the flags; several words for one flag belong in quotes)"),
+        (
+            ["--keypoint_channels", "paws", "tail"],
+            "unknown flag: tail (-h lists the flags; several words for one flag belong in quotes)",
+        ),
     ],
 )
 def test_an_unknown_flag_is_one_line_with_the_nearest_one(words, line, tmp_path, monkeypatch, capsys):
