@@ -77,6 +77,15 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+def named_folder(run_dir: str | None = None, resume: str | None = None) -> RunFolder | None:
+    """The folder of the run that the flags of `find_interrupted` name, which need not be there; None for a new one."""
+    named = run_dir if resume in (None, "auto") else resume
+    if named is None:
+        return None
+    path = Path(named)
+    return RunFolder(path.absolute().parent.parent if path.suffix == ".ckpt" else path)
+
+
 def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> Resumed | None:
     """Finds the training to go on with.
 
@@ -96,8 +105,8 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     if resume == "auto" and run_dir is None:
         raise InputError("--resume auto: expected --run_dir too, the folder of the run to go on with")
     given = f"--run_dir {run_dir}" if resume is None else f"--resume {resume}"
-    path = Path(run_dir if resume in (None, "auto") else resume)
-    checkpoint = path if path.suffix == ".ckpt" else RunFolder(path).latest_checkpoint
+    path, folder = Path(run_dir if resume in (None, "auto") else resume), named_folder(run_dir, resume)
+    checkpoint = path if path.suffix == ".ckpt" else folder.latest_checkpoint
     if not checkpoint.exists():
         if resume != "auto":
             raise InputError(f"{given}: expected the last.ckpt of a training or the folder of its run")
@@ -110,7 +119,6 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
             f"{given}: holds weights for use only, expected {checkpoint.with_name('last.ckpt')}; "
             f"--checkpoint {checkpoint} starts a new training from these weights"
         )
-    folder = RunFolder(checkpoint.absolute().parents[1] if path == checkpoint else path)
     if run_dir is not None and Path(run_dir).resolve() != folder.path.resolve():
         raise InputError(f"--run_dir {run_dir}: --resume {resume} goes on in {folder.path}, expected the same or none")
     split = folder.read_json("split.json")

@@ -33,11 +33,12 @@ from keypoint_detection.train.build import (
 from keypoint_detection.train.checkpoint_io import check_space, explain_write_error
 from keypoint_detection.train.device_speed import tf32_products
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.folder_lock import FolderLock
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
 from keypoint_detection.train.memory import explain_want_of_memory
 from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import finish
-from keypoint_detection.train.resume import Resumed, find_interrupted
+from keypoint_detection.train.resume import Resumed, find_interrupted, named_folder
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_setup, create_trainer
 from keypoint_detection.train.training_result import TrainingResult
@@ -74,6 +75,15 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_values(config)
     check_login(config["wandb_mode"])
     flags.warn_of_unused(config)
+    with FolderLock() as lock:
+        named = call(named_folder, config)
+        if named:
+            lock.take(named.path)  # before its checkpoint is looked for, of which there may be a newer one later
+        return _train(config, lock)
+
+
+def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
+    """Trains in a folder, which is locked once it is there."""
     interrupted = call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())
@@ -106,6 +116,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
         batches_per_epoch=datamodule.batches_per_epoch(),
     )
     folder.make()
+    lock.take(folder.path)
     check_space(folder, detector, config["save_top_k"])
     csv_logger, wandb_logger = _start_records(config, folder, datamodule.split, recipe.reasons, interrupted)
     if not trainer.fast_dev_run:  # which logs nothing
