@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,8 @@ def fit(**hyperparameters: Any) -> TrainingResult:
     """Trains a detector, as the command line does.
 
     Args:
-        **hyperparameters: The flags of `keypoint-detection train -h` by name. An unknown name is an error.
+        **hyperparameters: The flags of `keypoint-detection train -h` by name. An unknown name is an error. Paths are
+            text or `os.PathLike`.
 
     Returns:
         The detector with its best weights, its metrics and the folder of its run.
@@ -58,7 +60,9 @@ def fit(**hyperparameters: Any) -> TrainingResult:
     Raises:
         InputError: If a hyperparameter or the data set is not usable.
     """
-    return train(flags.build_parser().parse_object(hyperparameters).as_dict())
+    # A parser takes what could be typed.
+    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in hyperparameters.items()}
+    return train(flags.build_parser().parse_object(given).as_dict())
 
 
 def train(config: dict[str, Any]) -> TrainingResult:

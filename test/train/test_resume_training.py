@@ -128,6 +128,27 @@ def test_a_relative_path_of_the_checkpoint_finds_the_folder_of_its_run(tmp_path,
     assert find_interrupted(resume="last.ckpt").folder.path == tmp_path / "run"
 
 
+class OwnPath:
+    """A path of the user's own kind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
+@pytest.mark.parametrize("kind", [Path, OwnPath])
+def test_paths_may_be_more_than_text(tmp_path, kind):
+    nowhere = kind(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=f"--resume {tmp_path}/nowhere: expected the last.ckpt"):
+        fit(**SHORT, resume=nowhere)
+    with pytest.raises(InputError, match=f"checkpoint {tmp_path}/nowhere does not exist"):
+        fit(**SHORT, checkpoint=nowhere)
+    with pytest.raises(InputError, match=f"{tmp_path}/nowhere"):
+        fit(**SHORT | {"json_dataset_path": nowhere, "run_dir": kind(tmp_path), "resume": "auto"})
+
+
 def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_record(tmp_path):
     flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1, "loss": "bce"}
     fit(**flags)
