@@ -210,8 +210,11 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
     augmentation = {parameter.name for parameter in parameters(Augmentation)} | {"augmented_share"}
     schedule, plateau = config["learning_rate_schedule"], {name for name in config if name.startswith("plateau_")}
     validation, weights = config["json_validation_dataset_path"], config.get("encoder_weights")
+    stops_at = config["early_stopping_relative_threshold"]
+    never = f"--early_stopping_relative_threshold is {stops_at:g}, which never stops"
     rules: list[tuple[bool, set[str], str]] = [
         (schedule != PLATEAU, plateau, f"--learning_rate_schedule is {schedule}"),
+        (stops_at < 0, {"early_stopping_patience"}, never),
         (bool(validation), {"validation_split_ratio"}, "--json_validation_dataset_path is what is validated on"),
         (config["augment_train"] is False, augmentation, "--augment_train is false"),
         (bool(weights and config["pretrained"]), {"pretrained"}, "--encoder_weights is what the encoder starts with"),

@@ -322,6 +322,11 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
             {"plateau_patience": 3, "plateau_factor": 0.5},
             dict.fromkeys(("plateau_factor", "plateau_patience"), "--learning_rate_schedule is cosine_to_half"),
         ),
+        ({"early_stopping_patience": 1, "early_stopping_relative_threshold": 0.0}, {}),
+        (
+            {"early_stopping_patience": 1},
+            {"early_stopping_patience": "--early_stopping_relative_threshold is -1, which never stops"},
+        ),
         ({"validation_split_ratio": 0.5}, {}),
         ({"json_validation_dataset_path": "b.json"}, {}),
         (
