@@ -74,5 +74,6 @@ def explain_write_error(error: BaseException, folder: RunFolder) -> InputError |
     if not isinstance(error, OSError) or error.errno not in WRITE_ERRORS:
         return None
     last = folder.checkpoints / "last.ckpt"
-    kept = f"{last} is whole: --resume {folder.path} goes on from it" if last.exists() else "no checkpoint was written"
+    goes_on = f"{last} is whole: the same flags with --resume {folder.path} go on from it"
+    kept = goes_on if last.exists() else "no checkpoint was written"
     return InputError(f"{error.filename or folder.path} cannot be written: {error.strerror}. {kept}")

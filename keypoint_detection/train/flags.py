@@ -106,7 +106,7 @@ def build_parser() -> OneLineParser:
     Returns:
         A parser with one flag for each hyperparameter. Its `error` raises `InputError`.
     """
-    parser = OneLineParser(
+    parser = _TrainingParser(
         prog="keypoint-detection train",
         description="Train a keypoint detector from a JSON file and a folder of images.",
         usage="%(prog)s --json_dataset_path FILE [--image_dataset_path FOLDER] [--flag value ...]",
@@ -151,6 +151,20 @@ def learning_flags() -> set[str]:
 def automatic_flags() -> set[str]:
     """Flags whose `auto` is decided by the data and the device, once for a training."""
     return {p.name for p in parameters(choose_recipe) if p.default == "auto"}
+
+
+class _TrainingParser(OneLineParser):
+    """A parser that says of flags which are missing that `--resume` does not bring them."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
+        """Parses a command line, that of the process where none is given."""
+        words = sys.argv[1:] if args is None else args
+        try:
+            return super().parse_args(words, *others, **options)
+        except InputError as error:
+            if not str(error).startswith("missing: ") or all(word.split("=")[0] != "--resume" for word in words):
+                raise
+            raise InputError(f"{error}; --resume goes on with the same flags, given again") from error
 
 
 class _UsualHelp(argparse.Action):

@@ -134,7 +134,7 @@ class LastCheckpoint(Checkpoint):
             number = self._signal or signal.SIGTERM  # another process may have got it
             if trainer.is_global_zero:
                 logger.warning(
-                    "%s after step %d: --resume %s goes on from there, with the other flags as they were",
+                    "%s after step %d: the same flags with --resume %s go on from there",
                     _REASONS[number], trainer.global_step, self.path.parents[1],
                 )  # fmt: skip
             end_as_stopped_by(number, trainer)

@@ -72,7 +72,7 @@ def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], fold
     last = folder.checkpoints / "last.ckpt"
     if last.exists():
         text += (
-            f"; {last} is whole: --resume {folder.path} goes on where there is more memory"
+            f"; {last} is whole: the same flags with --resume {folder.path} go on where there is more memory"
             f"{' or with --precision bf16-mixed' if whole else ''}, --checkpoint {last} starts from its weights with "
             "other flags"
         )

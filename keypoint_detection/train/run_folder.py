@@ -69,7 +69,7 @@ class RunFolder:
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
         if checkpoint:
             last = (self.checkpoints / "last.ckpt").exists()
-            goes_on = f"; --resume {self.path} goes on with that training, with its other flags" if last else ""
+            goes_on = f"; the flags of that training with --resume {self.path} go on with it" if last else ""
             raise InputError(
                 f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
                 f"new folder{goes_on}"

@@ -179,7 +179,7 @@ def _how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupt
     """Names what to resume, where there is a checkpoint of this training; in the first process alone."""
     last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
     told = rank_zero_only.rank == 0 and (interrupted or last.exists)
-    return f"interrupted: --resume {folder.path} goes on, with the other flags as they were" if told else "interrupted"
+    return f"interrupted: the same flags with --resume {folder.path} go on" if told else "interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -223,6 +223,15 @@ def test_a_missing_required_flag_is_named(parser):
         parser.parse_args([])
 
 
+@pytest.mark.parametrize("given", [["--resume", "runs/x"], ["--resume=auto", "--run_dir", "runs/x"]])
+def test_where_a_training_is_to_go_on_its_flags_are_asked_for(parser, given):
+    with pytest.raises(InputError) as error:
+        parser.parse_args(given)
+    assert str(error.value) == (
+        "missing: --json_dataset_path (-h lists the flags); --resume goes on with the same flags, given again"
+    )
+
+
 def test_values_from_python_are_validated_like_flags(parser):
     config = parser.parse_object(DEFAULT_HYPERPARAMETERS)
     assert config.n_channels == 4

@@ -58,7 +58,7 @@ def test_after_ctrl_c_a_training_goes_on_from_where_it_was(tmp_path, monkeypatch
     with caplog.at_level("WARNING"), pytest.raises(SystemExit) as stopped:
         fit_with(CtrlC([3]), monkeypatch, **flags)
     assert stopped.value.code == 130
-    assert f"interrupted after step 3: --resume {tmp_path} goes on from there" in caplog.text
+    assert f"interrupted after step 3: the same flags with --resume {tmp_path} go on from there" in caplog.text
     assert signal.getsignal(signal.SIGINT) is before
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 3
@@ -97,7 +97,8 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capl
         if where == "report":
             writes_report = "keypoint_detection.train.result.write_final_report"
             patched.setattr(writes_report, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt, match=re.escape(f"interrupted: --resume {tmp_path} goes on")):
+        told = f"interrupted: the same flags with --resume {tmp_path} go on"
+        with pytest.raises(KeyboardInterrupt, match=re.escape(told)):
             fit_with(callback, monkeypatch, **flags)
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -158,7 +159,7 @@ def test_full_disk_stops_the_training_and_leaves_the_last_checkpoint(tmp_path, m
         patch.setattr("keypoint_detection.files.os.fsync", full)
         patch.setattr("keypoint_detection.train.run_folder.RunFolder.write_json", lambda *_: None)
         patch.setattr(MetricsFile, "log_metrics", lambda *_, **__: None)
-        with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space left on device\. .* --resume"):
+        with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space .* flags with --resume .* go on"):
             fit(**SHORT, run_dir=str(tmp_path), resume="auto")
     assert last.read_bytes() == before
     assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", "best.ckpt"}

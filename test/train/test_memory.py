@@ -66,8 +66,8 @@ def test_with_a_checkpoint_it_says_how_to_go_on(tmp_path, monkeypatch):
     assert str(error.value) == (
         "the memory does not suffice for 2.50 GiB more: less of it needs a --batch_size below 2 (1 with "
         "--accumulate_grad_batches 2 for steps of as many images), or a smaller --image_size and --train_crop_size; "
-        f"{last} is whole: --resume {tmp_path} goes on where there is more memory, --checkpoint {last} starts from its "
-        "weights with other flags"
+        f"{last} is whole: the same flags with --resume {tmp_path} go on where there is more memory, --checkpoint "
+        f"{last} starts from its weights with other flags"
     )
     assert torch.load(last, weights_only=True)["global_step"] == 2
 

@@ -368,7 +368,7 @@ def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
 
 def test_a_folder_that_holds_a_training_is_not_overwritten(result):
     before = {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a training already .* --resume .* goes on with that training"):
+    with pytest.raises(InputError, match=r"holds a training already .* the flags of that training with --resume "):
         fit(**DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "not read before"}, run_dir=str(result.run_dir))
     assert before == {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
 
