@@ -13,6 +13,7 @@ from typing import Any
 import wandb
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import plain
@@ -60,10 +61,16 @@ class TrainedWeights:
             InputError: If the backbone is another one.
         """
         values = self.content["hyper_parameters"]
-        if config["backbone_type"] != values["backbone_type"]:
+        backbone = values["backbone_type"]
+        if backbone not in BACKBONES:
             raise InputError(
-                f"--checkpoint {self.name} has a backbone_type {values['backbone_type']}, "
-                f"expected {config['backbone_type']}; give --backbone_type {values['backbone_type']}"
+                f"--checkpoint {self.name} has the backbone {backbone} that is not known here: add it to its registry "
+                "before you load it"
+            )
+        if config["backbone_type"] != backbone:
+            raise InputError(
+                f"--checkpoint {self.name} has a backbone_type {backbone}, expected {config['backbone_type']}; give "
+                f"--backbone_type {backbone}"
             )
         inherited = {name: value for name, value in values["backbone"].items() if config.get(name, 0) is None}
         if config["heatmap_stride"] == "auto":

@@ -121,6 +121,18 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing_behind(tmp_path, train
     assert not (tmp_path / "run").exists()
 
 
+def test_a_backbone_that_is_not_registered_is_not_asked_for(tmp_path, trained):
+    content = torch.load(trained[1], weights_only=True)
+    content["hyper_parameters"]["backbone_type"] = "Mine"
+    torch.save(content, tmp_path / "mine.ckpt")
+    with pytest.raises(InputError) as error:
+        fit(**SHORT, checkpoint=str(tmp_path / "mine.ckpt"))
+    assert str(error.value) == (
+        f"--checkpoint {tmp_path}/mine.ckpt has the backbone Mine that is not known here: add it to its registry "
+        "before you load it"
+    )
+
+
 def test_without_a_checkpoint_everything_starts_anew():
     assert find_trained_weights(None) is None
 
