@@ -104,7 +104,7 @@ def create_trainer(
     arguments = {name: config[name] for name in trainer_flags() if name in config}
     duration = parse_duration(max_time)
     unlimited = arguments["max_epochs"] is None and arguments["max_steps"] == -1
-    if duration is None and unlimited:
+    if duration is None and unlimited and not arguments["fast_dev_run"]:
         duration = DEFAULT_TIME
         logger.info("training for 5 minutes, since neither --max_time nor --max_epochs nor --max_steps is given")
     if unlimited:

@@ -4,11 +4,14 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 from pytorch_lightning.callbacks import Timer
 
 from keypoint_detection import fit
 from keypoint_detection.train.trainer import PROFILERS, SharedTimer
+
+SHORT = DEFAULT_HYPERPARAMETERS | {"max_pictures": 0, "wandb_mode": "disabled"}
 
 
 def test_several_processes_ask_whether_the_time_is_over_every_tenth_step_but_for_the_first_ones():
@@ -40,3 +43,11 @@ def test_a_profiler_writes_where_the_time_of_steps_went_and_its_files_are_named(
     assert [path.name.split("-")[0] for path in traces] == (["fit", "validate"] if profiler == "pytorch" else [])
     expected = [*map(str, tables), *(f"{path} (opens in ui.perfetto.dev)" for path in traces)]
     assert [line.strip() for line in named if "-profile" in line] == expected
+
+
+def test_a_trial_of_a_batch_is_not_said_to_take_minutes(tmp_path, caplog):
+    caplog.set_level("INFO")
+    fit(**SHORT | {"max_epochs": None, "fast_dev_run": 1}, run_dir=str(tmp_path))
+    assert "1 batch" in caplog.text
+    assert "5 minutes" not in caplog.text
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
