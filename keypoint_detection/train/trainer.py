@@ -117,6 +117,8 @@ def create_trainer(
         arguments["enable_progress_bar"] = False
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_the_training)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # of a training that goes on
+    if arguments["limit_val_batches"] != 0:  # of epochs before the first validation
+        warnings.filterwarnings("ignore", "ReduceLROnPlateau conditioned on metric validation/loss")
     # What torch has deprecated is for Lightning to change.
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.utilities\._pytree")
     # The timer comes first: the others ask it whether this is the last epoch.

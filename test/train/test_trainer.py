@@ -51,3 +51,10 @@ def test_a_trial_of_a_batch_is_not_said_to_take_minutes(tmp_path, caplog):
     assert "1 batch" in caplog.text
     assert "5 minutes" not in caplog.text
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 1
+
+
+@pytest.mark.parametrize(("changes", "said"), [({}, 0), ({"limit_val_batches": 0}, 1)])
+def test_a_plateau_before_the_first_validation_is_nothing_to_warn_of(tmp_path, recwarn, changes, said):
+    flags = {"learning_rate_schedule": "plateau", "check_val_every_n_epoch": 2, "max_epochs": 2}
+    fit(**SHORT | flags | changes, run_dir=str(tmp_path))
+    assert sum("ReduceLROnPlateau conditioned on" in str(warning.message) for warning in recwarn) == said
