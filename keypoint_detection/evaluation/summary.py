@@ -203,7 +203,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
-    """Columns to the right, but the first to the left; a line before the row of means."""
+    """Columns to the right, but the first to the left; a line before the row of means, and what dashes stand for."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [
         "  ".join(f"{cell:{'<' if column == 0 else '>'}{widths[column]}}" for column, cell in enumerate(row))
@@ -212,4 +212,5 @@ def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
     rule = "-" * len(lines[0])
     if rows[-1][0] == "mean":
         lines.insert(-1, rule)
+        lines += ["-: undefined, and left out of the mean"] if any("-" in row for row in rows) else []
     return "\n".join([title, lines[0], rule, *lines[1:]])

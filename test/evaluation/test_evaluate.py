@@ -118,6 +118,9 @@ def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, 
     assert ["wrong", "channel", "1", "0.500"] in [line.split() for line in lines]
     assert ["mean", "0.167", "0.333"] in [line.split()[:3] for line in lines]
     assert lines[0].startswith("2 images with 4 true keypoints: ")
+    # Nothing of green is found: it has neither a localisation error nor a precision.
+    tables = "\n".join(lines).split("\n\n")
+    assert [table.endswith("-: undefined, and left out of the mean") for table in tables[:3]] == [True, True, False]
     content = json.loads((tmp_path / "new" / "metrics.json").read_text())
     assert content["channels"]["red"]["average_precision"] == pytest.approx({"2": 1 / 3, "4": 2 / 3})
     assert content["channels"]["green"]["precision"] is None
