@@ -19,9 +19,14 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        if message.startswith("Caught InputError in DataLoader worker"):
-            message = message.rsplit("InputError: ", 1)[-1].strip()
+        name = type(self).__name__
+        if message.startswith(f"Caught {name} in DataLoader worker"):
+            message = message.rsplit(f"{name}: ", 1)[-1].strip()
         super().__init__(message)
+
+
+class ImageError(InputError):
+    """An image that is loaded cannot be read, as one that has disappeared since its header was."""
 
 
 def want_of_memory(error: BaseException) -> str | None:

@@ -35,7 +35,7 @@ from keypoint_detection.data.geometry import (
 from keypoint_detection.data.image_cache import ImageCache
 from keypoint_detection.data.images import load_image, load_reduced
 from keypoint_detection.data.sampler import BLANK, Key
-from keypoint_detection.errors import InputError
+from keypoint_detection.errors import ImageError, InputError
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class KeypointsDataset(Dataset[Batch]):
         except InputError as error:
             message = f"{self.annotations.describe(index)}: {error}"
             if not self.skip_corrupt:
-                raise InputError(message) from error
+                raise ImageError(message) from error
             if not self._reported[index]:
                 self._reported[index] = True
                 logger.warning("Skipped: %s", message)

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from keypoint_detection.errors import InputError
+from keypoint_detection.errors import ImageError, InputError
 from keypoint_detection.files import write_atomic
 from keypoint_detection.train.run_folder import RunFolder
 
@@ -77,3 +77,12 @@ def explain_write_error(error: BaseException, folder: RunFolder) -> InputError |
     goes_on = f"{last} is whole: the same flags with --resume {folder.path} go on from it"
     kept = goes_on if last.exists() else "no checkpoint was written"
     return InputError(f"{error.filename or folder.path} cannot be written: {error.strerror}. {kept}")
+
+
+def explain_lost_image(error: BaseException, folder: RunFolder) -> InputError | None:
+    """Says in one line which image cannot be read any more, and what goes on; None for errors of another kind."""
+    if not isinstance(error, ImageError):
+        return None
+    last = (folder.checkpoints / "last.ckpt").exists()
+    goes_on = f"; once it can be read, the same flags with --resume {folder.path} go on" if last else ""
+    return InputError(f"{error}; with --corrupt_images skip a training does without such an image{goes_on}")

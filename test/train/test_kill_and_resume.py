@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from configuration import DEFAULT_HYPERPARAMETERS
+from configuration import DEFAULT_HYPERPARAMETERS, TEST_DATASET
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
@@ -174,6 +175,33 @@ def test_too_small_a_disk_is_an_error_before_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"0\.0 MB are free there, expected at least .* MB for checkpoints"):
         fit(**SHORT, run_dir=str(tmp_path))
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+class TakesImagesAway(pl.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *arguments):
+        for path in self.folder.rglob("*.png"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_disappears_ends_with_what_goes_on_without_it_and_with_it(tmp_path, monkeypatch, workers):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(TEST_DATASET, data)
+    paths = {"json_dataset_path": data / "annotations.json", "image_dataset_path": data, "run_dir": run}
+    flags = SHORT | paths | {"cache_images": False, "num_workers": workers, "max_epochs": 20}
+    with pytest.raises(InputError) as error:
+        fit_with(TakesImagesAway(data), monkeypatch, **flags)
+    which, what = str(error.value).split(": no such image file")
+    assert which.startswith(f"{data / 'annotations.json'}: entry ")
+    assert what == (
+        "; with --corrupt_images skip a training does without such an image; once it can be read, the same flags with "
+        f"--resume {run} go on"
+    )
+    shutil.copytree(TEST_DATASET, data, dirs_exist_ok=True)
+    assert fit(**flags | {"resume": run, "max_epochs": 1}).best_checkpoint.exists()
 
 
 @pytest.mark.parametrize("name", ["checkpoint_every_n_epochs", "checkpoint_every_n_steps"])
