@@ -228,6 +228,7 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
     never = f"--early_stopping_relative_threshold is {stops_at:g}, which never stops"
     rules: list[tuple[bool, set[str], str]] = [
         (schedule != PLATEAU, plateau, f"--learning_rate_schedule is {schedule}"),
+        (schedule == PLATEAU, {"learning_rate_warmup"}, f"--learning_rate_schedule is {schedule}"),
         (stops_at < 0, {"early_stopping_patience"}, never),
         (bool(validation), {"validation_split_ratio"}, "--json_validation_dataset_path is what is validated on"),
         (config["augment_train"] is False, augmentation, "--augment_train is false"),

@@ -331,6 +331,11 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
             {"plateau_patience": 3, "plateau_factor": 0.5},
             dict.fromkeys(("plateau_factor", "plateau_patience"), "--learning_rate_schedule is cosine_to_half"),
         ),
+        ({"learning_rate_warmup": 0.2, "learning_rate_schedule": "constant"}, {}),
+        (
+            {"learning_rate_warmup": 0.2, "learning_rate_schedule": "plateau"},
+            {"learning_rate_warmup": "--learning_rate_schedule is plateau"},
+        ),
         ({"early_stopping_patience": 1, "early_stopping_relative_threshold": 0.0}, {}),
         (
             {"early_stopping_patience": 1},
