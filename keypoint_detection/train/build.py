@@ -19,6 +19,7 @@ from keypoint_detection.data.geometry import parse_image_size
 from keypoint_detection.data.loading import check_num_workers
 from keypoint_detection.data.splits import check_ratio
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import check_given
 from keypoint_detection.flags import call
 from keypoint_detection.metrics.distances import parse_distances
 from keypoint_detection.models.backbones import BACKBONES, Backbone
@@ -49,6 +50,11 @@ from keypoint_detection.wording import counted, first_line
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 2, 1)
+# Flags that lead to a file or a folder; those of a backbone are its own matter.
+PATHS = (
+    "json_dataset_path", "json_validation_dataset_path", "json_test_dataset_path", "image_dataset_path",
+    "image_validation_dataset_path", "image_test_dataset_path", "run_dir", "resume", "checkpoint",
+)  # fmt: skip
 # Detections beyond those that are labelled, so that wrong ones do not crowd out right ones.
 MORE_THAN_LABELLED = 1.5
 # Share of a GPU's memory for what is kept of images in 32 bits. At their peak, steps on a CPU took 1.1 to 1.5 times as
@@ -165,6 +171,9 @@ def check_values(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: If a value is not usable.
     """
+    for name in PATHS:
+        if config[name] is not None:
+            check_given(str(config[name]), f"--{name}", "a path")
     given = {**config, **{name: 1 for name in flags.automatic_flags() if config[name] == "auto"}}
     if given["batch_size"] < 1:
         raise InputError(f"--batch_size {given['batch_size']}: expected at least 1, or auto")

@@ -261,7 +261,8 @@ def test_flags_of_the_detector_are_checked_before_the_data_is_read(changes, name
         {"image_size": 0}, {"train_crop_size": "1 2 3"}, {"rotation": 181}, {"horizontal_flip": 1.5}, {"fill": "red"},
         {"scale": -1}, {"augmented_share": 1.1}, {"progressive_resizing": -0.1}, {"ema_decay": 1.0},
         {"ap_epoch_freq": 0}, {"checkpoint_every_n_epochs": 0}, {"validation_split_ratio": 1.0}, {"num_workers": -1},
-        {"save_top_k": -2},
+        {"save_top_k": -2}, {"json_dataset_path": ""}, {"image_test_dataset_path": ""}, {"run_dir": ""}, {"resume": ""},
+        {"checkpoint": ""},
     ],
 )  # fmt: skip
 def test_values_that_are_wrong_by_themselves_are_told_before_anything_is_read_or_chosen(changes, caplog):
