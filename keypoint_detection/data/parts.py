@@ -42,7 +42,8 @@ class Parts:
     @property
     def validates_all_training(self) -> bool:
         """Whether all images to train on are also among those to validate on."""
-        return _paths(self.annotations["train"]) <= _paths(self.annotations["validation"])
+        train, validation = self.annotations["train"], self.annotations["validation"]
+        return len(train) <= len(validation) and _paths(train) <= _paths(validation)
 
 
 def read_parts(
