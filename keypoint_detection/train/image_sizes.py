@@ -65,12 +65,11 @@ def choose_size(
     own = side // SIDE_MULTIPLE * SIDE_MULTIPLE
     share = _quantile(across, 0.5)
     larger = _multiple(LARGEST_SIDE[accelerator] * min(ACROSS / share, LARGEST_FACTOR[accelerator]))
-    in_parts = False
-    limit = _multiple(LARGEST_SIDE[accelerator] * flatness(known))
-    if accelerator == "cpu" and side < CHEAP_BELOW:
-        limit = _multiple(CHEAP_SIDE * flatness(known))
-    elif crop_side(min(larger, own), across, accelerator) and larger > limit:
-        limit, in_parts = larger, True
+    is_cheap = accelerator == "cpu" and side < CHEAP_BELOW
+    limit = _multiple((CHEAP_SIDE if is_cheap else LARGEST_SIDE[accelerator]) * flatness(known))
+    in_parts = not is_cheap and larger > limit and crop_side(min(larger, own), across, accelerator) is not None
+    if in_parts:
+        limit = larger
     fitted = max(min(limit, own), SMALLEST_FITTED)
     small = own < SMALLEST_FITTED
     keep = (small and sides.max() <= limit) or (known == fitted).all()
