@@ -8,9 +8,8 @@ import os
 import platform
 from pathlib import Path
 
-from pytorch_lightning.utilities import rank_zero_only
-
 from keypoint_detection.errors import InputError
+from keypoint_detection.train.wandb_connection import is_rank_zero
 
 try:
     import fcntl
@@ -20,8 +19,8 @@ except ImportError:  # as on Windows
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-# The number of a machine or a process where Lightning does not know it before it has a Trainer.
-_NUMBERS = ("NODE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+# The number of a process that MPI has started, which Lightning does not know before it has a Trainer.
+_NUMBERS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class FolderLock:
@@ -74,6 +73,7 @@ class FolderLock:
         except OSError as error:
             logger.debug("%s: no lock: %s", path, error)
             os.close(descriptor)
+            path.unlink(missing_ok=True)
             return
         if not path.exists():  # its holder has just ended
             os.close(descriptor)
@@ -98,4 +98,4 @@ def _who(holder: str, path: Path) -> str:
 
 def _is_first_process() -> bool:
     """Whether this is the first of all processes of a training."""
-    return rank_zero_only.rank == 0 and all(os.environ.get(name, "0") == "0" for name in _NUMBERS)
+    return is_rank_zero() and all(os.environ.get(name, "0") == "0" for name in _NUMBERS)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from configuration import DEFAULT_HYPERPARAMETERS
+from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
@@ -94,7 +95,7 @@ def test_of_several_processes_the_first_locks(tmp_path, monkeypatch):
             lock.take(tmp_path)
             assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patched, FolderLock() as lock:
-        patched.setattr(folder_lock.rank_zero_only, "rank", 1)
+        patched.setattr(rank_zero_only, "rank", 1)
         lock.take(tmp_path)
         assert not list(tmp_path.iterdir())
 
@@ -119,6 +120,7 @@ def test_without_locks_a_training_runs_all_the_same(tmp_path, monkeypatch, witho
         monkeypatch.setattr(folder_lock.fcntl, "lockf", refused)
     with FolderLock() as lock:
         lock.take(tmp_path / "nowhere" if without == "folder" else tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_who_waits_for_the_file_that_its_holder_removes_makes_it_anew(tmp_path, monkeypatch):
