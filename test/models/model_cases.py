@@ -1,5 +1,6 @@
-"""Small backbones and batches that several tests of the models share."""
+"""Small backbones, batches and a trainer that several tests of the models share."""
 
+import pytorch_lightning as pl
 import torch
 
 from keypoint_detection.batch import Batch
@@ -11,6 +12,18 @@ SMALL = {
     "S3K": {"n_channels": 8, "n_resnet_blocks": 1},
     "Smp": {"encoder": "tu-convnext_atto", "decoder_channels": [16]},
 }
+
+
+def quiet_trainer(**arguments):
+    """A trainer on the CPU that shows and writes nothing."""
+    return pl.Trainer(
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        accelerator="cpu",
+        **arguments,
+    )
 
 
 def make_batch(seed=0, images=2, channels=3, keypoints=2, size=(48, 40), labelled=True):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from model_cases import SMALL, make_batch
+from model_cases import SMALL, make_batch, quiet_trainer
 
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
@@ -32,14 +32,7 @@ def make_detector(**arguments):
 
 def fit(detector, batches=4, **arguments):
     loader = torch.utils.data.DataLoader([make_batch(seed) for seed in range(batches)], batch_size=None)
-    trainer = pl.Trainer(
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accelerator="cpu",
-        **arguments,
-    )
+    trainer = quiet_trainer(**arguments)
     trainer.fit(detector, loader)
     return trainer
 
@@ -334,14 +327,7 @@ def test_training_overfits_one_batch():
     detector = make_detector(heatmap_sigma=2.0, max_keypoints=2, backbone=None)
     batch = make_batch(images=1, keypoints=2)
     loader = torch.utils.data.DataLoader([batch] * 120, batch_size=None)
-    trainer = pl.Trainer(
-        max_epochs=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accelerator="cpu",
-    )
+    trainer = quiet_trainer(max_epochs=1)
     trainer.fit(detector, loader)
     found = detector.eval().detect(batch.images).xy
     distances = torch.cdist(found[0], batch.keypoints[0]).amin(1)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from model_cases import quiet_trainer
 from pytorch_lightning.callbacks import Callback, Timer
 from torch import nn
 
@@ -46,15 +47,7 @@ class Model(pl.LightningModule):
 
 def fit(model, ckpt_path=None, callbacks=(), **arguments):
     loader = torch.utils.data.DataLoader(torch.ones(6, 1), batch_size=1)
-    trainer = pl.Trainer(
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        **arguments,
-    )
+    trainer = quiet_trainer(callbacks=list(callbacks), **arguments)
     trainer.fit(model, loader, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     return trainer
 
