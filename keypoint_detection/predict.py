@@ -26,6 +26,7 @@ from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.models.registry import check_registered
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 from keypoint_detection.wording import first_line
@@ -95,11 +96,8 @@ class TorchNetwork:
         content = load_checkpoint(checkpoint)
         values = content["hyper_parameters"]
         for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
-            if name in values and values[name] not in registry:
-                raise InputError(
-                    f"checkpoint {checkpoint} has the {name.removesuffix('_type')} {values[name]} that is not known "
-                    "here: add it to its registry before you load it"
-                )
+            if name in values:
+                check_registered(registry, values[name], name.removesuffix("_type"), f"checkpoint {checkpoint}")
         try:
             self.detector = KeypointDetector(**values, load_pretrained=False)
         except TypeError as error:

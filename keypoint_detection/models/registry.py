@@ -31,6 +31,24 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
     return registry[name]
 
 
+def check_registered(registry: Mapping[str, Any], name: str, what: str, checkpoint: str) -> None:
+    """Check that a registry has what a checkpoint was made with, which may be of the user's own.
+
+    Args:
+        registry: Entries by name.
+        name: The name in the checkpoint.
+        what: What the registry holds, for the error: `backbone`, `loss`.
+        checkpoint: The checkpoint, for the error: `checkpoint best.ckpt`.
+
+    Raises:
+        InputError: when there is no such name.
+    """
+    if name not in registry:
+        raise InputError(
+            f"{checkpoint} has the {what} {name} that is not known here: add it to its registry before you load it"
+        )
+
+
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], what: str) -> None:
     """Check that a backbone or a loss takes all of these arguments.
 

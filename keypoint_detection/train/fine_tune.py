@@ -17,6 +17,7 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import plain
+from keypoint_detection.models.registry import check_registered
 from keypoint_detection.train.wandb_connection import login_trouble
 from keypoint_detection.wording import first_line
 
@@ -62,11 +63,7 @@ class TrainedWeights:
         """
         values = self.content["hyper_parameters"]
         backbone = values["backbone_type"]
-        if backbone not in BACKBONES:
-            raise InputError(
-                f"--checkpoint {self.name} has the backbone {backbone} that is not known here: add it to its registry "
-                "before you load it"
-            )
+        check_registered(BACKBONES, backbone, "backbone", f"--checkpoint {self.name}")
         if config["backbone_type"] != backbone:
             raise InputError(
                 f"--checkpoint {self.name} has a backbone_type {backbone}, expected {config['backbone_type']}; give "
