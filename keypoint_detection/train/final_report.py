@@ -19,6 +19,7 @@ from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.processes import Processes
 from keypoint_detection.report import ReportData, ReportImage, run_information, worst_images, write_report
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
+from keypoint_detection.train.run_folder import REPORT_FILE
 from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_logger import RunLogger
 
@@ -123,7 +124,7 @@ def write_final_report(
         detector.to(trainer.strategy.root_device)
         dataset = trainer.datamodule.dataset("validation")
         add_heatmaps(detector, dataset, {index: images[index] for index in worst})
-        write_report(data, result.run_dir / "report.html")
+        write_report(data, result.run_dir / REPORT_FILE)
     except (InputError, OSError) as error:
         logger.warning("no report was written: %s", error)
 

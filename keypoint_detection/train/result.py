@@ -24,7 +24,7 @@ from keypoint_detection.train.final_report import FoundImages, log_report, write
 from keypoint_detection.train.last_checkpoint import stops_when_terminated
 from keypoint_detection.train.metrics_file import STEP
 from keypoint_detection.train.pictures import log_picture
-from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
+from keypoint_detection.train.run_folder import CURVES_FILE, REPORT_FILE, RunFolder
 from keypoint_detection.train.time_shares import TimeShares, advise
 from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_checkpoint_artifact
@@ -97,7 +97,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     for run_logger in trainer.loggers:
         if isinstance(run_logger, RunLogger):
             log_checkpoint_artifact(run_logger, best)
-            log_report(run_logger, folder.path / "report.html")
+            log_report(run_logger, folder.path / REPORT_FILE)
             finish_wandb(run_logger)
     detector.cpu()
     return result

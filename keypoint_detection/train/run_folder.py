@@ -22,8 +22,9 @@ from keypoint_detection.files import make_folder, write_atomic
 # Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
 # a later second.
 RUN_DIR_VARIABLE = "KEYPOINT_DETECTION_RUN_DIR"
-# What the end of a training writes first.
+# What the end of a training writes, the curves first.
 CURVES_FILE = "curves.png"
+REPORT_FILE = "report.html"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy", "pillow")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keypoint_detection.log_names import log_name
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.train.run_folder import CURVES_FILE
+from keypoint_detection.train.run_folder import CURVES_FILE, REPORT_FILE
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainingResult:
 
     def where_to_look(self) -> str:
         """Which files of the run to open, as text."""
-        report = self.run_dir / "report.html"
+        report = self.run_dir / REPORT_FILE
         in_browser = f"{report} in a browser, " if report.exists() else ""
         profiles = [f"            {path}" for path in sorted(self.run_dir.glob("*profile*.txt"))]
         traces = sorted(self.run_dir.glob("*profile*.trace.json"))
