@@ -43,11 +43,12 @@ def _scale(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int])
 
     Args:
         heatmaps: In [0, 1].
-        image_size: Height and width of the image, whose next multiple of the stride the heatmaps cover.
+        image_size: Height and width of the image, whose next multiple of the stride (1, 2 or 4) the heatmaps cover.
         size: Height and width of the picture to which the image was scaled.
     """
     h, w = heatmaps.shape[-2:]
-    stride = max(math.ceil(image_size[0] / h), math.ceil(image_size[1] / w))
+    # Of few cells the last one may lie mostly outside: 9 pixels have three of 4, as they would of 3.
+    stride = 2 ** math.ceil(math.log2(max(image_size[0] / h, image_size[1] / w)))
     heatmaps = heatmaps.detach().cpu().float().clamp(0, 1)
     scale = stride * size[1] / image_size[1]
     if scale <= 0.5:  # peaks that are narrower than a pixel of the picture are to stay visible

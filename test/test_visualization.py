@@ -69,6 +69,20 @@ def test_overlay_is_brightest_at_the_keypoint_at_every_stride(height, width, str
     assert centre == pytest.approx([x, y], abs=0.75 + 0.4 * stride)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("height", "width", "stride", "cell"), [(5, 9, 4, 1), (9, 9, 4, 1), (3, 5, 2, 1), (33, 41, 4, 9), (41, 33, 2, 15)]
+)
+def test_cells_are_shown_where_they_lie_where_their_stride_does_not_divide(height, width, stride, cell, turned):
+    images, maps = torch.zeros(1, 3, height, width), torch.zeros(1, -(-height // stride), -(-width // stride))
+    maps[..., cell] = 1
+    if turned:
+        images, maps = images.mT, maps.mT
+    picture = overlay_heatmaps(images, maps)[0].sum(axis=2, dtype=int)
+    brightest = np.argwhere(picture == picture.max())[:, 0 if turned else 1]
+    assert (2 * brightest + 1).mean() / 2 == stride * (cell + 0.5)
+
+
 def test_each_channel_has_its_colour_in_the_composite():
     maps = torch.zeros(1, 2, 6, 6)
     maps[0, 0, 1, 1] = maps[0, 1, 4, 4] = 1.0
