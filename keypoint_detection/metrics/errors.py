@@ -71,13 +71,7 @@ def pairwise_distance(xy: Tensor, truths: Tensor) -> Tensor:
     return (offsets[..., 0] * offsets[..., 0] + offsets[..., 1] * offsets[..., 1]).sqrt()
 
 
-def claim(
-    xy: Tensor,
-    scores: Tensor,
-    truths: Tensor,
-    radius: float,
-    channels: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+def claim(xy: Tensor, scores: Tensor, truths: Tensor, radius: float) -> Tensor:
     """Lets every detection, in descending score, take the nearest true keypoint within `radius` that is still free.
 
     Equal scores and equal distances are decided by position: the earlier one is first.
@@ -87,8 +81,6 @@ def claim(
         scores: `(R, N)` scores, any order.
         truths: `(R, K, 2)` true keypoints in pixels, NaN for none and for those that are not free.
         radius: largest distance in pixels, included.
-        channels: ids `(N,)` of the detections' and `(K,)` of the truths' channels, when only truths of another channel
-            may be taken.
 
     Returns:
         `(R, N)` int64, the index of the truth that each detection took, -1 for none.
@@ -105,8 +97,6 @@ def claim(
         distance = (
             pairwise_distance(xy[rows, detection], truths).masked_fill(~free, torch.inf).nan_to_num(nan=torch.inf)
         )
-        if channels is not None:
-            distance = distance.masked_fill(channels[0][detection, None] == channels[1], torch.inf)
         nearest, truth = distance.min(-1)
         hit = nearest <= radius
         taken_by[rows[hit], detection[hit]] = truth[hit]
@@ -178,16 +168,15 @@ def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Cl
     name(within(xy, truths, distance), DUPLICATE)
     name(claim_in_channel(radius), IMPRECISE)
     name(within(xy, truths, radius), DUPLICATE)
-    # The channels' axes are joined from here on: a detection may take the keypoint of another channel.
-    ids = torch.arange(n_channels, device=xy.device)
-    channels = ids.repeat_interleave(n_detections), ids.repeat_interleave(truths.shape[2])
+    # The channels' axes are joined from here on: a detection may take the keypoint of another channel. Those of its own
+    # lie farther than 2 d from all that is still unnamed, so any truth near is another's.
+    channels = torch.arange(n_channels, device=xy.device).repeat_interleave(truths.shape[2])
     points = xy.masked_fill(~wrong[..., None], torch.nan).flatten(1, 2)
-    # Truths of the own channel are farther than 2 d from all that is still unnamed, so any truth near is another's.
     near = within(points, truths.flatten(1, 2), distance)
     points = points.masked_fill(~near[..., None], torch.nan)  # few are left to claim anything, one after another
-    taken = claim(points, scores.flatten(1, 2), free.flatten(1, 2), distance, channels)
+    taken = claim(points, scores.flatten(1, 2), free.flatten(1, 2), distance)
     free = take_away(free.flatten(1, 2), taken).view_as(free)
-    claimed = torch.where(taken >= 0, channels[1][taken.clamp_min(0)], -1) if truths.shape[2] else taken
+    claimed = torch.where(taken >= 0, channels[taken.clamp_min(0)], -1) if truths.shape[2] else taken
     name(near.view_as(wrong), WRONG_CHANNEL)
     return Classification(kinds, ~free.isnan().any(-1), claimed.view(n_images, n_channels, n_detections))
 
