@@ -5,12 +5,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from keypoint_detection import heatmaps
 from keypoint_detection.curves import group_series, plot_curves
 from keypoint_detection.markers import draw_keypoints, to_picture
-from keypoint_detection.picture_layout import add_legend, channel_colours, image_grid, paper_colours, resize
+from keypoint_detection.picture_layout import (
+    add_legend,
+    add_title,
+    channel_colours,
+    image_grid,
+    paper_colours,
+    resize,
+)
 from keypoint_detection.visualization import compose_heatmaps, heatmap_panel, keypoint_panel, overlay_heatmaps
 
 SERIES = {
@@ -159,6 +166,24 @@ def test_many_channels_have_numbers_in_the_picture_and_in_the_legend(kind):
     blank = np.zeros((4, 300, 3), np.uint8)
     few, many = (add_legend(blank, dict.fromkeys("abcdefghijkl"[:n], ""), "") for n in (10, 11))
     assert white(many) > 1.3 * white(few)  # without numbers it would be a letter more
+
+
+@pytest.mark.parametrize("kind", ["true", "predicted"])
+def test_the_number_beside_a_mark_is_that_of_its_channel_in_the_legend(kind, monkeypatch):
+    written, write = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda draw, place, text, **how: written.append(text) or write(draw, place, text, **how),
+    )
+    names = [f"c{i}" for i in range(12)]
+    keypoints = dict.fromkeys(names, np.zeros((0, 2))) | {"c4": np.array([[150.0, 50.0]])}
+    picture = draw_keypoints(torch.zeros(3, 100, 300), **{kind: keypoints})
+    (number,) = written
+    add_legend(picture, dict.fromkeys(names, ""), "")
+    assert f"{number} c4" in written
+    rows, columns = np.nonzero(picture.min(axis=2) > 200)
+    assert np.hypot(columns.mean() - 150, rows.mean() - 50) > 300 / 70  # the radius of a ring
 
 
 def test_the_legend_of_a_narrow_picture_names_the_channels_only():
@@ -326,6 +351,20 @@ def test_images_of_few_channels_stand_side_by_side_each_with_its_own_heatmaps():
     cell = 288 + 4
     bright = [panel[-cell:, (2 * i + 1) * cell : (2 * i + 2) * cell].max(axis=(0, 2)).argmax() for i in range(3)]
     assert bright == pytest.approx([4 + 9 * (4.5 + 8 * i) for i in range(3)], abs=9)
+
+
+def test_a_title_stands_in_the_upper_left_corner_of_the_heatmaps_that_it_names(monkeypatch):
+    picture = np.zeros((100, 200, 3), dtype=np.uint8)
+    rows, columns = np.nonzero(add_title(picture, "true").any(axis=2))
+    assert len(rows) > 50
+    assert rows.max() < 30
+    assert columns.max() < 100
+    titled = {}
+    monkeypatch.setattr(
+        "keypoint_detection.visualization.add_title", lambda picture, text: titled.setdefault(text, picture)
+    )
+    heatmap_panel(torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 32, 32), torch.ones(1, 1, 32, 32), ["a"])
+    assert {text: picture.any() for text, picture in titled.items()} == {"predicted": False, "true": True}
 
 
 def test_panels_do_not_change_their_inputs():
