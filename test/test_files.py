@@ -1,5 +1,6 @@
 """Files that take the place of others whole, and what is never replaced: links, pipes and devices."""
 
+import errno
 import json
 import os
 import subprocess
@@ -105,6 +106,31 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with replaced(path):
+            raise OSError(errno.ENOSPC, "No space left on device")  # without a name, as the system's own
+
+    with pytest.raises(OSError, match="No space") as caught:
+        fail()
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_all_of_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda file: seen.append((os.fstat(file).st_size, path.read_text())))
+    write_atomic(path, "newer")
+    assert seen == [(5, "old")]
+    assert path.read_text() == "newer"
 
 
 def test_a_link_that_leads_to_itself_is_one_line(tmp_path):
