@@ -61,3 +61,15 @@ def test_a_single_value_per_channel_is_normalised_as_in_inference(images):
     expected = torch.tensor([0.0, 1.5]) if images == 1 else torch.tensor([0.0, 0.0])
     torch.testing.assert_close(norm(values)[0, :, 0, 0], expected, atol=1e-4, rtol=1e-4)
     assert norm.num_batches_tracked == images - 1
+
+
+def test_on_mps_the_layout_whose_gradients_are_wrong_there_is_left():
+    class OnMps(torch.Tensor):
+        device = torch.device("mps")
+
+    images = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    for norm in (BatchNorm(3).train(), BatchNorm(3).eval()):
+        assert not norm(images).is_contiguous()
+        found = norm(images.as_subclass(OnMps))
+        assert found.is_contiguous()
+        torch.testing.assert_close(found.as_subclass(torch.Tensor), norm(images), atol=1e-6, rtol=0)

@@ -266,6 +266,19 @@ def test_the_least_that_bce_can_be_is_the_entropy_of_the_cells_that_count(share_
     np.testing.assert_allclose(floor.numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("share_masked", [0.0, 0.4])
+def test_losses_and_their_floor_are_on_other_devices_what_they_are_on_the_cpu(name, share_masked, monkeypatch):
+    logits, truth, positives, mask = make_targets(12, share_masked=share_masked)
+    truth[~mask] = np.nan
+    given = name, {"bce_keypoint_weight": 5.0} if name == "bce" else {}, torch.tensor(logits)
+    targets = as_targets(truth, positives, mask)
+    on_cpu = evaluate_loss(*given, targets)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    for found, expected in zip(evaluate_loss(*given, targets), on_cpu, strict=True):
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 def test_counts_the_cells_of_each_channel():
     mask = torch.ones(2, 3, 4, 5, dtype=torch.bool)
     assert counted_cells(mask).tolist() == [40, 40, 40]
