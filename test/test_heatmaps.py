@@ -56,6 +56,14 @@ def test_rendering_by_hand():
     torch.testing.assert_close(rendered, torch.tensor([expected]), atol=1e-6, rtol=0)
 
 
+def test_keypoints_in_double_precision_are_rendered_in_it():
+    keypoint = (20.3, 11.8)
+    rendered = heatmaps.render(torch.tensor([[keypoint]], dtype=torch.float64), (32, 32), 3.0, 2)
+    expected = full_gaussians([keypoint], (32, 32), 3.0, 2)
+    assert rendered.dtype == torch.float64
+    np.testing.assert_allclose(rendered[0].numpy()[expected > 1e-6], expected[expected > 1e-6], rtol=1e-12)
+
+
 def test_flipping_the_keypoints_flips_the_heatmap():
     keypoints = torch.rand(3, 5, 2) * 32
     flipped = torch.stack([32 - keypoints[..., 0], keypoints[..., 1]], dim=-1)
@@ -261,6 +269,15 @@ def test_of_equal_peaks_in_a_window_one_stays():
     for min_distance, expected in ((4, 3), (5, 2), (12, 2), (16, 2), (17, 1)):
         _, scores = heatmaps.decode(heatmap, 6, min_distance=min_distance)
         assert (scores > 0).sum() == expected, min_distance
+
+
+def test_peaks_of_equal_height_are_found_where_they_are_between_cells():
+    keypoints = torch.tensor([[10.25, 11.75], [26.25, 11.75], [10.25, 29.75]])  # whole cells apart
+    xy, scores = heatmaps.decode(heatmaps.render(keypoints, (40, 40), 2.0), 4)
+    assert scores[0] == scores[1] == scores[2] > scores[3] == 0
+    torch.testing.assert_close(
+        torch.stack(sorted(xy[:3], key=lambda p: (p[1] > 20, p[0].item()))), keypoints, atol=0.01, rtol=0
+    )
 
 
 def test_plateaus_in_one_map_leave_the_others_as_they_are():
