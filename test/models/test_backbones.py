@@ -9,6 +9,7 @@ from model_cases import SMALL
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES, Backbone, build_backbone
 from keypoint_detection.models.backbones.base import IMAGENET_MEAN
+from keypoint_detection.models.backbones.layers import ResidualBlock
 
 STRIDES = (1, 2, 4)
 _cache = {}
@@ -147,6 +148,12 @@ def test_image_of_the_mean_colour_is_zero_inside():
     assert backbone.seen.shape == (1, 3, 8, 8)
     assert not backbone.seen[..., 5:, :].any()
     assert not backbone.seen[..., 6:].any()
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_new_residual_block_passes_its_input_on(mode):
+    features = torch.rand(2, 8, 5, 6)
+    torch.testing.assert_close(ResidualBlock(8, 3).train(mode)(features), features)
 
 
 def test_unet_computes_no_level_finer_than_the_heatmaps():

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -425,6 +426,27 @@ def test_plateau_reduces_by_a_relative_threshold():
         rates.append(configured["optimizer"].param_groups[0]["lr"])
     assert rates == [1.0, 1.0, 0.5, 0.5, 0.5, 0.25]
     assert configured["lr_scheduler"]["monitor"] == "validation/loss"
+
+
+def test_a_plateau_goes_on_in_an_epoch_that_was_validated_before_its_checkpoint():
+    stopped, goes_on = make_detector(), make_detector()
+    losses, checkpoint = [], {}
+    scheduler = SimpleNamespace(step=losses.append)
+    stopped._validated = True
+    stopped.on_save_checkpoint(checkpoint)
+    goes_on.on_load_checkpoint(checkpoint)
+    for loss in (0.3, 0.2):  # at the end of that epoch, and of one that is not validated
+        goes_on.lr_scheduler_step(scheduler, loss)
+    assert losses == [0.3]
+
+
+@pytest.mark.parametrize(("step", "sanity_checking", "counts"), [(0, False, False), (5, True, False), (5, False, True)])
+def test_a_plateau_counts_epochs_whose_training_was_validated(step, sanity_checking, counts):
+    detector, losses = make_detector(), []
+    detector._trainer = SimpleNamespace(global_step=step, sanity_checking=sanity_checking)
+    detector.on_validation_end()
+    detector.lr_scheduler_step(SimpleNamespace(step=losses.append), 0.3)
+    assert losses == [0.3] * counts
 
 
 @pytest.mark.parametrize(

@@ -111,13 +111,14 @@ def test_a_kernel_without_a_gradient_stays():
     assert (other != 1).all()
 
 
-def test_a_kernel_steps_along_every_direction_alike():
-    kernel = nn.Parameter(torch.zeros(4, 2, 3, 3))
+@pytest.mark.parametrize(("shape", "length"), [((4, 2, 3, 3), 0.5), ((8, 2, 1, 1), 1.0)])  # 4 x 18, and 8 x 2: sqrt(4)
+def test_a_kernel_steps_along_every_direction_alike(shape, length):
+    kernel = nn.Parameter(torch.zeros(shape))
     optimizer = Muon([{"params": [kernel], "lr": 0.5, "orthogonal": True}], BETAS, fused=False)
-    kernel.grad = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)) * 1e-3
+    kernel.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-3
     optimizer.step()
     values = torch.linalg.svdvals(kernel.detach().flatten(1))
-    assert ((values > 0.5 * 0.65) & (values < 0.5 * 1.25)).all()
+    assert ((values > length * 0.65) & (values < length * 1.25)).all()
     assert float((kernel.detach() * kernel.grad).sum()) < 0, "a step goes down the gradient"
 
 

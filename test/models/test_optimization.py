@@ -100,6 +100,9 @@ def test_kernels_that_join_enough_channels_get_orthogonal_steps():
     assert kernels["params"] == [network[2].weight]
     assert (kernels["lr"], kernels["weight_decay"]) == (pytest.approx(1.0), 0.1)
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+    rates = {"learning_rate": 0.3, "weight_decay": 0.1, "encoder_factor": 0.5}
+    (of_encoder,) = [g for g in parameter_groups(network, [network], **rates, hidden=[network[2]]) if g["orthogonal"]]
+    assert of_encoder["lr"] == pytest.approx(0.5)
     assert isinstance(build_optimizer(groups, SimpleNamespace(precision="32-true", gradient_clip_val=1.0)), Muon)
 
 
