@@ -39,6 +39,7 @@ def build(table, coordinates="normalized"):
         xy=torch.tensor(flat, dtype=torch.float32).reshape(-1, 2),
         offsets=torch.tensor([0, *np.cumsum([len(points) for points in lists])]),
         depth=torch.arange(len(flat), dtype=torch.float32),
+        declared_sizes=torch.arange(2 * len(table)).view(-1, 2),
     )
 
 
@@ -73,6 +74,7 @@ def test_subset_takes_images_in_the_given_order(table, data):
     assert as_table(part) == [table[index] for index in indices]
     assert [part.name(n) for n in range(len(part))] == [f"bild {index} ü.png" for index in indices]
     assert part.entries.tolist() == indices
+    assert part.declared_sizes.tolist() == [[2 * index, 2 * index + 1] for index in indices]
     again = build(table)
     depths = [[d.tolist() for d in again.depths(index)] for index in indices]
     assert [[d.tolist() for d in part.depths(n)] for n in range(len(part))] == depths

@@ -59,6 +59,18 @@ def test_every_keypoint_is_one_of_the_image_that_is_seen_there(seed, size):
     assert torch.equal(own.images, torch.ones(3, 40, 60)), "the sample itself is as it was"
 
 
+def test_rectangles_are_of_all_shapes_up_to_1_65_times_as_wide_as_high_or_as_high_as_wide():
+    own, other = sample(1, 200, 300), sample(2, 200, 300)
+    ratios = []
+    for seed in range(200):
+        shown = cutmix(own, other, random(seed)).images[0] == 2
+        ratios.append((int(shown.any(1).sum()) / 200) / (int(shown.any(0).sum()) / 300))
+    # Their logarithms are spread evenly from -0.5 to 0.5.
+    counts = np.histogram(np.log(ratios), bins=4, range=(-0.52, 0.52))[0]
+    assert counts.sum() == 200
+    assert counts.min() > 30
+
+
 def test_keypoints_on_the_far_borders_belong_to_the_last_pixels():
     corner = torch.tensor([60.0, 40.0])
     own, other = (sample(value, points=1) for value in (1, 2))

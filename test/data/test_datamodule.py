@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from data_sets import write_data_set
 
-from keypoint_detection.data import parts
+from keypoint_detection.data import loading, parts
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.images import scan_sizes
-from keypoint_detection.data.loading import automatic_num_workers
+from keypoint_detection.data.loading import automatic_num_workers, loader_arguments
 from keypoint_detection.errors import InputError
 
 AUGMENTATION = Augmentation(rotation=180, horizontal_flip=0.5, vertical_flip=0.5, cutmix=0.5, noise=0.2)
@@ -291,6 +291,29 @@ def test_on_another_device_heatmaps_are_rendered_there(folder):
     assert next(iter(module.train_dataloader())).heatmaps is None
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_is_read_on_the_host_stays_there_and_what_a_device_has_not_is_not_sent(folder, device, monkeypatch):
+    sent = []
+
+    def send(module, batch, to, dataloader_idx):
+        sent.append(batch)
+        return type(batch)(*(None if part is None else part.to("meta") for part in batch))
+
+    monkeypatch.setattr(pl.LightningDataModule, "transfer_batch_to_device", send)
+    module = ready(folder)
+    batch = next(iter(module.train_dataloader()))
+    moved = module.transfer_batch_to_device(batch, torch.device(device), 0)
+    assert torch.equal(moved.sizes, batch.sizes)
+    assert {part.device.type for name, part in moved._asdict().items() if name != "sizes"} == {"meta"}
+    has_float64 = any(part.dtype == torch.float64 for part in sent[0])
+    assert has_float64 == (device == "cuda")
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "cpu"])
+def test_memory_is_pinned_for_the_device_that_reads_it_faster_then(device):
+    assert loader_arguments(2, stand_in(device=device))["pin_memory"] == (device == "cuda")
+
+
 @pytest.mark.parametrize(
     ("device", "where", "said"),
     [
@@ -345,6 +368,12 @@ def test_maximum_of_keypoints(folder):
 def test_setup_comes_first(folder):
     with pytest.raises(RuntimeError, match="setup"):
         _ = make(folder).channel_names
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 0), (4, 1, 3), (4, 2, 1), (9, 1, 8), (64, 1, 8)])
+def test_a_device_gets_a_worker_for_each_core_but_one_up_to_8(cores, processes, workers, monkeypatch):
+    monkeypatch.setattr(loading, "usable_cores", lambda: cores)
+    assert automatic_num_workers("cuda", processes)[0] == workers
 
 
 def test_automatic_workers_leave_a_core_to_the_training():

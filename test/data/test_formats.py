@@ -221,6 +221,17 @@ def test_convert_keeps_depth_in_its_own_format_and_says_that_coco_loses_it(folde
     assert "depths" in caplog.text
 
 
+def test_objects_that_are_written_have_the_box_around_their_keypoints(folder):
+    labels = {"corner": [[10, 5], [30, 2]], "flap": [[12, 18]], "none": []}
+    source = save(folder, {"coordinates": "pixel", "dataset": [{"image_path": "a.png", **labels}]})
+    convert(source, folder / "out.json", "coco", folder)
+    (found,) = json.loads((folder / "out.json").read_text())["annotations"]
+    assert found["keypoints"] == [10, 5, 2, 30, 2, 2, 12, 18, 2, 0, 0, 0]
+    assert found["num_keypoints"] == 3
+    assert found["bbox"] == [10, 2, 20, 16]  # left, top, width, height
+    assert found["area"] == 320
+
+
 def test_convert_refuses_what_cannot_work(folder):
     source = save(folder, {"dataset": [{"image_path": "a.png", **BLENDER}]})
     with pytest.raises(InputError, match="--to yolo: expected one of native, coco"):

@@ -108,6 +108,19 @@ def test_warp_averages_where_it_shrinks():
     assert (result - 0.5).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("shrink", [2.0, 3.3, 8.0])
+def test_no_pixel_is_skipped_where_a_warp_shrinks(shrink):
+    homography = np.diag([1 / shrink, 1 / shrink, 1.0])
+    seen = []
+    for row, column in np.ndindex(9, 9):
+        image = np.zeros((80, 80, 3), np.uint8)
+        image[30 + row, 30 + column] = 255
+        seen.append(float(warp(image, homography, (40, 40), "zeros").mean()) * 40**2 * shrink**2)
+    # Each counts about as much as any other: one of them is 1 / shrink**2 of the output.
+    assert min(seen) > 0.7
+    assert max(seen) < 1.45
+
+
 @pytest.mark.parametrize("fill", ["mean", "zeros", "border", "reflection"])
 def test_warp_by_whole_pixels_moves_pixels_exactly(fill):
     image = noise_image(20, 30)

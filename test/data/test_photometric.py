@@ -34,6 +34,13 @@ def test_contrast_does_nothing_to_one_colour_however_bright():
     torch.testing.assert_close(photometric.adjust_colour(grey, 1.5, 0.5, 0.7, 0), torch.full((3, 8, 8), 0.6))
 
 
+def test_contrast_goes_towards_the_luma_of_the_image():
+    reddish = torch.tensor([0.8, 0.4, 0.2])[:, None, None].expand(3, 8, 8)
+    luma = 0.299 * 0.8 + 0.587 * 0.4 + 0.114 * 0.2
+    expected = torch.tensor([(value + luma) / 2 for value in (0.8, 0.4, 0.2)])[:, None, None].expand(3, 8, 8)
+    torch.testing.assert_close(photometric.adjust_colour(reddish, 1, 0.5, 1, 0), expected, atol=1e-6, rtol=0)
+
+
 def test_no_saturation_is_grayscale(image):
     result = photometric.adjust_colour(image, 1, 1, 0, 0)
     luma = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
