@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection import heatmaps
+from keypoint_detection.models.devices import to_device
 
 
 class Detections(NamedTuple):
@@ -41,7 +42,7 @@ def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, str
     probabilities = logits.float().sigmoid()
     if sizes is None:
         return probabilities
-    sizes = sizes.to(images.device, non_blocking=True)
+    sizes = to_device(sizes, images.device)
     mask = heatmaps.valid_mask(sizes, (images.shape[-2], images.shape[-1]), stride)
     return torch.where(mask, probabilities, 0.0)
 
@@ -78,10 +79,9 @@ def decode_detections(
         scores = probabilities.new_empty(*probabilities.shape[:2], count)
         for height, width in unique:
             chosen = ((sizes[:, 0] == height) & (sizes[:, 1] == width)).nonzero().flatten()
-            chosen = chosen.to(xy.device, non_blocking=True)
+            chosen = to_device(chosen, xy.device)
             xy[chosen], scores[chosen] = decode(probabilities[chosen], height, width)
     if min(caps) == count:
         return Detections(xy, scores)
-    beyond = torch.arange(count) >= torch.tensor(caps)[:, None]
-    beyond = beyond.to(xy.device, non_blocking=True)
+    beyond = to_device(torch.arange(count) >= torch.tensor(caps)[:, None], xy.device)
     return Detections(xy.masked_fill(beyond[..., None], math.nan), scores.masked_fill(beyond, 0.0))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
+from keypoint_detection.models.devices import to_device
 from keypoint_detection.models.losses import LossTargets
 
 
@@ -29,7 +30,7 @@ def loss_targets(batch: Batch, sigma: float, stride: int) -> LossTargets:
     truth = batch.heatmaps
     if truth is None:
         truth = heatmaps.render(batch.keypoints, size, sigma, stride)
-    sizes = batch.sizes.to(batch.images.device, non_blocking=True)
+    sizes = to_device(batch.sizes, batch.images.device)
     mask = heatmaps.valid_mask(sizes, size, stride) & batch.labelled[:, :, None, None]
     return LossTargets(truth, positive_cells(batch.keypoints, sizes, size, stride), mask)
 
