@@ -102,6 +102,14 @@ def test_a_detection_has_to_lie_within_the_chosen_distance():
     assert near.measured_recall == 0.5
 
 
+def test_the_recall_is_measured_at_the_threshold():
+    found = calibrate_channel(
+        matches([(0, 0, 0.9, 1.0), (0, 1, 0.8, 1.0), (0, 2, 0.7, 1.0)], [3]), 0, 0, {0: 1, 1: 1, 2: 1}, 0.5
+    )
+    assert found.threshold == 0.8  # (3 - 2 + 1) / (3 + 1) is a half
+    assert found.measured_recall == pytest.approx(2 / 3)
+
+
 def test_it_is_said_why_nothing_can_be_promised():
     few = calibrate_channel(matches([(0, 0, 0.9, 1.0)], [1]), 0, 0, {0: 1}, 0.95)
     assert few.threshold is None

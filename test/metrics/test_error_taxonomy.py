@@ -93,6 +93,17 @@ def test_unlabelled_channels_do_not_count():
     assert not result.missed.any()
 
 
+def test_channels_that_are_not_labelled_change_no_number():
+    image = ([(0, 0, 0.9), (200, 0, 0.8)], [(0, 0), (50, 0)]), ([(9, 9, 0.7)], [(9, 9)])
+    alone = error_taxonomy(*tensors([image]), 2.0, torch.zeros(2))
+    xy, scores, truths, labelled = tensors([image, image])
+    labelled[1] = False
+    beside = error_taxonomy(xy, scores, truths, labelled, 2.0, torch.zeros(2))
+    assert alone.average_precision.tolist() == [0.5, 1.0]
+    for found, expected in zip(beside, alone, strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_no_detections_and_no_truths():
     nothing = torch.zeros(2, 3, 0, 2), torch.zeros(2, 3, 0), torch.zeros(2, 3, 0, 2), torch.ones(2, 3, dtype=torch.bool)
     result = error_taxonomy(*nothing, 4.0, torch.full((3,), 0.5))

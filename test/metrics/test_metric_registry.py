@@ -97,6 +97,8 @@ def test_images_without_an_index_are_never_repeated(name):
     numbered = [*batch[:4], torch.arange(5)]
     unnumbered = [*batch[:4], torch.full((5,), -1)]
     assert value_of(name, unnumbered) == same(value_of(name, numbered))
+    some = [*batch[:4], torch.tensor([-1, -1, 7, 9, 7])]  # the last one is there already
+    assert value_of(name, some) == same(value_of(name, random_batch(range(4))))
 
 
 @pytest.mark.parametrize("name", METRICS)
