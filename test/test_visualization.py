@@ -58,7 +58,7 @@ def test_float_images_become_bytes():
 
 
 def test_a_zero_heatmap_shows_the_darkened_gray_image():
-    images = torch.full((1, 3, 4, 5), 0.5)
+    images = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1).expand(1, 3, 4, 5)  # half as bright as white
     for picture in (overlay_heatmaps(images, torch.zeros(1, 4, 5)), compose_heatmaps(images, torch.zeros(1, 2, 4, 5))):
         assert (picture == round(255 * 0.8 * 0.5)).all()
 
@@ -218,19 +218,20 @@ def test_a_panel_shows_detections_from_the_threshold_of_their_channel_and_says_s
     monkeypatch.setattr(
         "keypoint_detection.visualization.add_legend", lambda grid, *texts: legends.append(texts) or grid
     )
-    nothing = torch.full((1, 2, 1, 2), float("nan"))
-    xy = torch.tensor([[[[10.0, 10.0]], [[40.0, 40.0]]]])
-    scores = torch.tensor([[[0.3], [0.3]]])
+    nothing = torch.full((1, 2, 2, 2), float("nan"))
+    xy = nothing.clone()
+    xy[0, :, 0] = torch.tensor([[10.0, 10.0], [40.0, 40.0]])
+    scores = torch.tensor([[[0.25, 0.0], [0.25, 0.0]]])
 
     def draw(keypoints, thresholds):
         return keypoint_panel(torch.zeros(1, 3, 50, 50), keypoints, scores, nothing, ["a", "b"], thresholds)
 
     only_a = draw(torch.where(torch.tensor([True, False])[None, :, None, None], xy, nothing), [0.0, 0.0])
-    assert np.array_equal(draw(xy, [0.3, 0.31]), only_a)
-    assert not np.array_equal(draw(xy, [0.3, 0.29]), only_a)
-    assert np.array_equal(draw(xy, [0.31, 0.31]), draw(nothing, [0.0, 0.0]))
+    assert np.array_equal(draw(xy, [0.25, 0.26]), only_a)
+    assert not np.array_equal(draw(xy, [0.25, 0.25]), only_a)
+    assert np.array_equal(draw(xy, [0.26, 0.26]), draw(nothing, [0.0, 0.0]))
     entries, marks = legends[1]
-    assert entries == {"a": "≥ 0.30, max 0.30", "b": "≥ 0.31, max 0.30"}
+    assert entries == {"a": "≥ 0.25, max 0.25", "b": "≥ 0.26, max 0.25"}
     assert "larger cross: higher score" in marks
 
 
