@@ -75,7 +75,7 @@ class FolderLock:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             return
-        if not path.exists():  # its holder has just ended
+        if not _is_file_of(descriptor, path):  # its holder has just ended, and the next one may have made it anew
             os.close(descriptor)
             self.take(folder)
             return
@@ -83,6 +83,14 @@ class FolderLock:
         with contextlib.suppress(OSError):  # as of a full disk
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
+    """Whether the file that is open is the one that is there, and not one that was removed since."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _who(holder: str, path: Path) -> str:

@@ -135,3 +135,22 @@ def test_who_waits_for_the_file_that_its_holder_removes_makes_it_anew(tmp_path, 
     with FolderLock() as lock:
         lock.take(tmp_path)
         assert (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_file_that_another_training_has_made_anew_meanwhile_is_its_own(tmp_path, monkeypatch):
+    lockf, holders = folder_lock.fcntl.lockf, []
+
+    def made_anew_before(*arguments):
+        if not holders:
+            (tmp_path / LOCK_FILE).unlink()
+            holders.append(None)  # in the process that it forks, too
+            holders[0] = Holder(tmp_path)
+        lockf(*arguments)
+
+    monkeypatch.setattr(folder_lock.fcntl, "lockf", made_anew_before)
+    try:
+        with FolderLock() as lock, pytest.raises(InputError, match="another training is writing there"):
+            lock.take(tmp_path)
+    finally:
+        holders[0].kill()
+        os.kill(holders[0].worker, signal.SIGKILL)
