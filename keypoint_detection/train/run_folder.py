@@ -22,6 +22,8 @@ from keypoint_detection.files import make_folder, write_atomic
 # Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
 # a later second.
 RUN_DIR_VARIABLE = "KEYPOINT_DETECTION_RUN_DIR"
+# Where torchrun, and srun of SLURM, say how many processes they have started.
+NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 # What the end of a training writes, the curves first.
 CURVES_FILE = "curves.png"
 REPORT_FILE = "report.html"
@@ -54,7 +56,7 @@ class RunFolder:
         """
         started_by_rank_zero = int(os.environ.get("LOCAL_RANK", "0")) > 0
         given = run_dir or (os.environ.get(RUN_DIR_VARIABLE) if started_by_rank_zero else None)
-        if given is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if given is None and any(int(os.environ.get(name, "1")) > 1 for name in NUMBERS_OF_PROCESSES):
             raise InputError("--run_dir: expected a folder, because each process would choose another one")
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")

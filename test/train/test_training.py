@@ -386,6 +386,16 @@ def test_any_checkpoint_makes_a_folder_a_used_one(tmp_path):
         folder.refuse_used()
 
 
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])  # of torchrun, and of srun
+def test_processes_that_are_started_at_once_have_to_be_given_a_folder(variable, monkeypatch):
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(InputError, match="--run_dir: expected a folder, because each process would choose another one"):
+        RunFolder.choose()
+    assert RunFolder.choose("given").path == Path("given")
+    monkeypatch.setenv(variable, "1")
+    assert RunFolder.choose(name="a b").path.name.endswith("-a-b")
+
+
 def test_run_json_says_where_the_run_came_from(result):
     record = json.loads((result.run_dir / "run.json").read_text())
     assert torch.__version__.startswith(record["versions"]["torch"])
