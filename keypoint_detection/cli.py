@@ -93,7 +93,8 @@ def _is_unread(stream: TextIO) -> bool:
 
 
 def _run(module: str, arguments: Sequence[str]) -> int:
-    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of a machine's processes, which all would say the same
+    # Of a machine's processes, which all would say the same; the second name is SLURM's.
+    first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -120,6 +120,7 @@ def test_slurm_job_that_has_to_go_saves_and_queues_again(tmp_path):
     process = start(job, tmp_path, PATH=path, SLURM_JOB_ID="7123")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 143, output
+    assert output.count("--learning_rate ") == 1  # what both would say
     assert "stopped by SIGTERM after step" in output
     assert "queued: requeue 7123" in output
     assert "Traceback" not in output
