@@ -72,7 +72,7 @@ class EvaluationSchedule(pl.Callback):
         self._longest_interval = math.inf  # of a run with a largest number of epochs
         self._epoch_started = 0.0
         self._training_seconds = 0.0
-        self._epochs_seen = 0
+        self._epochs_seen = 0.0  # of one that goes on, the part that was left
         self._batches_seen = 0  # of this epoch
         self._evaluation_started = self._evaluated = 0.0
         self._evaluation_seconds: float | None = None  # of the shortest one, as the first may have had to wait
@@ -128,7 +128,7 @@ class EvaluationSchedule(pl.Callback):
     def _choose_interval(self, trainer: pl.Trainer, duration: float) -> None:
         """Chooses after which epochs to validate, at the end of one."""
         self._training_seconds += time.perf_counter() - self._epoch_started
-        self._epochs_seen += 1
+        self._epochs_seen += self._batches_seen / trainer.num_training_batches
         seconds_per_epoch = self._training_seconds / self._epochs_seen
         interval = min(round(duration / EVALUATIONS_PER_RUN / seconds_per_epoch), self._longest_interval)
         if self._evaluation_seconds:

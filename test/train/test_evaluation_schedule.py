@@ -183,6 +183,18 @@ def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, eva
     assert found == evaluated
 
 
+def test_the_rest_of_an_interrupted_epoch_is_not_taken_for_a_short_one(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    trainer = trainer_of_100_seconds(num_training_batches=10)
+    schedule = EvaluationSchedule(automatic=True)
+    schedule.on_train_start(trainer, None)  # an epoch that goes on does not start again
+    now += 0.2
+    for batch in (8, 9):
+        schedule.on_train_batch_end(trainer, None, None, None, batch)
+    assert trainer.check_val_every_n_epoch == 4  # of 1 s, of which 0.2 s were left
+
+
 def test_an_evaluation_within_an_epoch_is_one_like_others(tmp_path, monkeypatch):
     module = "keypoint_detection.train.evaluation_schedule."
     for name, value in (("BATCHES_BETWEEN_LOOKS", 1), ("EVALUATIONS_PER_RUN", 1e9), ("LARGEST_SHARE", 1e9)):
@@ -220,7 +232,7 @@ def test_processes_agree_on_the_interval_whatever_their_clocks_say(monkeypatch):
 
 def test_epochs_that_are_longer_than_the_interval_are_all_evaluated():
     schedule = EvaluationSchedule(automatic=True)
-    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value))
-    schedule._epoch_started = time.perf_counter() - 60
+    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value), num_training_batches=1)
+    schedule._epoch_started, schedule._batches_seen = time.perf_counter() - 60, 1
     schedule._choose_interval(trainer, duration=300.0)  # one evaluation in 12 s
     assert trainer.check_val_every_n_epoch == 1
