@@ -61,6 +61,10 @@ class LossLogger(pl.Callback):
         self.means = {stage: ChannelMeans(len(channel_names)) for stage in ("train", "validation", "test")}
         self.logged_step = 0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Moves the sums to where processes can exchange them, which a checkpoint of the start asks for already."""
+        self.means["train"].to(pl_module.device)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:

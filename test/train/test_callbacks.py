@@ -11,7 +11,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 from keypoint_detection import fit
 from keypoint_detection.batch import Batch
 from keypoint_detection.train import train
-from keypoint_detection.train.callbacks import ChannelMeans, MetricsLogger
+from keypoint_detection.train.callbacks import ChannelMeans, LossLogger, MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
 
 SPLIT = {"seed": 0, "fingerprints": {"train": "abc"}, "train": ["0.png"], "validation": ["1.png"]}
@@ -86,6 +86,21 @@ def test_thresholds_of_other_channels_are_not_taken_over():
         "channel_members": {"a": ["a", "x", "y"]}, "empty_channels": "ignore", "distances": [2.0, 4.0],
         "threshold_unit": "pixel", "fingerprints": {"train": "abc"},
     }  # fmt: skip
+
+
+def test_the_sums_that_a_checkpoint_before_the_first_step_gathers_lie_where_the_network_does(monkeypatch):
+    losses = LossLogger(EvaluationRow(), ["a"])
+    gathered = []
+
+    def gather(value, group):  # which NCCL does of tensors on GPUs alone
+        gathered.append(value.device.type)
+        return [value, value]
+
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", gather)
+    monkeypatch.setattr(losses.means["train"], "distributed_available_fn", lambda: True)
+    losses.on_train_start(None, SimpleNamespace(device=torch.device("meta")))
+    losses.state_dict()
+    assert gathered == ["meta"] * 3
 
 
 def test_means_are_over_cells_and_not_over_batches():
