@@ -27,11 +27,12 @@ class ResumeState(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The states, as plain values and tensors."""
         name, keys, *rest = np.random.get_state()
+        device = self._trainer.strategy.root_device
         return {
             "python": random.getstate(),
             "numpy": (name, keys.tolist(), *rest),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
             "metrics": {name: float(value) for name, value in self._trainer.callback_metrics.items()},
         }
 
@@ -48,9 +49,9 @@ class ResumeState(pl.Callback):
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"])
-        if len(state["cuda"]) == torch.cuda.device_count() > 0:
-            torch.cuda.set_rng_state_all(state["cuda"])
         device = trainer.strategy.root_device
+        if state["cuda"] and device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"][0], device)  # the first one's, as this process would have drawn
         values = {name: torch.tensor(value, device=device) for name, value in state["metrics"].items()}
         trainer.callback_metrics.update(values)  # a plateau looks at them where the epoch was validated before
 

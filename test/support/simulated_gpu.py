@@ -104,6 +104,7 @@ class SimulatedGpu(TorchDispatchMode):
 
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(torch.cuda, "get_rng_state", lambda device: torch.zeros(16, dtype=torch.uint8))
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
         patch.setattr(SingleDeviceStrategy, "__init__", make_on_gpu)
         patch.setattr(SingleDeviceStrategy, "teardown", lambda strategy: None)  # moves to the CPU what has a gradient
