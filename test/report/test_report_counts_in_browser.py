@@ -168,3 +168,9 @@ def test_sorted_worst_first_and_again_at_new_thresholds(open_report):
     errors = image_errors(measured.points, measured.matches, 0, 2.0, [0.9] * 3).tolist()
     by_name = {image.name: error for image, error in zip(data.images, errors, strict=True)}
     assert [by_name[name] for name in names()] == sorted(errors, reverse=True)
+    # Within no distance at all, none is found that is not exact: all others are errors.
+    set_slider(page, "distance", 0)
+    page.get_by_role("button", name="Sort again").click()
+    counts = [python_counts(data, [i], 0.0, 0.9) for i in range(9)]
+    wrong = {image.name: sum(fp + fn for _, fp, fn in c.values()) for image, c in zip(data.images, counts, strict=True)}
+    assert [wrong[name] for name in names()] == sorted(wrong.values(), reverse=True)

@@ -172,7 +172,7 @@ function move(step) {
 function sortImages() {
   const sums = report.images.map((image) => addCounts(countChannels(classify(image, view.distance, thresholdsNow())).filter((_, c) => state.visible[c])));
   const off = (s) => ratio(s.distance, s.tp) || 0;
-  const badness = { worst: (s) => s.fn + s.fp + off(s) / (view.distance * (1 + 1e-9)), misses: (s) => s.fn, false: (s) => s.fp, distance: off }[byId("order").value];
+  const badness = { worst: (s) => s.fn + s.fp + (off(s) / (view.distance * (1 + 1e-9)) || 0), misses: (s) => s.fn, false: (s) => s.fp, distance: off }[byId("order").value];
   order = report.images.map((_, i) => i);
   if (badness) order.sort((a, b) => badness(sums[b]) - badness(sums[a]));
   else order.sort((a, b) => report.images[a].name.localeCompare(report.images[b].name));
