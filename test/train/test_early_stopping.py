@@ -1,4 +1,10 @@
+"""When a training stops early, from validation losses worked out by hand."""
+
+import math
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.early_stopping import RelativeEarlyStopping
@@ -14,3 +20,27 @@ def test_a_patience_below_1_is_refused(patience):
 def test_a_loss_cannot_fall_by_all_of_itself_or_more(threshold):
     with pytest.raises(InputError, match=f"--early_stopping_relative_threshold {threshold}: expected below 1"):
         RelativeEarlyStopping(threshold)
+
+
+@pytest.mark.parametrize(
+    ("losses", "threshold", "patience", "stops"),
+    [
+        ([1.0, 0.91, 0.92], 0.1, 2, 3),  # 0.9 would have been progress
+        ([1.0, 0.91, 0.92], 0.1, 3, None),
+        ([1.0, 0.95, 0.89, 0.85, 0.84], 0.1, 2, 5),  # the third loss is progress, and the count begins anew
+        ([1.0, 0.95, 0.89, 0.88, 0.8], 0.1, 2, None),  # 0.8 is, too: lower by a tenth of 0.89
+        ([1.0, 1.0, 1.0], 0.0, 2, 3),
+        ([1.0, math.nan, math.nan], 0.0, 2, 3),
+        ([1.0, 2.0, 3.0, 4.0], -1.0, 1, None),
+    ],
+)
+def test_it_stops_after_as_many_validations_without_progress_as_was_asked(losses, threshold, patience, stops):
+    stopping = RelativeEarlyStopping(threshold, patience)
+    trainer = SimpleNamespace(callback_metrics={}, sanity_checking=False, global_step=0, should_stop=False)
+    seen = []
+    for loss in [0.0, *losses]:  # the first one is of the weights that the training starts from
+        trainer.callback_metrics["validation/loss"] = torch.tensor(loss)
+        stopping.on_validation_end(trainer, None)
+        seen.append(trainer.should_stop)
+        trainer.global_step += 1
+    assert seen == [stops is not None and number >= stops for number in range(len(seen))]

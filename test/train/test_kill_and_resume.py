@@ -19,6 +19,7 @@ from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.train import checkpoint_io, train
 from keypoint_detection.train.metrics_file import MetricsFile
+from keypoint_detection.train.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHORT = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "checkpoint_every_n_steps": 1}
@@ -175,6 +176,28 @@ def test_too_small_a_disk_is_an_error_before_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"0\.0 MB are free there, expected at least .* MB for checkpoints"):
         fit(**SHORT, run_dir=str(tmp_path))
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("save_top_k", "there", "copies"),
+    [
+        (1, 0, 9),  # best.ckpt, and weights, average and two moments in last.ckpt and in the next one
+        (3, 0, 12),
+        (1, 2, 7),  # of checkpoints that are there already
+    ],
+)
+def test_the_disk_needs_room_for_the_next_last_checkpoint_beside_the_former_one(
+    tmp_path, monkeypatch, save_top_k, there, copies
+):
+    folder, network = RunFolder(tmp_path), torch.nn.Linear(10, 24, bias=False)  # of 960 bytes
+    folder.make()
+    (folder.checkpoints / "best.ckpt").write_bytes(bytes(960 * there))
+    usage = checkpoint_io.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage._replace(free=960 * copies))
+    checkpoint_io.check_space(folder, network, save_top_k)
+    monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage._replace(free=960 * copies - 1))
+    with pytest.raises(InputError, match="MB are free there"):
+        checkpoint_io.check_space(folder, network, save_top_k)
 
 
 class TakesImagesAway(pl.Callback):
