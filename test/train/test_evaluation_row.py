@@ -43,3 +43,12 @@ def test_after_the_training_rows_are_of_the_next_step_and_hold_nothing_from_befo
     row.add(trainer, {"best/loss": 0.75})
     getattr(row, f"on_{stage}_end")(trainer, None)
     assert trainer.loggers[0].rows == [(12, {"best/loss": 0.75, "epoch": 3})]
+
+
+def test_a_validation_without_average_precision_is_not_taken_for_one_with_that_of_the_one_before(trainer):
+    row = EvaluationRow()
+    row.add(trainer, {"validation/loss": 0.5, "validation/meanAP": 0.25})
+    trainer.callback_metrics["train/loss"] = 0.75
+    row.on_validation_start(trainer, None)
+    row.add(trainer, {"validation/loss": 0.4})
+    assert set(trainer.callback_metrics) == {"train/loss", "validation/loss"}

@@ -88,3 +88,15 @@ def test_steps_of_several_batches_count_once_also_at_the_end_of_an_epoch(tmp_pat
     loader = torch.utils.data.DataLoader(torch.ones(5, 1))
     trainer.fit(Model(), loader, loader)
     assert saved == steps
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (4, [4])])
+def test_between_epochs_it_is_written_after_as_many_as_was_asked(tmp_path, monkeypatch, every, epochs):
+    saved = []
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=every, every_n_steps=None)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    monkeypatch.setattr(last, "_save", lambda trainer, **_: saved.append(trainer.current_epoch))
+    for epochs_done in range(7):  # at the start of the epoch of this number, counted from 0
+        trainer = SimpleNamespace(global_step=2 * epochs_done, current_epoch=epochs_done, strategy=strategy)
+        last.on_train_epoch_start(trainer, None)
+    assert saved == epochs

@@ -24,8 +24,8 @@ def test_columns_begin_with_what_tells_of_the_training(tmp_path):
 
 
 def test_rows_after_the_checkpoint_and_one_that_was_cut_off_are_dropped(tmp_path):
-    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,3.0\n1,19,2.0\n2,29,1.0\n2,3")
-    metrics = MetricsFile(tmp_path, first_step=20)
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,3.0\n1,19,2.0\n2,20,1.5\n2,29,1.0\n2,3")
+    metrics = MetricsFile(tmp_path, first_step=20)  # after which steps 0 to 19 are done
     metrics.log_metrics({"epoch": 1, "train/loss": 1.5}, step=24)
     assert rows(tmp_path) == [
         ["step", "epoch", "train/loss"],
