@@ -94,6 +94,12 @@ def test_logged_metrics_come_before_measured_ones():
     assert payload["table"]["rows"][2][:3] == ["paws", payload["table"]["rows"][2][1], 0.456]
 
 
+def test_of_images_with_as_many_errors_the_one_with_the_larger_mean_distance_is_worse():
+    near = image_of([[(10, 10), (50, 50)]], [[(11, 10, 0.9), (51, 50, 0.8)]])  # 1 px off on average
+    far = image_of([[(10, 10)]], [[(11.5, 10, 0.9)]])
+    assert worst_images(ReportData("t", ["c"], [4], [near, far], score_thresholds=[0.5])) == [1, 0]
+
+
 def test_worst_images_first_and_the_rest_counted():
     perfect = image_of([[(10, 10)]], [[(10, 10, 0.9)]], name="perfect")
     precise = image_of([[(10, 10)]], [[(11, 10, 0.9)]], name="a pixel off")
@@ -271,6 +277,14 @@ def test_thinned_curve_stays_close_and_keeps_ends_and_best_f1(seed, count):
     kept = [f1(p, r) for p, r in zip(curve["precision"], curve["recall"], strict=True)]
     assert max(kept) == pytest.approx(max(f1(*values) for values in full.values()))
     assert (curve["score"][0], curve["score"][-1]) == (scores.max().item(), scores.min().item())
+
+
+def test_a_thinned_curve_keeps_the_last_point_above_the_score_threshold():
+    scores = torch.linspace(1, 0.001, 1000, dtype=torch.float64)  # thousandths
+    for threshold in (0.3335, 0.5005, 0.7125):
+        curve = curve_points(scores, torch.ones(1000, dtype=torch.bool), 1000, threshold)
+        assert len(curve["score"]) < 210
+        assert min(score for score in curve["score"] if score >= threshold) == pytest.approx(threshold + 0.0005)
 
 
 def test_without_a_true_keypoint_there_is_no_curve():

@@ -51,6 +51,8 @@ def test_heatmaps_are_stacked_and_their_extent_holds_after_reduction():
     payload = heatmap_payload(heatmaps, (0.0, 0.0, 802.0, 60.0))
     # Blocks of 3 x 3 cells: 134 columns (402 cells) and 10 rows.
     assert payload["extent"] == pytest.approx([0, 0, 804, 60])
+    tall = heatmap_payload(heatmaps.transpose(0, 2, 1), (0.0, 0.0, 60.0, 802.0))
+    assert tall["extent"] == pytest.approx([0, 0, 60, 804])
     with Image.open(io.BytesIO(base64.b64decode(payload["source"].split(",")[1]))) as picture:
         gray = np.asarray(picture)
     assert gray.shape == (20, 134)

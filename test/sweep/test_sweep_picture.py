@@ -43,7 +43,14 @@ def test_names_and_values_in_the_picture_of_a_sweep_are_no_formulas(tmp_path):
         assert min(picture.size) > 100
 
 
-def test_of_runs_that_are_equally_good_the_first_is_drawn_as_the_best(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("complete", "best"),
+    [
+        ([True, True, True], 0.25),  # of runs that are equally good the first
+        ([True, False, False], 0.0),  # before any that was not trained to its end
+    ],
+)
+def test_the_best_run_is_drawn_on_top(tmp_path, monkeypatch, complete, best):
     drawn, plot = [], Axes.plot
 
     def record(axes, places, heights, *, linewidth, **style):
@@ -53,10 +60,14 @@ def test_of_runs_that_are_equally_good_the_first_is_drawn_as_the_best(tmp_path, 
     monkeypatch.setattr(Axes, "plot", record)
     rate = read_parameter("rate", {"min": 0.0, "max": 1.0})
     runs = {"values": [0.3, 0.5, 0.5], "parameters": [{"rate": value} for value in (0.0, 0.25, 1.0)]}
-    runs |= {"complete": [True] * 3, "axes": [rate], "metric": "score", "maximize": True}
+    runs |= {"complete": complete, "axes": [rate], "metric": "score", "maximize": True}
     draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
-    assert max(drawn) == drawn[-1] == (3.0, 0.25)
+    assert max(drawn) == drawn[-1] == (3.0, best)
 
 
 def test_an_axis_of_logarithms_with_a_0_is_one_of_numbers():
     assert np.allclose(number_axis("rate", [0.0, 0.01, 0.1], log=True).positions, [0, 0.1, 1])
+
+
+def test_equal_factors_are_equal_steps_of_an_axis_of_logarithms():
+    assert np.allclose(number_axis("rate", [1e-4, 1e-3, 1e-2], log=True).positions, [0, 0.5, 1])

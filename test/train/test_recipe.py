@@ -135,6 +135,15 @@ def test_keypoints_that_are_close_get_a_fine_stride_and_a_small_sigma(tmp_path):
     )
 
 
+def test_neighbours_are_three_sigmas_apart(tmp_path):
+    Image.new("L", (240, 240)).save(tmp_path / "0.png")
+    entry = {"image_path": "0.png", "corner": [[50, 60], [56, 60], [56, 66]]}
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": [entry]}))
+    close = read_annotations(tmp_path / "labels.json", tmp_path)
+    # Without them it would be 3.6 px, 0.015 of the side.
+    assert choose(close, (240, 240), heatmap_stride=1, image_size="none").heatmap_sigma == pytest.approx(2)
+
+
 def test_the_gap_in_a_crowd_is_that_of_a_grid_in_which_one_keypoint_has_a_nearer_neighbour(tmp_path, monkeypatch):
     monkeypatch.setattr("keypoint_detection.train.image_sizes.DISTANCES_AT_ONCE", 100)  # 4 of 26 keypoints at once
     Image.new("L", (64, 64)).save(tmp_path / "0.png")
