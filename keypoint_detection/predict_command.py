@@ -18,14 +18,21 @@ from tqdm import tqdm
 from keypoint_detection import flags
 from keypoint_detection.data.images import load_image
 from keypoint_detection.errors import InputError, want_of_memory
-from keypoint_detection.files import is_special, make_folder, prepare_file, unfinished, write_atomic, writing
+from keypoint_detection.files import (
+    is_special,
+    make_folder,
+    prepare_file,
+    refuse_overwriting,
+    unfinished,
+    write_atomic,
+    writing,
+)
 from keypoint_detection.markers import draw_keypoints
 from keypoint_detection.picture_layout import add_legend
 from keypoint_detection.predict import KeypointPredictor, Prediction
-from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted
+from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted, summary
 from keypoint_detection.prediction_inputs import absolute, common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
-from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +90,7 @@ def predict(
         raise InputError(f"--output {output}: expected a name that ends with .json or .csv, or --format")
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
+    refuse_overwriting(checkpoint, output)
     prepare_file(target, "--output")
     if resume and is_special(target):
         raise InputError(f"--resume: expected an --output that is a file, got {target}")
@@ -121,16 +129,8 @@ def predict(
         with writing(f"--output {target}"):
             write_atomic(target, write(found, predictor.channel_names, keypoint_coordinates))
         journal.remove()
-        logger.info("%s: %s; paths are relative to %s", target, _summary(found), root)
+        logger.info("%s: %s; paths are relative to %s", target, summary(found), root)
     return sum(failures)
-
-
-def _summary(found: Sequence[PredictedImage]) -> str:
-    """How many keypoints there are in how many images or frames."""
-    keypoints = sum(len(scores) for image in found for scores in image.scores.values())
-    frames = sum(image.frame is not None for image in found)
-    seen = [counted(number, noun) for number, noun in ((len(found) - frames, "image"), (frames, "frame")) if number]
-    return f"{counted(keypoints, 'keypoint')} in {' and '.join(seen) or 'no image'}"
 
 
 def _in_order(journal: Journal, files: Sequence[Path], root: Path) -> list[PredictedImage]:

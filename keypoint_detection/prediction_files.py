@@ -21,6 +21,7 @@ from keypoint_detection.data.format_writers import from_pixels
 from keypoint_detection.data.native_format import PATH_KEY, SCORES_KEY, check_writable
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import write_atomic, writing
+from keypoint_detection.wording import counted
 
 
 class PredictedImage(NamedTuple):
@@ -116,6 +117,14 @@ def convert_points(points: Sequence[Sequence[float]], width: int, height: int, c
     """
     converted = from_pixels(np.reshape(points, (-1, 2)), width, height, coordinates)
     return converted.round(3 if coordinates == "pixel" else 7).tolist()
+
+
+def summary(found: Sequence[PredictedImage]) -> str:
+    """How many keypoints there are in how many images or frames."""
+    keypoints = sum(len(scores) for image in found for scores in image.scores.values())
+    frames = sum(image.frame is not None for image in found)
+    seen = [counted(number, noun) for number, noun in ((len(found) - frames, "image"), (frames, "frame")) if number]
+    return f"{counted(keypoints, 'keypoint')} in {' and '.join(seen) or 'no image'}"
 
 
 class Journal:

@@ -375,6 +375,18 @@ def test_overlays_stay_in_their_folder_and_no_input_is_overwritten(checkpoint, i
     assert {path: path.read_bytes() for path in images.rglob("*.*")} == before
 
 
+def test_the_checkpoint_is_not_overwritten(checkpoint, images, tmp_path, capsys):
+    own = tmp_path / "own.ckpt"
+    shutil.copy(checkpoint, own)
+    (tmp_path / "link.csv").symlink_to(own)
+    content = own.read_bytes()
+    for output in (own, tmp_path / "link.csv"):
+        assert run(own, output, "--format", "csv", images) == 2
+        text = f"error: {output}: would overwrite the file that is read, expected another name\n"
+        assert capsys.readouterr().err == text
+    assert own.read_bytes() == content
+
+
 def test_overlays_of_an_earlier_run_are_no_inputs(checkpoint, images, tmp_path):
     for _ in range(2):
         assert run(checkpoint, tmp_path / "out.json", "--overlays", images / "drawn", images) == 0
