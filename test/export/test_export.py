@@ -382,3 +382,16 @@ def test_bad_arguments_are_named(checkpoint, arguments, text, tmp_path, monkeypa
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=text):
         export(**{"checkpoint": str(checkpoint), "output": "model.onnx", **arguments})
+
+
+def test_a_version_of_the_operators_that_the_exporter_does_not_reach_is_named(checkpoint, tmp_path, monkeypatch):
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([], "none", [], []),
+        opset_imports=[onnx.helper.make_opsetid("own", 1), onnx.helper.make_opsetid("", 18)],
+    )
+    # A converter that fails leaves the version that it began with.
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=model))
+    text = "^--opset 20: expected a version that the exporter can write, as it can 18$"
+    with pytest.raises(InputError, match=text):
+        export(str(checkpoint), str(tmp_path / "model.onnx"), opset=20)
+    assert not list(tmp_path.iterdir())
