@@ -106,8 +106,7 @@ def predict(
     token = processes.gather(secrets.token_hex(8))[0]
     journal = _open_journal(unfinished(target, token), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays is not None else None
-    if processes.rank > 0:  # the first one says what all of them find
-        wrong = []
+    wrong = [] if processes.rank else wrong  # the first one says what all of them find
     for line in wrong:
         logger.error("skipped: %s", line)
     failed = len(wrong)
@@ -123,7 +122,8 @@ def predict(
     if processes.rank == 0:
         if not journal.holds(counts):
             raise InputError(
-                f"--output {target}: the other processes' files are not there; expected a folder that all machines see"
+                f"--output {target}: files with what was predicted are not there; expected a folder that all machines "
+                "see, and no other predict with this output"
             )
         found = _in_order(journal, sorted(files, key=is_video), root)
         with writing(f"--output {target}"):

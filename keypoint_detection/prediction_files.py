@@ -189,13 +189,13 @@ class Journal:
         return self._count
 
     def holds(self, counts: Sequence[int]) -> bool:
-        """Whether the first process can read the images of the others.
+        """Whether all images are still there, those of other processes too, for the first one to read.
 
         Args:
             counts: What `close` returned in each process.
         """
-        others = zip(self._paths[1:], counts[1:], strict=True)
-        return all(sum(1 for _ in _read_journal(path)) == count for path, count in others)
+        written = zip(self._paths, counts, strict=True)
+        return all(sum(1 for _ in _read_journal(path)) == count for path, count in written)
 
     def remove(self) -> None:
         """Deletes the files of all processes, once the output is written and all of them have closed theirs."""

@@ -289,6 +289,7 @@ def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
     assert first.close() == 2
     assert first.holds([2, 1])
     assert not first.holds([2, 2])  # a line is missing
+    assert not first.holds([3, 1])
     first.remove()
     assert not list(tmp_path.iterdir())
 
@@ -300,11 +301,32 @@ def test_files_of_processes_that_share_no_disk_are_missed(checkpoint, images, tm
 
     output = tmp_path / "out.json"
     processes = NoSharedDisk("cpu", rank=0, world=2)
-    with pytest.raises(InputError, match=r"--output .*out\.json: the other processes' files are not there; expected"):
+    with pytest.raises(
+        InputError, match=r"--output .*out\.json: files with what was predicted are not there; expected"
+    ):
         predict_command.predict([str(images)], str(checkpoint), str(output), processes=processes)
     assert not output.exists()
     kept = (tmp_path / "out.json.partial0").read_text().splitlines()
     assert [json.loads(line)[0] for line in kept[1:]] == ["a.png", "sub/c.png"]
+
+
+def test_of_two_at_once_with_one_output_the_one_that_lost_its_images_says_so(
+    checkpoint, images, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "out.csv"
+    predict_images = predict_command._predict_images
+
+    def predict_while_another_one_starts_and_ends(*arguments):
+        failed = predict_images(*arguments)
+        monkeypatch.undo()
+        assert run(checkpoint, output, images) == 0
+        return failed
+
+    monkeypatch.setattr(predict_command, "_predict_images", predict_while_another_one_starts_and_ends)
+    assert run(checkpoint, output, images) == 2
+    text = "files with what was predicted are not there; expected a folder that all machines see, and no other predict"
+    assert f"error: --output {output}: {text} with this output\n" in capsys.readouterr().err
+    assert len(output.read_text().splitlines()) == 1 + 3  # keypoints, which the other one has written
 
 
 @pytest.mark.parametrize(("rank", "code"), [(0, 1), (1, 0)])
