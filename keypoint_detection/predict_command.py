@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from keypoint_detection import flags
-from keypoint_detection.data.images import load_image
+from keypoint_detection.data.images import load_image, warn_of_unused_bits
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.files import (
     is_special,
@@ -111,6 +111,7 @@ def predict(
         logger.error("skipped: %s", line)
     failed = len(wrong)
     images = processes.share([file for file in files if not is_video(file)])
+    warn_of_unused_bits([] if processes.rank else images)
     hidden = not images or processes.rank > 0 or None  # None: where standard error is no terminal
     with tqdm(total=len(images), unit="image", desc="predict", disable=hidden) as bar:
         for chunk in (images[start : start + batch_size] for start in range(0, len(images), batch_size)):
@@ -266,9 +267,8 @@ def _draw(image: np.ndarray, prediction: Prediction) -> np.ndarray:
     xy = {name: keypoints.xy for name, keypoints in prediction.items()}
     scores = {name: keypoints.scores for name, keypoints in prediction.items()}
     picture = draw_keypoints(image, predicted=xy, scores=scores)
-    if image.shape[1] < LEGEND_FROM:
-        return picture
-    return add_legend(picture, dict.fromkeys(xy, ""), "larger cross: higher score")
+    names = dict.fromkeys(xy, "")
+    return add_legend(picture, names, "larger cross: higher score") if image.shape[1] >= LEGEND_FROM else picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,6 +111,32 @@ def test_a_pipe_is_written_into(checkpoint, images, tmp_path):
     assert not list(tmp_path.glob("*.partial*"))
 
 
+@pytest.mark.parametrize(
+    ("highest", "kind", "factor"),
+    [([4095, 2000], np.uint16, 16), ([4095, 20000], np.uint16, None), ([60, 60], np.uint8, None)],
+)
+def test_images_of_12_bits_in_files_of_16_are_warned_of(checkpoint, tmp_path, caplog, highest, kind, factor):
+    (tmp_path / "images").mkdir()
+    for number, value in enumerate(highest):
+        Image.fromarray(np.full((20, 30), value, kind)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "damaged.png").write_bytes(b"no image")
+    assert run(checkpoint, tmp_path / "out.csv", tmp_path / "images") == 1
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    text = "16-bit images that use at most 4095 of 65535 (of 2 looked at): nearly black; save them with pixels 16 times"
+    assert warnings == ([] if factor is None else [f"{tmp_path / 'images' / '0.png'}: {text} as bright"])
+
+
+def test_an_image_comes_through_a_pipe(checkpoint, images, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = (images / "a.png").read_bytes()
+    writer = threading.Thread(target=lambda: pipe.write_bytes(content), daemon=True)
+    writer.start()
+    assert run(checkpoint, tmp_path / "out.csv", pipe) == 0
+    writer.join(30)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 2
+
+
 def test_a_path_that_leads_to_nothing_is_named(checkpoint, images, tmp_path, capsys):
     for path, line in (
         (images / "no.png", "no such file or folder"),

@@ -108,11 +108,33 @@ def tell_of_unused_bits(annotations: Annotations, indices: Sequence[int]) -> str
     Returns:
         That they are nearly black, and by how much they can be brightened; an empty text where one of them is not.
     """
-    places = np.linspace(0, len(indices) - 1, min(_LOOKED_AT, len(indices))).astype(int)
+    return _unused_bits([annotations.path(indices[place]) for place in _looked_at(len(indices))])
+
+
+def warn_of_unused_bits(paths: Sequence[Path]) -> None:
+    """Warns, as `tell_of_unused_bits` does, of images that belong to no data set.
+
+    Args:
+        paths: the images, with 16 bits or others. Of more than five, five are read, evenly spread.
+    """
+    deep = []
+    for path in map(paths.__getitem__, _looked_at(len(paths))):
+        with contextlib.suppress(InputError, OSError):
+            if path.is_file() and has_16_bits(read_header(path)):  # a pipe can be read only once
+                deep.append(path)
+    if unused := _unused_bits(deep):
+        logger.warning("%s: %s", deep[0], unused)
+
+
+def _looked_at(count: int) -> list[int]:
+    return np.linspace(0, count - 1, min(_LOOKED_AT, count)).astype(int).tolist()
+
+
+def _unused_bits(paths: Sequence[Path]) -> str:
     highest = []
-    for place in places:
+    for path in paths:
         with contextlib.suppress(InputError):  # whoever reads the image will see
-            highest.append(read_highest(annotations.path(indices[place])))
+            highest.append(read_highest(path))
     most = max(highest, default=0)
     if not 0 < most < _DARK_BELOW:
         return ""
