@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from keypoint_detection.wording import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.25
 # What a training that is told to end may take for it, such as for its last checkpoint.
@@ -30,7 +35,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         values: The metric at each evaluation.
-        stopped: Whether it was stopped before its end: hopeless, or without a value because it logs none.
+        stopped: Whether it was stopped before its end, as hopeless.
     """
 
     values: list[float]
@@ -45,7 +50,9 @@ def run_training(
     report: Callable[[int, float], None],
     is_hopeless: Callable[[], bool],
 ) -> Outcome:
-    """Starts a training and waits for its end, or ends it where it is hopeless or does not log the metric.
+    """Starts a training and waits for its end, or ends it where it is hopeless.
+
+    That it does not seem to log the metric is said meanwhile.
 
     Args:
         command: Program and arguments.
@@ -63,7 +70,7 @@ def run_training(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log, metrics = run_dir / "output.log", run_dir / "metrics.csv"
-    seen = 0
+    seen, is_told = 0, False
     with log.open("ab") as output:
         try:
             process = subprocess.Popen(
@@ -82,7 +89,13 @@ def run_training(
             is_new, seen = len(values) > seen, max(seen, len(values))
             if ended:
                 break
-            if (is_new and is_hopeless()) or is_never_logged(rows, metric):
+            if not is_told and seems_not_logged(rows, metric):
+                is_told = True
+                logger.warning(
+                    "%s: the first evaluations do not log %s%s, which the training has to do before its end",
+                    run_dir.name, metric, did_you_mean(metric, rows[0]),
+                )  # fmt: skip
+            if is_new and is_hopeless():
                 end(process)
                 return Outcome(values, stopped=True)
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -127,20 +140,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), restkey=""))
 
 
-def is_never_logged(rows: Sequence[Mapping[str, str]], metric: str) -> bool:
-    """Whether a training has gone on after a whole evaluation that did not log a metric of the validation.
+def seems_not_logged(rows: Sequence[Mapping[str, str]], metric: str) -> bool:
+    """Whether two evaluations have not logged a metric of the validation, which may log it less often than others.
 
     Nothing is said of other metrics, which may come at any time.
 
     Args:
-        rows: What it has logged so far.
+        rows: What a training has logged so far.
         metric: Name of the metric.
     """
-    stage = "validation/"
-    if not metric.startswith(stage) or any(row.get(metric) for row in rows):
-        return False
-    evaluated = next((place for place, row in enumerate(rows) if row.get(MEAN_AP)), len(rows))
-    return any(not any(row[name] for name in row if name.startswith(stage)) for row in rows[evaluated:])
+    evaluations = sum(bool(row.get(MEAN_AP)) for row in rows)
+    return metric.startswith("validation/") and evaluations > 1 and not any(row.get(metric) for row in rows)
 
 
 def column_names(path: Path) -> list[str]:

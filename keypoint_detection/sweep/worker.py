@@ -126,7 +126,7 @@ class Worker:
 
         Raises:
             RunError: If there is none.
-            InputError: If it is seen, at an evaluation or at the end, that the training has no such metric.
+            InputError: If it is seen at the end that the training has no such metric.
             TrialPruned: If it was stopped because it was hopeless.
         """
         parameters = self._parameters(trial, number)
@@ -142,7 +142,7 @@ class Worker:
         outcome = run_training(
             command, self.sweep.folder, run_dir, self.sweep.metric, report, is_hopeless=trial.should_prune
         )
-        if outcome.stopped and outcome.values:
+        if outcome.stopped:
             raise optuna.TrialPruned
         values = [value for value in outcome.values if math.isfinite(value)]
         if not values:
@@ -150,8 +150,7 @@ class Worker:
             if self.sweep.metric in logged:
                 raise RunError(f"{self.sweep.metric} was never a number")
             hint = did_you_mean(self.sweep.metric, logged)
-            found = "the first evaluation does not log it" if outcome.stopped else "no run logs it"
-            raise InputError(f"{self.sweep.path}: metric.name {self.sweep.metric!r}: {found}{hint}")
+            raise InputError(f"{self.sweep.path}: metric.name {self.sweep.metric!r}: no run logs it{hint}")
         return max(values) if self.sweep.maximize else min(values)
 
     def _parameters(self, trial: optuna.Trial, number: int) -> dict[str, Any]:

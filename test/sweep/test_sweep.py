@@ -18,7 +18,7 @@ from PIL import Image
 from keypoint_detection.cli import main
 from keypoint_detection.sweep import study as memory
 from keypoint_detection.sweep.sweep_file import read_sweep_file
-from keypoint_detection.sweep.training import is_never_logged
+from keypoint_detection.sweep.training import seems_not_logged
 
 # Each evaluation is better by `rate`; the metric of the whole run is twelve times that.
 PROGRAM = """
@@ -201,19 +201,27 @@ def test_a_metric_that_no_run_logs_stops_the_sweep(folder, capsys):
     assert error == "error: mine.yaml: metric.name 'validation/mAP': no run logs it (did you mean validation/meanAP?)"
 
 
-def test_a_metric_that_the_first_evaluation_does_not_log_ends_the_run_there(folder, capsys):
-    evaluated = PROGRAM.replace('[step, value, "", ""]', '[step, "", "", value]')
-    Path("program.py").write_text(evaluated)
-    parameters = {"rate": {"value": 1}, "wait": {"value": 2}}  # 24 s in all
-    command = write_sweep(parameters, metric={"name": "validation/mAP", "goal": "maximize"})
+def test_a_metric_that_the_first_evaluations_do_not_log_is_told_and_waited_for(folder, capsys, caplog):
+    evaluated = PROGRAM.replace('"score"', '"validation/mine"').replace('[step, value, "", ""]', "row(step, value)")
+    row = "row = lambda step, value: [step, value if step % 4 == 3 else None, None, value]\n"  # every fourth
+    Path("program.py").write_text(row + evaluated)
+    parameters = {"rate": {"value": 1}, "wait": {"value": 0.1}}
+    assert main(write_sweep(parameters, metric={"name": "validation/mine", "goal": "maximize"})) == 0
+    (ended,) = rows()
+    assert (ended["state"], ended["validation/mine"], ended["evaluations"]) == ("complete", "12.0", "3")
+    (warning,) = [record for record in caplog.records if "do not log" in record.message]
+    assert warning.message.startswith("run-0000: the first evaluations do not log validation/mine")
+    # One that never comes is told at once, and is an error at the end.
+    command = write_sweep(parameters, metric={"name": "validation/mAP", "goal": "maximize"}, name="other")
+    caplog.clear()
     assert main(command) == 2
-    with Path("sweeps/mine/run-0000/metrics.csv").open(newline="") as file:
-        evaluations = sum(bool(row["validation/meanAP"]) for row in csv.DictReader(file))
-    assert 1 <= evaluations < 12
-    line = "mine.yaml: metric.name 'validation/mAP': the first evaluation does not log it"
-    line += " (did you mean validation/meanAP?)"
+    assert [record.message for record in caplog.records if "do not log" in record.message] == [
+        "run-0000: the first evaluations do not log validation/mAP (did you mean validation/meanAP?), which the "
+        "training has to do before its end"
+    ]
+    line = "mine.yaml: metric.name 'validation/mAP': no run logs it (did you mean validation/meanAP?)"
     assert capsys.readouterr().err.strip().splitlines()[-1] == f"error: {line}"
-    assert [row["state"] for row in rows()] == ["failed"]
+    assert [row["state"] for row in rows("other")] == ["failed"]
     # The same command trains no more, and says why.
     assert main(command) == 1
     assert capsys.readouterr().out.strip().splitlines()[-2:] == [
@@ -227,19 +235,19 @@ MEAN_AP, LOSSES = {"validation/meanAP": 0.5}, {"train/loss": 1.0}
 @pytest.mark.parametrize(
     ("metric", "logged", "expected"),
     [
-        ("validation/mAP", [LOSSES, MEAN_AP, LOSSES], True),
-        ("validation/mAP", [LOSSES, MEAN_AP], False),  # may come right behind it, from a callback of the user's own
-        ("validation/mAP", [MEAN_AP, {"validation/mAP": 0.1}, LOSSES], False),
-        ("validation/mAP", [{"validation/loss": 0.5}, LOSSES], False),  # of a validation without metrics
+        ("validation/mAP", [LOSSES, MEAN_AP, LOSSES, MEAN_AP], True),
+        ("validation/mAP", [LOSSES, MEAN_AP, LOSSES], False),  # may come right behind it, from a callback of the user's
+        ("validation/mAP", [MEAN_AP, {"validation/mAP": 0.1}, MEAN_AP], False),
+        ("validation/mAP", [{"validation/loss": 0.5}] * 2, False),  # of a validation without metrics
         ("validation/mAP", [LOSSES, LOSSES], False),
         ("validation/mAP", [], False),
-        ("best/mAP", [MEAN_AP, LOSSES], False),  # comes after the training
-        ("my_score", [MEAN_AP, LOSSES], False),
+        ("best/mAP", [MEAN_AP, MEAN_AP], False),  # comes after the training
+        ("my_score", [MEAN_AP, MEAN_AP], False),
     ],
 )
-def test_when_an_evaluation_shows_that_a_metric_is_not_logged(metric, logged, expected):
+def test_when_evaluations_show_that_a_metric_is_not_logged(metric, logged, expected):
     columns = dict.fromkeys((name for row in logged for name in row), "")
-    assert is_never_logged([columns | row for row in logged], metric) is expected
+    assert seems_not_logged([columns | row for row in logged], metric) is expected
 
 
 def test_of_many_failed_runs_some_say_why(folder, capsys):
