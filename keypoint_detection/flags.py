@@ -261,6 +261,10 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             unknown = [name for name in vars(cfg) if name not in known]
             if unknown:
                 parser.error(f"Key '{unknown[0]}' is not expected")
+            for action in parser._actions:  # the parser lets every flag be empty
+                is_empty = action.default is not None and action.dest in cfg and cfg[action.dest] is None
+                if is_empty and type(None) not in get_args(getattr(action, "_typehint", None)):
+                    parser.error(f"--{action.dest}: expected a value, found none")
         except (InputError, UnicodeDecodeError) as error:
             problem = str(error).removesuffix("Unexpected config:") or "expected flags, found none"
             problem = problem.replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")

@@ -254,6 +254,9 @@ def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser
         (b"max_epochs: [oops", "while parsing a flow sequence line 1"),
         (b"max_epoch: 3", "unknown flag: max_epoch (did you mean max_epochs"),
         (b"max_epochs: many", "--max_epochs many: expected a whole number"),
+        (b"seed: 3\nweight_decay: null", "--weight_decay: expected a value, found none"),
+        (b"seed: 3\nbatch_size:", "--batch_size: expected a value, found none"),
+        (b"optimizer: null", "--optimizer: expected a value, found none"),
         (b"- a", "Unexpected config"),
         (b"\xff\xfe", "can't decode byte"),
     ],
@@ -266,6 +269,12 @@ def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp
     assert str(error.value).startswith(f"--config {path}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_configuration_file_leaves_empty_what_may_be_empty(parser, tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("json_dataset_path: a.json\nimage_dataset_path:\nmax_epochs: null\nconfig: null\n")
+    assert parser.parse_args(["--config", str(path)]).max_epochs is None
 
 
 def test_one_number_need_not_be_text_where_several_may_stand(parser, tmp_path):
