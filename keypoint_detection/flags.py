@@ -39,6 +39,12 @@ class OneLineParser(ArgumentParser):
         """Parses a command line, that of the process where none is given."""
         return super().parse_args(self._complete(sys.argv[1:] if args is None else args), *others, **options)
 
+    def parse_object(self, cfg_obj: Any, *others: Any, **options: Any) -> Any:
+        """Parses values by name."""
+        config = super().parse_object(cfg_obj, *others, **options)
+        _refuse_empty(self, config)
+        return config
+
     def _complete(self, args: Sequence[str]) -> list[str]:
         """Writes `--flag` as `--flag=true` where it is true or false and no value follows, and `none` as null."""
         has_paths = any(not action.option_strings for action in self._actions)
@@ -61,6 +67,14 @@ class OneLineParser(ArgumentParser):
         """
         flags = [name[2:] for action in self._actions for name in action.option_strings if name.startswith("--")]
         raise InputError(_one_line(message, flags)) from ex
+
+
+def _refuse_empty(parser: ArgumentParser, config: Any) -> None:
+    """Ends with an error where a flag that needs a value has none, as in a file or an object: the parser allows it."""
+    for action in parser._actions:
+        is_empty = action.default is not None and action.dest in config and config[action.dest] is None
+        if is_empty and type(None) not in get_args(getattr(action, "_typehint", None)):
+            parser.error(f"--{action.dest}: expected a value, found none")
 
 
 def _stands_alone(hint: Any, following: str, has_paths: bool) -> bool:
@@ -261,10 +275,7 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             unknown = [name for name in vars(cfg) if name not in known]
             if unknown:
                 parser.error(f"Key '{unknown[0]}' is not expected")
-            for action in parser._actions:  # the parser lets every flag be empty
-                is_empty = action.default is not None and action.dest in cfg and cfg[action.dest] is None
-                if is_empty and type(None) not in get_args(getattr(action, "_typehint", None)):
-                    parser.error(f"--{action.dest}: expected a value, found none")
+            _refuse_empty(parser, cfg)
         except (InputError, UnicodeDecodeError) as error:
             problem = str(error).removesuffix("Unexpected config:") or "expected flags, found none"
             problem = problem.replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")

@@ -239,6 +239,8 @@ def test_values_from_python_are_validated_like_flags(parser):
         parser.parse_object(DEFAULT_HYPERPARAMETERS | {"no_such_flag": 1})
     with pytest.raises(InputError, match="max_epochs"):
         parser.parse_object(DEFAULT_HYPERPARAMETERS | {"max_epochs": "two"})
+    with pytest.raises(InputError, match="--weight_decay: expected a value, found none"):
+        parser.parse_object(DEFAULT_HYPERPARAMETERS | {"weight_decay": None})
 
 
 def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser, tmp_path):
