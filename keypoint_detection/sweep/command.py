@@ -61,7 +61,7 @@ def sweep(
 
     asked = read_sweep_file(sweep_file)
     runs = asked.runs(count)
-    pruner = create_pruner(asked.content.get("early_terminate"), prune, prune_after)
+    pruner = create_pruner(asked, prune, prune_after)
     check_flags(asked)
     folder = Path(sweep_dir or Path("sweeps") / asked.name)
     make_folder(folder, f"--sweep_dir {folder}")

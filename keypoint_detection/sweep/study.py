@@ -124,11 +124,11 @@ def hide_password(url: str) -> str:
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
-def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePruner:
+def create_pruner(sweep: SweepFile, prune: bool, prune_after: int) -> BasePruner:
     """What stops hopeless runs: hyperband if the sweep file asks for it, else the median of the runs so far.
 
     Args:
-        early_terminate: That entry of the sweep file, None if it has none.
+        sweep: The sweep.
         prune: Whether to stop any.
         prune_after: Evaluations that every run is given.
 
@@ -136,14 +136,16 @@ def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePr
         The pruner.
 
     Raises:
-        InputError: If the entry is not one of wandb's, or a number is out of its range.
+        InputError: If `early_terminate` is not one of wandb's, or a number is out of its range.
     """
     if prune_after < 0:
         raise InputError(f"--prune_after {prune_after}: expected at least 0")
     if not prune:
         return NopPruner()
+    early_terminate = sweep.content.get("early_terminate")
     if early_terminate is None:
         return MedianPruner(n_startup_trials=RUNS_BEFORE_PRUNING, n_warmup_steps=prune_after)
+    found = f"{sweep.path}: early_terminate is {early_terminate!r}"
     given = early_terminate if isinstance(early_terminate, dict) else {}
     values = {"type": "hyperband", "eta": 3, "s": 2, **given}
     numbers = [values[key] for key in ("eta", "s", "min_iter", "max_iter") if key in values]
@@ -151,12 +153,13 @@ def create_pruner(early_terminate: Any, prune: bool, prune_after: int) -> BasePr
     is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1 and values.keys() <= known
     if not is_right or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise InputError(
-            f"early_terminate is {early_terminate!r}, expected type hyperband, and min_iter or max_iter of at least 1"
+            f"{found}, expected type hyperband, min_iter or max_iter of at least 1, and eta of at least 2 and s "
+            "of at least 1 where they are given"
         )
     most = values.get("max_iter", "auto")
     least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])
     if most != "auto" and least > most:  # with which Optuna stops no run, without a word
-        raise InputError(f"early_terminate is {early_terminate!r}, expected min_iter to be no more than max_iter")
+        raise InputError(f"{found}, expected min_iter to be no more than max_iter")
     return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=values["eta"])
 
 

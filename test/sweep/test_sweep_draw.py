@@ -1,5 +1,6 @@
 """What is drawn for a run, which choice a number that Optuna draws stands for, and when a run is stopped."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
@@ -7,6 +8,7 @@ import pytest
 
 from keypoint_detection.sweep.parameters import read_parameter
 from keypoint_detection.sweep.study import create_pruner, create_sampler
+from keypoint_detection.sweep.sweep_file import SweepFile
 
 
 @pytest.mark.parametrize(
@@ -37,5 +39,6 @@ def test_what_a_run_draws_goes_by_its_number_and_the_seed_of_the_sweep(method):
     ],
 )
 def test_hyperband_begins_where_wandb_does(entry, least, most):
-    pruner = create_pruner(entry, prune=True, prune_after=5)
+    sweep = SweepFile(Path(), {"early_terminate": entry}, "random", "score", True, [], [], Path(), Path())
+    pruner = create_pruner(sweep, prune=True, prune_after=5)
     assert (pruner._min_resource, pruner._max_resource) == (least, most)
