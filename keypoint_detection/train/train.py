@@ -165,7 +165,8 @@ def _start_records(
         record |= {"chosen": reasons, "wandb_id": wandb_id, "flags": config}
         folder.write_record(record, goes_on=interrupted is not None)
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
-    csv_logger.log_hyperparams(config)
+    # What another file said is among the flags, so that this one may be the next --config.
+    csv_logger.log_hyperparams({name: value for name, value in config.items() if name != "config"})
     return csv_logger, wandb_logger
 
 

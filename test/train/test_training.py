@@ -24,6 +24,7 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.train import train as training
+from keypoint_detection.train.flags import build_parser
 from keypoint_detection.train.run_folder import RunFolder
 
 ROOT = TEST_DATASET.parents[1]
@@ -76,6 +77,16 @@ def test_hyperparameters_are_written_with_the_choices_of_auto(result):
     assert values["n_channels"] == 4
     assert values["heatmap_stride"] in (1, 2, 4)
     assert values["batch_size"] == 2
+
+
+def test_the_hyperparameters_of_a_run_with_a_configuration_file_are_one_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = DEFAULT_HYPERPARAMETERS | {"max_epochs": 1, "wandb_mode": "disabled", "max_pictures": 0}
+    Path("flags.yaml").write_text(yaml.safe_dump(given))
+    assert main(["train", "--config", "flags.yaml", "--run_dir", "run"]) == 0
+    Path("flags.yaml").unlink()  # what it said is in the hyperparameters
+    config = build_parser().parse_args(["--config", "run/hparams.yaml"])
+    assert (config.max_epochs, config.max_pictures, config.n_channels) == (1, 0, given["n_channels"])
 
 
 @pytest.mark.parametrize("stage", ["validation", "best", "test"])
