@@ -200,6 +200,10 @@ def _check(path: Path, content: Any) -> SweepFile:
     parameters = [read_parameter(str(name), entry) for name, entry in entries.items()]
     points = grid_points(parameters) if content["method"] == "grid" else []
     program, folder = _find_program(path, content.get("program"))
+    if "goal" not in metric:
+        logger.warning(
+            "%s: metric.goal is left out, which is minimize: the best run has the lowest %s", path, metric["name"]
+        )
     maximize = metric.get("goal") == "maximize"
     return SweepFile(
         path, content, content["method"], str(metric["name"]), maximize, parameters, points, program, folder

@@ -93,6 +93,16 @@ def test_a_sweep_without_an_end_is_bad_input(tmp_path, count):
         read(tmp_path, {"program": ...}).runs(count)
 
 
+@pytest.mark.parametrize(("goal", "told"), [({}, 1), ({"goal": "minimize"}, 0), ({"goal": "maximize"}, 0)])
+def test_that_a_metric_without_a_goal_is_to_be_low_is_told(tmp_path, caplog, goal, told):
+    sweep = read(tmp_path, {"program": ..., "metric": {"name": "validation/meanAP", **goal}})
+    assert sweep.maximize == (goal.get("goal") == "maximize")
+    assert [record.message for record in caplog.records] == told * [
+        f"{tmp_path / 'sweep.yaml'}: metric.goal is left out, which is minimize: the best run has the lowest "
+        "validation/meanAP"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
