@@ -23,6 +23,7 @@ from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY
 from keypoint_detection.models.optimization import current_learning_rate
+from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import epochs_since_validation, is_last_epoch
 from keypoint_detection.train.progress_lines import loss_of_batch
@@ -154,9 +155,10 @@ class MetricsLogger(pl.Callback):
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are computed for the first time, but for those of
             the weights that a fine-tuning starts from.
-        ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated. `auto` validates and
-            evaluates about 25 times in a run (less often where that would take more than a tenth of max_time), or as
-            often as val_check_interval says, or check_val_every_n_epoch where that is not 1.
+        ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated; where the training may stop
+            early after a validation, that is evaluated too. `auto` validates and evaluates about 25 times in a run
+            (less often where that would take more than a tenth of max_time), or as often as val_check_interval says,
+            or check_val_every_n_epoch where that is not 1.
     """
 
     def __init__(
@@ -189,6 +191,8 @@ class MetricsLogger(pl.Callback):
             return False
         if trainer.state.fn != "fit" or self.row.checkpoint_epoch is not None or is_last_epoch(trainer):
             return True
+        if any(isinstance(callback, RelativeEarlyStopping) and callback.may_stop for callback in trainer.callbacks):
+            return True  # whether it does is known only after the images have gone through the network
         epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first that may be evaluated
         if epochs < 0 or self.ap_epoch_freq == "auto":
             return epochs >= 0

@@ -33,6 +33,11 @@ class RelativeEarlyStopping(pl.Callback):
         self.best = math.inf
         self.without_progress = 0
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether the training stops after the validation that runs now, unless that is progress."""
+        return self.early_stopping_relative_threshold >= 0 and self.without_progress + 1 >= self.early_stopping_patience
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops a training that had stopped before, and was interrupted at its very end."""
         if self.early_stopping_relative_threshold >= 0 and self.without_progress >= self.early_stopping_patience:

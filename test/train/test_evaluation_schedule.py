@@ -67,6 +67,14 @@ def test_a_training_that_may_not_stop_yet_validates_no_more_often(tmp_path):
     assert validated(tmp_path / "odd", **short | stops | odd) == ([1, 3, 4], [])
 
 
+def test_a_validation_that_stops_a_training_early_has_average_precision(tmp_path):
+    stops = {"early_stopping_relative_threshold": 0.999, "early_stopping_patience": 2, "max_epochs": 20}
+    # The first loss is progress and the next two are none; without the stop epochs 4, 9, ... would be evaluated.
+    assert validated(tmp_path / "two", ap_epoch_freq=5, **stops) == ([2], [0, 1])
+    # With a patience of one, every validation may be the last.
+    assert validated(tmp_path / "one", ap_epoch_freq=5, **stops | {"early_stopping_patience": 1}) == ([0, 1], [])
+
+
 def test_an_interval_in_time_validates_at_the_end(tmp_path):
     assert validated(tmp_path, max_epochs=3, val_check_interval="00:01:00:00") == ([2], [])
 
