@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ class RunFolder:
 
     @classmethod
     def choose(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
-        """Chooses the folder of a run, which is not made yet: bad input should leave nothing behind.
+        """Chooses the folder of a run. A new one is made, so that no other training chooses it; a given one is not.
 
         Args:
             run_dir: Folder of the run; a new `runs/<time>-<name>` where none is given.
@@ -60,7 +61,7 @@ class RunFolder:
             raise InputError("--run_dir: expected a folder, because each process would choose another one")
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
-            given = str(_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
+            given = str(_make_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
         return cls(Path(given))
 
     def refuse_used(self) -> None:
@@ -183,10 +184,16 @@ def _git_revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def _unused(path: Path) -> Path:
-    """The path, or the first of `path-2`, `path-3`, ... that does not exist."""
+def _make_unused(path: Path) -> Path:
+    """Makes the path, or the first of `path-2`, `path-3`, ... that does not exist; `make` tells where none can be."""
     candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                candidate.mkdir()  # not only looked for: another training may choose at the same time
+                break
+            except FileExistsError:
+                number += 1
+                candidate = path.with_name(f"{path.name}-{number}")
     return candidate

@@ -108,7 +108,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     is_trained = trained.load(detector) if trained and not interrupted else False
-    # A new folder is chosen as late as possible, or trainings that were started at once would choose the same one.
+    # A new folder is made as late as possible: bad input should leave nothing behind.
     folder = interrupted.folder if interrupted else call(RunFolder.choose, config, name=config["wandb_name"])
     callbacks = build_callbacks(config, folder, channels, is_trained)
     trainer = call(

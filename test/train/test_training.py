@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -383,6 +385,22 @@ def test_a_folder_that_holds_a_training_is_not_overwritten(result):
     with pytest.raises(InputError, match=r"holds a training already .* the flags of that training with --resume "):
         fit(**DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "not read before"}, run_dir=str(result.run_dir))
     assert before == {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
+
+
+def test_trainings_that_choose_a_folder_in_the_same_second_choose_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda *_: "2026-01-02_03-04-05")
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: RunFolder.choose(name="my run").path, range(8)))
+    base = "2026-01-02_03-04-05-my-run"
+    assert {path.name for path in folders} == {base, *(f"{base}-{number}" for number in range(2, 9))}
+
+
+def test_a_folder_that_cannot_be_made_is_told_of_where_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("no folder")
+    with pytest.raises(InputError, match=r"--run_dir runs/.*: cannot be written there"):
+        RunFolder.choose().make()
 
 
 def test_any_checkpoint_makes_a_folder_a_used_one(tmp_path):
