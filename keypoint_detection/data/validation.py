@@ -31,7 +31,7 @@ _EXAMPLES = 9
 _ERRORS_IN_REPORT = 20
 
 
-def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotations:
+def leave_out_outside(annotations: Annotations, sizes: np.ndarray, report: bool = True) -> Annotations:
     """Leaves out keypoints that lie outside their image, with one warning; a keypoint on the border is inside.
 
     One that is outside by a rounding, a millionth of the image's side, is moved onto the border.
@@ -40,6 +40,7 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
         annotations: the data.
         sizes: `(N, 2)` width and height of each image in pixels. Images of unknown size, 0, keep their keypoints if
             these are in pixels.
+        report: whether to log the warning.
 
     Raises:
         InputError: if most keypoints are outside, or a file in pixels holds only numbers up to 1; it suggests the right
@@ -56,11 +57,12 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray) -> Annotation
             f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
-    advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
-    logger.warning(
-        '%s; %d of %d keypoints lie outside and are left out, read as "%s"%s',
-        first, count, judged, annotations.coordinates, advice,
-    )  # fmt: skip
+    if report:
+        advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
+        logger.warning(
+            '%s; %d of %d keypoints lie outside and are left out, read as "%s"%s',
+            first, count, judged, annotations.coordinates, advice,
+        )  # fmt: skip
     return annotations.keep(~outside)
 
 

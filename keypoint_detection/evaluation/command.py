@@ -16,7 +16,7 @@ from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.splits import recorded_fingerprints
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
-from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, read_labels
+from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, fingerprint_as_trained, read_labels
 from keypoint_detection.evaluation.summary import Evaluation, summarise
 from keypoint_detection.files import check_given, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
@@ -123,7 +123,8 @@ def evaluate(
     )
     annotations = annotations.select_channels(list(chosen))
     if split is None and processes.rank == 0:
-        _warn_of_training_images(checkpoint, network, annotations, is_promise=recall is not None)
+        fingerprint = fingerprint_as_trained(network, annotations, sizes, chosen, keypoint_coordinates)
+        _warn_of_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
     # Not every checkpoint says so; then it is what trainings take by default.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     # An exported file resizes images itself.
@@ -164,7 +165,7 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
 
 
 def _warn_of_training_images(
-    checkpoint: str | Path, network: Network, annotations: Annotations, is_promise: bool
+    checkpoint: str | Path, network: Network, source: Path, fingerprint: str | None, is_promise: bool
 ) -> None:
     """Warns of images of the training, told from the checkpoint or from the record of the run that it lies in."""
     folder = RunFolder(Path(checkpoint).absolute().parent.parent)
@@ -172,17 +173,16 @@ def _warn_of_training_images(
         of_run = recorded_fingerprints(folder.read_json("split.json"))
     except (OSError, ValueError):  # somebody else's file
         of_run = {}
-    fingerprint = annotations.fingerprint()
     is_its_run = of_run.get("train") == fingerprint
     fingerprints = of_run if is_its_run else recorded_fingerprints(network.evaluation)
-    if fingerprints.get("train") != fingerprint:
+    if fingerprint is None or fingerprints.get("train") != fingerprint:
         return
     # Where images to validate on came from a file of their own, none of these were held out.
     some = "validation" not in fingerprints
     split = f"--split {folder.path / 'split.json'}" if is_its_run else "--split with the split.json of its run"
     logger.warning(
         "%s: the training saw %sthese images, so %s%s",
-        annotations.source, "most of " if some else "",
+        source, "most of " if some else "",
         "new ones may fall short of the promise" if is_promise else "on new ones it may be worse",
         f"; {split} takes those that were held out" if some else "",
     )  # fmt: skip

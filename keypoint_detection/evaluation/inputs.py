@@ -76,6 +76,38 @@ def chosen_channels(network: Network, given: str | list[str] | None) -> dict[str
     return chosen
 
 
+def fingerprint_as_trained(
+    network: Network,
+    annotations: Annotations,
+    sizes: np.ndarray,
+    chosen: Mapping[str, str | ChannelGroup],
+    keypoint_coordinates: str,
+) -> str | None:
+    """The fingerprint that a labelled file has in a training, whichever of its channels are evaluated.
+
+    Args:
+        network: A checkpoint, or an exported file.
+        annotations: The labels that are evaluated, of the whole file.
+        sizes: `(N, 2)` width and height of its images.
+        chosen: What the evaluated channels are made of, see `chosen_channels`.
+        keypoint_coordinates: Convention of a native file.
+
+    Returns:
+        The fingerprint, or None if the file has not all channels of the checkpoint.
+    """
+    trained = chosen_channels(network, None)
+    if list(chosen.items()) == list(trained.items()):
+        return annotations.fingerprint()
+    try:
+        whole = read_annotations(
+            annotations.source, annotations.image_root, keypoint_channels=list(trained.values()),
+            keypoint_coordinates=keypoint_coordinates, report=False,
+        )  # fmt: skip
+        return leave_out_outside(whole.select_channels(list(trained)), sizes, report=False).fingerprint()
+    except InputError:
+        return None
+
+
 def read_labels(
     json_path: Path,
     folder: Path,

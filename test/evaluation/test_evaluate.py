@@ -324,6 +324,22 @@ def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder,
         assert "new ones may fall short of the promise" in told(recall=0.3)[0]
 
 
+@pytest.mark.parametrize("channels", ["green", "green red", ["red"], "red=green"])
+def test_images_of_the_training_are_warned_of_with_a_choice_of_its_channels(folder, tmp_path, caplog, channels):
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": labels.fingerprint()})
+    evaluate(path, folder / "labels.json", keypoint_channels=channels, device="cpu")
+    assert caplog.text.count("the training saw most of these images") == 1
+    content = json.loads((folder / "labels.json").read_text())
+    for entry in content["dataset"]:
+        del entry["red_keypoints" if "red_keypoints" in entry else "red"]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    caplog.clear()
+    green = "red=green" if channels == "red=green" else "green"
+    evaluate(path, tmp_path / "labels.json", folder, keypoint_channels=green, device="cpu")
+    assert "the training saw" not in caplog.text
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "1.png", '{"fingerprints": ["a"]}'])
 def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_training(folder, tmp_path, caplog, text):
     (tmp_path / "models").mkdir()
