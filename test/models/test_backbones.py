@@ -156,6 +156,21 @@ def test_a_new_residual_block_passes_its_input_on(mode):
     torch.testing.assert_close(ResidualBlock(8, 3).train(mode)(features), features)
 
 
+@pytest.mark.parametrize(("channels", "scale"), [(5, 0.5), (4, 1.0), (4, 0.25)])
+def test_features_of_another_size_than_was_said_are_refused(channels, scale):
+    class Mine(Backbone):
+        def __init__(self, *, heatmap_stride):
+            super().__init__(heatmap_stride, 3, 4, 4)
+
+        def features(self, images):
+            height, width = (int(side * scale) for side in images.shape[-2:])
+            return images.new_zeros(len(images), channels, height, width)
+
+    got = f"{channels}x{int(8 * scale)}x{int(12 * scale)}"
+    with pytest.raises(InputError, match=f"^backbone Mine: features of 8x12 pixels are {got}, expected 4x4x6, that is"):
+        Mine(heatmap_stride=2)(torch.rand(2, 3, 7, 9))
+
+
 def test_unet_computes_no_level_finer_than_the_heatmaps():
     arguments = {"n_channels": 4, "n_channels_out": 0}
     widths = {stride: build_backbone("Unet", stride, arguments).out_channels for stride in STRIDES}

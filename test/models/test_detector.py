@@ -120,6 +120,7 @@ def test_a_loss_or_a_backbone_of_the_wrong_form_is_named(monkeypatch):
         make_detector(loss="scalar").training_step(make_batch())
     detector = make_detector(heatmap_stride=2)
     monkeypatch.setattr(detector.backbone, "heatmap_stride", 4)
+    monkeypatch.setattr(detector.backbone, "out_channels", 24)
     monkeypatch.setattr(
         type(detector.backbone), "features", lambda self, images: images[..., ::4, ::4].repeat(1, 8, 1, 1)
     )

@@ -73,6 +73,9 @@ class Backbone(nn.Module):
 
         Returns:
             `(B, out_channels, ceil(H / heatmap_stride), ceil(W / heatmap_stride))`.
+
+        Raises:
+            InputError: If `features` returns another number of channels, or another size.
         """
         height, width = images.shape[-2:]
         if self.n_channels_in == 1 and images.shape[1] == 3:
@@ -86,7 +89,19 @@ class Backbone(nn.Module):
             images = F.pad(images, (0, right, 0, bottom))
         # The layout in which convolutions are faster, on CPUs and GPUs. Colours are normalised faster in the other one.
         features = self.features(images.contiguous(memory_format=torch.channels_last))
+        if not torch.compiler.is_compiling():
+            self._check_features(features, *images.shape[-2:])
         return features[..., : -(-height // self.heatmap_stride), : -(-width // self.heatmap_stride)]
+
+    def _check_features(self, features: Tensor, height: int, width: int) -> None:
+        """Checks the features of a padded image: larger ones would be cropped, and trained at a wrong scale."""
+        expected = (self.out_channels, height // self.heatmap_stride, width // self.heatmap_stride)
+        if features.shape[1:] != expected:
+            got, wanted = ("x".join(map(str, shape)) for shape in (features.shape[1:], expected))
+            raise InputError(
+                f"backbone {type(self).__name__}: features of {height}x{width} pixels are {got}, expected {wanted}, "
+                "that is out_channels, and height and width by heatmap_stride"
+            )
 
     def encoder_modules(self) -> list[nn.Module]:
         """Return the modules that `encoder_learning_rate_factor` and `freeze_encoder_epochs` act on, none if empty."""
