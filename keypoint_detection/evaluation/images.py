@@ -18,6 +18,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_sizes
 from keypoint_detection.data.sampler import EvaluationSampler
+from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.markers import to_picture
 from keypoint_detection.metrics import METRICS, KeypointMetric, Matches
@@ -77,7 +78,7 @@ class EvaluatedImages:
 
     def values(self) -> dict[str, float]:
         """All metrics by log name, as training logs them."""
-        return {name: float(value) for metric in self.metrics.values() for name, value in metric.compute().items()}
+        return metric_values(self.metrics)
 
     def matches(self) -> Matches:
         """All detections, matched to the labels."""
@@ -104,6 +105,25 @@ def update_metrics(
     scores, labelled, indices = scores.cpu(), batch.labelled.cpu(), batch.indices.cpu()
     for metric in metrics:
         metric.to(xy.device).update(found, scores, truths, labelled, indices)
+
+
+def metric_values(metrics: Mapping[str, KeypointMetric]) -> dict[str, float]:
+    """All values of metrics by log name.
+
+    Args:
+        metrics: The metrics by their names in `METRICS`.
+
+    Raises:
+        InputError: If two have a value of the same name, or one has that of a loss.
+    """
+    values: dict[str, float] = {}
+    owners = dict.fromkeys(("loss", "gt_loss"), "the training")
+    for name, metric in metrics.items():
+        for key, value in metric.compute().items():
+            if key in owners:
+                raise InputError(f"metric {name}: {key!r} is a value of {owners[key]}, expected a name of its own")
+            owners[key], values[key] = name, float(value)
+    return values
 
 
 def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor) -> dict[int, ReportImage]:

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation.images import update_metrics
+from keypoint_detection.evaluation.images import metric_values, update_metrics
 from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
@@ -256,9 +256,8 @@ class MetricsLogger(pl.Callback):
         update_metrics(self.metrics[stage].values(), batch, outputs["xy"], outputs["scores"], self.threshold_unit)
 
     def _log(self, stage: str, trainer: pl.Trainer, prefix: str) -> dict[str, float]:
-        values: dict[str, float] = {}
+        values = metric_values(self.metrics[stage])
         for metric in self.metrics[stage].values():
-            values |= {name: float(value) for name, value in metric.compute().items()}
             metric.reset()
         self.row.add(trainer, {f"{prefix}/{name}": value for name, value in values.items()})
         return values

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from keypoint_detection.batch import Batch
-from keypoint_detection.evaluation.images import EvaluatedImages, images_of_batch
+from keypoint_detection.errors import InputError
+from keypoint_detection.evaluation.images import EvaluatedImages, images_of_batch, metric_values
+from keypoint_detection.metrics import METRICS, KeypointMetric
 
 
 def shrunk_image():
@@ -70,3 +72,25 @@ def test_nothing_of_a_batch_that_a_worker_shares_is_kept_since_each_holds_a_file
     assert (evaluated.values()["meanAP"], image.labelled.tolist()) == (1, [True])
     assert [values[0].tolist() for values in (image.truths, image.xy)] == [[[20, 10]], [[20, 10]]]
     assert image.scores[0].tolist() == pytest.approx([0.9])
+
+
+def values_beside(name):
+    """The values of all metrics where one point is found, with a metric of one's own that has a value of this name."""
+
+    class Count(KeypointMetric):
+        def compute(self):
+            return {"count": 3, name: 0.5}
+
+    metrics = {key: metric(["a"], [2.0]) for key, metric in {**METRICS, "mine": Count}.items()}
+    labelled, indices = torch.ones(1, 1, dtype=torch.bool), torch.arange(1)
+    for metric in metrics.values():
+        metric.update(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1), torch.zeros(1, 1, 1, 2), labelled, indices)
+    return metric_values(metrics)
+
+
+@pytest.mark.parametrize(("taken", "owner"), [("recall", "localization"), ("loss", "the training")])
+def test_a_metric_of_ones_own_does_not_take_the_place_of_another(taken, owner):
+    with pytest.raises(InputError, match=f"^metric mine: '{taken}' is a value of {owner}, expected a name of its own$"):
+        values_beside(taken)
+    values = values_beside("count/a")
+    assert (values["count"], values["count/a"], values["recall"], values["meanAP"]) == (3.0, 0.5, 1.0, 1.0)
