@@ -217,10 +217,9 @@ def evaluate_loss(
         raise InputError(f"predicted and true heatmaps are {sizes}: expected a backbone of the stride heatmap_stride")
     with torch.autocast(logits.device.type, enabled=False):
         losses = LOSSES[name](logits.float(), targets, **arguments)
-    if losses.shape != logits.shape[1:2]:
-        raise InputError(
-            f"loss {name}: expected one value per channel, {tuple(logits.shape[1:2])}, got {tuple(losses.shape)}"
-        )
+    if not isinstance(losses, Tensor) or losses.shape != logits.shape[1:2]:
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else losses
+        raise InputError(f"loss {name}: expected one value per channel, {tuple(logits.shape[1:2])}, got {got}")
     if name != "bce":
         return losses, torch.full_like(losses, math.nan)
     return losses, _mean_entropy(targets, arguments.get("bce_keypoint_weight", _BCE_KEYPOINT_WEIGHT)).to(losses.dtype)

@@ -118,6 +118,9 @@ def test_a_loss_or_a_backbone_of_the_wrong_form_is_named(monkeypatch):
     monkeypatch.setitem(LOSSES, "scalar", lambda logits, targets: logits.mean())
     with pytest.raises(InputError, match=r"^loss scalar: expected one value per channel, \(3,\), got \(\)$"):
         make_detector(loss="scalar").training_step(make_batch())
+    monkeypatch.setitem(LOSSES, "nothing", lambda logits, targets: None)  # as without a return
+    with pytest.raises(InputError, match=r"^loss nothing: expected one value per channel, \(3,\), got None$"):
+        make_detector(loss="nothing").training_step(make_batch())
     detector = make_detector(heatmap_stride=2)
     monkeypatch.setattr(detector.backbone, "heatmap_stride", 4)
     monkeypatch.setattr(detector.backbone, "out_channels", 24)
