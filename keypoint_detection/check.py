@@ -38,7 +38,8 @@ def check(
         keypoint_channels: Channels to check, with spaces between them; a=b merges b into a, or renames it where there
             is no a. All when left out.
         keypoint_coordinates: Convention of the native format: blender, normalized or pixel.
-        decode: Decode every image, which finds damage behind the header and takes longer.
+        decode: Decode every image, which finds damage behind the header, and look for images under two names; both take
+            longer.
         picture: File for a picture of some images with their labels.
 
     Returns:

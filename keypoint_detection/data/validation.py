@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.copies import tell_of_copies
 from keypoint_detection.data.crop import keep_inside
 from keypoint_detection.data.decoding import ImageHeader, conversions, has_16_bits
 from keypoint_detection.data.formats import read_annotations
@@ -128,7 +129,8 @@ def check_dataset(
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to check, as in `read_annotations`. None takes all.
         keypoint_coordinates: the convention of the file, as in `read_annotations`.
-        decode: whether to decode every image, which finds damage behind the header and takes longer.
+        decode: whether to decode every image, which finds damage behind the header, and to look for copies; both take
+            longer.
 
     Raises:
         InputError: if the labels themselves are wrong, naming file and entry.
@@ -157,6 +159,8 @@ def check_dataset(
             deep.append(index)
     if unused := tell_of_unused_bits(annotations, deep):
         report.warnings.append(unused)
+    if decode and (copies := tell_of_copies(annotations, np.flatnonzero(sizes.all(axis=1)).tolist())):
+        report.warnings.append(copies)
     if failed == len(annotations) > 1 and all(is_missing(annotations.path(index)) for index in range(failed)):
         path = annotations.path(0)
         advice = separator_advice(path) or "--image_dataset_path names the folder that their paths are relative to"

@@ -307,9 +307,9 @@ def test_check_reports_counts_sizes_and_all_bad_images(folder):
     assert len(report.errors) == 2
     assert 'entry 3 ("cut.png")' in report.errors[0]
     assert 'entry 4 ("missing.png")' in report.errors[1]
-    for words in ("outside", '"flap"', "negatives", "repeat"):
+    for words in ("outside", '"flap"', "negatives", "repeat", "such as b.png of a.png"):
         assert sum(words in warning for warning in report.warnings) == 1
-    assert len(report.warnings) == 4
+    assert len(report.warnings) == 5
     repeated = next(warning for warning in report.warnings if "repeat" in warning)
     assert "1 keypoint repeating" in repeated
     assert repeated.endswith('entry 0 ("a.png"), channel "corner"')
@@ -320,6 +320,26 @@ def test_check_reports_counts_sizes_and_all_bad_images(folder):
     assert text[2].split() == ["corner", "4", "3", "2"]
     # Without decoding, only the missing image shows.
     assert len(check_dataset(folder / "data.json", folder, decode=False).errors) == 1
+
+
+def test_check_names_an_image_that_stands_in_the_file_under_two_names(tmp_path):
+    draw = np.random.default_rng(0)
+    pixels = [draw.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(2)]
+    for name, image in zip(("a.bmp", "b.bmp"), pixels, strict=True):  # of as many bytes each, but others
+        Image.fromarray(image).save(tmp_path / name)
+    names = ["a.bmp", "b.bmp"]
+    source = save(tmp_path, {"dataset": [{"image_path": name, "corner": [[0.5, 0.5]]} for name in names]})
+    assert check_dataset(source, tmp_path).warnings == []
+    for copy, original in (("c.bmp", "b.bmp"), ("d.bmp", "a.bmp"), ("e.bmp", "b.bmp")):
+        (tmp_path / copy).write_bytes((tmp_path / original).read_bytes())
+        names.append(copy)
+    source = save(tmp_path, {"dataset": [{"image_path": name, "corner": [[0.5, 0.5]]} for name in names]})
+    (said,) = check_dataset(source, tmp_path).warnings
+    assert said == (
+        "3 images are copies of others, such as c.bmp of b.bmp; where one of two trains and the other validates, "
+        "the metrics say little about new images"
+    )
+    assert check_dataset(source, tmp_path, decode=False).warnings == []
 
 
 def _noise_png(folder):

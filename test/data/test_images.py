@@ -219,7 +219,9 @@ def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
 )
 def test_images_of_12_bits_in_files_of_16_are_said_to_be_dark(tmp_path, caplog, highest, kind, suffix, factor):
     for number, value in enumerate(highest):
-        Image.fromarray(np.array([[0, value], [value // 2, 0]], kind)).save(tmp_path / f"{number}.{suffix}")
+        Image.fromarray(np.array([[0, value], [value // 2, 0]] + [[0, 0]] * number, kind)).save(
+            tmp_path / f"{number}.{suffix}"
+        )
     pixels("RGB", (255, 255, 255)).save(tmp_path / "bright.png")
     annotations = annotate(tmp_path, ["bright.png", *(f"{number}.{suffix}" for number in range(2))])
     scan_sizes(annotations)
