@@ -108,11 +108,7 @@ def read_parts(
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
     _check_what_is_learned(parts["train"], empty_channels)
-    if not len(parts["validation"].xy):
-        logger.warning(
-            "%s: no image to validate on has any keypoint, so no checkpoint will be the best",
-            parts["validation"].source,
-        )
+    _check_what_validates(parts, is_split_off="validation" not in whole)
     _warn_of_what_is_measured_on(parts)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 
@@ -168,9 +164,7 @@ def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarra
 def _check_what_is_learned(train: Annotations, empty_channels: str) -> None:
     """Warns of channels of which there is no keypoint to train on; an error where nothing is left to train on."""
     if len(train.xy):
-        counts = train.counts().sum(axis=0)
-        without = [name for name, count in zip(train.channel_names, counts, strict=True) if not count]
-        if without:
+        if without := _channels_without_keypoints(train):
             names = ", ".join(without)
             logger.warning("%s: no image to train on has a keypoint of %s, so that is not learned", train.source, names)
         return
@@ -178,6 +172,27 @@ def _check_what_is_learned(train: Annotations, empty_channels: str) -> None:
     if empty_channels == "ignore":
         raise InputError(f"{text}, and --empty_channels ignore leaves out all channels without one, expected some")
     logger.warning("%s, so there is nothing to learn", text)
+
+
+def _check_what_validates(parts: Mapping[str, Annotations], is_split_off: bool) -> None:
+    """Warns of channels that are learned and have no keypoint to validate on."""
+    validation, unlearned = parts["validation"], _channels_without_keypoints(parts["train"])
+    without = [name for name in _channels_without_keypoints(validation) if name not in unlearned]
+    if not len(validation.xy):
+        logger.warning(
+            "%s: no image to validate on has any keypoint, so no checkpoint will be the best", validation.source
+        )
+    elif without:
+        logger.warning(
+            "%s: no image to validate on has a keypoint of %s, so how well that is found stays unknown, and its score "
+            "threshold is a guess%s",
+            validation.source, ", ".join(without), "; another --seed splits otherwise" if is_split_off else "",
+        )  # fmt: skip
+
+
+def _channels_without_keypoints(annotations: Annotations) -> list[str]:
+    counts = annotations.counts().sum(axis=0)
+    return [name for name, count in zip(annotations.channel_names, counts, strict=True) if not count]
 
 
 def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:

@@ -8,7 +8,7 @@ from keypoint_detection.data import parts
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 
-NOTHING, SOMETHING = {"a": []}, {"a": [[3, 4]]}
+NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3, 4]]}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,13 @@ NOTHING, SOMETHING = {"a": []}, {"a": [[3, 4]]}
         (NOTHING, SOMETHING, "train.json: no image to train on has any keypoint"),
         (SOMETHING, NOTHING, "validation.json: no image to validate on has any keypoint"),
         (SOMETHING, SOMETHING, None),
-        ({"a": [], "b": [[3, 4]]}, SOMETHING | {"b": []}, "train.json: no image to train on has a keypoint of a, so"),
+        ({"a": [], "b": [[3, 4]]}, BOTH, "train.json: no image to train on has a keypoint of a, so"),
+        (
+            BOTH,
+            SOMETHING | {"b": []},
+            "validation.json: no image to validate on has a keypoint of b, so how well that is found stays unknown, "
+            "and its score threshold is a guess",
+        ),
     ],
 )
 def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trained, validated, warned):
@@ -34,6 +40,18 @@ def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trai
         )
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
     assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
+
+
+def test_a_rare_channel_that_no_image_to_validate_on_shows_is_said_with_a_way_out(tmp_path, caplog):
+    path = write_data_set(tmp_path, [(20, 10)] * 60, [BOTH] + [SOMETHING | {"b": []}] * 59)
+    for seed in range(4):
+        caplog.clear()
+        data = KeypointsDataModule(path, seed=seed, heatmap_sigma=2.0, heatmap_stride=2)
+        data.setup()
+        (record,) = caplog.records
+        trained = data.train_annotations.counts()[:, 1].any()
+        end = "its score threshold is a guess; another --seed splits otherwise" if trained else "so that is not learned"
+        assert record.getMessage().endswith(end)
 
 
 def test_nothing_to_train_on_is_said_once_where_empty_channels_are_ignored(tmp_path, caplog):
