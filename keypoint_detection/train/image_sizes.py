@@ -31,6 +31,10 @@ LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
+# So many keypoints of a channel in an image, in the median, may be of as many objects. Where these are in images that
+# shrink to less than this share, parts of larger ones may find far more of them (benchmarks/README.md).
+MANY_KEYPOINTS = 8
+MUCH_SMALLER = 0.5
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Smaller images keep their sizes, unless there are also large ones among them.
@@ -205,6 +209,42 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
                 np.fill_diagonal(apart[:, first:], np.inf)
                 distances.append(apart.min(axis=1))
     return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
+
+
+def advise_parts(
+    annotations: Annotations,
+    sizes: np.ndarray,
+    image_size: Sequence[int] | None,
+    crop_size: Sequence[int] | None,
+    accelerator: str,
+) -> None:
+    """Says what to try where images that shrink a lot may hold many small objects, which look like one large one.
+
+    Args:
+        annotations: The images to train on.
+        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+        image_size: Height and width that the images are letterboxed into, or None.
+        crop_size: The same of the parts that training shows, or None for whole images.
+        accelerator: `cpu` or `gpu`.
+    """
+    known = sizes[sizes.min(axis=1) > 0]
+    counts = annotations.counts()
+    labelled = counts[counts.any(axis=1)]
+    if image_size is None or crop_size is not None or not len(known) or not len(labelled):
+        return
+    medians = np.median(labelled, axis=0)
+    fullest = int(medians.argmax())
+    side = int(np.median(known.max(axis=1)))
+    fitted = int(np.median(fit_sizes(known, parse_image_size(image_size)).max(axis=1)))
+    if medians[fullest] < MANY_KEYPOINTS or fitted >= MUCH_SMALLER * side:
+        return
+    part = LARGEST_SIDE[accelerator]
+    larger = min(part * LARGEST_FACTOR[accelerator], side // SIDE_MULTIPLE * SIDE_MULTIPLE)
+    logger.info(
+        "an image holds %d keypoints of %s, and images of %d px shrink to %d px: where they are of many small objects, "
+        "--image_size %d --train_crop_size %d may find more of them, and take longer to predict",
+        medians[fullest], annotations.channel_names[fullest], side, fitted, larger, part,
+    )  # fmt: skip
 
 
 def warn_of_fine_distances(

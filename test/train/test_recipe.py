@@ -15,7 +15,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import decoding_caps, prepare_data
-from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
+from keypoint_detection.train.image_sizes import advise_parts, keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import Device, choose_recipe
 
 
@@ -560,6 +560,44 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
 def test_images_of_unknown_size_are_not_warned_of(caplog):
     warn_of_fine_distances([2, 4], "pixel", np.zeros((3, 2), int), [288, 288])
     assert not caplog.records
+
+
+# Of three images with the side 1000, two hold `count` keypoints of `a`, and one holds none.
+@pytest.mark.parametrize(
+    ("count", "image_size", "crop_size", "accelerator", "told"),
+    [
+        (
+            8,
+            [288, 288],
+            None,
+            "cpu",
+            "8 keypoints of a, and images of 1000 px shrink to 288 px: where",
+        ),
+        (40, [288, 288], None, "cpu", "--image_size 864 --train_crop_size 288 may find more of them"),  # 3 * 288
+        (
+            40,
+            [480, 480],
+            None,
+            "gpu",
+            "--image_size 992 --train_crop_size 640 may find more of them",
+        ),  # the images' own
+        (7, [288, 288], None, "cpu", None),  # as of one object
+        (40, [512, 512], None, "cpu", None),  # more than a half
+        (40, [288, 288], [256, 256], "cpu", None),  # parts already
+        (40, None, None, "cpu", None),
+    ],
+)
+def test_many_small_objects_in_images_that_shrink_are_told_how_to_stay_large(
+    tmp_path, caplog, count, image_size, crop_size, accelerator, told
+):
+    points = [[20 * number + 1, 20 * number + 1] for number in range(count)]
+    labels = [{"a": points, "b": [[1, 1]]}, {"a": points, "b": []}, {"a": [], "b": []}]
+    entries = [{"image_path": f"{index}.png", **channels} for index, channels in enumerate(labels)]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    annotations = read_annotations(tmp_path / "labels.json", tmp_path)
+    with caplog.at_level(logging.INFO, logger="keypoint_detection"):
+        advise_parts(annotations, np.full((3, 2), 1000), image_size, crop_size, accelerator)
+    assert [told in record.getMessage() for record in caplog.records] == ([True] if told else [])
 
 
 @pytest.mark.parametrize(
