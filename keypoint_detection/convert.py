@@ -35,7 +35,8 @@ def convert(
     Args:
         json_dataset_path: JSON file to read, in this library's or in COCO's format.
         output: File to write, replaced if it exists.
-        to: Format to write: native or coco.
+        to: Format to write: native or coco. Of a COCO file neither keeps which keypoints are of one object,
+            visibilities, areas, crowds and ids.
         image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
         keypoint_channels: Channels to keep, with spaces between them; a=b merges b into a, or renames it where there is
             no a. All when left out.
