@@ -37,7 +37,7 @@ from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
-from keypoint_detection.train.image_sizes import advise_parts, warn_of_fine_distances
+from keypoint_detection.train.image_sizes import warn_of_fine_distances
 from keypoint_detection.train.memory import kept_bytes
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.recipe import Device, Recipe, choose_recipe
@@ -81,19 +81,15 @@ def prepare_data(
         split=split,
     )  # fmt: skip
     datamodule.setup()
-    labels, sizes = datamodule.train_annotations, datamodule.train_sizes
-    device = _device(config, list(datamodule.channel_names))
     recipe = call(
         choose_recipe,
         config,
-        annotations=labels,
-        sizes=sizes,
-        device=device,
+        annotations=datamodule.train_annotations,
+        sizes=datamodule.train_sizes,
+        device=_device(config, list(datamodule.channel_names)),
         trained_channels=trained_channels,
         by_heart=datamodule.parts.validates_all_training,
     )
-    if config["train_crop_size"] == "auto":
-        advise_parts(labels, sizes, recipe.image_size, recipe.train_crop_size, device.kind)
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]
     warn_of_fine_distances(distances, config["threshold_unit"], measured, recipe.image_size)

@@ -22,19 +22,17 @@ USUAL_SHAPE = 4 / 3
 # On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
 # images of training than they were worth (benchmarks/README.md).
 CHEAP_BELOW, CHEAP_SIDE = 330, 256
-# How many times this side the keypoints of an image should lie across in the median. Where it is less, images may be
-# larger, up to so many times, and the network trains on parts of about this side, in the time that small images take.
+# How many times this side an object should lie across in the median. Where it is less, images may be larger, up to so
+# many times, and the network trains on parts of about this side, in the time that small images take.
 ACROSS = 1.2
 LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
-# Parts of images are no smaller than the above side, nor than what the keypoints of most images lie across divided by
-# this. They pay only where they are much smaller than the images, and the keypoints lie in less than this share.
+# Parts of images are no smaller than the above side, nor than what the objects of most images lie across divided by
+# this. They pay only where they are much smaller than the images, and the objects lie in less than this share.
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
-# So many keypoints of a channel in an image, in the median, may be of as many objects. Where these are in images that
-# shrink to less than this share, parts of larger ones may find far more of them (benchmarks/README.md).
-MANY_KEYPOINTS = 8
-MUCH_SMALLER = 0.5
+# So many keypoints of one channel in an image are rarely of one object: it may hold as many small ones.
+FEWEST_OF_MANY = 10
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Smaller images keep their sizes, unless there are also large ones among them.
@@ -81,7 +79,7 @@ def choose_size(
     if small and not keep:
         reason += f", the largest {sides.max()} px"
     elif in_parts:
-        reason += f", of which the keypoints of an image lie {share:.0%} across"
+        reason += f", of which an object lies about {share:.0%} across"
     elif side > limit:
         reason += f", and {limit} px train on more images in the same time on the {accelerator}"
     chosen = choices.choose("image_size", image_size, None if keep else fitted, reason)
@@ -121,7 +119,7 @@ def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:
 
 
 def _quantile(across: np.ndarray, share: float) -> float:
-    """How far the keypoints of that share of the images lie across at most; infinity where nothing is known."""
+    """How far the objects of that share of the images lie across at most; infinity where nothing is known."""
     return float(np.quantile(across, share)) if len(across) else math.inf
 
 
@@ -148,7 +146,7 @@ def choose_crop(
     """
     crop = crop_side(longer, across, accelerator)
     most = _quantile(across, 0.9) * longer
-    reason = f"faster than whole images of {longer} px, whose keypoints mostly span a diagonal of at most {most:.0f} px"
+    reason = f"faster than whole images of {longer} px, in which objects mostly lie at most {most:.0f} px across"
     chosen = choices.choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
     if size is None:
@@ -162,24 +160,29 @@ def choose_stride(side: int, gap: float) -> int:
 
 
 def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
-    """How far across the keypoints of each image lie.
+    """How far across an object lies in each image, as far as labels tell.
+
+    All keypoints of an image count as one object, unless it holds very many of a channel. Then there are about as many
+    objects as these, and if they fill the box around them, an object has that share of its area.
 
     Args:
         annotations: The images.
         sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
 
     Returns:
-        `(n,)` the diagonal of the box around all keypoints of an image, as a fraction of the image's longer side, for
+        `(n,)` the diagonal of the box around an object's keypoints, as a fraction of the image's longer side, for
         images with keypoints in at least two places; of a large set, for some of them.
     """
     known = np.flatnonzero(sizes.min(axis=1) > 0)
     found = []
     for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
         width, height = sizes[index].tolist()
-        points = np.concatenate(annotations.keypoints(index, width=width, height=height))
+        channels = annotations.keypoints(index, width=width, height=height)
+        points, most = np.concatenate(channels), max(map(len, channels))
         diagonal = float(np.hypot(*np.ptp(points, axis=0))) if len(points) else 0.0
         if diagonal > 0:
-            found.append(diagonal / max(width, height))
+            objects = most if most >= FEWEST_OF_MANY else 1
+            found.append(diagonal / max(width, height) / math.sqrt(objects))
     return np.array(found)
 
 
@@ -209,42 +212,6 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
                 np.fill_diagonal(apart[:, first:], np.inf)
                 distances.append(apart.min(axis=1))
     return float(np.percentile(np.concatenate(distances), 10)) if distances else math.inf
-
-
-def advise_parts(
-    annotations: Annotations,
-    sizes: np.ndarray,
-    image_size: Sequence[int] | None,
-    crop_size: Sequence[int] | None,
-    accelerator: str,
-) -> None:
-    """Says what to try where images that shrink a lot may hold many small objects, which look like one large one.
-
-    Args:
-        annotations: The images to train on.
-        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
-        image_size: Height and width that the images are letterboxed into, or None.
-        crop_size: The same of the parts that training shows, or None for whole images.
-        accelerator: `cpu` or `gpu`.
-    """
-    known = sizes[sizes.min(axis=1) > 0]
-    counts = annotations.counts()
-    labelled = counts[counts.any(axis=1)]
-    if image_size is None or crop_size is not None or not len(known) or not len(labelled):
-        return
-    medians = np.median(labelled, axis=0)
-    fullest = int(medians.argmax())
-    side = int(np.median(known.max(axis=1)))
-    fitted = int(np.median(fit_sizes(known, parse_image_size(image_size)).max(axis=1)))
-    if medians[fullest] < MANY_KEYPOINTS or fitted >= MUCH_SMALLER * side:
-        return
-    part = LARGEST_SIDE[accelerator]
-    larger = min(part * LARGEST_FACTOR[accelerator], side // SIDE_MULTIPLE * SIDE_MULTIPLE)
-    logger.info(
-        "an image holds %d keypoints of %s, and images of %d px shrink to %d px: where they are of many small objects, "
-        "--image_size %d --train_crop_size %d may find more of them, and take longer to predict",
-        medians[fullest], annotations.channel_names[fullest], side, fitted, larger, part,
-    )  # fmt: skip
 
 
 def warn_of_fine_distances(

@@ -15,7 +15,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import decoding_caps, prepare_data
-from keypoint_detection.train.image_sizes import advise_parts, keypoint_gap, warn_of_fine_distances
+from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import Device, choose_recipe
 
 
@@ -45,6 +45,35 @@ def test_a_small_object_tells_its_direction_too(tmp_path):
     assert (recipe.rotation, recipe.horizontal_flip) == (15, 0)
 
 
+@pytest.mark.parametrize(
+    ("count", "device", "image_size", "crop_size"),
+    [
+        (9, "cpu", 288, None),  # the corners of one object, which fill an image of the side 1000
+        (16, "cpu", 864, 288),  # as many objects, 1131 / 4 px across: no more than three times 288 px
+        (16, "gpu", 992, 640),  # no more than the image, in multiples of 32 px
+        (9, "gpu", 640, None),
+    ],
+)
+def test_many_keypoints_of_a_channel_are_of_as_many_objects(tmp_path, count, device, image_size, crop_size):
+    steps = np.linspace(100, 900, round(math.sqrt(count))).tolist()
+    points = [[x, y] for x in steps for y in steps]
+    entries = []
+    for index in range(5):
+        Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
+        entries.append({"image_path": f"{index}.png", "hole": points, "rim": points[:2]})
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    labels = read_annotations(tmp_path / "labels.json", tmp_path)
+    recipe = choose(labels, (1000, 1000), device)
+    assert recipe.image_size == [image_size] * 2
+    assert recipe.train_crop_size == (crop_size and [crop_size] * 2)
+    if crop_size:
+        assert recipe.reasons["image_size"].endswith("px, of which an object lies about 28% across")
+        across = round(0.2828 * image_size)
+        assert recipe.reasons["train_crop_size"].endswith(f"in which objects mostly lie at most {across} px across")
+    whole = choose(labels, (1000, 1000), device, train_crop_size="none")
+    assert (whole.image_size, whole.train_crop_size) == ([288 if device == "cpu" else 640] * 2, None)
+
+
 def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
     entries = []
     for index in range(21):
@@ -54,7 +83,7 @@ def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}), encoding="utf-8")
     recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (480, 360), image_size=416)
     assert recipe.train_crop_size == [288, 288]
-    reason = "faster than whole images of 416 px, whose keypoints mostly span a diagonal of at most 393 px"
+    reason = "faster than whole images of 416 px, in which objects mostly lie at most 393 px across"
     assert recipe.reasons["train_crop_size"] == reason
     assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the parts is then 288 px")
 
@@ -560,44 +589,6 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
 def test_images_of_unknown_size_are_not_warned_of(caplog):
     warn_of_fine_distances([2, 4], "pixel", np.zeros((3, 2), int), [288, 288])
     assert not caplog.records
-
-
-# Of three images with the side 1000, two hold `count` keypoints of `a`, and one holds none.
-@pytest.mark.parametrize(
-    ("count", "image_size", "crop_size", "accelerator", "told"),
-    [
-        (
-            8,
-            [288, 288],
-            None,
-            "cpu",
-            "8 keypoints of a, and images of 1000 px shrink to 288 px: where",
-        ),
-        (40, [288, 288], None, "cpu", "--image_size 864 --train_crop_size 288 may find more of them"),  # 3 * 288
-        (
-            40,
-            [480, 480],
-            None,
-            "gpu",
-            "--image_size 992 --train_crop_size 640 may find more of them",
-        ),  # the images' own
-        (7, [288, 288], None, "cpu", None),  # as of one object
-        (40, [512, 512], None, "cpu", None),  # more than a half
-        (40, [288, 288], [256, 256], "cpu", None),  # parts already
-        (40, None, None, "cpu", None),
-    ],
-)
-def test_many_small_objects_in_images_that_shrink_are_told_how_to_stay_large(
-    tmp_path, caplog, count, image_size, crop_size, accelerator, told
-):
-    points = [[20 * number + 1, 20 * number + 1] for number in range(count)]
-    labels = [{"a": points, "b": [[1, 1]]}, {"a": points, "b": []}, {"a": [], "b": []}]
-    entries = [{"image_path": f"{index}.png", **channels} for index, channels in enumerate(labels)]
-    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
-    annotations = read_annotations(tmp_path / "labels.json", tmp_path)
-    with caplog.at_level(logging.INFO, logger="keypoint_detection"):
-        advise_parts(annotations, np.full((3, 2), 1000), image_size, crop_size, accelerator)
-    assert [told in record.getMessage() for record in caplog.records] == ([True] if told else [])
 
 
 @pytest.mark.parametrize(
