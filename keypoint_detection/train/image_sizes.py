@@ -31,8 +31,10 @@ LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
-# So many keypoints of one channel in an image are rarely of one object: it may hold as many small ones.
+# So many keypoints of one channel in the median image are of as many objects, if their number varies by this factor
+# from the tenth to the ninetieth percentile. One object with as many shows about the same number everywhere.
 FEWEST_OF_MANY = 10
+NUMBERS_VARY = 4 / 3
 # A side that the backbones need not pad.
 SIDE_MULTIPLE = 32
 # Smaller images keep their sizes, unless there are also large ones among them.
@@ -162,8 +164,7 @@ def choose_stride(side: int, gap: float) -> int:
 def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
     """How far across an object lies in each image, as far as labels tell.
 
-    All keypoints of an image count as one object, unless it holds very many of a channel. Then there are about as many
-    objects as these, and if they fill the box around them, an object has that share of its area.
+    If an image holds many objects, and these fill the box around all keypoints, an object has its share of the area.
 
     Args:
         annotations: The images.
@@ -174,16 +175,25 @@ def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
         images with keypoints in at least two places; of a large set, for some of them.
     """
     known = np.flatnonzero(sizes.min(axis=1) > 0)
+    objects = _numbers_of_objects(annotations)
     found = []
     for index in known[:: max(1, len(known) // MOST_IMAGES)].tolist():
         width, height = sizes[index].tolist()
-        channels = annotations.keypoints(index, width=width, height=height)
-        points, most = np.concatenate(channels), max(map(len, channels))
+        points = np.concatenate(annotations.keypoints(index, width=width, height=height))
         diagonal = float(np.hypot(*np.ptp(points, axis=0))) if len(points) else 0.0
         if diagonal > 0:
-            objects = most if most >= FEWEST_OF_MANY else 1
-            found.append(diagonal / max(width, height) / math.sqrt(objects))
+            found.append(diagonal / max(width, height) / math.sqrt(objects[index]))
     return np.array(found)
+
+
+def _numbers_of_objects(annotations: Annotations) -> np.ndarray:
+    """`(N,)` how many objects each image holds, as far as labels tell: one, or as many as keypoints of a channel."""
+    most = annotations.counts().max(axis=1)
+    if most.any():
+        low, median, high = np.quantile(most[most > 0], (0.1, 0.5, 0.9))
+        if median >= FEWEST_OF_MANY and high >= NUMBERS_VARY * low:
+            return np.maximum(most, 1)
+    return np.ones(len(most), dtype=int)
 
 
 def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None) -> float:

@@ -46,20 +46,23 @@ def test_a_small_object_tells_its_direction_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "device", "image_size", "crop_size"),
+    ("counts", "device", "image_size", "crop_size"),
     [
-        (9, "cpu", 288, None),  # the corners of one object, which fill an image of the side 1000
-        (16, "cpu", 864, 288),  # as many objects, 1131 / 4 px across: no more than three times 288 px
-        (16, "gpu", 992, 640),  # no more than the image, in multiples of 32 px
-        (9, "gpu", 640, None),
+        ((16, 16, 16, 9, 25), "cpu", 864, 288),  # objects 1131 / 4 px across: no more than three times 288 px
+        ((16, 16, 16, 9, 25), "gpu", 992, 640),  # no more than the image, in multiples of 32 px
+        ((9, 9, 9, 4, 16), "cpu", 288, None),  # the corners of one object, which fill an image of the side 1000
+        ((16, 16, 16, 16, 16), "cpu", 288, None),
+        ((16, 16, 16, 16, 16), "gpu", 640, None),
     ],
 )
-def test_many_keypoints_of_a_channel_are_of_as_many_objects(tmp_path, count, device, image_size, crop_size):
-    steps = np.linspace(100, 900, round(math.sqrt(count))).tolist()
-    points = [[x, y] for x in steps for y in steps]
+def test_many_keypoints_of_a_channel_in_varying_numbers_are_of_as_many_objects(
+    tmp_path, counts, device, image_size, crop_size
+):
     entries = []
-    for index in range(5):
+    for index, count in enumerate(counts):
         Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
+        steps = np.linspace(100, 900, math.isqrt(count)).tolist()
+        points = [[x, y] for x in steps for y in steps]
         entries.append({"image_path": f"{index}.png", "hole": points, "rim": points[:2]})
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     labels = read_annotations(tmp_path / "labels.json", tmp_path)
@@ -68,7 +71,8 @@ def test_many_keypoints_of_a_channel_are_of_as_many_objects(tmp_path, count, dev
     assert recipe.train_crop_size == (crop_size and [crop_size] * 2)
     if crop_size:
         assert recipe.reasons["image_size"].endswith("px, of which an object lies about 28% across")
-        across = round(0.2828 * image_size)
+        # at the ninetieth percentile, between 1131 / 4 and 1131 / 3 px of 1000
+        across = round((0.4 * 1.1314 / 4 + 0.6 * 1.1314 / 3) * image_size)
         assert recipe.reasons["train_crop_size"].endswith(f"in which objects mostly lie at most {across} px across")
     whole = choose(labels, (1000, 1000), device, train_crop_size="none")
     assert (whole.image_size, whole.train_crop_size) == ([288 if device == "cpu" else 640] * 2, None)
