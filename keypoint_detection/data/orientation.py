@@ -15,11 +15,17 @@ from keypoint_detection.data.annotations import Annotations
 
 # Numbers that one look at the labels may hold; the rest of a large set says the same.
 _MOST_VALUES = 2_000_000
+# Images that have to show a pair of channels, and the share of those that show the most common pair: the few of a rare
+# channel agree by chance.
 _FEWEST_IMAGES = 5
+_LEAST_SHOWN = 0.1
 # Centres of two channels that are nearer than this, as a fraction of the image's longer side or, in a small object, of
 # the diagonal of the box around all keypoints, tell no direction.
 _NEAREST_IN_BOX = 0.1
 _NEAREST = 0.05
+# Of one object, turned or not, the steadiest distances between centres vary by less than this share, when they are
+# measured by the diagonal around all keypoints. Those of objects that lie anywhere vary by more.
+_STEADY = 0.3
 # Channels whose triples are looked at, values at once, images that have to show a triple, since either hand may come by
 # chance, and the least mean of the sine at its first channel: flatter ones have no hand.
 _MOST_CHANNELS = 18
@@ -29,7 +35,7 @@ _FLATTEST = 0.2
 
 
 class Orientation(NamedTuple):
-    """How well the directions from channel to channel agree over the images, each value in [0, 1].
+    """How well the directions from channel to channel agree over the images; values are in [0, 1].
 
     Attributes:
         direction: 1 where everything always points the same way, 0 where it points anywhere.
@@ -38,6 +44,7 @@ class Orientation(NamedTuple):
         hand: 1 where three channels always lie in the same sense of rotation, however things are turned, 0 where they
             lie either way or all in one line.
         mirrored_hand: The same when a mirrored copy of each image joins.
+        steady: Whether channels are as far apart in all images as those of one object, however it is turned.
     """
 
     direction: float
@@ -45,6 +52,7 @@ class Orientation(NamedTuple):
     axis: float
     hand: float
     mirrored_hand: float
+    steady: bool
 
 
 def measure_orientation(
@@ -78,7 +86,8 @@ def measure_orientation(
     first, second = np.triu_indices(channels, k=1)
     vectors, flipped_vectors = (c[:, second] - c[:, first] for c in (centres, flipped))
     lengths = np.hypot(*np.moveaxis(vectors, -1, 0))
-    usable = (~np.isnan(lengths)).sum(axis=0) >= _FEWEST_IMAGES
+    shown = (~np.isnan(lengths)).sum(axis=0)
+    usable = shown >= max(_FEWEST_IMAGES, _LEAST_SHOWN * shown.max(initial=0))
     nearest = min(_NEAREST, _NEAREST_IN_BOX * np.nanmedian(diagonals)) if usable.any() else _NEAREST
     usable[usable] = np.nanmedian(lengths[:, usable], axis=0) >= nearest
     if not usable.any():
@@ -96,7 +105,14 @@ def measure_orientation(
         float(joined[best].mean()),
         float(axes[best_axes].mean()),
         *_hands(centres, flipped),
+        steady=_are_steady(lengths[:, usable] / np.maximum(diagonals, 1e-9)[:, None]),
     )
+
+
+def _are_steady(distances: np.ndarray) -> bool:
+    """Whether the quarter of the pairs whose `(N, P)` distances vary least belongs to one object."""
+    spreads = np.nanstd(distances, axis=0) / np.nanmean(distances, axis=0)
+    return float(spreads[_best_quarter(-spreads)].mean()) < _STEADY
 
 
 def _hands(centres: np.ndarray, flipped: np.ndarray) -> tuple[float, float]:

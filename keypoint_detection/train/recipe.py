@@ -278,9 +278,8 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequen
         of_mirrors = f", but {', '.join(without)} have no certain partner to trade places with in mirrored images"
     elif others:
         of_mirrors = ", but in mirrored images they would lie the other way round"
-    flip = 0.0 if of_mirrors else 0.5
-    of_mirrors += " (see --flip_pairs)" if of_mirrors else ""
-    if found is None:
+    flip, of_mirrors = (0.0, f"{of_mirrors} (see --flip_pairs)") if of_mirrors else (0.5, "")
+    if found is None or not (found.direction >= SAME_WAY or found.axis >= SAME_AXIS or found.steady):
         caution = of_mirrors or "; take 0 where a mirrored image would have other labels"
         return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
     if found.direction >= SAME_WAY:

@@ -15,11 +15,22 @@ ARROW = {"head": (0, -60), "left": (-30, 0), "right": (30, 0), "tail": (0, 60)}
 
 def data_set(folder, angles, shape=ARROW):
     """Labels of one shape, turned by an angle in each image, in degrees."""
+    return save_labels(folder, [turned(angle, shape) for angle in angles])
+
+
+def turned(degrees, shape=ARROW):
+    """Positions in an image of a shape that is turned about its middle."""
+    angle = np.radians(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return {name: turn @ xy + 100 for name, xy in shape.items()}
+
+
+def save_labels(folder, images):
+    """Labels of some images of 200x200, each a position by the name of its channel."""
     entries = []
-    for index, angle in enumerate(np.radians(angles)):
+    for index, positions in enumerate(images):
         Image.new("L", (200, 200)).save(folder / f"{index}.png")
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        points = {name: [(turn @ xy + 100).tolist()] for name, xy in shape.items()}
+        points = {name: [positions[name].tolist()] if name in positions else [] for name in images[0]}
         entries.append({"image_path": f"{index}.png", **points})
     (folder / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     return read_annotations(folder / "labels.json", folder), np.full((len(entries), 2), 200)
@@ -48,6 +59,26 @@ def test_things_that_point_up_or_down_share_an_axis(tmp_path):
     found = measure_orientation(*data_set(tmp_path, [0, 180] * 6), mirrored_channels=[0, 2, 1, 3])
     assert found.direction == pytest.approx(0, abs=1e-6)
     assert found.axis == pytest.approx(1)
+
+
+def test_channels_keep_their_distances_in_one_object_and_not_in_several_that_lie_anywhere(tmp_path):
+    draw = np.random.default_rng(0)
+    solid = draw.uniform(-60, 60, (4, 3))  # seen from anywhere
+    views = [np.linalg.qr(draw.normal(size=(3, 3)))[0][:, :2] for _ in range(100)]
+    seen = [dict(zip("abcd", 100 + solid @ view, strict=True)) for view in views]
+    assert measure_orientation(*save_labels(tmp_path, seen), mirrored_channels=None).steady
+    assert measure_orientation(*data_set(tmp_path, range(0, 360, 20)), mirrored_channels=None).steady
+    anywhere = [dict(zip("abcd", draw.uniform(0, 200, (4, 2)), strict=True)) for _ in range(100)]
+    assert not measure_orientation(*save_labels(tmp_path, anywhere), mirrored_channels=None).steady
+
+
+def test_a_channel_that_few_images_show_says_nothing_of_them_all(tmp_path):
+    images = [turned(degrees) for degrees in range(0, 360, 4)]
+    for positions in images[:8]:  # of 90, turned by up to 28 degrees
+        positions["mark"] = np.array([195.0, 100.0])
+    found = measure_orientation(*save_labels(tmp_path, images), mirrored_channels=None)
+    assert found.direction == pytest.approx(0, abs=1e-6)
+    assert found.axis == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("exchanged", "mirrored_hand"), [([0, 2, 1, 3], 1), ([0, 1, 2, 3], 0)])

@@ -40,6 +40,20 @@ def arrows(folder, angles):
     return read_annotations(folder / "labels.json", folder)
 
 
+def test_objects_that_lie_anywhere_tell_no_direction(tmp_path):
+    draw = np.random.default_rng(0)
+    entries = []
+    for index in range(100):
+        Image.new("L", (8, 8)).save(tmp_path / f"{index}.png")
+        entries.append(
+            {"image_path": f"{index}.png"} | {name: draw.uniform(0, 100, (1, 2)).tolist() for name in "abcd"}
+        )
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (100, 100))
+    assert recipe.reasons["rotation"] == "the labels tell no direction"
+    assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (30, 0.5, 0)
+
+
 def test_a_small_object_tells_its_direction_too(tmp_path):
     recipe = choose(arrows(tmp_path, [0] * 10), (1000, 800))  # root and tip are 20 px apart
     assert (recipe.rotation, recipe.horizontal_flip) == (15, 0)
