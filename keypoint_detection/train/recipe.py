@@ -151,9 +151,9 @@ def choose_recipe(
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
             keeps every image as it is.
         train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
-            one at a time, most of them with a keypoint. auto does so where the keypoints of an image lie in a small
-            part of it; a number is worth trying, with a larger image_size, where an image holds many objects; none
-            shows whole images.
+            one at a time, most of them with a keypoint. auto does so where objects are small: those whose keypoints lie
+            in a small part of the image, or ten and more of a channel in varying numbers; a number is worth trying,
+            with a larger image_size, where there are fewer; none shows whole images.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps, 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussians at keypoints, in pixels of the network's input.
         batch_size: Images per step and process. auto is at most 16: on a GPU as many of these as half of its memory is
