@@ -416,7 +416,8 @@ def test_any_checkpoint_makes_a_folder_a_used_one(tmp_path):
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])  # of torchrun, and of srun
-def test_processes_that_are_started_at_once_have_to_be_given_a_folder(variable, monkeypatch):
+def test_processes_that_are_started_at_once_have_to_be_given_a_folder(variable, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, "2")
     with pytest.raises(InputError, match="--run_dir: expected a folder, because each process would choose another one"):
         RunFolder.choose()

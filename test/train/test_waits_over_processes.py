@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from configuration import DEFAULT_HYPERPARAMETERS
+from pytorch_lightning.utilities import rank_zero_only
 from two_processes import free_port, run_in_two_processes
 
 from keypoint_detection import fit
@@ -48,6 +49,7 @@ def train_in_process(rank, port, folder, results):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
+    rank_zero_only.rank = rank  # which Lightning reads when it is imported, here before they were set
     recorder, build = Recorder(), train.build_callbacks
     train.build_callbacks = lambda *arguments: [*build(*arguments), recorder]
     for name in QUESTIONS:
