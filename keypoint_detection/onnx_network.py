@@ -69,6 +69,11 @@ class OnnxNetwork:
         self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
         self.rounding = rounding_of(self.session.get_providers()[0].removesuffix("ExecutionProvider").lower())
         self._lowest = np.zeros(len(self.channel_names), dtype=np.float32)
+        self._arguments = Path(path).absolute(), device, threads
+
+    def __reduce__(self) -> tuple[type[OnnxNetwork], tuple[Path, str, int]]:
+        """Goes to another process as the file's name: a session of onnxruntime stays where it is."""
+        return OnnxNetwork, self._arguments
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `predict.Network`. Images go through one at a time: on a CPU, batches are no faster."""

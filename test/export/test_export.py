@@ -1,6 +1,9 @@
 """Exported detectors: the ONNX file finds what the checkpoint finds."""
 
+import concurrent.futures
 import json
+import multiprocessing
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,6 +141,16 @@ def test_the_predictor_gives_the_same_with_the_file(checkpoint, model, options, 
         own = found(image)[name]
         assert np.allclose(own.xy, keypoints.xy, atol=0.01)
         assert np.allclose(own.scores, keypoints.scores, atol=1e-4)
+
+
+def test_a_predictor_of_the_file_goes_to_another_process_and_reads_it_there(model):
+    predictor = KeypointPredictor(model, score_threshold=0.3)
+    image = dots((40, 60), [(10.3, 20.8)])
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(predictor, image).result()
+    assert np.array_equal(found["red"].xy, predictor(image)["red"].xy)
+    assert len(found["red"].xy) == 1
+    assert pickle.loads(pickle.dumps(predictor)).score_thresholds == predictor.score_thresholds
 
 
 def test_the_file_alone_turns_bytes_into_keypoints(model):
