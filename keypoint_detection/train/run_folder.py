@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,9 +37,11 @@ class RunFolder:
 
     Attributes:
         path: The folder. It exists once `make` was called.
+        is_new: Whether it was made when it was chosen.
     """
 
     path: Path
+    is_new: bool = False
 
     @classmethod
     def choose(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
@@ -61,8 +63,20 @@ class RunFolder:
             raise InputError("--run_dir: expected a folder, because each process would choose another one")
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
-            given = str(_make_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"))
+            return cls(_make_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"), is_new=True)
         return cls(Path(given))
+
+    @contextlib.contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """Removes a folder that was made when it was chosen, if the training cannot be set up."""
+        try:
+            yield
+        except InputError:
+            if self.is_new:
+                with contextlib.suppress(OSError):  # as of a folder with other runs
+                    self.path.rmdir()
+                    self.path.parent.rmdir()
+            raise
 
     def refuse_used(self) -> None:
         """Refuses a folder whose checkpoints a new training would overwrite.

@@ -110,15 +110,16 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     is_trained = trained.load(detector) if trained and not interrupted else False
     # A new folder is made as late as possible: bad input should leave nothing behind.
     folder = interrupted.folder if interrupted else call(RunFolder.choose, config, name=config["wandb_name"])
-    callbacks = build_callbacks(config, folder, channels, is_trained)
-    trainer = call(
-        create_trainer,
-        config,
-        config=config,
-        folder=folder,
-        callbacks=callbacks,
-        batches_per_epoch=datamodule.batches_per_epoch(),
-    )
+    with folder.removed_if_refused():
+        callbacks = build_callbacks(config, folder, channels, is_trained)
+        trainer = call(
+            create_trainer,
+            config,
+            config=config,
+            folder=folder,
+            callbacks=callbacks,
+            batches_per_epoch=datamodule.batches_per_epoch(),
+        )
     folder.make()
     lock.take(folder.path)
     check_space(folder, detector, config["save_top_k"])

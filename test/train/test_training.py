@@ -333,6 +333,16 @@ def test_a_training_that_cannot_be_is_refused_and_leaves_nothing_behind(tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_a_training_that_is_refused_leaves_no_folder_that_was_chosen_for_it(others, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if others:
+        Path("runs/another").mkdir(parents=True)
+    with pytest.raises(InputError, match="--val_check_interval 1000: expected at most 2"):
+        fit(**DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "val_check_interval": 1000})
+    assert [path.name for path in tmp_path.rglob("*")] == (["runs", "another"] if others else [])
+
+
 def test_losses_are_logged_at_least_once_in_the_batches_that_an_epoch_has(tmp_path, recwarn):
     flags = DEFAULT_HYPERPARAMETERS | {"max_epochs": 2, "wandb_mode": "disabled", "limit_train_batches": 1}
     fit(**flags, run_dir=str(tmp_path))
