@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 from keypoint_detection.data.annotations import Annotations
 
+# Before a training, no more images than this are compared, and no more of their files is read.
+MOST_IMAGES = 20_000
+MOST_BYTES = 500_000_000
+
 
 def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[int, int]]:
     """Finds image files of the very same content; only files of as many bytes as another one are read.
@@ -21,15 +25,72 @@ def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[
     """
     of_length: dict[int, list[int]] = defaultdict(list)
     for index in indices:
-        of_length[annotations.path(index).stat().st_size].append(index)
+        of_length[_length(annotations, index)].append(index)
     found = []
     for group in of_length.values():
         first: dict[bytes, int] = {}
         for index in group if len(group) > 1 else ():
-            digest = hashlib.blake2b(annotations.path(index).read_bytes()).digest()
+            digest = _digest(annotations, index)
             if first.setdefault(digest, index) != index:
                 found.append((index, first[digest]))
     return sorted(found)
+
+
+def find_copies_of_training_images(
+    train: Annotations, other: Annotations, most_images: int = MOST_IMAGES, most_bytes: int = MOST_BYTES
+) -> list[tuple[int, int]]:
+    """Finds images to measure on whose file has the very same content as that of an image to train on.
+
+    Files are only read where their lengths agree. One that cannot be read is no copy.
+
+    Args:
+        train: the images to train on.
+        other: the images to measure on.
+        most_images: of more images than this in both together, none is looked at.
+        most_bytes: when files of so many bytes were read, no further ones are.
+
+    Returns:
+        The position of each copy in `other` and that of its original in `train`, in the order of `other`.
+    """
+    if len(train) + len(other) > most_images:
+        return []
+    of_length: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(train)):
+        of_length[_length(train, index)].append(index)
+    of_length.pop(0, None)
+    digests: dict[int, dict[bytes, int]] = {}
+    found, read = [], 0
+    for index in range(len(other)):
+        length = _length(other, index)
+        alike = of_length.get(length, [])
+        cost = length * (1 if length in digests else 1 + len(alike))
+        if not alike or read + cost > most_bytes:
+            continue
+        read += cost
+        if length not in digests:
+            digests[length] = {_digest(train, same): same for same in reversed(alike)}
+        original = digests[length].get(_digest(other, index))
+        if original is not None:
+            found.append((index, original))
+    return found
+
+
+def _length(annotations: Annotations, index: int) -> int:
+    """Bytes of an image's file, 0 where there is none."""
+    try:
+        return annotations.path(index).stat().st_size
+    except OSError:
+        return 0
+
+
+def _digest(annotations: Annotations, index: int) -> bytes:
+    """A number that tells the content of an image's file; of its path where it cannot be read."""
+    path = annotations.path(index)
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = str(path).encode(errors="surrogateescape")
+    return hashlib.blake2b(content).digest()
 
 
 def tell_of_copies(annotations: Annotations, indices: Iterable[int]) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.copies import find_copies_of_training_images
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
 from keypoint_detection.data.splits import check_same_images, describe_split, random_split, recorded_split
@@ -196,7 +197,7 @@ def _channels_without_keypoints(annotations: Annotations) -> list[str]:
 
 
 def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
-    """Warns if an image is trained on and also measured on, or if there are few to validate on."""
+    """Warns if an image or a copy of it is trained on and also measured on, or if there are few to validate on."""
     paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
@@ -208,7 +209,15 @@ def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
                 counted(len(shared), "image"), name, shared[0],
                 f"; --image_{name}_dataset_path names another folder" if another else "",
             )  # fmt: skip
-        elif name == "validation" and len(parts[name]) < FEWEST_TO_MEASURE and len(parts[name].xy):
+            continue
+        if copies := find_copies_of_training_images(parts["train"], parts[name]):
+            copy, original = copies[0]
+            logger.warning(
+                "%s of %s %s in train (first: %s is %s), so its metrics promise too much for new images",
+                counted(len(copies), "image"), name, "is a copy of one" if len(copies) == 1 else "are copies of some",
+                parts[name].path(copy), parts["train"].path(original),
+            )  # fmt: skip
+        if name == "validation" and len(parts[name]) < FEWEST_TO_MEASURE and len(parts[name].xy):
             logger.warning(
                 "%s: %s to validate on, so AP and score thresholds are rough",
                 parts[name].source, counted(len(parts[name]), "image"),

@@ -7,13 +7,15 @@ from PIL import Image
 
 
 def write_data_set(folder, sizes, keypoints, name="dataset.json", coordinates="pixel"):
-    """Writes one PNG of noise per size (width, height), and the JSON file.
+    """Writes one PNG of noise per size (width, height), others in a folder of another name, and the JSON file.
 
     `keypoints[i]` is a dictionary from channel to a list of xy in pixels.
     """
     entries = []
     for index, ((width, height), channels) in enumerate(zip(sizes, keypoints, strict=True)):
-        pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([index, *folder.name.encode()]).integers(
+            0, 256, (height, width, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).save(folder / f"{index:03d}.png")
         entries.append({"image_path": f"{index:03d}.png", **channels})
     path = folder / name
