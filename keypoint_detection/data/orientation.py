@@ -15,8 +15,8 @@ from keypoint_detection.data.annotations import Annotations
 
 # Numbers that one look at the labels may hold; the rest of a large set says the same.
 _MOST_VALUES = 2_000_000
-# Images that have to show a pair of channels, and the share of those that show the most common pair: the few of a rare
-# channel agree by chance.
+# Images that have to show a pair of channels, and the share of those that show the most common pair or triple: the few
+# of a rare channel agree by chance.
 _FEWEST_IMAGES = 5
 _LEAST_SHOWN = 0.1
 # Centres of two channels that are nearer than this, as a fraction of the image's longer side or, in a small object, of
@@ -127,7 +127,8 @@ def _hands(centres: np.ndarray, flipped: np.ndarray) -> tuple[float, float]:
     triples = np.array(list(itertools.combinations(channels, 3)), dtype=int).reshape(-1, 3)
     step = max(1, len(centres) * len(triples) // _MOST_SINES)
     sines, flipped_sines = (_sines(c[::step], triples) for c in (centres, flipped))
-    usable = (~np.isnan(sines)).sum(axis=0) >= _FEWEST_HANDS
+    shown = (~np.isnan(sines)).sum(axis=0)
+    usable = shown >= max(_FEWEST_HANDS, _LEAST_SHOWN * shown.max(initial=0))
     usable[usable] = np.nanmean(np.abs(sines[:, usable]), axis=0) >= _FLATTEST
     if not usable.any():
         return 0.0, 0.0

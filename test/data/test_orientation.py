@@ -89,18 +89,17 @@ def test_things_that_point_every_way_keep_their_hand(tmp_path, exchanged, mirror
     assert found.mirrored_hand == pytest.approx(mirrored_hand, abs=1e-6)
 
 
-@pytest.mark.parametrize("rare", [0, 5])
-def test_things_that_are_seen_from_both_sides_have_no_hand(tmp_path, rare):
+@pytest.mark.parametrize(("count", "rare"), [(16, 0), (16, 5), (140, 13)])  # of 140, 13 are less than a tenth
+def test_things_that_are_seen_from_both_sides_have_no_hand(tmp_path, count, rare):
     upright = {"nose": (60, -20), "back": (0, -30), "paw": (40, 60), "tail": (-70, 0)}
-    entries = []
-    for index, angle in enumerate(np.radians(range(0, 720, 45))):
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        side = np.array([1 if index < 8 else -1, 1])
-        points = {name: [(turn @ (side * xy) + 100).tolist()] for name, xy in upright.items()}
+    images = []
+    for index in range(count):
+        side = np.array([1 if index < count // 2 else -1, 1])
+        images.append(turned(45 * index, {name: side * xy for name, xy in upright.items()}))
         # Of a channel that is in few images, all may happen to be seen from one side.
-        entries.append(points | ({} if index < rare else {"tail": []}))
-    path = write_data_set(tmp_path, [(200, 200)] * 16, entries)
-    found = measure_orientation(read_annotations(path, tmp_path), np.full((16, 2), 200), mirrored_channels=None)
+        if index >= rare > 0:
+            del images[-1]["tail"]
+    found = measure_orientation(*save_labels(tmp_path, images), mirrored_channels=None)
     assert found.hand == pytest.approx(0, abs=1e-6)
 
 
