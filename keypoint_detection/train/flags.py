@@ -164,7 +164,8 @@ class _TrainingParser(OneLineParser):
         except InputError as error:
             if not str(error).startswith("missing: ") or all(word.split("=")[0] != "--resume" for word in words):
                 raise
-            raise InputError(f"{error}; --resume goes on with the same flags, given again") from error
+            advice = "--resume goes on with the same flags, given again or by --config and the run's hparams.yaml"
+            raise InputError(f"{error}; {advice}") from error
 
 
 class _UsualHelp(argparse.Action):

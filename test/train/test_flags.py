@@ -228,7 +228,8 @@ def test_where_a_training_is_to_go_on_its_flags_are_asked_for(parser, given):
     with pytest.raises(InputError) as error:
         parser.parse_args(given)
     assert str(error.value) == (
-        "missing: --json_dataset_path (-h lists the flags); --resume goes on with the same flags, given again"
+        "missing: --json_dataset_path (-h lists the flags); --resume goes on with the same flags, given again or by "
+        "--config and the run's hparams.yaml"
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
+from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
 from keypoint_detection.train import build
 from keypoint_detection.train.callbacks import LossLogger
@@ -53,6 +54,18 @@ def test_weights_and_metrics_are_those_of_an_uninterrupted_training(tmp_path, mo
             assert torch.equal(value, second["state_dict"][name]), name
     assert logged(whole.run_dir) == logged(folder)
     assert again.metrics["best/meanAP"] == whole.metrics["best/meanAP"]
+
+
+def test_the_hyperparameters_of_an_interrupted_training_bring_its_flags(tmp_path):
+    flags = SHORT | dict.fromkeys(("batch_size", "heatmap_sigma", "image_size"), "auto") | {"rotation": 7.0}
+    whole = fit(**flags, run_dir=str(tmp_path / "whole"))
+    folder = tmp_path / "again"
+    fit(**flags | {"max_epochs": 2}, run_dir=str(folder))
+    command = ["train", "--config", str(folder / "hparams.yaml"), "--resume", str(folder), "--max_epochs", "4"]
+    assert main(command) == 0
+    first, second = (torch.load(p / "checkpoints" / "last.ckpt", weights_only=True) for p in (whole.run_dir, folder))
+    assert first["global_step"] == second["global_step"]
+    assert first["hyper_parameters"] == second["hyper_parameters"]
 
 
 @pytest.mark.parametrize("stops", [[3, 4], [1, 3, 4, 5], [6, 7]])
