@@ -86,21 +86,23 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
     is_peak = nodes("And", high, nodes("Equal", maps, _pool(nodes, maps, radius)))
     others = _pool(nodes, nodes("Where", is_peak, scalar(-math.inf), maps), 1)
     shoulder = nodes("And", is_peak, nodes("Equal", others, maps))
-    order = nodes.cast(nodes("Range", scalar(0, np.int64), area, scalar(1, np.int64)), np.float32)
+    members = nodes("Squeeze", nodes("NonZero", nodes("Reshape", is_peak, integers(-1))), integers(0))
+    # Cells by their place among those that may be peaks: a float32 counts no further than to 2 ** 24.
+    number = nodes("Squeeze", nodes("Shape", members), integers(0))
+    number = nodes.cast(nodes("Range", scalar(0, np.int64), number, scalar(1, np.int64)), np.float32)
     shape = nodes("Shape", maps)
-    size = nodes("Slice", shape, integers(2), integers(4))
-    order = nodes("Reshape", order, nodes("Concat", integers(1, 1), size, axis=0))
+    none = nodes("Reshape", nodes("Expand", scalar(-1), shape), integers(-1))
+    order = nodes("Reshape", nodes("ScatterElements", none, members, number, axis=0), shape)
 
     def spread(body: Nodes, states: list[str]) -> list[str]:
         wider = body("Where", is_peak, _pool(body, states[0], 1), scalar(-1))
         change = body("ReduceMax", body("Sub", wider, states[0]), integers(0, 1, 2, 3), keepdims=0)
         return [body("Greater", change, scalar(0)), body("Identity", wider)]
 
-    (labels,) = nodes.repeat([nodes("Where", is_peak, order, scalar(-1))], [np.float32], spread)
-    members = nodes("Squeeze", nodes("NonZero", nodes("Reshape", is_peak, integers(-1))), integers(0))
+    (labels,) = nodes.repeat([order], [np.float32], spread)
     label = nodes.cast(nodes("Gather", nodes("Reshape", labels, integers(-1)), members), np.int64)
-    label = nodes("Add", label, nodes("Mul", nodes("Div", members, area), area))
-    roots, _, group, counts = nodes.several("Unique", 4, label, sorted=1)
+    last, _, group, counts = nodes.several("Unique", 4, label, sorted=1)
+    roots = nodes("Gather", members, last)
 
     def reduce(values: str, how: str, start: float) -> str:
         empty = nodes("Expand", scalar(start), nodes("Shape", roots))

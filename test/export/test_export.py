@@ -70,17 +70,20 @@ def test_images_are_letterboxed_bit_for_bit_and_padded(preprocessing, height, wi
 CASES = [(1, 1.0, [7, 3]), (2, 9.0, [5, 20]), (4, 1.0, [20, 20])]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
-def decoding(request):
-    stride, distance, caps = request.param
+def decoding_graph(stride, distance, caps):
     nodes = Nodes("after/")
     size = nodes("Mul", nodes("Slice", nodes("Shape", "maps"), integers(2), integers(4)), integers(stride))
     sizes = ImageSizes(size, size)
     decode(nodes, "maps", "thresholds", sizes, DecodingOptions(caps, distance, stride), "keypoints")
-    maps = value("maps", onnx.TensorProto.FLOAT, 1, 2, None, None)
-    thresholds = value("thresholds", onnx.TensorProto.FLOAT, 2)
+    maps = value("maps", onnx.TensorProto.FLOAT, 1, len(caps), None, None)
+    thresholds = value("thresholds", onnx.TensorProto.FLOAT, len(caps))
     output = value("keypoints", onnx.TensorProto.FLOAT, None, 4)
-    return *request.param, session(nodes, [maps, thresholds], output)
+    return session(nodes, [maps, thresholds], output)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def decoding(request):
+    return *request.param, decoding_graph(*request.param)
 
 
 # Few levels make plateaus, shoulders and peaks of equal height.
@@ -108,6 +111,14 @@ def test_heatmaps_are_decoded_as_the_library_does(decoding, maps):
         wanted = sorted(zip(kept[kept > last], *points[kept > last].T, strict=True))
         shown = sorted(zip(own[own[:, 3] > last, 3], *own[own[:, 3] > last, 1:3].T, strict=True))
         assert np.allclose(wanted, shown, atol=0.01)
+
+
+@pytest.mark.parametrize("distance", [1.0, 2.0])
+def test_cells_beyond_the_whole_numbers_of_a_float_are_found_where_they_are(distance):
+    maps = np.zeros((1, 1, 3, 6_000_000), np.float32)  # 2 ** 24 is in the last row
+    maps[0, 0, 2, [5_999_001, 5_999_994]] = 0.75, 0.5
+    (found,) = decoding_graph(1, distance, [5]).run(None, {"maps": maps, "thresholds": np.zeros(1, np.float32)})
+    assert found.tolist() == [[0, 5_999_001.5, 2.5, 0.75], [0, 5_999_994.5, 2.5, 0.5]]
 
 
 @pytest.fixture(scope="module")
