@@ -38,7 +38,9 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
     positions = torch.stack([members % width, members // width % height], dim=1)
     groups = group[:, None].expand(-1, 2)
     lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
-    means = _reduce(positions.to(maps.dtype), groups, roots.shape[0], "mean")
+    # Summed as integers: a float32 cannot hold the sum of many positions.
+    sums, counts = (_reduce(values, groups, roots.shape[0], "sum") for values in (positions, torch.ones_like(groups)))
+    means = sums.to(maps.dtype) / counts
     centres = maps.new_full((maps.numel(), 2), math.nan)
     centres[roots] = means.masked_fill(highest == lowest, math.nan)
 

@@ -45,6 +45,15 @@ def test_along_an_axis_of_two_cells_a_peak_is_where_its_cell_is(along):
     assert long == pytest.approx(2.5 + (before - after) / (2 * (before - 2 * centre + after)), abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_middle_of_a_very_large_plateau_is_exact(dtype):
+    heatmap = torch.zeros(700, 600, dtype=dtype)
+    heatmap[100:653, 80:593] = 0.5  # 283,689 cells, whose columns add up to more than 2 ** 24
+    xy, scores = heatmaps.decode(heatmap, 2)
+    assert scores.tolist() == [0.5, 0]
+    assert xy[0].tolist() == [336.5, 376.5]
+
+
 def gaussian(size, centre, widths, angle):
     """A map of one Gaussian, by its formula: standard deviations along and across a direction in degrees."""
     y, x = np.mgrid[: size[0], : size[1]] + 0.5

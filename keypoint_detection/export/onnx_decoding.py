@@ -105,17 +105,19 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
     roots = nodes("Gather", members, last)
 
     def reduce(values: str, how: str, start: float) -> str:
-        empty = nodes("Expand", scalar(start), nodes("Shape", roots))
+        empty = nodes("Expand", scalar(start, np.float64), nodes("Shape", roots))
         return nodes("ScatterElements", empty, group, values, axis=0, reduction=how)
 
-    on_shoulder = nodes.cast(nodes("Gather", nodes("Reshape", shoulder, integers(-1)), members), np.float32)
-    stays = nodes("Less", reduce(on_shoulder, "max", 0), scalar(1))
+    on_shoulder = nodes.cast(nodes("Gather", nodes("Reshape", shoulder, integers(-1)), members), np.float64)
+    stays = nodes("Less", reduce(on_shoulder, "max", 0), scalar(1, np.float64))
     cell = nodes("Mod", members, area)
     centres = []
-    for position in (nodes.cast(nodes(operator, cell, width), np.float32) for operator in ("Mod", "Div")):
+    # A float32 cannot hold the sum of many positions.
+    for position in (nodes.cast(nodes(operator, cell, width), np.float64) for operator in ("Mod", "Div")):
         extent = nodes("Sub", reduce(position, "max", -1), reduce(position, "min", 2.0**31))
-        mean = nodes("Div", reduce(position, "add", 0), nodes.cast(counts, np.float32))
-        centre = nodes("Where", nodes("Less", extent, scalar(1)), scalar(math.nan), mean)
+        mean = nodes("Div", reduce(position, "add", 0), nodes.cast(counts, np.float64))
+        mean = nodes.cast(mean, np.float32)
+        centre = nodes("Where", nodes("Less", extent, scalar(1, np.float64)), scalar(math.nan), mean)
         centres.append(nodes("Unsqueeze", centre, integers(1)))
     centre = nodes("Compress", nodes("Concat", *centres, axis=1), stays, axis=0)
     roots = nodes("Compress", roots, stays, axis=0)

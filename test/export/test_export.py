@@ -116,9 +116,16 @@ def test_heatmaps_are_decoded_as_the_library_does(decoding, maps):
 @pytest.mark.parametrize("distance", [1.0, 2.0])
 def test_cells_beyond_the_whole_numbers_of_a_float_are_found_where_they_are(distance):
     maps = np.zeros((1, 1, 3, 6_000_000), np.float32)  # 2 ** 24 is in the last row
-    maps[0, 0, 2, [5_999_001, 5_999_994]] = 0.75, 0.5
+    maps[0, 0, 2, [5_999_001, 5_999_994, 5_999_995]] = 0.75, 0.5, 0.5
     (found,) = decoding_graph(1, distance, [5]).run(None, {"maps": maps, "thresholds": np.zeros(1, np.float32)})
-    assert found.tolist() == [[0, 5_999_001.5, 2.5, 0.75], [0, 5_999_994.5, 2.5, 0.5]]
+    assert found.tolist() == [[0, 5_999_001.5, 2.5, 0.75], [0, 5_999_995, 2.5, 0.5]]
+
+
+@pytest.mark.parametrize("maps", [np.zeros((1, 2, 4, 5)), np.full((1, 2, 512, 300), 0.5)], ids=["nothing", "flat"])
+def test_a_map_of_equal_cells_is_a_plateau_or_nothing(decoding, maps):
+    stride, *_, graph = decoding
+    (found,) = graph.run(None, {"maps": maps.astype(np.float32), "thresholds": np.zeros(2, np.float32)})
+    assert found.tolist() == [[channel, 150 * stride, 256 * stride, 0.5] for channel in (0, 1) if maps.any()]
 
 
 @pytest.fixture(scope="module")
