@@ -30,6 +30,8 @@ from keypoint_detection.subpixel import SMALLEST_HEIGHT, vertices
 
 # Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
 _SMALLEST_RADIUS = 2.5
+# Where a missing keypoint is drawn, in pixels: not at infinity, where the gradient would be NaN.
+_FAR = -1e15
 # Keypoints of a map from which on it is worth a look whether the other maps of a batch have far fewer.
 _CROWD = 64
 # The height that a peak has to reach.
@@ -147,8 +149,8 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
             present = ~xy.isnan().any(-1)
             if 2 * present.sum() < present.numel():
                 xy, target, first_row = xy[present][None], heatmaps.view(1, -1), present.nonzero()[:, :1] * height
-        # A missing keypoint is infinitely far away: its patch lies somewhere in the map and is all zeros.
-        xy = xy.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        # A missing keypoint is far away: its patch lies somewhere in the map and is all zeros.
+        xy = xy.nan_to_num(nan=_FAR, posinf=_FAR, neginf=_FAR)
         columns, column_heights = _patch_side(xy[..., 0], width, sigma, stride)
         rows, row_heights = _patch_side(xy[..., 1], height, sigma, stride)
         cells = (rows + first_row)[..., :, None] * width + columns[..., None, :]

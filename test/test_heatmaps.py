@@ -81,6 +81,17 @@ def test_rendering_nothing_gives_zeros(shape):
     assert not rendered.any()
 
 
+def test_missing_keypoints_have_no_gradient_and_leave_that_of_the_others():
+    rows = [(2.2, 1.6), (NAN, NAN), (NAN, 1.0), (math.inf, 1.0), (1e30, -1e30)]
+    keypoints = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
+    heatmaps.render(keypoints, (4, 5), sigma=1.0).sum().backward()
+    y, x = np.mgrid[:4, :5] + 0.5
+    heights = np.exp(-0.5 * ((x - 2.2) ** 2 + (y - 1.6) ** 2))
+    expected = [((x - 2.2) * heights).sum(), ((y - 1.6) * heights).sum()]
+    assert keypoints.grad[0].tolist() == pytest.approx(expected)
+    assert keypoints.grad[1:].tolist() == [[0, 0]] * 4
+
+
 @pytest.mark.parametrize(("sigma", "stride"), [(0.0, 1), (-1.0, 1), (NAN, 1), (2.0, 0)])
 def test_rendering_refuses_what_is_not_positive(sigma, stride):
     with pytest.raises(ValueError, match="positive"):
