@@ -19,6 +19,22 @@ def test_a_distance_that_is_no_multiple_of_the_stride_reaches_no_further_than_it
     assert found[0].tolist() == pytest.approx(scores)
 
 
+@pytest.mark.parametrize(("min_distance", "scores"), [(1.9, [0.5, 0.5]), (2, [0.5, 0])])
+def test_of_peaks_of_one_height_that_are_as_close_as_the_distance_one_counts(min_distance, scores):
+    heatmap = torch.zeros(5, 7)
+    heatmap[2, [2, 4]] = 0.5
+    assert heatmaps.decode(heatmap, 2, min_distance=min_distance)[1].tolist() == scores
+
+
+def test_cells_that_are_no_numbers_take_no_place_of_peaks():
+    heatmap = torch.rand(12, 12, generator=torch.Generator().manual_seed(0)) / 2 + 0.2  # dense, above the threshold
+    heatmap[:3, :3] = math.nan
+    heatmap[9, 9] = 0.9
+    xy, scores = heatmaps.decode(heatmap, 1)
+    assert scores.tolist() == pytest.approx([0.9])
+    assert xy[0].tolist() == pytest.approx([9.5, 9.5], abs=0.5)
+
+
 def test_a_peak_as_high_as_the_threshold_counts():
     heatmap = torch.zeros(1, 5, 5)
     heatmap[0, 2, 2] = 0.5
