@@ -16,7 +16,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from keypoint_detection.log_names import LogName, parse_log_name
-from keypoint_detection.picture_layout import paper_colours
+from keypoint_detection.picture_layout import boxes_for_letters, paper_colours
 
 DISTANCES = {f"{mean}_distance": f"{mean} distance of matched keypoints" for mean in ("median", "mean")}
 # Which kinds of values share a plot.
@@ -57,6 +57,7 @@ def group_series(series: Series) -> dict[str, list[str]]:
     return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
+@boxes_for_letters()
 def plot_curves(
     series: Series,
     path: str | PathLike,

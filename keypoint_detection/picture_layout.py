@@ -8,7 +8,9 @@ from __future__ import annotations
 import colorsys
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -107,6 +109,14 @@ def fill_width(picture: np.ndarray, width: int) -> np.ndarray:
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """A font with Latin, Greek and Cyrillic letters, which the one that comes with Pillow has not."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+@contextmanager
+def boxes_for_letters() -> Iterator[None]:
+    """Lets matplotlib draw a box for a letter that its font lacks without a warning each time, as Pillow does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

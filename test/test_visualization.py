@@ -1,5 +1,7 @@
 """Pictures and curves: where things are drawn, in which colour, and how large the result is."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -418,6 +420,13 @@ def test_the_legend_has_names_of_channels_as_they_are_written(tmp_path, monkeypa
     widths = [text.get_window_extent().width for text in figures[0].figure.legends[0].texts[1:]]
     assert widths[0] > widths[1] > widths[4]  # as a formula `$a$` is one letter, which is narrower than `ab`
     assert widths[1] < widths[2] < widths[3]
+
+
+def test_a_name_in_letters_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_curves({"validation/loss/左前足": ([0, 1], [1.0, 0.1])}, tmp_path / "curves.png", channel_names=["左前足"])
+    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 def test_a_channel_that_is_called_like_a_distance_or_nothing_is_no_total(tmp_path, monkeypatch):

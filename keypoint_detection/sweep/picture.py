@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from keypoint_detection.files import write_atomic
+from keypoint_detection.picture_layout import boxes_for_letters
 from keypoint_detection.sweep.parameters import Parameter
 from keypoint_detection.sweep.sweep_file import flag_text
 from keypoint_detection.wording import counted
@@ -95,6 +96,7 @@ def number_axis(title: str, values: Sequence[float], log: bool = False, whole: b
     return Axis(title, positions[: len(numbers)], list(zip(positions[len(numbers) :].tolist(), texts, strict=True)))
 
 
+@boxes_for_letters()
 def draw_parallel_coordinates(
     path: Path,
     *,

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -39,6 +41,17 @@ def test_names_and_values_in_the_picture_of_a_sweep_are_no_formulas(tmp_path):
     metric = "validation/loss/$\\none$"
     runs |= {"complete": [True, True], "axes": [channels], "metric": metric, "maximize": False}
     draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 100
+
+
+def test_names_in_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path):
+    channels = read_parameter("keypoint_channels", {"values": ["前足", "尾"]})
+    runs = {"values": [0.1, 0.2], "parameters": [{channels.name: name} for name in ("前足", "尾")]}
+    runs |= {"complete": [True, True], "axes": [channels], "metric": "validation/loss/尾", "maximize": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_parallel_coordinates(tmp_path / "sweep.png", **runs)
     with Image.open(tmp_path / "sweep.png") as picture:
         assert min(picture.size) > 100
 
