@@ -148,6 +148,24 @@ def test_names_may_break_at_their_underscores_alone(open_report):
         assert parts == [["left_", "hind_", "paw"], ["_", "nose_", ""], ["tail"]]
 
 
+@pytest.mark.parametrize("name", ["left_hind_paw_" * 8, "lefthindpaw" * 10])
+def test_a_long_name_is_shown_in_full(open_report, name, tmp_path):
+    data = random_report(names=(name, "b"), pictures=tmp_path)
+    data.curves = {f"validation/loss/{channel}": ([0, 1], [1.0, 0.1]) for channel in data.channel_names}
+    page = open_report(data, width=400)
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    for shown in ("#table th", "#curves .legend", "#chips", "#count-table th"):
+        place = page.locator(shown).filter(has_text=name).first
+        right_edges = place.evaluate(
+            """(e) => {
+                const text = document.createRange();
+                text.selectNodeContents(e);
+                return [...text.getClientRects()].map((box) => box.right).concat(e.getBoundingClientRect().right);
+            }"""
+        )
+        assert max(right_edges) <= right_edges[-1] + 1 <= 400, shown
+
+
 def test_nothing_to_show_is_no_error(open_report):
     page = open_report(ReportData("empty", ["a", "b"], [2], []))
     assert page.locator("#gallery-note").inner_text() == "There are no images to show."

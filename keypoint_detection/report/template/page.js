@@ -38,8 +38,8 @@ function setVisible(channels, shown) {
   paint();
 }
 
-// A long name, whose lines end at its underscores where there is no room for it.
-const breakable = (name) => element("span", {}, ...name.split("_").flatMap((part, i) => i ? ["_", element("wbr"), part] : [part]));
+// A long name, whose lines end at its underscores, or else anywhere, where there is no room for it.
+const breakable = (name) => element("span", { class: "name" }, ...name.split("_").flatMap((part, i) => i ? ["_", element("wbr"), part] : [part]));
 
 function channelToggle(channel) {
   const box = element("input", { type: "checkbox", "data-channel": channel, onchange: () => setVisible([channel], box.checked) });
@@ -95,7 +95,7 @@ function drawTraining() {
     const host = element("div", { class: "chart" });
     const colour = (s) => s.channel === null ? PALETTE[s.colour % PALETTE.length] : colourOf(s.channel);
     const legend = element("ul", { class: "legend" }, ...chart.series.map((s) => element("li", {},
-      vector("svg", { viewBox: "0 0 24 8", class: "key" }, vector("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: "line", stroke: colour(s), "stroke-dasharray": s.dash })), s.name)));
+      vector("svg", { viewBox: "0 0 24 8", class: "key" }, vector("line", { x1: 0, x2: 24, y1: 4, y2: 4, class: "line", stroke: colour(s), "stroke-dasharray": s.dash })), breakable(s.name))));
     byId("curves").append(element("figure", { class: "card" }, element("figcaption", {}, element("h3", {}, chart.title)), host, legend));
     painters.push(() => {
       const series = chart.series.filter((s) => s.channel === null || state.visible[s.channel])
