@@ -166,6 +166,18 @@ def test_a_long_name_is_shown_in_full(open_report, name, tmp_path):
         assert max(right_edges) <= right_edges[-1] + 1 <= 400, shown
 
 
+def test_a_name_is_on_the_line_of_its_counts(open_report):
+    row = open_report(random_report()).locator("#count-table tbody tr").nth(1)
+    tops = row.locator("th .name, td").evaluate_all(
+        """(all) => all.map((e) => {
+            const text = document.createRange();
+            text.selectNodeContents(e);
+            return text.getBoundingClientRect().top;
+        })"""
+    )
+    assert tops == pytest.approx([tops[-1]] * len(tops), abs=0.5)
+
+
 def test_nothing_to_show_is_no_error(open_report):
     page = open_report(ReportData("empty", ["a", "b"], [2], []))
     assert page.locator("#gallery-note").inner_text() == "There are no images to show."
