@@ -1,9 +1,12 @@
-"""Small parts of messages and tables: numbers with what they count, what errors say, and hints at what was meant."""
+"""Small parts of messages and tables: numbers with what they count, what errors say, hints, and the command."""
 
 from __future__ import annotations
 
 import difflib
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def counted(number: int, noun: str) -> str:
@@ -14,6 +17,12 @@ def counted(number: int, noun: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def command_line() -> str:
+    """The command of this process, as a shell takes it again: a file of Python's begins with what runs it."""
+    runs_it = [Path(sys.executable).name] if sys.argv[0].endswith(".py") else []
+    return shlex.join([*runs_it, *sys.argv])
 
 
 def did_you_mean(unknown: str | Sequence[str], names: Iterable[str], shown: str = "{}", most: int = 1) -> str:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.wording import command_line
 
 # How epochs are counted in pictures' names, checkpoints, logs and here. A value stands where the epoch ends that it is
 # of, and one that was measured within an epoch before that.
@@ -98,6 +97,6 @@ def run_information(**entries: str) -> dict[str, str]:
     return {
         **entries,
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
     }

@@ -7,9 +7,7 @@ import json
 import os
 import platform
 import re
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import make_folder, write_atomic
+from keypoint_detection.wording import command_line
 
 # Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
 # a later second.
@@ -168,7 +167,7 @@ def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
         Versions, git revision, command line, machine and data set fingerprints.
     """
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": command_line(),
         "folder": str(Path.cwd()),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "python": platform.python_version(),

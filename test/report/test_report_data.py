@@ -27,6 +27,7 @@ from keypoint_detection.report.statistics import (
     image_errors,
     match_points,
 )
+from keypoint_detection.train.run_folder import provenance
 
 
 def test_numbers_are_those_of_the_metrics():
@@ -246,6 +247,9 @@ def test_run_information_says_what_made_it(monkeypatch):
     assert info["checkpoint"] == "best.ckpt"
     assert info["command"] == "keypoint-detection evaluate --output 'a b.json'"
     assert f"torch {torch.__version__.split('+')[0]}" in info["versions"]
+    monkeypatch.setattr("sys.argv", ["folder/train.py", "--max_epochs", "3"])
+    monkeypatch.setattr("sys.executable", "/somewhere/bin/python3")
+    assert run_information()["command"] == provenance({})["command"] == "python3 folder/train.py --max_epochs 3"
 
 
 def test_scores_on_an_edge_belong_to_the_bin_above():
