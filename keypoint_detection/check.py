@@ -14,7 +14,7 @@ from keypoint_detection.data.images import load_image
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import check_given, prepare_file, writing
+from keypoint_detection.files import check_given, prepare_file, refuse_overwriting, writing
 from keypoint_detection.markers import draw_keypoints
 from keypoint_detection.picture_layout import add_legend, image_grid
 
@@ -46,7 +46,7 @@ def check(
         What was found.
 
     Raises:
-        InputError: If the labels themselves are wrong, or the picture cannot be written.
+        InputError: If the labels themselves are wrong, or the picture cannot be written or is one of the images.
     """
     check_given(json_dataset_path, "--json_dataset_path")
     if picture is not None:
@@ -62,6 +62,7 @@ def check(
     sys.stdout.write("\n".join(report.lines()) + "\n")
     sys.stdout.flush()  # before a picture that may fail
     if picture is not None and report.examples:
+        refuse_overwriting(picture, map(report.annotations.path, range(len(report.annotations))))
         with writing(f"--picture {picture}"):
             Image.fromarray(draw_examples(report)).save(Path(picture))
         sys.stdout.write(f"\npicture: {picture}\n")

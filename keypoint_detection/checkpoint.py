@@ -171,7 +171,7 @@ def export_weights(path: str, output: str) -> None:
         InputError: If the file is no checkpoint of a detector, both paths are one file, the name of the one to write
             does not end with .safetensors, or the extra `safetensors` is not installed.
     """
-    refuse_overwriting(path, output)
+    refuse_overwriting(output, [path])
     if Path(output).suffix != SAFETENSORS:  # by which whatever reads it tells it from a checkpoint
         raise InputError(f"{output}: expected a name that ends with {SAFETENSORS}")
     try:

@@ -56,7 +56,7 @@ def convert(
     if to not in FORMATS:
         raise InputError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     check_coordinates("output_coordinates", output_coordinates)
-    refuse_overwriting(json_dataset_path, output)
+    refuse_overwriting(output, [json_dataset_path])
     annotations = read_annotations(
         json_dataset_path, folder, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )

@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,17 +51,17 @@ def check_given(path: str, flag: str, expected: str = "a file") -> None:
         raise InputError(f"{flag}: is empty, expected {expected}")
 
 
-def refuse_overwriting(source: str, output: str) -> None:
+def refuse_overwriting(output: str | Path, sources: Iterable[str | Path]) -> None:
     """Checks that what is written does not take the place of what is read.
 
     Args:
-        source: The file that is read.
         output: The file to write.
+        sources: The files that are read.
 
     Raises:
-        InputError: If both are one.
+        InputError: If it is one of them.
     """
-    if os.path.realpath(output) == os.path.realpath(source):  # which knows links that lead to themselves, too
+    if os.path.realpath(output) in map(os.path.realpath, sources):  # which knows links that lead to themselves, too
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")
 
 

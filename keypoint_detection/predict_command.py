@@ -90,7 +90,7 @@ def predict(
         raise InputError(f"--output {output}: expected a name that ends with .json or .csv, or --format")
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
     write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
-    refuse_overwriting(checkpoint, output)
+    refuse_overwriting(output, [checkpoint, *files])
     prepare_file(target, "--output")
     if resume and is_special(target):
         raise InputError(f"--resume: expected an --output that is a file, got {target}")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,6 +282,16 @@ def test_check_makes_the_folder_of_the_picture_and_reports_before_it_is_saved(tm
     assert "picture" not in out
     assert err == f"error: --picture {picture}: cannot be written (No space left on device)\n"
     assert picture.parent.is_dir()
+
+
+def test_check_draws_over_no_image_of_the_set(tmp_path, capsys):
+    shutil.copytree(TEST_DATASET, tmp_path / "set")
+    image = sorted((tmp_path / "set").rglob("*.png"))[-1]
+    content = image.read_bytes()
+    labels = str(tmp_path / "set" / "annotations.json")
+    assert main(["check", "--json_dataset_path", labels, "--picture", str(image)]) == 2
+    assert capsys.readouterr().err == f"error: {image}: would overwrite the file that is read, expected another name\n"
+    assert image.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -435,6 +435,15 @@ def test_the_checkpoint_is_not_overwritten(checkpoint, images, tmp_path, capsys)
     assert own.read_bytes() == content
 
 
+def test_no_input_is_overwritten_by_the_output(checkpoint, images, capsys):
+    image = images / "sub" / "b.jpg"
+    content = image.read_bytes()
+    assert run(checkpoint, image, "--format", "csv", images) == 2
+    text = f"error: {image}: would overwrite the file that is read, expected another name\n"
+    assert capsys.readouterr().err == text
+    assert image.read_bytes() == content
+
+
 def test_overlays_of_an_earlier_run_are_no_inputs(checkpoint, images, tmp_path):
     for _ in range(2):
         assert run(checkpoint, tmp_path / "out.json", "--overlays", images / "drawn", images) == 0

@@ -236,9 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parser.parse_args(arguments).as_dict()
     processes = call(start_processes, config)
     for written in ("output", "report"):
-        for read in ("checkpoint", "json_dataset_path", "split"):
-            if config[written] and config[read]:
-                refuse_overwriting(config[read], config[written])
+        if config[written]:
+            read = [config[name] for name in ("checkpoint", "json_dataset_path", "split")]
+            refuse_overwriting(config[written], filter(None, read))
     if config["output"] is not None:
         prepare_file(config["output"], "--output")
     problem = None
