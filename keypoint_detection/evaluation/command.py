@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, fingerprint_as_trained, read_labels
 from keypoint_detection.evaluation.summary import Evaluation, summarise
-from keypoint_detection.files import check_given, prepare_file, refuse_overwriting, writing
+from keypoint_detection.files import check_given, is_special, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
@@ -239,6 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config[written]:
             read = [config[name] for name in ("checkpoint", "json_dataset_path", "split")]
             refuse_overwriting(config[written], filter(None, read))
+    output, report = config["output"], config["report"]
+    if output and report and os.path.realpath(output) == os.path.realpath(report) and not is_special(Path(output)):
+        raise InputError(f"--report {report}: is the file of --output too, expected another name")
     if config["output"] is not None:
         prepare_file(config["output"], "--output")
     problem = None

@@ -398,6 +398,16 @@ def test_an_exported_file_is_evaluated_like_its_checkpoint(folder, tmp_path, ima
     assert "data:image" in (tmp_path / "model.onnx.html").read_text()
 
 
+def test_numbers_and_report_are_two_files(folder, tmp_path, capsys):
+    written = tmp_path / "both"
+    (tmp_path / "link").symlink_to(written)
+    words = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
+    assert main(["evaluate", *map(str, words), "--output", str(written), "--report", str(tmp_path / "link")]) == 2
+    expected = f"error: --report {tmp_path / 'link'}: is the file of --output too, expected another name\n"
+    assert capsys.readouterr().err == expected
+    assert not written.exists()
+
+
 @pytest.mark.parametrize("flag", ["--output", "--report"])
 @pytest.mark.parametrize("name", ["best.ckpt", "labels.json", "split.json", "link.json"])
 def test_nothing_that_is_read_is_overwritten(folder, tmp_path, capsys, flag, name):
