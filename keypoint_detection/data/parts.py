@@ -15,7 +15,13 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.copies import find_copies_of_training_images
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
-from keypoint_detection.data.splits import check_same_images, describe_split, random_split, recorded_split
+from keypoint_detection.data.splits import (
+    check_same_images,
+    describe_split,
+    random_split,
+    recorded_split,
+    warn_of_changed_labels,
+)
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
@@ -94,6 +100,7 @@ def read_parts(
             chosen = random_split(whole["train"], validation_split_ratio, seed)
         else:
             chosen = recorded_split(whole["train"], split)
+            warn_of_changed_labels(whole["train"].source, split, whole["train"].fingerprint())
         all_sizes = sizes["train"]
         for name, indices in zip(("train", "validation"), chosen, strict=True):
             parts[name], sizes[name] = whole["train"].subset(indices), all_sizes[indices]

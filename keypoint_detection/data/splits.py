@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,12 +54,15 @@ def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.
     return np.nonzero(~chosen)[0], np.nonzero(chosen)[0]
 
 
-def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def recorded_split(
+    annotations: Annotations, split: Mapping[str, Any], origin: str = "split"
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the images of a split that was made before.
 
     Args:
         annotations: the images.
         split: as `describe_split` gives it.
+        origin: where it is from, to begin messages with.
 
     Returns:
         Positions of the images for training and for validation, in their recorded order.
@@ -66,19 +71,29 @@ def recorded_split(annotations: Annotations, split: Mapping[str, Any]) -> tuple[
         InputError: if the record is no split, or lists other images than the file.
     """
     positions = {name: index for index, name in enumerate(annotations.names)}
-    parts = [_positions(annotations, positions, split, part) for part in ("train", "validation")]
+    parts = [_positions(annotations, positions, split, part, origin) for part in ("train", "validation")]
     listed = np.concatenate(parts)
     if len(np.unique(listed)) != len(listed):
-        raise InputError("split: lists an image twice, expected each image in one part only")
+        raise InputError(f"{origin}: lists an image twice, expected each image in one part only")
     if len(listed) != len(annotations):
         missing = np.setdiff1d(np.arange(len(annotations)), listed)
         raise InputError(
-            f"split: does not list {annotations.name(int(missing[0]))} of {annotations.source} "
+            f"{origin}: does not list {annotations.name(int(missing[0]))} of {annotations.source} "
             f"({counted(len(missing), 'image')} in all), expected the file that the split was made of"
         )
-    if recorded_fingerprints(split).get("train") != annotations.fingerprint():
-        logger.warning("%s: the labels have changed since the split was made.", annotations.source)
     return parts[0], parts[1]
+
+
+def warn_of_changed_labels(source: Path, split: Mapping[str, Any], fingerprint: str) -> None:
+    """Warns where a split was made of other labels.
+
+    Args:
+        source: the file of the labels.
+        split: as `describe_split` gives it; one without fingerprints may be of any labels.
+        fingerprint: that of the whole file, with the channels of the training.
+    """
+    if recorded_fingerprints(split).get("train", fingerprint) != fingerprint:
+        logger.warning("%s: the labels have changed since the split was made.", source)
 
 
 def recorded_fingerprints(record: Any) -> dict[str, str]:
@@ -114,15 +129,15 @@ def check_same_images(annotations: Annotations, split: Mapping[str, Any], part: 
 
 
 def _positions(
-    annotations: Annotations, positions: Mapping[str, int], split: Mapping[str, Any], part: str
+    annotations: Annotations, positions: Mapping[str, int], split: Mapping[str, Any], part: str, origin: str
 ) -> np.ndarray:
     names = split.get(part)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"split: expected a list of image names under {part!r}, got {names!r}")
+        raise InputError(f"{origin}: expected a list of image names under {part!r}, got {reprlib.repr(names)}")
     for name in names:
         if name not in positions:
             raise InputError(
-                f"split: {part!r} lists {name!r}, which is not in {annotations.source}, expected the file that the "
+                f"{origin}: {part!r} lists {name!r}, which is not in {annotations.source}, expected the file that the "
                 "split was made of"
             )
     return np.array([positions[name] for name in names])

@@ -17,7 +17,13 @@ from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.splits import recorded_fingerprints
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
-from keypoint_detection.evaluation.inputs import chosen_channels, chosen_distances, fingerprint_as_trained, read_labels
+from keypoint_detection.evaluation.inputs import (
+    chosen_channels,
+    chosen_distances,
+    fingerprint_as_trained,
+    held_out,
+    read_labels,
+)
 from keypoint_detection.evaluation.summary import Evaluation, summarise
 from keypoint_detection.files import check_given, is_special, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
@@ -119,12 +125,15 @@ def evaluate(
         raise InputError(f"{flag}: expected --maximal_gt_keypoint_pixel_distances with --threshold_unit pixel")
     folder = Path(image_dataset_path or Path(json_dataset_path).parent)
     chosen = chosen_channels(network, keypoint_channels)
-    annotations, sizes = read_labels(
-        Path(json_dataset_path), folder, list(chosen.values()), keypoint_coordinates, split
-    )
+    annotations, sizes = read_labels(Path(json_dataset_path), folder, list(chosen.values()), keypoint_coordinates)
     annotations = annotations.select_channels(list(chosen))
-    if split is None and processes.rank == 0:
+    fingerprint = None
+    if processes.rank == 0:  # which warns for all
         fingerprint = fingerprint_as_trained(network, annotations, sizes, chosen, keypoint_coordinates)
+    if split is not None:
+        validation = held_out(annotations, split, fingerprint)
+        annotations, sizes = annotations.subset(validation), sizes[validation]
+    elif processes.rank == 0:
         _warn_of_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
     # Not every checkpoint says so; then it is what trainings take by default.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])

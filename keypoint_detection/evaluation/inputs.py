@@ -13,7 +13,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.channels import ChannelGroup, split_word
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
-from keypoint_detection.data.splits import recorded_split
+from keypoint_detection.data.splits import recorded_split, warn_of_changed_labels
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances, warn_of_tiny
@@ -113,7 +113,6 @@ def read_labels(
     folder: Path,
     channels: Sequence[str | ChannelGroup],
     keypoint_coordinates: str,
-    split: str | Path | None,
 ) -> tuple[Annotations, np.ndarray]:
     """Reads and checks a labelled file.
 
@@ -122,7 +121,6 @@ def read_labels(
         folder: Folder of its images.
         channels: Which of its channels are read, and which of them are merged.
         keypoint_coordinates: Convention of a native file.
-        split: Record of a split whose validation images are to be taken, or None.
 
     Returns:
         The labels, and `(N, 2)` int width and height of the images, 0 where the header was not read.
@@ -134,14 +132,30 @@ def read_labels(
         json_path, folder, keypoint_channels=channels, keypoint_coordinates=keypoint_coordinates
     )
     sizes = scan_sizes(annotations, limit=None)
-    annotations = leave_out_outside(annotations, sizes)
-    if split is None:
-        return annotations, sizes
+    return leave_out_outside(annotations, sizes), sizes
+
+
+def held_out(annotations: Annotations, split: str | Path, fingerprint: str | None) -> np.ndarray:
+    """Finds the images that a training held out to validate on.
+
+    Args:
+        annotations: The labels of the whole file.
+        split: The split.json of the training.
+        fingerprint: What `fingerprint_as_trained` gives for the file; None warns of no change.
+
+    Returns:
+        Their positions.
+
+    Raises:
+        InputError: If the file is no record of a split, or one of other images.
+    """
     try:
         record = json.loads(Path(split).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
     if not isinstance(record, dict):
         raise InputError(f"--split {split}: expected the split.json of a training")
-    validation = recorded_split(annotations, record)[1]
-    return annotations.subset(validation), sizes[validation]
+    validation = recorded_split(annotations, record, f"--split {split}")[1]
+    if fingerprint is not None:
+        warn_of_changed_labels(annotations.source, record, fingerprint)
+    return validation

@@ -93,7 +93,7 @@ def test_check_reports_it_and_says_it_nowhere_else(coco, caplog):
 def test_training_evaluating_and_converting_say_it(coco, caplog):
     path = coco([*LABELLED, *UNLABELLED], images=[*IMAGES, *({"id": n, "file_name": f"{n}.png"} for n in range(4, 20))])
     KeypointsDataModule(path, heatmap_sigma=2.0, heatmap_stride=2).setup()
-    read_labels(path, path.parent, ["nose", "tail", "hub"], "blender", None)
+    read_labels(path, path.parent, ["nose", "tail", "hub"], "blender")
     convert(path, path.parent / "native.json", "native")
     assert [warning for warning in warnings(caplog) if ALL in warning] == [f"{path}: {ALL}"] * 3
 

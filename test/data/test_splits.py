@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.splits import describe_split, random_split, recorded_split
+from keypoint_detection.data.splits import describe_split, random_split, recorded_split, warn_of_changed_labels
 from keypoint_detection.errors import InputError
 
 
@@ -72,8 +72,9 @@ def test_a_recorded_split_is_found_again(annotations):
 def test_changed_labels_are_noticed(annotations, tmp_path, caplog):
     path = write_data_set(tmp_path, [(8, 8)] * 6, [{"a": [[2, 1]]}] * 6)
     with caplog.at_level(logging.WARNING):
-        recorded_split(read_annotations(path, tmp_path), record(annotations))
-    assert "labels have changed" in caplog.text
+        for labels, count in ((annotations, 0), (read_annotations(path, tmp_path), 1)):
+            warn_of_changed_labels(labels.source, record(annotations), labels.fingerprint())
+            assert caplog.text.count("labels have changed") == count
 
 
 @pytest.mark.parametrize(

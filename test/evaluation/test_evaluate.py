@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -340,6 +341,21 @@ def test_images_of_the_training_are_warned_of_with_a_choice_of_its_channels(fold
     assert "the training saw" not in caplog.text
 
 
+@pytest.mark.parametrize("channels", [None, "green", "green red", "red=green"])
+def test_a_split_knows_its_labels_whichever_channels_are_evaluated(folder, tmp_path, caplog, channels):
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    record = {"train": ["0.png"], "validation": ["1.png"]}
+    for fingerprint, changed in ((labels.fingerprint(), False), ("of others", True), (None, False)):
+        known = {"fingerprints": {"train": fingerprint}} if fingerprint else {}
+        (tmp_path / "split.json").write_text(json.dumps(record | known))
+        caplog.clear()
+        evaluate(
+            folder / "best.ckpt", folder / "labels.json", split=tmp_path / "split.json", keypoint_channels=channels,
+            device="cpu",
+        )  # fmt: skip
+        assert ("the labels have changed since the split was made" in caplog.text) is changed
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "1.png", '{"fingerprints": ["a"]}'])
 def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_training(folder, tmp_path, caplog, text):
     (tmp_path / "models").mkdir()
@@ -350,10 +366,20 @@ def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_tr
     assert "the training saw" not in caplog.text
 
 
-@pytest.mark.parametrize("text", ["[1]", '"x"', '{"train": [["0.png"]], "validation": [["1.png"]]}'])
-def test_what_is_no_split_is_refused(folder, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[1]", "expected the split.json of a training"),
+        ('"x"', "expected the split.json of a training"),
+        ('{"train": [["0.png"]], "validation": [["1.png"]]}', "expected a list of image names under 'train'"),
+        ('{"dataset": []}', "expected a list of image names under 'train'"),
+        ('{"train": ["0.png"], "validation": ["2.png"]}', "'validation' lists '2.png', which is not in "),
+        ('{"train": ["0.png"], "validation": ["0.png"]}', "lists an image twice, "),
+    ],
+)
+def test_what_is_no_split_is_refused_by_its_name(folder, tmp_path, text, line):
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(InputError, match="split"):
+    with pytest.raises(InputError, match=f"^{re.escape(f'--split {tmp_path}/other.json: {line}')}"):
         evaluate(folder / "best.ckpt", folder / "labels.json", split=tmp_path / "other.json", device="cpu")
 
 
