@@ -107,3 +107,17 @@ def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> d
     """
     words = (spec.split() if isinstance(spec, str) else spec) or names
     return {members[0]: list(members) for members in (split_word(word, names) for word in words)}
+
+
+def parse_numbers(numbers: str | int | Sequence[int] | None) -> list[int] | None:
+    """The most keypoints of each channel, from `"-1 4"`, `[-1, 4]` or a number alone.
+
+    Raises:
+        InputError: if they are no whole numbers.
+    """
+    if numbers is None:
+        return None
+    try:
+        return [int(number) for number in (str(numbers).split() if isinstance(numbers, (str, int)) else numbers)]
+    except ValueError:
+        raise InputError(f"keypoint_channel_max_keypoints: expected whole numbers, got {numbers!r}") from None

@@ -15,6 +15,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
+from keypoint_detection.data.channels import parse_numbers
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_sizes, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
@@ -106,7 +107,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             elif folder is not None:
                 raise InputError(f"--image_{name}_dataset_path {folder}: expected --json_{name}_dataset_path with it")
         self.keypoint_channels = keypoint_channels
-        self.keypoint_channel_max_keypoints = _parse_numbers(keypoint_channel_max_keypoints)
+        self.keypoint_channel_max_keypoints = parse_numbers(keypoint_channel_max_keypoints)
         self.keypoint_coordinates = keypoint_coordinates
         self.validation_split_ratio = validation_split_ratio
         self.batch_size = batch_size
@@ -271,9 +272,13 @@ class KeypointsDataModule(pl.LightningDataModule):
         if self.trainer is not None:
             self.trainer.fit_loop.teardown()  # they ignore SIGTERM, by which Python ends them when it ends
 
-    def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
+    def evaluation_sampler(self, stage: Stage, rank: int = 0, world: int = 1) -> EvaluationSampler:
+        """The batches of a part in which a process evaluates it."""
         sizes = fit_sizes(self.parts.sizes[stage], parse_image_size(self.image_size))
-        sampler = EvaluationSampler(sizes, self._chosen_batch_size(), *process(self.trainer))
+        return EvaluationSampler(sizes, self._chosen_batch_size(), rank, world)
+
+    def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
+        sampler = self.evaluation_sampler(stage, *process(self.trainer))
         return DataLoader(**self._arguments(stage), batch_sampler=sampler)
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
@@ -288,13 +293,3 @@ class KeypointsDataModule(pl.LightningDataModule):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size: expected a whole number of at least 1, got {self.batch_size!r}")
         return self.batch_size
-
-
-def _parse_numbers(numbers: str | int | Sequence[int] | None) -> list[int] | None:
-    """Reads `"-1 4"`, `[-1, 4]` or a number alone."""
-    if numbers is None:
-        return None
-    try:
-        return [int(number) for number in (str(numbers).split() if isinstance(numbers, (str, int)) else numbers)]
-    except ValueError:
-        raise InputError(f"keypoint_channel_max_keypoints: expected whole numbers, got {numbers!r}") from None

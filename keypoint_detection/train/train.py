@@ -41,7 +41,7 @@ from keypoint_detection.train.metrics_file import MetricsFile
 from keypoint_detection.train.result import finish
 from keypoint_detection.train.resume import Resumed, find_interrupted, named_folder
 from keypoint_detection.train.run_folder import RunFolder, provenance
-from keypoint_detection.train.trainer import check_setup, create_trainer
+from keypoint_detection.train.trainer import check_evaluations, check_setup, create_trainer
 from keypoint_detection.train.training_result import TrainingResult
 from keypoint_detection.train.wandb_connection import check_login
 from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb, sweep_overrides
@@ -120,6 +120,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
             callbacks=callbacks,
             batches_per_epoch=datamodule.batches_per_epoch(),
         )
+        check_evaluations(trainer, datamodule)
     folder.make()
     lock.take(folder.path)
     check_space(folder, detector, config["save_top_k"])

@@ -17,6 +17,7 @@ from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfi
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import parse_distances, warn_of_tiny
 from keypoint_detection.models.progress import asks_for_the_time, limit_batches
@@ -153,13 +154,34 @@ def create_trainer(
             "--check_val_every_n_epoch none as well"
         )
     if not batches:
+        name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"
         raise InputError(
-            f"--limit_train_batches {trainer.limit_train_batches}: expected at least one batch of the {per_process} of "
-            "an epoch"
+            f"--{name} {trainer.limit_train_batches}: expected at least one batch of the {per_process} of an epoch"
         )
     if config["log_every_n_steps"] is None:
         trainer.log_every_n_steps = min(50, batches)
     return trainer
+
+
+def check_evaluations(trainer: pl.Trainer, datamodule: KeypointsDataModule) -> None:
+    """Refuses a share of the batches to evaluate that leaves none, which would end a training with an error.
+
+    Args:
+        trainer: The trainer.
+        datamodule: The data, set up.
+
+    Raises:
+        InputError: If one does.
+    """
+    of_validation = "overfit_batches" if trainer.overfit_batches else "limit_val_batches"
+    for stage, name, limit in (
+        ("validation", of_validation, trainer.limit_val_batches),
+        ("test", "limit_test_batches", trainer.limit_test_batches),
+    ):
+        if stage in datamodule.parts.annotations and isinstance(limit, float) and 0 < limit < 1:
+            batches = len(datamodule.evaluation_sampler(stage, world=trainer.world_size))
+            if not limit_batches(batches, limit):
+                raise InputError(f"--{name} {limit}: expected at least one batch of the {batches} of the {stage} set")
 
 
 def _concerns_the_training(record: logging.LogRecord) -> bool:

@@ -31,13 +31,13 @@ from keypoint_detection.train.run_folder import RunFolder
 
 ROOT = TEST_DATASET.parents[1]
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
+TESTED = {"json_test_dataset_path": DEFAULT_HYPERPARAMETERS["json_dataset_path"]}
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    test_set = DEFAULT_HYPERPARAMETERS["json_dataset_path"]
-    return fit(**DEFAULT_HYPERPARAMETERS, run_dir=str(folder), json_test_dataset_path=test_set)
+    return fit(**DEFAULT_HYPERPARAMETERS, **TESTED, run_dir=str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +309,10 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
         ({"limit_train_batches": 0.0}, "--limit_train_batches 0.0: expected more than 0"),
         ({"limit_train_batches": 0.001}, "--limit_train_batches 0.001: expected at least one batch of the 2 of"),
+        ({"overfit_batches": 0.4}, "--overfit_batches 0.4: expected at least one batch of the 2 of an epoch"),
+        ({"overfit_batches": 0.5}, "--overfit_batches 0.5: expected at least one batch of the 1 of the validation set"),
+        ({"limit_val_batches": 0.9}, "--limit_val_batches 0.9: expected at least one batch of the 1 of the validation"),
+        (TESTED | {"limit_test_batches": 0.4}, "--limit_test_batches 0.4: expected at least one batch of the 2 of the"),
         ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: expected more than 0"),
         ({"check_val_every_n_epoch": 0}, "--check_val_every_n_epoch 0: expected more than 0"),
         ({"val_check_interval": 0}, "--val_check_interval 0: expected more than 0"),
