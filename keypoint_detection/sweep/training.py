@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import ctypes
 import logging
@@ -115,13 +116,14 @@ def _end_with_parent() -> None:
 def end(process: subprocess.Popen[bytes]) -> None:
     """Tells a training and its processes to end, and kills them if they take too long."""
     try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(SECONDS_TO_END)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    except ProcessLookupError:
-        process.wait()
+        with contextlib.suppress(ProcessLookupError):  # as of one that has ended
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_END)
+    finally:  # also where Ctrl-C does not wait for it
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

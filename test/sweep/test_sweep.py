@@ -18,7 +18,7 @@ from PIL import Image
 from keypoint_detection.cli import main
 from keypoint_detection.sweep import study as memory
 from keypoint_detection.sweep.sweep_file import read_sweep_file
-from keypoint_detection.sweep.training import seems_not_logged
+from keypoint_detection.sweep.training import end, seems_not_logged
 
 # Each evaluation is better by `rate`; the metric of the whole run is twelve times that.
 PROGRAM = """
@@ -377,3 +377,24 @@ def test_without_the_extra_its_name_is_said(folder, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(write_sweep(RATES)) == 2
     assert "keypoint_detection[sweep]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ends", "code"), [(True, -signal.SIGTERM), (False, -signal.SIGKILL)])
+def test_ctrl_c_while_a_training_ends_is_not_lost(monkeypatch, ends, code):
+    reaction = "SIG_DFL" if ends else "SIG_IGN"
+    script = f"import signal, time; signal.signal(15, signal.{reaction}); print(); time.sleep(60)"
+    command = [sys.executable, "-ISc", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, bufsize=0) as process:
+        process.stdout.readline()  # it has come to its sleep
+        wait = process.wait
+
+        def interrupted(timeout=None):
+            process.wait = wait
+            if ends:  # as where the user was slower than the training
+                wait()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(process, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            end(process)
+        assert process.returncode == code
