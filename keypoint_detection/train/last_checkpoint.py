@@ -95,9 +95,12 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, between_epochs=True, stops=stops)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the end of the training, unless it had ended before it was interrupted: its checkpoint is there."""
+        """Saves the end of the training, and ends it there where its last validation was to be stopped.
+
+        Nothing is saved where it had ended before it was interrupted: its checkpoint is there.
+        """
         if trainer.global_step > self._first_step:
-            self._save(trainer, between_epochs=True)
+            self._save(trainer, between_epochs=True, stops=self._stopping or self._stops(trainer))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

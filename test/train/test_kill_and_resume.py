@@ -109,6 +109,28 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capl
     assert "time: " not in caplog.text  # no step was made
 
 
+class InLastValidation(pl.Callback):
+    def __init__(self, number):
+        self.number = number
+
+    def on_validation_batch_end(self, trainer, *arguments):
+        if trainer.state.fn == "fit" and trainer.global_step == 4:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_in_its_last_validation_a_training_does_not_go_on_to_its_report(
+    tmp_path, monkeypatch, caplog, number, code
+):
+    flags = SHORT | {"max_epochs": 2, "resume": "auto", "run_dir": str(tmp_path)}
+    with caplog.at_level("WARNING"), pytest.raises(SystemExit) as stopped:
+        fit_with(InLastValidation(number), monkeypatch, **flags)
+    assert stopped.value.code == code
+    assert f"after step 4: the same flags with --resume {tmp_path} go on from there" in caplog.text
+    assert not (tmp_path / "curves.png").exists()
+    assert "best/meanAP" in fit(**flags).metrics
+
+
 @pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_train_start"])
 def test_terminated_before_its_first_step_a_training_does_not_end_as_if_it_were_done(tmp_path, monkeypatch, hook):
     flags = SHORT | {"max_epochs": 1, "resume": "auto", "run_dir": str(tmp_path)}
