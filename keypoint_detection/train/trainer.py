@@ -159,7 +159,7 @@ def create_trainer(
             f"--{name} {trainer.limit_train_batches}: expected at least one batch of the {per_process} of an epoch"
         )
     if config["log_every_n_steps"] is None:
-        trainer.log_every_n_steps = min(50, batches)
+        trainer.log_every_n_steps = min(50, -(-batches // trainer.accumulate_grad_batches))
     return trainer
 
 

@@ -347,9 +347,9 @@ def test_a_training_that_is_refused_leaves_no_folder_that_was_chosen_for_it(othe
     assert [path.name for path in tmp_path.rglob("*")] == (["runs", "another"] if others else [])
 
 
-def test_losses_are_logged_at_least_once_in_the_batches_that_an_epoch_has(tmp_path, recwarn):
-    flags = DEFAULT_HYPERPARAMETERS | {"max_epochs": 2, "wandb_mode": "disabled", "limit_train_batches": 1}
-    fit(**flags, run_dir=str(tmp_path))
+@pytest.mark.parametrize("flags", [{"limit_train_batches": 1}, {"accumulate_grad_batches": 2}])
+def test_losses_are_logged_at_least_once_in_the_steps_that_an_epoch_has(tmp_path, recwarn, flags):
+    fit(**DEFAULT_HYPERPARAMETERS | {"max_epochs": 2, "wandb_mode": "disabled"} | flags, run_dir=str(tmp_path))
     assert not [warning for warning in recwarn if "logging interval" in str(warning.message)]
     with (tmp_path / "metrics.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss_step"]]
