@@ -1,4 +1,4 @@
-"""The progress of a training as lines, where a progress bar would fill a log file with itself."""
+"""The progress of a training as lines: above a progress bar, and alone where that would fill a log file with itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def loss_of_batch(trainer: pl.Trainer, outputs: Mapping[str, Tensor]) -> float:
 
 
 class ProgressLines(pl.Callback):
-    """Prints a line after validations, at most every five seconds, and one a minute while there is none."""
+    """Prints a line after validations, at most every five seconds; without these and a bar, one a minute."""
 
     def __init__(self) -> None:
         self._started = self._printed = time.monotonic()
@@ -44,7 +44,7 @@ class ProgressLines(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints where a long epoch is."""
-        if time.monotonic() - self._printed >= _WITHIN_EPOCHS:
+        if time.monotonic() - self._printed >= _WITHIN_EPOCHS and trainer.progress_bar_callback is None:
             loss = loss_of_batch(trainer, outputs)
             self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")
 
@@ -64,5 +64,9 @@ class ProgressLines(pl.Callback):
             # Counted from 0, as Lightning's bar and the names of the pictures do.
             epochs = f"/{trainer.max_epochs - 1}" if (trainer.max_epochs or -1) > 0 else ""
             seconds = self._printed - self._started
-            sys.stdout.write(f"{seconds:.0f} s: epoch {trainer.current_epoch}{epochs}, {text}\n")
-            sys.stdout.flush()
+            line = f"{seconds:.0f} s: epoch {trainer.current_epoch}{epochs}, {text}"
+            if trainer.progress_bar_callback is not None:
+                trainer.progress_bar_callback.print(line)
+            else:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()

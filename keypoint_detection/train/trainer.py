@@ -113,8 +113,8 @@ def create_trainer(
     # Lightning's table tells two layers, and 0 operations for want of an image; --enable_model_summary true prints it.
     size = [NetworkSize()] if arguments["enable_model_summary"] is None else []
     arguments["enable_model_summary"] = bool(arguments["enable_model_summary"])
-    lines = [ProgressLines()] if arguments["enable_progress_bar"] is not False and not shows_bars() else []
-    if lines:
+    lines = [ProgressLines()] if arguments["enable_progress_bar"] is not False else []
+    if not shows_bars():
         arguments["enable_progress_bar"] = False
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_concerns_the_training)
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # of a training that goes on

@@ -37,11 +37,34 @@ def test_a_log_file_gets_a_line_per_validation(monkeypatch, tmp_path, capsys):
     assert "it/s" not in printed
 
 
+def test_a_terminal_gets_these_lines_too_above_its_bar(monkeypatch, tmp_path):
+    terminal = Terminal()
+    monkeypatch.setattr(progress_lines, "_AFTER_VALIDATION", 0.0)
+    monkeypatch.setattr(progress_lines, "_WITHIN_EPOCHS", 0.0)  # of which the bar tells
+    monkeypatch.setattr(sys, "stdout", terminal)
+    fit(**DEFAULT_HYPERPARAMETERS | {"max_epochs": 2}, run_dir=str(tmp_path))
+    printed = terminal.getvalue().replace("\x1b[A", "\n")  # the bar moves up, to where the line goes
+    assert "it/s" in printed
+    line = r"^\d+ s: epoch (\d)/1, validation loss \S+, meanAP \S+$"
+    assert re.findall(line, printed.replace("\r", "\n"), re.MULTILINE) == ["0", "1"]
+    assert ", loss" not in printed
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_without_a_progress_bar_there_are_no_lines(monkeypatch, tmp_path, terminal):
+    output = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(progress_lines, "_AFTER_VALIDATION", 0.0)
+    monkeypatch.setattr(sys, "stdout", output)
+    fit(**DEFAULT_HYPERPARAMETERS | {"enable_progress_bar": False}, run_dir=str(tmp_path))
+    assert "validation loss" not in output.getvalue()
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(59.0, ""), (61.0, "61 s: epoch 2, step 5 of 100, loss 0.25\n")])
 def test_a_long_epoch_says_once_a_minute_where_it_is(monkeypatch, capsys, seconds, expected):
     class Trainer:
         current_epoch, max_epochs, num_training_batches, is_global_zero = 2, -1, 100, True
         accumulate_grad_batches = 2  # by which Lightning divides a batch's loss
+        progress_bar_callback = None
 
     clock = [0.0]
     monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
