@@ -166,7 +166,7 @@ def conversions(header: ImageHeader) -> list[str]:
     elif header.mode not in ("RGB", "RGBA", "RGBX"):
         done.append(f"pixels of mode {header.mode}, converted to RGB")
     if header.transparent:
-        done.append("transparent, laid over black")
+        done.append("with alpha, laid over black where transparent")
     if header.rotated:
         done.append("turned upright as EXIF asks; labels refer to the upright image")
     return done

@@ -195,13 +195,14 @@ def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
     pixels("L", 3, (6, 2)).save(tmp_path / "1.png")
     pixels("RGBA", (1, 2, 3, 4), (3, 9)).save(tmp_path / "2.png", exif=exif)
     pixels("L", 3, (1, 1)).save(tmp_path / "3.png")
-    annotations = annotate(tmp_path, [f"{number}.png" for number in range(4)])
-    assert scan_sizes(annotations).tolist() == [[5, 4], [6, 2], [9, 3], [1, 1]]
+    pixels("RGBA", (1, 2, 3, 255), (2, 2)).save(tmp_path / "4.png")  # opaque, as most that Blender renders
+    annotations = annotate(tmp_path, [f"{number}.png" for number in range(5)])
+    assert scan_sizes(annotations).tolist() == [[5, 4], [6, 2], [9, 3], [1, 1], [2, 2]]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
-    assert sum("2 of 4 images: grayscale" in message for message in messages) == 1
-    assert sum("1 of 4 images: transparent, laid over black" in message for message in messages) == 1
-    assert sum("1 of 4 images: turned upright" in message for message in messages) == 1
+    assert sum("2 of 5 images: grayscale" in message for message in messages) == 1
+    assert sum("2 of 5 images: with alpha, laid over black where transparent" in message for message in messages) == 1
+    assert sum("1 of 5 images: turned upright" in message for message in messages) == 1
 
 
 @pytest.mark.parametrize(
