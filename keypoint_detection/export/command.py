@@ -27,8 +27,8 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
     the channel, x, y in pixels of the image, and the score. Channels come in order, and the keypoints of each in
     descending order of score. In ONNX a second input, `score_thresholds` `(C,)`, may be left out: it is then the
     checkpoint's. A program of torch.export has those built in, and needs images of at least three cells of the heatmap
-    (9 pixels at stride 4) on each side. The file is compared with PyTorch on images of several sizes, and not written
-    if they differ.
+    (9 pixels at stride 4), also when they are resized, and at most 8192 pixels on each side. The file is compared with
+    PyTorch on images of several sizes, and not written if they differ.
 
     Args:
         checkpoint: The checkpoint that a training wrote.

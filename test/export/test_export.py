@@ -4,6 +4,8 @@ import concurrent.futures
 import json
 import multiprocessing
 import pickle
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +32,7 @@ from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
 from keypoint_detection.predict import KeypointPredictor, TorchNetwork
 
+README = Path(__file__).parents[2] / "README.md"
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
 
@@ -124,7 +127,7 @@ def test_cells_beyond_the_whole_numbers_of_a_float_are_found_where_they_are(dist
 @pytest.mark.parametrize("maps", [np.zeros((1, 2, 4, 5)), np.full((1, 2, 512, 300), 0.5)], ids=["nothing", "flat"])
 def test_a_map_of_equal_cells_is_a_plateau_or_nothing(decoding, maps):
     stride, *_, graph = decoding
-    (found,) = graph.run(None, {"maps": maps.astype(np.float32), "thresholds": np.zeros(2, np.float32)})
+    (found,) = graph.run(None, {"maps": maps.astype(np.float32), "thresholds": np.full(2, -1, np.float32)})
     assert found.tolist() == [[channel, 150 * stride, 256 * stride, 0.5] for channel in (0, 1) if maps.any()]
 
 
@@ -320,10 +323,18 @@ def test_what_a_program_records_gives_what_the_checkpoint_gives(tmp_path):
 def test_a_program_needs_torch_alone_and_merges_plateaus(checkpoint, tmp_path):
     path = tmp_path / "model.pt2"
     assert main(["export", "--checkpoint", str(checkpoint), "--output", str(path)]) == 0
+    limits = re.search(r"least (\w+) cells\s+of the heatmap and at most (\d+) pixels", README.read_text())
+    program = torch.export.load(path).module()
+    assert limits.groups() == ("three", "8192")
+    for size in ((2, 9), (9, 2), (3, 8193), (8193, 3)):
+        with pytest.raises(AssertionError, match=r"size\(\)"):
+            program(torch.zeros(1, *size, 3, dtype=torch.uint8))
+    for size in ((3, 8192), (8192, 3)):
+        assert program(torch.zeros(1, *size, 3, dtype=torch.uint8)).shape == (0, 4)
     image = dots((40, 61), [(10.5, 20.5), (45.5, 8.5)])
     image[25:30, 40:47, 0] = 255  # 35 equal cells
     expected = KeypointPredictor(checkpoint, device="cpu")(image)["red"]
-    rows = torch.export.load(path).module()(torch.from_numpy(image)[None]).numpy()
+    rows = program(torch.from_numpy(image)[None]).numpy()
     assert np.allclose(sorted(rows[:, 1:3].tolist()), sorted(expected.xy.tolist()), atol=0.01)
     assert [43.5, 27.5] in rows[:, 1:3].round(2).tolist()
 
