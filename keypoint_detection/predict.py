@@ -125,13 +125,14 @@ class TorchNetwork:
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """See `Network`."""
         size = self.detector.hparams.image_size
-        inputs, transforms = zip(*(letterbox(image, tuple(size) if size else None) for image in images), strict=True)
+        letterboxed = [letterbox(image, tuple(size) if size else None) for image in images]
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         # Images of one size go together: beside a larger one an image would be padded, and its keypoints be others.
-        for shape in dict.fromkeys(image.shape for image in inputs):
-            same = [index for index, image in enumerate(inputs) if image.shape == shape]
-            xy, scores = self._folded.detect(torch.stack([inputs[index] for index in same]).to(self.device))
-            xy = transform_points(xy.cpu(), torch.from_numpy(np.stack([transforms[index] for index in same])))
+        for shape in dict.fromkeys(image.shape for image, _ in letterboxed):
+            same = [index for index, (image, _) in enumerate(letterboxed) if image.shape == shape]
+            inputs, transforms = zip(*(letterboxed[index] for index in same), strict=True)
+            xy, scores = self._folded.detect(torch.stack(inputs).to(self.device))
+            xy = transform_points(xy.cpu(), torch.from_numpy(np.stack(transforms)))
             found |= dict(zip(same, zip(xy.numpy(), scores.cpu().numpy(), strict=True), strict=True))
         return [found[index] for index in range(len(images))]
 

@@ -221,6 +221,16 @@ def test_a_threshold_that_is_no_number_is_one_clear_line(checkpoint, threshold):
         KeypointPredictor(checkpoint, device="cpu", score_threshold=threshold)
 
 
+@pytest.mark.parametrize("threshold", [0, 1, np.float64(1)])
+def test_the_ends_of_the_range_are_thresholds(checkpoint, threshold):
+    found = KeypointPredictor(checkpoint, device="cpu", score_threshold=threshold)
+    assert found.score_thresholds == {"red": threshold, "green": threshold}
+
+
+def test_no_images_have_no_keypoints(checkpoint):
+    assert TorchNetwork(checkpoint, "cpu").detect([]) == []
+
+
 def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_path):
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["invented_later"] = 3
