@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from keypoint_detection.models.checkpoint_file import load_checkpoint
@@ -82,5 +81,5 @@ def _match_rows(own: Tensor, own_channels: list[str], trained: Tensor, trained_c
     rows = own.clone()
     for row, name in enumerate(own_channels):
         if name in trained_channels:
-            rows[row] = trained[trained_channels.index(name)].to(torch.promote_types(own.dtype, trained.dtype))
+            rows[row] = trained[trained_channels.index(name)]
     return rows

@@ -43,6 +43,15 @@ def test_rows_of_channels_that_both_know_are_kept(tmp_path):
     assert own.score_thresholds.shape == (4,)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_of_another_precision_are_taken_over_in_ones_own(tmp_path, dtype):
+    trained = make(["nose", "tail"], 1).to(dtype)
+    own = make(["tail"], 2)
+    own.load_matching_weights(save(trained, tmp_path / "a.ckpt"))
+    assert own.head.weight.dtype == torch.float32
+    assert torch.equal(own.head.weight[0], trained.head.weight[1].float())
+
+
 def test_another_backbone_is_reported_and_starts_anew(tmp_path):
     trained = make(["nose"], 1, n_channels=8)
     own = make(["nose"], 2)
