@@ -177,6 +177,16 @@ def test_unet_computes_no_level_finer_than_the_heatmaps():
     assert widths == {1: 2, 2: 2, 4: 4}
 
 
+@pytest.mark.parametrize(
+    ("stride", "encoder", "decoder"),
+    [(1, [0, 0, 1, 1, 3], [1, 1, 1, 1]), (2, [0, 0, 1, 1, 3], [1, 1, 1]), (4, [0, 0, 1, 1, 3], [1, 1])],
+)
+def test_unet_has_residual_blocks_where_it_says(stride, encoder, decoder):
+    unet = build_backbone("Unet", stride, {"n_downsampling_layers": 4, "n_resnet_blocks": 3})
+    for levels, expected in ((unet.encoder, encoder), (unet.decoder, decoder)):
+        assert [sum(isinstance(block, ResidualBlock) for block in level) for level in levels] == expected
+
+
 def test_unet_has_as_many_output_channels_as_it_is_told():
     for stride, channels in ((4, 24), (2, 12), (1, 6)):
         backbone = build_backbone("Unet", stride, {"n_channels": 4, "n_channels_out": 24})

@@ -40,7 +40,8 @@ class Unet(Backbone):
             half at 2, a quarter at 1. 0 for the decoder's own.
         max_channels: Most channels of any level.
         n_downsampling_layers: How often the resolution is halved.
-        n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each, on both sides.
+        n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each on both sides,
+            those finer than stride 4 in the decoder alone.
         kernel_size: Side of the convolutions' kernels in cells, odd.
         normalization: `batch` costs nothing in prediction and in an ONNX file, where it becomes part of the
             convolutions. `group` does not look at other images of a batch.
