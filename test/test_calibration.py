@@ -47,6 +47,7 @@ def test_nineteen_images_are_needed_to_promise_095_and_they_have_to_be_perfect()
     scores = np.linspace(0.4, 0.9, 19)
     assert conformal_threshold(scores, np.arange(19), np.ones(19), 0.95) == 0.4
     assert conformal_threshold(scores[1:], np.arange(18), np.ones(18), 0.95) is None
+    assert conformal_threshold(np.ones(9), np.arange(9), np.ones(9), 0.9) == 1  # 1 - 0.9 is less than 1 / 10
     assert conformal_threshold(scores[1:], np.arange(18), np.ones(19), 0.95) is None
 
 

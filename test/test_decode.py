@@ -126,6 +126,14 @@ def test_a_ridge_without_an_end_is_decoded_near_its_highest_cell(turn):
     assert xy[0].tolist() == pytest.approx([4.5, 4.5], abs=1e-6)
 
 
+def test_the_twist_of_a_ridge_that_is_too_long_is_limited():
+    y, x = np.mgrid[-4:5, -4:5]
+    ridge = torch.from_numpy(np.exp(-0.5 * (x**2 + y**2) + 0.97 * x * y + 0.02 * x - 1))
+    xy, _ = heatmaps.decode(ridge, 1)
+    # The vertex of the surface with a mixed derivative of 0.95; that of the surface itself is 0.34 away.
+    assert xy[0].tolist() == pytest.approx([4.5 + 0.02 / (1 - 0.95**2), 4.5 + 0.95 * 0.02 / (1 - 0.95**2)], abs=1e-9)
+
+
 def test_a_corner_that_is_next_to_zero_tells_nothing():
     heatmap = gaussian((9, 9), (4.3, 4.6), (1.1, 1.1), 0)
     heatmap[3, 5] = 1e-7

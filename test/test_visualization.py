@@ -1,5 +1,6 @@
 """Pictures and curves: where things are drawn, in which colour, and how large the result is."""
 
+import math
 import warnings
 
 import numpy as np
@@ -480,3 +481,19 @@ def test_curves_are_written(tmp_path, series):
         assert min(image.size) > 300
         # Only with curves there is something coloured to see.
         assert (np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=2).max() > 60) == bool(many)
+
+
+def test_channels_at_one_place_are_mixed_by_the_squares_of_their_heights():
+    heatmaps = torch.tensor([0.9, 0.3]).view(1, 2, 1, 1)
+    (picture,) = compose_heatmaps(torch.zeros(1, 3, 1, 1), heatmaps)
+    first, second = channel_colours(2).astype(float)
+    expected = 0.9 * math.sqrt(0.9) * (0.81 * first + 0.09 * second) / 0.9
+    assert picture[0, 0].tolist() == pytest.approx(expected.tolist(), abs=0.51)
+
+
+@pytest.mark.parametrize("width", [40, 100, 257, 500, 1000, 1001])
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_a_legend_keeps_the_height_of_a_video_even(width, channels):
+    picture = np.zeros((6, width, 3), np.uint8)
+    entries = {f"channel {number}": "" for number in range(channels)}
+    assert add_legend(picture, entries, "cross: predicted, ring: true").shape[0] % 2 == 0

@@ -86,7 +86,11 @@ def test_the_weight_of_a_linear_layer_is_decayed():
 
 def test_kernels_that_join_enough_channels_get_orthogonal_steps():
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 9, 3, bias=False)
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Conv2d(8, 16, 1),
+        nn.Conv2d(16, 9, 3, bias=False),
+        nn.Conv2d(9, 7, 1),
     )
     groups = parameter_groups(
         network,
@@ -94,7 +98,7 @@ def test_kernels_that_join_enough_channels_get_orthogonal_steps():
         learning_rate=0.3,
         weight_decay=0.1,
         encoder_factor=1.0,
-        hidden=[network[0], network[1], network[2]],
+        hidden=[network[0], network[1], network[2], network[4]],
     )
     (kernels,) = [group for group in groups if group["orthogonal"]]
     assert kernels["params"] == [network[2].weight]
