@@ -29,7 +29,7 @@ def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit
     for distance in distances:
         keys = [log_name("AP", name, distance, "validation") for name in channel_names]
         title = f"AP within {distance:g} {unit}, per channel"
-        charts.append(_chart(title, keys, curves, names=channel_names, unit=True))
+        charts.append(_chart(title, keys, curves, names=channel_names, unit=True, axis="AP"))
     keys = [log_name("loss", name, stage="validation") for name in channel_names]
     charts.append(_chart("Validation loss per channel", keys, curves, names=channel_names, log=True))
     charts.append(_chart("Learning rate", ["learning_rate"], curves, log=True))
@@ -43,8 +43,12 @@ def _chart(
     names: Sequence[str] | None = None,
     log: bool = False,
     unit: bool = False,
+    axis: str | None = None,
 ) -> dict[str, Any]:
-    """One chart of those `keys` that were logged; `names` are the channels they belong to, `unit` means [0, 1]."""
+    """One chart of those `keys` that were logged; `names` are the channels they belong to, `unit` means [0, 1].
+
+    What its values are called beside them is `axis`, or else the title.
+    """
     series = []
     for position, key in enumerate(keys):
         if key not in curves or not len(curves[key][0]):
@@ -63,4 +67,4 @@ def _chart(
                 "values": [float(value) for _, value in shown],
             }
         )
-    return {"title": title, "series": series, "log": log, "unit": unit}
+    return {"title": title, "axis": axis or title, "series": series, "log": log, "unit": unit}

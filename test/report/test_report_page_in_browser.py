@@ -232,6 +232,20 @@ def test_curves_of_a_very_long_training_are_drawn(open_report):
     assert open_report(data).locator("#curves path.line").count() == 1
 
 
+def test_names_of_axes_are_shown_in_full(open_report):
+    data = random_report()
+    data.curves_unit = "of the image's diagonal"
+    data.curves = {f"validation/AP/{name}/d=0.05": ([0, 1], [0.1, 0.5]) for name in data.channel_names}
+    charts = open_report(data).locator(".chart svg")
+    left_out = charts.evaluate_all(
+        """(all) => all.flatMap((svg) => [...svg.querySelectorAll('.axis')].filter((text) => {
+            const inner = text.getBoundingClientRect(), outer = svg.getBoundingClientRect();
+            return inner.top < outer.top || inner.bottom > outer.bottom || inner.left < outer.left;
+        }).map((text) => text.textContent))"""
+    )
+    assert left_out == []
+
+
 def test_calibration_bars_are_the_shares_of_true_detections(open_report):
     # In the bin from 0.4, one of two is true and their mean score is 0.425; in that from 0.9, two of three, and 0.95.
     truths = [(10, 10), (50, 50), (90, 70)]

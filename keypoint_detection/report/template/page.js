@@ -105,7 +105,7 @@ function drawTraining() {
       const x = [Math.min(...steps), Math.max(...steps)];
       if (x[0] === x[1]) x[1] += 1;
       lineChart(host, { x, y: chart.unit ? [0, 1] : span(values, chart.log), log: chart.log && values.length > 0,
-        xLabel: report.curves_x, yLabel: chart.title, label: `${chart.title} over ${report.curves_x}` }, series);
+        xLabel: report.curves_x, yLabel: chart.axis, label: `${chart.title} over ${report.curves_x}` }, series);
     });
   }
 }
