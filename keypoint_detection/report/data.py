@@ -70,6 +70,7 @@ class ReportData:
         test_images: those of a test set, for a table of their own at the same thresholds; none if empty.
         curves: training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
         curves_unit: what the distances in their names count.
+        note: what else there is to say of the numbers, below their table.
         run_info: name -> value, shown at the end; see `run_information`.
         max_images: most images in the gallery, the worst ones.
         max_bytes: what the pictures of the gallery may take in all, about.
@@ -85,6 +86,7 @@ class ReportData:
     test_images: Sequence[ReportImage] = ()
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
     curves_unit: str = "px"
+    note: str = ""
     run_info: Mapping[str, str] = field(default_factory=dict)
     max_images: int = 200
     max_bytes: int = 10_000_000

@@ -35,6 +35,7 @@ def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
     within = f"within {distances[position]:g} px"
     note = f"AP is over all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
     note += f"at the score threshold of each channel, {within}. A dash is undefined and left out of means."
+    note = f"{note} {data.note}".rstrip()
     figures = [["Mean AP", f"{mean_ap:.3f}", "over distances and channels"]]
     if len(distances) > 1:
         values = zip(distances, mean["average_precision"], strict=True)

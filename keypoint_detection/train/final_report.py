@@ -114,6 +114,7 @@ def write_final_report(
         test_images=list(found.images.get("test", {}).values()),
         curves=curves,
         curves_unit="px" if in_pixels else "of the image's diagonal",
+        note=_note_on_fractions(result, found),
         run_info=run_information(run=str(result.run_dir), labels=str(trainer.datamodule.validation_annotations.source)),
         max_images=MAX_IMAGES,
         max_bytes=MAX_BYTES,
@@ -154,6 +155,18 @@ def _pixel_distances(result: TrainingResult, images: Mapping[int, ReportImage]) 
     if len(set(diagonals)) == 1:
         return {distance: float(f"{value:.5g}") for distance, value in pixels.items()}
     return {distance: round(value, 1) or float(f"{value:.2g}") for distance, value in pixels.items()}
+
+
+def _note_on_fractions(result: TrainingResult, found: FoundImages) -> str:
+    """Says that the numbers of the training are others than the report's, where its distances are no pixels of all."""
+    sizes = {diagonal for images in found.images.values() for diagonal in _diagonals(images)}
+    if result.threshold_unit == "pixel" or len(sizes) < 2:
+        return ""
+    fractions = " and ".join(f"{distance:g}" for distance in result.threshold_distances)
+    return (
+        f"The training measured within {fractions} of each image's diagonal, so the numbers of metrics.csv are others: "
+        "here all images are measured within the pixels that these are of the median validation image."
+    )
 
 
 def _diagonals(images: Mapping[int, ReportImage]) -> list[float]:

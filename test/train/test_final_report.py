@@ -112,6 +112,7 @@ def test_distances_in_fractions_of_the_diagonal_become_pixels_in_the_report(tmp_
     assert f'"distances":[{0.1 * diagonal:.5g},{0.3 * diagonal:.5g}]' in page
     for distance in (0.1, 0.3):
         assert f"AP within {distance * diagonal:.5g} px, per channel" in page
+    assert "metrics.csv" not in page  # whose numbers are the same
 
 
 def test_a_curve_of_another_distance_than_the_evaluations_keeps_it():
@@ -156,6 +157,22 @@ def test_curves_in_fractions_of_differing_diagonals_stay_in_fractions(tmp_path):
     for distance in ("0.1", "0.3"):
         assert f"AP within {distance} of the image's diagonal, per channel" in page
     assert "px, per channel" not in page
+    note = payload_of(page)["table"]["note"]
+    assert "measured within 0.1 and 0.3 of each image's diagonal" in note
+    assert "metrics.csv" in note
+
+
+def test_the_report_says_where_a_test_set_of_another_size_was_measured_within_other_distances(tmp_path):
+    shutil.copytree(TEST_DATASET, tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((96, 96)).save(path)
+    test = {"json_test_dataset_path": str(tmp_path / "data" / "annotations.json")}
+    test["image_test_dataset_path"] = str(tmp_path / "data")
+    distances = {"maximal_gt_keypoint_pixel_distances": "0.1", "threshold_unit": "image"}
+    result = train(tmp_path / "run", max_epochs=1, **test, **distances)
+    note = payload_of((result.run_dir / "report.html").read_text())["table"]["note"]
+    assert "measured within 0.1 of each image's diagonal" in note
 
 
 def test_the_smallest_distances_in_fractions_of_the_diagonal_are_not_0(tmp_path):
