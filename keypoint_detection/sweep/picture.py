@@ -137,7 +137,7 @@ def draw_parallel_coordinates(
     _draw_axes(plot, drawn)
     dotted = len(complete) - sum(complete)
     title = f"{counted(len(values), 'run')}, thick: the best" + (
-        f", dotted: {dotted} not trained to their end" if dotted else ""
+        f", dotted: {dotted} not trained to the end" if dotted else ""
     )
     plot.set_title(title, fontsize=10, pad=28 + TITLE_STEP)
     if low < high:

@@ -78,6 +78,23 @@ def test_the_best_run_is_drawn_on_top(tmp_path, monkeypatch, complete, best):
     assert max(drawn) == drawn[-1] == (3.0, best)
 
 
+@pytest.mark.parametrize(
+    ("complete", "title"),
+    [
+        ([True, True], "2 runs, thick: the best"),
+        ([True, False], "2 runs, thick: the best, dotted: 1 not trained to the end"),
+        ([False, False], "2 runs, thick: the best, dotted: 2 not trained to the end"),
+    ],
+)
+def test_the_title_says_how_many_runs_are_dotted(tmp_path, monkeypatch, complete, title):
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **style: titles.append(text))
+    rate = read_parameter("rate", {"min": 0.0, "max": 1.0})
+    runs = {"values": [0.3, 0.5], "parameters": [{"rate": 0.1}, {"rate": 0.2}], "complete": complete, "axes": [rate]}
+    draw_parallel_coordinates(tmp_path / "sweep.png", **runs, metric="score", maximize=True)
+    assert titles == [title]
+
+
 def test_an_axis_of_logarithms_with_a_0_is_one_of_numbers():
     assert np.allclose(number_axis("rate", [0.0, 0.01, 0.1], log=True).positions, [0, 0.1, 1])
 
