@@ -205,6 +205,18 @@ def test_backslashes_in_all_paths_are_told_from_a_folder_that_is_another(tmp_pat
     assert error.endswith(f'none of its 2 images is there, such as {tmp_path / paths[0]}; expected "/" between folders')
 
 
+def test_frames_of_a_video_that_predict_has_labelled_are_told_from_a_folder_that_is_another(tmp_path, capsys):
+    labels = tmp_path / "labels.json"
+    names = ["clip.mp4#0", "clip.mp4#17"]
+    labels.write_text(json.dumps({"dataset": [{"image_path": name, "a": [[0.5, 0.5]]} for name in names]}))
+    expected = f"{tmp_path / 'clip.mp4#0'}{{}}a frame of a video, expected an image file of it"
+    assert main(["check", "--json_dataset_path", str(labels)]) == 2
+    (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
+    assert error.endswith(expected.format("; "))
+    assert main(["train", "--json_dataset_path", str(labels), f"--run_dir={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(expected.format(": no such image file, "))
+
+
 def test_help_of_convert_lists_all_formats(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +176,7 @@ def scan_sizes(
     for index, header in scan_headers(annotations, chosen):
         if isinstance(header, InputError):
             path = annotations.path(index)
-            if index != chosen[0] or not is_missing(path) or separator_advice(path):
+            if index != chosen[0] or not is_missing(path) or path_advice(path):
                 raise header
             raise InputError(f"{header}; {folder_flag} names the folder that image paths are relative to")
         sizes[index] = header[:2]
@@ -253,7 +254,7 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         except FileNotFoundError as error:
-            advice = separator_advice(path)
+            advice = path_advice(path)
             raise InputError(f"{path}: no such image file{advice and f', {advice}'}") from error
         except OSError as error:
             if error.errno in TRANSIENT_ERRORS and wait is not None:
@@ -269,8 +270,10 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def separator_advice(path: Path) -> str:
-    """What is wrong with a path that leads nowhere, if it is written as on Windows and this is another system."""
+def path_advice(path: Path) -> str:
+    """What is wrong with a path that leads nowhere: it is written as on Windows, or `predict` has it of a video."""
+    if re.search(r"\.\w+#\d+$", path.name):
+        return "a frame of a video, expected an image file of it"
     return 'expected "/" between folders' if "\\" in path.name else ""
 
 

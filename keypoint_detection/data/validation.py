@@ -20,7 +20,7 @@ from keypoint_detection.data.copies import tell_of_copies
 from keypoint_detection.data.crop import keep_inside
 from keypoint_detection.data.decoding import ImageHeader, conversions, has_16_bits
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.images import load_image, read_header, scan_headers, separator_advice, tell_of_unused_bits
+from keypoint_detection.data.images import load_image, path_advice, read_header, scan_headers, tell_of_unused_bits
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import is_missing
@@ -163,7 +163,7 @@ def check_dataset(
         report.warnings.append(copies)
     if failed == len(annotations) > 1 and all(is_missing(annotations.path(index)) for index in range(failed)):
         path = annotations.path(0)
-        advice = separator_advice(path) or "--image_dataset_path names the folder that their paths are relative to"
+        advice = path_advice(path) or "--image_dataset_path names the folder that their paths are relative to"
         report.errors = [f"{annotations.source}: none of its {failed} images is there, such as {path}; {advice}"]
     elif failed > _ERRORS_IN_REPORT:
         report.errors.append(f"{annotations.source}: {failed - _ERRORS_IN_REPORT} more images cannot be read")
