@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     sys.exit(run("keypoint_detection.train.train", sys.argv[1:]))
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -52,7 +53,7 @@ def fit(**hyperparameters: Any) -> TrainingResult:
 
     Args:
         **hyperparameters: The flags of `keypoint-detection train -h` by name. An unknown name is an error. Paths are
-            text or `os.PathLike`.
+            text or `os.PathLike`, and numpy's numbers and arrays stand for Python's own.
 
     Returns:
         The detector with its best weights, its metrics and the folder of its run.
@@ -60,9 +61,17 @@ def fit(**hyperparameters: Any) -> TrainingResult:
     Raises:
         InputError: If a hyperparameter or the data set is not usable.
     """
-    # A parser takes what could be typed.
-    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in hyperparameters.items()}
+    given = {name: _as_typed(value) for name, value in hyperparameters.items()}
     return train(flags.build_parser().parse_object(given).as_dict())
+
+
+def _as_typed(value: Any) -> Any:
+    """A value as the parser takes it, which knows what could be typed."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return type(value)(map(_as_typed, value)) if type(value) in (list, tuple) else value
 
 
 def train(config: dict[str, Any]) -> TrainingResult:

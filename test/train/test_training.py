@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -456,3 +457,22 @@ def test_labels_without_any_keypoint_cannot_be_learnt_where_those_are_ignored(tm
         Image.new("L", (32, 32)).save(tmp_path / f"{index}.png")
     with pytest.raises(InputError, match="no image to train on has any keypoint, and --empty_channels ignore"):
         fit(json_dataset_path=str(tmp_path / "labels.json"), empty_channels="ignore", run_dir=str(tmp_path / "run"))
+
+
+def test_fit_takes_numpy_s_numbers_as_python_s_own(monkeypatch):
+    monkeypatch.setattr(training, "train", lambda config: config)
+    config = fit(
+        json_dataset_path=Path("labels.json"), max_epochs=np.int64(3), learning_rate=np.float32(0.25),
+        augment_train=np.bool_(False), image_size=[np.int64(64), np.int64(96)],
+        maximal_gt_keypoint_pixel_distances=np.array([2, 4.5]),
+    )  # fmt: skip
+    expected = {"json_dataset_path": "labels.json", "max_epochs": 3, "learning_rate": 0.25, "augment_train": False}
+    expected |= {"image_size": [64, 96], "maximal_gt_keypoint_pixel_distances": [2.0, 4.5]}
+    taken = {name: config[name] for name in expected}
+    assert taken == expected
+    json.dumps(taken)  # as run.json and the checkpoint hold them
+
+
+def test_fit_names_numpy_s_numbers_that_are_wrong():
+    with pytest.raises(InputError, match=r"^--max_epochs 2\.5: expected a whole number or none$"):
+        fit(json_dataset_path="labels.json", max_epochs=np.float64(2.5))
