@@ -140,3 +140,13 @@ def test_an_evaluation_that_finds_something_begins_the_count_anew(caplog):
     assert not caplog.messages
     evaluate(watch, [0.01], 0.0)
     assert "for 3 evaluations" in caplog.text
+
+
+def test_heatmaps_that_another_process_found_high_are_not_near_zero(caplog):
+    def reduce(value, reduce_op):
+        return {"max": torch.amax, "mean": torch.mean}[reduce_op](torch.stack([value, torch.tensor(0.06)]))
+
+    watch = CollapseWarning()
+    for _ in range(4):
+        evaluate(watch, [0.01], 0.001, strategy=SimpleNamespace(root_device="cpu", reduce=reduce))
+    assert not caplog.messages

@@ -44,3 +44,15 @@ def test_it_stops_after_as_many_validations_without_progress_as_was_asked(losses
         seen.append(trainer.should_stop)
         trainer.global_step += 1
     assert seen == [stops is not None and number >= stops for number in range(len(seen))]
+
+
+def test_it_may_stop_after_a_validation_that_would_be_the_last_one_without_progress():
+    stopping = RelativeEarlyStopping(0.1, 2)
+    trainer = SimpleNamespace(callback_metrics={}, sanity_checking=False, global_step=1, should_stop=False)
+    could = []
+    for loss in (1.0, 0.95, 0.89, 0.85, 0.84):  # progress are the first and the third
+        could.append(stopping.may_stop)
+        trainer.callback_metrics["validation/loss"] = torch.tensor(loss)
+        stopping.on_validation_end(trainer, None)
+    assert could == [False, False, True, False, True]
+    assert not RelativeEarlyStopping(-1.0, 1).may_stop
