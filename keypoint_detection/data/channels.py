@@ -82,8 +82,8 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
     members = tuple(others) if is_new else (name, *others)
     for member in members:
         if member not in available:
-            hint = did_you_mean(member, available, '"{}"') or ", expected some of: " + ", ".join(available)
-            raise InputError(f'{source}: no channel "{member}" of keypoint_channels in the file{hint}')
+            hint = did_you_mean(member, available, '"{}"') or ", which has " + ", ".join(available)
+            raise InputError(f'{source}: no channel "{member}" in the file{hint}')
     return ChannelGroup(name, members)
 
 

@@ -32,10 +32,10 @@ def test_what_is_merged_into_a_name_that_the_file_has_not_is_a_new_channel():
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ("x=a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
-        ("b=a", 'no channel "a" of keypoint_channels in the file, expected some of: x, y'),
-        ("b=", 'no channel "" of keypoint_channels in the file, expected some of: x, y'),
-        ("b", 'no channel "b" of keypoint_channels in the file, expected some of: x, y'),
+        ("x=a", 'no channel "a" in the file, which has x, y'),
+        ("b=a", 'no channel "a" in the file, which has x, y'),
+        ("b=", 'no channel "" in the file, which has x, y'),
+        ("b", 'no channel "b" in the file, which has x, y'),
         ("=x", "keypoint_channels has =x, expected a name before the ="),
         ("b=x b=y", 'keypoint_channels asks for channel "b" twice'),
         ("b=x c=x", 'keypoint_channels asks for channel "x" twice'),

@@ -119,6 +119,17 @@ def test_numbers_from_a_few_validation_images_are_said_to_be_rough(tmp_path, cap
     assert [record.message for record in caplog.records] == ([rough] if said else [])
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_channel_of_the_training_file_that_another_file_lacks_is_named(tmp_path, part):
+    files = {}
+    for name, keypoints in (("train", BOTH), (part, SOMETHING)):
+        (tmp_path / name).mkdir()
+        files[name] = write_data_set(tmp_path / name, [(20, 10)] * 5, [keypoints] * 5)
+    with pytest.raises(InputError) as error:
+        KeypointsDataModule(files["train"], **{f"json_{part}_dataset_path": files[part]}).setup()
+    assert str(error.value) == f'{files[part]}: no channel "b" in the file, which has a'
+
+
 def test_of_a_few_images_that_are_trained_on_too_only_that_is_said(tmp_path, caplog):
     path = write_data_set(tmp_path, [(20, 10)] * 4, [SOMETHING] * 4)
     KeypointsDataModule(path, json_validation_dataset_path=path, heatmap_sigma=2.0, heatmap_stride=2).setup()
