@@ -185,6 +185,9 @@ def create_wandb_logger(
 
     if not is_rank_zero():
         return create("disabled")
+    # The service of a program that started this one keeps the run of a training that was killed: as the agent of wandb
+    # does for its trainings, each starts its own.
+    os.environ.pop(wandb.env.SERVICE, None)
     if wandb.run is not None:
         raise InputError(f"the wandb run {wandb.run.id} is open here, expected none; `wandb.finish()` ends it")
     if mode == "offline":

@@ -208,3 +208,20 @@ def test_terminal_is_not_asked_and_a_run_that_is_not_finished_is_whole(tmp_path)
         "wandb logs offline: there is no login (`wandb login` or WANDB_API_KEY). "
         f"To upload the run later: wandb sync {run.folder}"
     ]
+
+
+def test_a_killed_run_goes_on_below_a_program_that_uses_wandb_itself(tmp_path):
+    (tmp_path / "own").mkdir()
+    wandb.init(mode="offline", dir=tmp_path / "own").finish()
+    assert "WANDB_SERVICE" in os.environ  # it serves what this process starts
+    code = (
+        "import os, sys;"
+        "from keypoint_detection.train.wandb_logger import create_wandb_logger, finish_wandb;"
+        f"logger = create_wandb_logger({str(tmp_path)!r}, {{}}, wandb_mode='offline', resume_id='abcd1234');"
+        "sys.argv[1] == 'killed' and os.kill(os.getpid(), 9);"
+        "finish_wandb(logger)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code, how], timeout=200, check=False) for how in ("killed", "goes on")
+    ]
+    assert [run.returncode for run in runs] == [-9, 0]
