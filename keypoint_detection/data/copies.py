@@ -23,11 +23,8 @@ def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[
     Returns:
         The position of each copy and that of the first image with its content, in the order of `indices`.
     """
-    of_length: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        of_length[_length(annotations, index)].append(index)
     found = []
-    for group in of_length.values():
+    for group in _by_length(annotations, indices).values():
         first: dict[bytes, int] = {}
         for index in group if len(group) > 1 else ():
             digest = _digest(annotations, index)
@@ -47,16 +44,14 @@ def find_copies_of_training_images(
         train: the images to train on.
         other: the images to measure on.
         most_images: of more images than this in both together, none is looked at.
-        most_bytes: when files of so many bytes were read, no further ones are.
+        most_bytes: no more than this is read of all files together.
 
     Returns:
         The position of each copy in `other` and that of its original in `train`, in the order of `other`.
     """
     if len(train) + len(other) > most_images:
         return []
-    of_length: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(train)):
-        of_length[_length(train, index)].append(index)
+    of_length = _by_length(train, range(len(train)))
     of_length.pop(0, None)
     digests: dict[int, dict[bytes, int]] = {}
     found, read = [], 0
@@ -73,6 +68,14 @@ def find_copies_of_training_images(
         if original is not None:
             found.append((index, original))
     return found
+
+
+def _by_length(annotations: Annotations, indices: Iterable[int]) -> dict[int, list[int]]:
+    """Positions of images by the length of their files."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        groups[_length(annotations, index)].append(index)
+    return groups
 
 
 def _length(annotations: Annotations, index: int) -> int:
