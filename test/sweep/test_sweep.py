@@ -382,7 +382,7 @@ def test_without_the_extra_its_name_is_said(folder, monkeypatch, capsys):
 @pytest.mark.parametrize(("ends", "code"), [(True, -signal.SIGTERM), (False, -signal.SIGKILL)])
 def test_ctrl_c_while_a_training_ends_is_not_lost(monkeypatch, ends, code):
     reaction = "SIG_DFL" if ends else "SIG_IGN"
-    script = f"import signal, time; signal.signal(15, signal.{reaction}); print(); time.sleep(60)"
+    script = f"import signal, time; signal.signal(15, signal.{reaction}); print(flush=True); time.sleep(60)"
     command = [sys.executable, "-ISc", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, bufsize=0) as process:
         process.stdout.readline()  # it has come to its sleep
