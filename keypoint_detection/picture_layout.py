@@ -108,14 +108,15 @@ def fill_width(picture: np.ndarray, width: int) -> np.ndarray:
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """A font with Latin, Greek and Cyrillic letters, which the one that comes with Pillow has not."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no path
 
 
 @contextmanager
 def boxes_for_letters() -> Iterator[None]:
     """Lets matplotlib draw a box for a letter that its font lacks without a warning each time, as Pillow does."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
