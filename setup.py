@@ -12,8 +12,8 @@ CORE = [
     "torchvision>=0.21",
     "pytorch-lightning>=2.6",
     "torchmetrics>=1.6",
-    "wandb>=0.19",
-    "jsonargparse[signatures]>=4.40",
+    "wandb>=0.30",
+    "jsonargparse[signatures]>=4.51",
     "numpy>=1.26",
     "scikit-image>=0.22",
     "pillow>=10.1",
@@ -24,7 +24,7 @@ CORE = [
 
 ENCODERS = ["segmentation-models-pytorch>=0.5"]
 FAST = ["orjson>=3.9"]
-EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.2"]
+EXPORT = ["torch>=2.10", "onnx>=1.17", "onnxruntime>=1.22", "onnxscript>=0.7"]
 SAFETENSORS = ["safetensors>=0.4"]
 SWEEP = ["optuna>=4.9", "pg8000>=1.31"]
 VIDEO = ["imageio[ffmpeg]>=2.34"]

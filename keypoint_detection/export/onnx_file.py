@@ -154,8 +154,8 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it runs into
-        backbone = detector.hparams.backbone_type
-        raise InputError(f"torch cannot export the backbone {backbone}: {first_line(error)}") from error
+        what = f"torch {torch.__version__} cannot export the backbone {detector.hparams.backbone_type}"
+        raise InputError(f"{what}: {first_line(error)}") from error
     model = program.model_proto
     written = next(operators.version for operators in model.opset_import if not operators.domain)
     if written != opset:  # what it says of that goes to a log, with a traceback

@@ -84,8 +84,8 @@ def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:
             module = ImageToKeypoints(detector).eval().requires_grad_(False)
             return torch.export.export(module, (example,), dynamic_shapes={"image": sides})
     except Exception as error:  # the exporter raises whatever it runs into
-        backbone = detector.hparams.backbone_type
-        raise InputError(f"torch cannot export the backbone {backbone}: {first_line(error)}") from error
+        what = f"torch {torch.__version__} cannot export the backbone {detector.hparams.backbone_type}"
+        raise InputError(f"{what}: {first_line(error)}") from error
 
 
 def smallest_side(detector: KeypointDetector) -> int:

@@ -95,7 +95,7 @@ def decoding(request):
     maps=hnp.arrays(
         np.float32,
         st.tuples(st.just(1), st.just(2), st.integers(1, 24), st.integers(1, 24)),
-        elements=st.sampled_from([0.0, 0.005, 0.2, 0.5, 0.9]) | st.floats(0, 1, width=32),
+        elements=st.sampled_from(np.float32([0.0, 0.005, 0.2, 0.5, 0.9]).tolist()) | st.floats(0, 1, width=32),
     )
 )
 def test_heatmaps_are_decoded_as_the_library_does(decoding, maps):
