@@ -18,6 +18,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
+from keypoint_detection.models.backbones.layers import as_in_inference
 from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
 from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights
@@ -121,6 +122,9 @@ class KeypointDetector(pl.LightningModule):
     ) -> KeypointDetector:
         """Load a trained detector; nothing but the checkpoint is needed, and no code from it is run.
 
+        As every new module of torch it is in training mode: `eval()` first where you call it yourself, which `detect`
+        and a trainer's validation do not need.
+
         Args:
             checkpoint_path: A checkpoint that a trainer wrote.
             map_location: Device to load to, see `torch.load`; where the weights were saved from by default.
@@ -186,7 +190,7 @@ class KeypointDetector(pl.LightningModule):
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
-        """Find keypoints.
+        """Find keypoints, also of a detector in training mode: it computes as in inference, and learns nothing by it.
 
         Args:
             images: `(B, 3, H, W)` RGB in [0, 1].
@@ -195,7 +199,9 @@ class KeypointDetector(pl.LightningModule):
         Returns:
             Keypoints in pixels of `images`.
         """
-        probabilities = predicted_heatmaps(self(images), images, sizes, self.hparams.heatmap_stride)
+        with as_in_inference(self):
+            logits = self(images)
+        probabilities = predicted_heatmaps(logits, images, sizes, self.hparams.heatmap_stride)
         return self._decode(probabilities, torch.tensor([images.shape[-2:]] * len(images)) if sizes is None else sizes)
 
     def training_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:

@@ -1,3 +1,4 @@
+import copy
 import math
 from types import SimpleNamespace
 
@@ -337,6 +338,24 @@ def test_training_overfits_one_batch():
     found = detector.eval().detect(batch.images).xy
     distances = torch.cdist(found[0], batch.keypoints[0]).amin(1)
     assert distances.nan_to_num(99).max() < 1.0
+
+
+def test_detecting_is_inference_in_any_mode_and_changes_nothing():
+    detector = make_detector(backbone=None)  # with batch normalisation
+    torch.nn.init.normal_(detector.head.weight)  # or there would be nothing to find
+    images = torch.rand(2, 3, 64, 64)
+    expected = copy.deepcopy(detector).eval().detect(images)
+    assert (expected.scores > 0).any()
+    encoder = detector.backbone.encoder.eval()  # as a frozen one
+    modes = [module.training for module in detector.modules()]
+    before = copy.deepcopy(detector.state_dict())
+    found = detector.detect(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    for name, value in detector.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+    assert [module.training for module in detector.modules()] == modes
+    assert detector.training
+    assert not encoder.training
 
 
 def test_same_seed_gives_the_same_weights_after_training():

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -97,6 +98,19 @@ def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable
             setattr(module, name, replacement)
         else:
             replace_normalization(child, old, new)
+
+
+@contextmanager
+def as_in_inference(module: nn.Module) -> Iterator[None]:
+    """Lets a module in training mode compute as in inference; afterwards each of its parts is in its own mode again."""
+    in_training = [part for part in module.modules() if part.training] if module.training else []
+    for part in in_training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True
 
 
 def fold_normalization(module: Module) -> Module:
