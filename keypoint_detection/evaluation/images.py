@@ -242,11 +242,10 @@ def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: 
     """Predicts the heatmaps of some images again, one at a time, and keeps them with the images.
 
     Args:
-        detector: The detector, on its device.
+        detector: The detector, in evaluation mode, on its device.
         dataset: The samples, with some or all of the detector's channels.
         images: The images by their index in the data set.
     """
-    detector.eval()
     channels = [list(detector.hparams.keypoint_channels).index(name) for name in dataset.annotations.channel_names]
     stride = detector.hparams.heatmap_stride
     for index, image in images.items():

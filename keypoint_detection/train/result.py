@@ -64,7 +64,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     best = folder.checkpoints / "best.ckpt"
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
-    detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu")
+    detector = KeypointDetector.load_from_checkpoint(best, map_location="cpu").eval()
     saved, steps = load_checkpoint(best), steps_per_epoch(trainer)
     metrics.row.checkpoint_epoch = saved["epoch"]
     found = FoundImages()

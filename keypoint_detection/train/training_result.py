@@ -16,7 +16,7 @@ class TrainingResult:
     """What a training returns.
 
     Attributes:
-        detector: The detector with the best weights, on the CPU.
+        detector: The detector with the best weights, in evaluation mode, on the CPU.
         run_dir: Folder of the run.
         best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest;
             `last.ckpt` where no evaluation saw a true keypoint.

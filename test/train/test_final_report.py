@@ -187,4 +187,5 @@ def test_a_training_without_validation_ends_without_a_report(tmp_path):
     assert result.best_checkpoint == tmp_path / "checkpoints" / "last.ckpt"
     assert not (tmp_path / "report.html").exists()
     assert "report.html" not in result.where_to_look()
+    assert not any(module.training for module in result.detector.modules())  # as after one with a report
     assert (tmp_path / "curves.png").exists()
