@@ -52,7 +52,8 @@ class Augmentation:
         scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
         shear: largest shear along either axis, in degrees (at most 44: with 45 both ways, the image would lie flat).
         translation: largest shift along either axis, as a fraction of the image's side.
-        perspective: largest change of the scale from one side of the image to the other, as a fraction (at most 0.99).
+        perspective: largest change of the scale along an axis, from one side of the image to the other, as a fraction
+            (at most 0.99); at 0.5, one side is up to 1.3 times as long as the opposite one.
         crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
         flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b" or a list of such pairs; "auto"
             guesses them from the names, "none" says that there are none.
