@@ -42,6 +42,18 @@ def test_keypoints_come_in_pixels_of_the_image_by_channel(predictor):
     assert (prediction["red"].scores > 0.5).all()
 
 
+def test_a_program_that_computes_in_float64_finds_the_same(checkpoint, predictor):
+    image = dots((40, 60), [(10.5, 20.5), (45.5, 8.5)])
+    torch.set_default_dtype(torch.float64)
+    try:
+        prediction = KeypointPredictor(checkpoint, device="cpu")(image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, (xy, scores) in predictor(image).items():
+        assert np.array_equal(prediction[name].xy, xy)
+        assert np.array_equal(prediction[name].scores, scores)
+
+
 def test_every_kind_of_image_gives_the_same_keypoints(predictor, tmp_path):
     image = dots((32, 48), [(20.3, 12.6), (8.8, 25.1)])
     image[9:13, 23:26, 0] = 150  # no dot is round

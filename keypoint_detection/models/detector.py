@@ -108,7 +108,7 @@ class KeypointDetector(pl.LightningModule):
         self._encoder_is_frozen = self._validated = False
         encoder = (parameter for module in self.backbone.encoder_modules() for parameter in module.parameters())
         self._encoder_parameters = [parameter for parameter in encoder if parameter.requires_grad]
-        self.to(memory_format=torch.channels_last)
+        self.to(dtype=torch.float32, memory_format=torch.channels_last)
 
     @classmethod
     def load_from_checkpoint(

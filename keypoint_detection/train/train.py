@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -88,11 +90,23 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_values(config)
     check_login(config["wandb_mode"])
     flags.warn_of_unused(config)
-    with FolderLock() as lock:
+    with _torch_as_started(), FolderLock() as lock:
         named = call(named_folder, config)
         if named:
             lock.take(named.path)  # before its checkpoint is looked for, of which there may be a newer one later
         return _train(config, lock)
+
+
+@contextmanager
+def _torch_as_started() -> Iterator[None]:
+    """Gradients, and float32 for what is new: the caller may predict without the former, or compute in float64."""
+    number = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(number)
 
 
 def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:

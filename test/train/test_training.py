@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -476,3 +477,25 @@ def test_fit_takes_numpy_s_numbers_as_python_s_own(monkeypatch):
 def test_fit_names_numpy_s_numbers_that_are_wrong():
     with pytest.raises(InputError, match=r"^--max_epochs 2\.5: expected a whole number or none$"):
         fit(json_dataset_path="labels.json", max_epochs=np.float64(2.5))
+
+
+@contextmanager
+def double_numbers():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_training_is_the_same_whatever_the_caller_has_set_in_torch(tmp_path):
+    short = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_epochs": 1, "max_pictures": 0, "image_size": "32"}
+    expected = fit(**short, run_dir=tmp_path / "plain").detector.state_dict()
+    settings = {"gradients": torch.no_grad(), "inference": torch.inference_mode(), "double": double_numbers()}
+    for name, setting in settings.items():
+        with setting:
+            found = fit(**short, run_dir=tmp_path / name).detector.state_dict()
+            assert torch.is_grad_enabled() == (name == "double")
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=0, equal_nan=True, msg=f"{name}: {key}")
