@@ -95,7 +95,9 @@ def _is_unread(stream: TextIO) -> bool:
 def _run(module: str, arguments: Sequence[str]) -> int:
     # Of a machine's processes, which all would say the same; the second name is SLURM's.
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    if not first:
+        logging.getLogger("keypoint_detection.data.dataset").setLevel(logging.WARNING)  # of images in its share alone
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for

@@ -54,6 +54,22 @@ def test_what_ctrl_c_stops_is_one_line_and_exit_code_130(said, told, monkeypatch
     assert capsys.readouterr().err == f"{told}\n"
 
 
+@pytest.mark.parametrize(("rank", "said"), [("0", ["labels", "image"]), ("1", ["image"])])
+def test_of_several_processes_the_first_says_what_all_know_and_each_what_it_alone_does(rank, said):
+    code = """
+import logging
+from keypoint_detection import check, cli
+def warn(arguments):
+    logging.getLogger("keypoint_detection.data.parts").warning("labels")
+    logging.getLogger("keypoint_detection.data.dataset").warning("image")
+check.main = warn
+cli.main(["check"])
+"""
+    environment = {**os.environ, "LOCAL_RANK": rank}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stderr.split() == said
+
+
 def test_the_help_of_the_program_lists_all_commands():
     assert all(f"  {command} " in usage() for command in COMMANDS)
 
