@@ -56,3 +56,30 @@ def test_it_may_stop_after_a_validation_that_would_be_the_last_one_without_progr
         stopping.on_validation_end(trainer, None)
     assert could == [False, False, True, False, True]
     assert not RelativeEarlyStopping(-1.0, 1).may_stop
+
+
+@pytest.mark.parametrize(
+    ("before", "patience", "stopped", "after", "stops"),
+    [
+        ([1.0, 0.95], 2, False, [0.94], [True]),  # the second loss in a row that is not below 0.9
+        ([1.0, 0.95], 2, False, [0.89, 0.85], [False, False]),
+        ([1.0, 0.95, 0.94], 2, True, [], []),  # interrupted behind the validation that stopped it
+        ([1.0, 0.95, 0.94], 3, False, [0.93], [True]),
+        ([1.0, 0.95, 0.94], 4, False, [0.93], [False]),
+    ],
+)
+def test_a_training_that_goes_on_remembers_the_validations_before(before, patience, stopped, after, stops):
+    def losses_of(stopping, losses):
+        for loss in losses:
+            trainer.callback_metrics["validation/loss"] = torch.tensor(loss)
+            stopping.on_validation_end(trainer, None)
+            yield trainer.should_stop
+
+    trainer = SimpleNamespace(callback_metrics={}, sanity_checking=False, global_step=1, should_stop=False)
+    first, again = RelativeEarlyStopping(0.1, 2), RelativeEarlyStopping(0.1, patience)
+    list(losses_of(first, before))
+    again.load_state_dict(first.state_dict())
+    trainer.should_stop = False
+    again.on_train_start(trainer, None)
+    assert trainer.should_stop is stopped
+    assert list(losses_of(again, after)) == stops
