@@ -69,6 +69,14 @@ def test_quantised_values_are_the_nearest_multiples(step, low, span):
         assert value / step == pytest.approx(round(value / step), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("entry", "texts"), [({"max": 3}, "0 1 2 3"), ({"max": 0.5, "q": 0.1}, "0.0 0.1 0.2 0.3 0.4 0.5")]
+)
+def test_quantised_values_are_written_as_the_multiples_are_by_hand(entry, texts):
+    values = draw({"distribution": "q_uniform", "min": 0, **entry})  # in steps of 1, where none is given
+    assert {repr(value) for value in values} == set(texts.split())
+
+
 def test_lists_and_booleans_can_be_chosen_between():
     values = draw({"values": [[1, 2], [3], True, None, 1e-3]})
     for expected in ([1, 2], [3], True, None, 1e-3):
@@ -103,6 +111,14 @@ def test_a_number_that_yaml_takes_for_text_is_one():
     assert read_parameter("x", {"values": [1, 2], "probabilities": ["1e-1", 0.9]}).weights == (0.1, 0.9)
 
 
+@pytest.mark.parametrize("bound", [2, 0.5])
+def test_bounds_that_are_equal_leave_one_value(bound):
+    parameter = read_parameter("x", {"min": bound, "max": bound})
+    assert not parameter.varies
+    assert parameter.extremes() == [bound]
+    assert set(draw({"min": bound, "max": bound}, count=3)) == {bound}
+
+
 def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
     entries = {"a": {"values": ["x", "y"]}, "b": {"value": 0}, "c": {"min": 1, "max": 2}}
     points = grid_points([read_parameter(name, entry) for name, entry in entries.items()])
@@ -119,6 +135,7 @@ def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
         ({"values": []}, "at least one"),
         ({"values": "1 2"}, "expected a list"),
         ({"values": [1, 2], "probabilities": [0.5]}, "a number for each of 2 values"),
+        ({"values": [1, 2], "probabilities": [0.5, 0.25, 0.25]}, "a number for each of 2 values"),
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "sum 1"),
         ({"values": [1, 2], "probabilities": ["a", "b"]}, "a number for each of 2 values"),
         ({"values": [1, 2], "probabilities": [-1, 2]}, "a number for each of 2 values"),
@@ -128,7 +145,9 @@ def test_a_grid_is_every_combination_with_the_last_parameter_changing_fastest():
         ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "q is 0"),
         ({"distribution": "uniform", "min": "low", "max": 1}, "min is 'low', expected a number"),
         ({"distribution": "uniform", "min": True, "max": 1}, "min is True, expected a number"),
+        ({"distribution": "uniform", "min": 0, "max": math.inf}, "max is inf, expected a number"),
         ({"distribution": "int_uniform", "min": 0.5, "max": 1}, "whole numbers"),
+        ({"distribution": "int_uniform", "min": 0, "max": 1.5}, "whole numbers"),
         ({"distribution": "normal", "mu": 0, "sigma": 0}, "sigma is 0"),
         ({"distribution": "normal", "mu": 0}, "normal needs mu and sigma"),
         ({"distribution": "beta", "a": 1, "b": 2}, "distribution 'beta': expected one of constant"),
