@@ -68,8 +68,8 @@ def test_what_was_seen_of_a_collapse_is_kept_when_a_training_goes_on(caplog, tmp
     assert warnings_of(caplog, flags | {"max_epochs": 7}) == [hardly]  # told already
 
 
-def evaluate(watch, highest, mean_ap, loss=0.05, **changes):
-    """Lets an evaluation of two batches, with these highest values of their heatmaps, pass by."""
+def evaluate(watch, highest, mean_ap, loss=0.05, trained=0.04, **changes):
+    """Lets a batch of this loss, and an evaluation with these highest values of its batches' heatmaps, pass by."""
     trainer = SimpleNamespace(
         sanity_checking=False, state=SimpleNamespace(fn="fit"), is_global_zero=True, callbacks=[], max_epochs=-1,
         max_steps=-1, global_step=1000, accumulate_grad_batches=2,
@@ -78,7 +78,7 @@ def evaluate(watch, highest, mean_ap, loss=0.05, **changes):
     )  # fmt: skip
     vars(trainer).update(changes)
     module = SimpleNamespace(hparams=SimpleNamespace(loss="mse", learning_rate=0.5))
-    watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(0.02)}, None, 0)
+    watch.on_train_batch_end(trainer, module, {"loss": torch.tensor(trained / 2)}, None, 0)
     watch.on_validation_start(trainer, module)
     for value in highest:
         watch.on_validation_batch_end(trainer, module, {"heatmaps": torch.tensor([[[[0.0, value]]]])})
@@ -100,6 +100,7 @@ def test_an_ap_that_stays_zero_with_high_heatmaps_is_told_in_other_words(caplog)
         (0.049, math.nan, {}),  # there is nothing to find
         (0.049, 0.0, {"global_step": 999}),
         (0.049, 0.0, {"sanity_checking": True}),
+        (0.049, 0.0, {"state": SimpleNamespace(fn="validate")}),  # of the best checkpoint
         (0.049, 0.0, {"max_steps": 2010}),  # less than half
         (0.049, 0.0, {"max_steps": 49, "global_step": 49}),
         (0.05, 0.001, {}),
@@ -114,13 +115,24 @@ def test_nothing_is_said_of_what_may_be_no_collapse(caplog, highest, mean_ap, ch
     assert watch.advice is None
 
 
+@pytest.mark.parametrize(("steps", "told"), [(49, False), (50, True)])
+def test_a_collapse_is_told_from_half_of_a_training_and_fifty_steps_on(caplog, steps, told):
+    ends = {"max_steps": 100, "estimated_stepping_batches": 100, "num_training_batches": 10}
+    watch = CollapseWarning()
+    for _ in range(3):
+        evaluate(watch, [0.01], 0.0, global_step=steps, **ends)
+    assert bool(caplog.messages) is told
+
+
 @pytest.mark.parametrize(("loss", "has_risen"), [(0.121, True), (0.119, False)])
 def test_a_loss_of_three_times_the_first_one_has_risen(loss, has_risen):
     watch = CollapseWarning()
     evaluate(watch, [1.0], 0.0, loss=loss)  # of the highest one, whenever it was
+    again = CollapseWarning()  # of the training that goes on, whose batches have other losses
+    again.load_state_dict(watch.state_dict())
     for _ in range(3):
-        evaluate(watch, [0.01], 0.0)
-    assert watch.advice.startswith("a lower --learning_rate than 0.5 first") is has_risen
+        evaluate(again, [0.01], 0.0, trained=0.001)
+    assert again.advice.startswith("a lower --learning_rate than 0.5 first") is has_risen
 
 
 def test_of_several_processes_the_first_one_tells(caplog):
@@ -139,7 +151,7 @@ def test_an_evaluation_that_finds_something_begins_the_count_anew(caplog):
         evaluate(watch, [highest], mean_ap)
     assert not caplog.messages
     evaluate(watch, [0.01], 0.0)
-    assert "for 3 evaluations" in caplog.text
+    assert "near zero everywhere for 3 evaluations" in caplog.text
 
 
 def test_heatmaps_that_another_process_found_high_are_not_near_zero(caplog):
