@@ -68,7 +68,7 @@ class BestEpoch:
             )
             return True
         losses = self._losses_since
-        is_early = 0 < self.epochs <= EARLY * self.total and count > FEW_EVALUATIONS
+        is_early = self.epochs <= EARLY * self.total and count > FEW_EVALUATIONS
         overfits = is_early and not collapsed and len(losses) > 1 and losses[-1] < losses[0]
         if overfits:
             logger.warning(

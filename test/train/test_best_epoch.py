@@ -67,6 +67,7 @@ def rising(curves):
         (BestEpoch(3.0, 30.0, 7, rising(falling(30))), None),  # it diverged
         (BestEpoch(3.0, 30.0, 7, without_loss(falling(30))), None),
         (BestEpoch(3.0, 30.0, 7, {}), None),
+        (BestEpoch(0.0, 30.0, 7, {AP: ([-1.0], [0.9])}), None),  # without an evaluation while training
     ],
 )
 def test_an_early_best_epoch_is_told_as_overfitting_where_the_training_loss_says_so(best, warned, caplog):
