@@ -129,6 +129,47 @@ def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monke
         assert trainer.check_val_every_n_epoch == interval
 
 
+@pytest.mark.parametrize(
+    ("ends", "interval"),
+    [
+        ({"max_epochs": 49}, 1),
+        ({"max_epochs": 50}, 2),
+        ({"max_epochs": 74}, 2),
+        ({"max_epochs": 75}, 3),
+        ({"max_steps": 100}, 2),  # two in each epoch
+        ({"max_steps": 150, "max_epochs": 200}, 3),
+        ({}, 1),
+    ],
+)
+def test_a_training_validates_25_times_or_more_often(ends, interval):
+    trainer = trainer_of_100_seconds(
+        callbacks=[], num_training_batches=3, accumulate_grad_batches=2, **{"max_epochs": -1, "max_steps": -1} | ends
+    )
+    EvaluationSchedule(automatic=True).on_train_start(trainer, None)
+    assert trainer.check_val_every_n_epoch == interval
+
+
+@pytest.mark.parametrize(
+    ("fewest", "steps", "epochs_done", "ends"),
+    [
+        ({}, 5, 0, True),
+        ({"min_steps": 10}, 9, 0, False),
+        ({"min_steps": 10}, 10, 0, True),
+        ({"min_epochs": 3}, 20, 1, False),
+        ({"min_epochs": 3}, 20, 2, True),
+        ({"min_epochs": 3, "min_steps": 21}, 20, 2, False),
+    ],
+)
+def test_a_training_that_is_to_stop_validates_where_it_may(fewest, steps, epochs_done, ends):
+    progress = SimpleNamespace(current=SimpleNamespace(processed=epochs_done))
+    trainer = trainer_of_100_seconds(
+        should_stop=True, check_val_every_n_epoch=7, val_check_batch=4, num_training_batches=4, global_step=steps,
+        fit_loop=SimpleNamespace(epoch_progress=progress), **{"min_epochs": None, "min_steps": None} | fewest,
+    )  # fmt: skip
+    EvaluationSchedule(automatic=False).on_train_batch_end(trainer, None, None, None, 3)
+    assert trainer.check_val_every_n_epoch == (1 if ends else 7)
+
+
 def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
@@ -146,8 +187,12 @@ def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch
 def test_evaluations_that_take_long_are_fewer(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = trainer_of_100_seconds(max_epochs=50)
+    trainer = trainer_of_100_seconds(max_epochs=50, sanity_checking=True)
     schedule = EvaluationSchedule(automatic=True)
+    schedule.on_validation_start(trainer, None)
+    now += 0.1
+    schedule.on_validation_end(trainer, None)  # of a few batches
+    trainer.sanity_checking = False
     schedule.on_train_start(trainer, None)
     intervals = []
     for seconds in (3.0, 0.875, 2.0, 1.0):  # of the evaluation after each epoch
@@ -166,12 +211,13 @@ def test_evaluations_that_take_long_are_fewer(monkeypatch):
     ("batches", "val_batches", "evaluated"),
     [
         (100, 2, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
+        (90, 2, [20, 40, 60, 80, 90]),  # after 80 batches the end is 2.5 s away, more than half of 4 s
         (24, 2, [24]),  # after 20 batches it is due, and a second later after all of them
         (100, 1000, [100]),  # a third of a batch's 0.25 s for each, 83 s, belongs to 833 s of training
     ],
 )
 def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, evaluated):
-    now = 0.0
+    now = 1000.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     trainer = trainer_of_100_seconds(
         num_training_batches=batches, num_val_batches=[val_batches], val_check_batch=batches
@@ -189,6 +235,22 @@ def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, eva
             now += 0.1
             schedule.on_validation_end(trainer, None)
     assert found == evaluated
+
+
+def test_an_epoch_that_takes_far_longer_than_the_others_is_evaluated_within(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
+    trainer = trainer_of_100_seconds(num_training_batches=30, num_val_batches=[2], val_check_batch=30)
+    schedule = EvaluationSchedule(automatic=True)
+    schedule.on_train_start(trainer, None)
+    found = []
+    for seconds in (1.0, 30.0):  # of an epoch
+        schedule.on_train_epoch_start(trainer, None)
+        for batch in range(20 if found else 30):
+            now += seconds / 30
+            schedule.on_train_batch_end(trainer, None, None, None, batch)
+        found.append((trainer.val_check_batch, trainer.check_val_every_n_epoch))
+    assert found == [(30, 4), (20, 1)]
 
 
 def test_the_rest_of_an_interrupted_epoch_is_not_taken_for_a_short_one(monkeypatch):
