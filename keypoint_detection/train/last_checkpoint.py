@@ -50,7 +50,7 @@ class LastCheckpoint(Checkpoint):
         self.path = path
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
-        self._first_step = self._saved_step = 0
+        self._first_step = 0
         self._saved_at = -math.inf
         self._due = False
         self._signal: signal.Signals | None = None  # that asked this process to stop
@@ -64,7 +64,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes where it begins, and takes the signals from Lightning, which would stop without a checkpoint."""
-        self._saved_step = self._first_step = trainer.global_step
+        self._first_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in _REASONS:
                 signal.signal(number, self._ask_to_stop)  # Lightning puts the former handlers back after the training
@@ -88,9 +88,9 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves what the epoch before has come to."""
-        if trainer.global_step == self._saved_step:
+        if trainer.global_step == self._first_step:
             return
-        stops = self._stopping or self._stops(trainer)
+        stops = self._stops(trainer)
         if self._due or stops or self._epoch_is_due(trainer):
             self._save(trainer, between_epochs=True, stops=stops)
 
@@ -100,7 +100,7 @@ class LastCheckpoint(Checkpoint):
         Nothing is saved where it had ended before it was interrupted: its checkpoint is there.
         """
         if trainer.global_step > self._first_step:
-            self._save(trainer, between_epochs=True, stops=self._stopping or self._stops(trainer))
+            self._save(trainer, between_epochs=True, stops=self._stops(trainer))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -132,7 +132,7 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser and all that a resume needs
         self._between_epochs = False
         self._due = False
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_at = time.monotonic()
         if stops:
             number = self._signal or signal.SIGTERM  # another process may have got it
             if trainer.is_global_zero:

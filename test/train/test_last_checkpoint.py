@@ -63,7 +63,8 @@ def test_processes_remember_that_they_are_to_stop(tmp_path, monkeypatch, process
     saved = []
     last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=1, every_n_steps=None)
     monkeypatch.setattr(last, "_save", lambda trainer, **arguments: saved.append((trainer.global_step, arguments)))
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    # Another process was not asked.
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision and not (all and processes > 1))
     for number in range(1, 13):
         if number == 4:
             last._ask_to_stop(signal.SIGTERM, None)
@@ -73,6 +74,43 @@ def test_processes_remember_that_they_are_to_stop(tmp_path, monkeypatch, process
         )  # fmt: skip
         last.on_train_batch_end(trainer, None, None, None, number - 1)
     assert saved[0] == (step, {"between_epochs": False, "stops": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "saves"),
+    [
+        ({}, True),
+        ({"val_check_batch": 3}, False),
+        ({"num_training_batches": 6}, False),
+        ({"should_stop": True}, False),
+        ({"check_val_every_n_epoch": None, "val_check_batch": 4}, False),  # it is the eighth of all epochs
+        ({"check_val_every_n_epoch": None, "val_check_batch": 3}, True),
+        ({"check_val_every_n_epoch": None, "val_check_batch": None}, True),  # the interval is a time
+    ],
+)
+def test_a_step_that_a_validation_follows_is_not_saved_before_it(tmp_path, monkeypatch, changes, saves):
+    saved = []
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs=1, every_n_steps=1)
+    monkeypatch.setattr(last, "_save", lambda *_, **__: saved.append(None))
+    values = {
+        "world_size": 1, "global_step": 6, "accumulate_grad_batches": 1, "should_stop": False, "val_check_batch": 100,
+        "num_training_batches": 100, "check_val_every_n_epoch": 1, "fit_loop": SimpleNamespace(total_batch_idx=7),
+        "strategy": SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
+    }  # fmt: skip
+    last.on_train_batch_end(SimpleNamespace(**values | changes), None, None, None, 5)
+    assert bool(saved) is saves
+
+
+def test_auto_writes_it_between_epochs_once_in_five_seconds(tmp_path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr("keypoint_detection.train.last_checkpoint.time.monotonic", lambda: now[0])
+    last = LastCheckpoint(tmp_path / "last.ckpt", every_n_epochs="auto", every_n_steps=None)
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision, broadcast=lambda value: value)
+    for number, now[0] in enumerate([1.0, 2.0, 5.0, 7.0, 11.0, 12.5], start=1):
+        save = lambda *_, **__: saved.append(now[0])  # noqa: E731
+        trainer = SimpleNamespace(global_step=number, strategy=strategy, save_checkpoint=save)
+        last.on_train_epoch_start(trainer, None)
+    assert saved == [1.0, 7.0, 12.5]
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [*range(1, 10)]), (2, [2, 4, 6, 8, 9]), (3, [3, 6, 9])])
