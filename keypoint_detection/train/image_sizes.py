@@ -192,7 +192,7 @@ def _numbers_of_objects(annotations: Annotations) -> np.ndarray:
     if most.any():
         low, median, high = np.quantile(most[most > 0], (0.1, 0.5, 0.9))
         if median >= FEWEST_OF_MANY and high >= NUMBERS_VARY * low:
-            return np.maximum(most, 1)
+            return most
     return np.ones(len(most), dtype=int)
 
 

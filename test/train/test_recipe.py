@@ -67,6 +67,8 @@ def test_a_small_object_tells_its_direction_too(tmp_path):
         ((9, 9, 9, 4, 16), "cpu", 288, None),  # the corners of one object, which fill an image of the side 1000
         ((16, 16, 16, 16, 16), "cpu", 288, None),
         ((16, 16, 16, 16, 16), "gpu", 640, None),
+        ((16, 16, 16, 16, 16, 16, 0, 0), "cpu", 288, None),  # some show nothing
+        ((16, 16, 16, 9, 25, 0), "cpu", 864, 288),
     ],
 )
 def test_many_keypoints_of_a_channel_in_varying_numbers_are_of_as_many_objects(
