@@ -1,6 +1,7 @@
 import io
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,3 +74,25 @@ def test_a_long_epoch_says_once_a_minute_where_it_is(monkeypatch, capsys, second
     for batch_idx in (4, 5):
         lines.on_train_batch_end(Trainer(), None, {"loss": torch.tensor(0.125)}, None, batch_idx)
     assert capsys.readouterr().out == expected
+
+
+def test_a_validation_is_told_by_the_first_process_where_no_line_was_for_five_seconds(monkeypatch, capsys):
+    clock = [1000.0]
+    monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
+    lines = ProgressLines()
+    clock[0] = start = 1100.0
+    lines.on_train_start(None, None)
+    values = {
+        "current_epoch": 2, "max_epochs": 9, "is_global_zero": True, "progress_bar_callback": None, "global_step": 7,
+        "state": SimpleNamespace(fn="fit"), "sanity_checking": False,
+        "callback_metrics": {"validation/loss": torch.tensor(0.25)},
+    }  # fmt: skip
+    others = [{"sanity_checking": True}, {"global_step": 0}, {"state": SimpleNamespace(fn="validate")}]
+    for seconds, changes in [(4, {}), *((5, other) for other in others), (6, {}), (10, {}), (12, {})]:
+        clock[0] = start + seconds
+        lines.on_validation_end(SimpleNamespace(**values | changes), None)
+    clock[0] = start + 20
+    lines.on_validation_end(SimpleNamespace(**values | {"is_global_zero": False}), None)
+    assert capsys.readouterr().out.splitlines() == [
+        "6 s: epoch 2/8, validation loss 0.25", "12 s: epoch 2/8, validation loss 0.25"
+    ]  # fmt: skip
