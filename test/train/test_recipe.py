@@ -15,7 +15,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import decoding_caps, prepare_data
-from keypoint_detection.train.image_sizes import keypoint_gap, warn_of_fine_distances
+from keypoint_detection.train.image_sizes import extents, keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import Device, choose_recipe
 
 
@@ -566,6 +566,18 @@ def test_sigma_and_stride_go_by_the_parts(tmp_path):
     assert choose(small, (960, 720)).heatmap_sigma == pytest.approx(0.015 * 288)
     assert choose(small, (960, 720), train_crop_size=100).heatmap_stride == 2
     assert choose(small, (960, 720), train_crop_size=2000).heatmap_sigma == pytest.approx(0.015 * 864)
+
+
+def test_of_a_large_set_images_from_all_of_it_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr("keypoint_detection.train.image_sizes.MOST_IMAGES", 2)  # the first and the seventh
+    labels = labels_across(tmp_path, [96] * 6 + [480] * 6, (960, 720))
+    assert extents(labels, np.array([(960, 720)] * 12)) == pytest.approx([0.1, 0.5])
+
+
+def test_the_sides_of_what_the_network_sees_are_those_of_images_fitted_into_a_flat_size(annotations):
+    recipe = choose(annotations, (640, 480), image_size="96 256")  # into which they shrink to 128 x 96 px
+    assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the images is then 96 px")
+    assert recipe.reasons["heatmap_sigma"].startswith("for a side of 128 px")
 
 
 def test_single_keypoints_tell_nothing_of_sizes(tmp_path):
