@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
@@ -18,6 +20,19 @@ def test_integers_are_those_of_the_current_model():
     averaged = [torch.tensor(3), torch.tensor(1.0)]
     ExponentialMovingAverage()._average(averaged, [torch.tensor(7), torch.tensor(1.0)], 5)
     assert averaged[0] == 7
+
+
+def test_steps_are_averaged_once_each_and_counted_on_where_a_training_goes_on(monkeypatch):
+    average = ExponentialMovingAverage()
+    average._average_model = SimpleNamespace(module=torch.nn.Linear(1, 1), n_averaged=torch.tensor(5))
+    seen = []
+    monkeypatch.setattr(average, "_average", lambda averaged, current, updates: seen.append(updates))
+    module = torch.nn.Linear(1, 1)
+    average.on_train_start(None, module)
+    for steps in (0, 1, 1, 2, 2, 3):  # after batches of which two make a step
+        average.on_train_batch_end(SimpleNamespace(global_step=steps), module)
+    assert seen == [5, 6, 7]
+    assert average._average_model.n_averaged == 8
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
