@@ -7,7 +7,6 @@ was interrupted, with its process or by a user, is put back and goes on in its f
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 import warnings
@@ -255,13 +254,13 @@ def _latest_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 def _describe(study: optuna.Study, number: int, trial: FrozenTrial) -> Run:
     choose = max if study.direction == optuna.study.StudyDirection.MAXIMIZE else min
-    values = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
+    reported = trial.intermediate_values.values()  # without NaN
     return Run(
         number=number,
         state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
-        value=trial.value if trial.state is TrialState.COMPLETE else choose(values, default=None),
+        value=trial.value if trial.state is TrialState.COMPLETE else choose(reported, default=None),
         parameters=json.loads(trial.user_attrs.get("parameters", "{}")),
-        evaluations=len(trial.intermediate_values),
+        evaluations=len(reported),
         seconds=trial.duration.total_seconds() if trial.duration else None,
         problem=trial.user_attrs.get("problem", ""),
     )
