@@ -61,18 +61,31 @@ def test_of_several_processes_the_first_one_alone_ends_with_an_error(tmp_path, m
         assert caplog.messages == ["where the batch is"]
 
 
-def test_a_blank_that_fills_up_the_batch_of_a_process_is_no_image(tmp_path):
-    annotations = SimpleNamespace(path=lambda index: Path(["first.png", "second.png", "last.png"][index]))
+@pytest.mark.parametrize(
+    ("indices", "named"),
+    [
+        ([1, -1], "second.png"),
+        ([0, 1, 2], "first.png, second.png, last.png"),
+        ([2, 1, 0, -1, 0, 1], "last.png, second.png, first.png and 2 more"),
+    ],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_each_names_its_images_without_the_blanks_that_fill_up_a_batch(
+    tmp_path, indices, named, rank
+):
+    names = ["first.png", "second.png", "last.png"]
+    annotations = SimpleNamespace(path=lambda index: Path(names[index]))
     trainer = SimpleNamespace(
-        world_size=2, global_rank=1, current_epoch=3, global_step=7,
+        world_size=2, global_rank=rank, current_epoch=3, global_step=7,
         datamodule=SimpleNamespace(train_annotations=annotations),
     )  # fmt: skip
     callback = StopAtBadLoss(tmp_path)
     others = dict.fromkeys(set(Batch._fields) - {"indices"})
-    callback.on_train_batch_start(trainer, None, Batch(indices=torch.tensor([1, -1]), **others))
+    callback.on_train_batch_start(trainer, None, Batch(indices=torch.tensor(indices), **others))
     text = callback._save(trainer, float("nan"))
-    assert "bad_batch-1.pt (second.png), and" in text
-    assert torch.load(tmp_path / "bad_batch-1.pt", weights_only=True)["paths"] == ["second.png", None]
+    assert f"bad_batch-{rank}.pt ({named}), and" in text
+    saved = torch.load(tmp_path / f"bad_batch-{rank}.pt", weights_only=True)
+    assert saved["paths"] == [None if index < 0 else names[index] for index in indices]
 
 
 @pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_train_batch_end"])
