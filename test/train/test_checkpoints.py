@@ -48,7 +48,7 @@ def test_the_best_checkpoints_are_kept_beside_the_best_and_the_last(tmp_path, mo
     # These are for use; the last one, and any that others save, has what a training needs to go on.
     last = torch.load(folder / "last.ckpt", weights_only=True)
     state = {"optimizer_states", "lr_schedulers", "loops", "callbacks"}
-    state |= {"current_model_state"} if ema_decay else set()
+    state |= {"current_model_state", "averaging_state"} if ema_decay else set()
     assert state <= last.keys()
     assert state <= torch.load(own, weights_only=True).keys()
     for name in best:
