@@ -86,8 +86,8 @@ def choose_size(
         reason += f", and {limit} px train on more images in the same time on the {accelerator}"
     chosen = choices.choose("image_size", image_size, None if keep else fitted, reason)
     size = parse_image_size(None if chosen == "none" else chosen)
-    fits = [fit_size((height, width), size) for width, height in known[:1000].tolist()] or [(side, side)]
-    longer, shorter = (int(np.median([pick(fit) for fit in fits])) for pick in (max, min))
+    fits = fit_sizes(known, size) if len(known) else np.array([[side, side]])
+    longer, shorter = (int(np.median(each)) for each in (fits.max(axis=1), fits.min(axis=1)))
     return (list(size) if size else None), longer, shorter
 
 

@@ -98,7 +98,7 @@ def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
     if loader.dataset.cache is None:
         ways.append("--cache_images true")
     parts = loader.dataset.crop_size
-    side = max(parts) if parts else fit_sizes(trainer.datamodule.train_sizes[:1000], loader.dataset.image_size).max()
+    side = max(parts) if parts else fit_sizes(trainer.datamodule.train_sizes, loader.dataset.image_size).max()
     if not 0 < side <= SMALLEST_SIDE:
         ways.append("a smaller --train_crop_size" if parts else "a smaller --image_size")
     return ", ".join(ways)

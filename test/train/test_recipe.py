@@ -15,7 +15,8 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import decoding_caps, prepare_data
-from keypoint_detection.train.image_sizes import extents, keypoint_gap, warn_of_fine_distances
+from keypoint_detection.train.choices import Choices
+from keypoint_detection.train.image_sizes import choose_size, extents, keypoint_gap, warn_of_fine_distances
 from keypoint_detection.train.recipe import Device, choose_recipe
 
 
@@ -578,6 +579,11 @@ def test_the_sides_of_what_the_network_sees_are_those_of_images_fitted_into_a_fl
     recipe = choose(annotations, (640, 480), image_size="96 256")  # into which they shrink to 128 x 96 px
     assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the images is then 96 px")
     assert recipe.reasons["heatmap_sigma"].startswith("for a side of 128 px")
+
+
+def test_of_a_large_set_more_than_the_first_images_say_what_the_network_sees():
+    sizes = np.array([(100, 80)] * 1000 + [(640, 480)] * 1001)
+    assert choose_size(Choices(), "none", sizes, np.zeros(0), "cpu") == (None, 640, 480)
 
 
 def test_single_keypoints_tell_nothing_of_sizes(tmp_path):

@@ -28,6 +28,7 @@ def test_advice_names_what_is_left_to_try(monkeypatch, cores, device, workers, c
         (None, [[64, 64], [0, 0], [100, 128]], ""),  # one of which the size is not known
         (None, [[64, 64], [129, 100]], "a smaller --image_size"),
         (None, [[0, 0]], "a smaller --image_size"),
+        (None, [[64, 64]] * 1000 + [[640, 480]], "a smaller --image_size"),
         ((128, 256), [[300, 300]], ""),  # into a square of 128
         ((128, 256), [[300, 200]], "a smaller --image_size"),
     ],
