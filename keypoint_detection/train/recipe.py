@@ -176,7 +176,7 @@ def choose_recipe(
         The values.
 
     Raises:
-        InputError: If a size is none, sigma is larger than the images, or the pairs do not fit the channels.
+        InputError: If a size cannot be read, sigma is larger than the images, or the pairs do not fit the channels.
     """
     choices = Choices()
     goes_on, start = _start(annotations.channel_names, trained_channels)
