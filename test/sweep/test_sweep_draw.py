@@ -36,6 +36,7 @@ def test_what_a_run_draws_goes_by_its_number_and_the_seed_of_the_sweep(method):
         ({"type": "hyperband", "max_iter": 64, "eta": 2, "s": 4}, 4, 64),
         ({"type": "hyperband", "max_iter": 5}, 1, 5),
         ({"type": "hyperband", "min_iter": 2}, 2, "auto"),
+        ({"type": "hyperband", "min_iter": 3, "max_iter": 3}, 3, 3),
     ],
 )
 def test_hyperband_begins_where_wandb_does(entry, least, most):
