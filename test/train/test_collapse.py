@@ -125,9 +125,11 @@ def test_a_collapse_is_told_from_half_of_a_training_and_fifty_steps_on(caplog, s
 
 
 @pytest.mark.parametrize(("loss", "has_risen"), [(0.121, True), (0.119, False)])
-def test_a_loss_of_three_times_the_first_one_has_risen(loss, has_risen):
+@pytest.mark.parametrize("name", ["train/loss", "validation/loss"])
+def test_a_loss_of_three_times_the_first_one_has_risen(name, loss, has_risen):
     watch = CollapseWarning()
-    evaluate(watch, [1.0], 0.0, loss=loss)  # of the highest one, whenever it was
+    values = {"validation/meanAP": torch.tensor(0.0), name: torch.tensor(loss)}  # the highest one, whenever it was
+    evaluate(watch, [1.0], 0.0, callback_metrics=values)
     again = CollapseWarning()  # of the training that goes on, whose batches have other losses
     again.load_state_dict(watch.state_dict())
     for _ in range(3):
