@@ -43,6 +43,11 @@ def most_steps(trainer: pl.Trainer) -> float:
     return math.inf if trainer.max_steps == -1 else trainer.max_steps
 
 
+def may_end(trainer: pl.Trainer, epochs: int) -> bool:
+    """Whether `min_epochs` and `min_steps` let a training end that has completed so many epochs."""
+    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+
+
 def batches_per_epoch(trainer: pl.Trainer) -> int:
     """How many batches an epoch has.
 

@@ -191,7 +191,7 @@ class MetricsLogger(pl.Callback):
             return False
         if trainer.state.fn != "fit" or self.row.checkpoint_epoch is not None or is_last_epoch(trainer):
             return True
-        if any(isinstance(callback, RelativeEarlyStopping) and callback.may_stop for callback in trainer.callbacks):
+        if any(isinstance(c, RelativeEarlyStopping) and c.may_stop(trainer) for c in trainer.callbacks):
             return True  # whether it does is known only after the images have gone through the network
         epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first that may be evaluated
         if epochs < 0 or self.ap_epoch_freq == "auto":

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.progress import may_end
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,13 @@ class RelativeEarlyStopping(pl.Callback):
         self.best = math.inf
         self.without_progress = 0
 
-    @property
-    def may_stop(self) -> bool:
+    def may_stop(self, trainer: pl.Trainer) -> bool:
         """Whether the training stops after the validation that runs now, unless that is progress."""
-        return self.early_stopping_relative_threshold >= 0 and self.without_progress + 1 >= self.early_stopping_patience
+        return self._is_due(trainer, trainer.current_epoch + trainer.is_last_batch, self.without_progress + 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops a training that had stopped before, and was interrupted at its very end."""
-        if self.early_stopping_relative_threshold >= 0 and self.without_progress >= self.early_stopping_patience:
+        if self._is_due(trainer, trainer.current_epoch, self.without_progress):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,13 +52,19 @@ class RelativeEarlyStopping(pl.Callback):
         if float(loss) < self.best * (1 - self.early_stopping_relative_threshold):
             self.best, self.without_progress = float(loss), 0
             return
+        stops = self.may_stop(trainer)
         self.without_progress += 1
-        if self.without_progress >= self.early_stopping_patience:
+        if stops:
             trainer.should_stop = True
             logger.info(
                 "stopping early: the validation loss has not fallen by %g of %.4g in %d validations",
                 self.early_stopping_relative_threshold, self.best, self.without_progress,
             )  # fmt: skip
+
+    def _is_due(self, trainer: pl.Trainer, epochs: int, without_progress: int) -> bool:
+        """Whether the training stops after so many epochs, and so many validations without progress."""
+        stops = self.early_stopping_relative_threshold >= 0 and without_progress >= self.early_stopping_patience
+        return stops and may_end(trainer, epochs)
 
     def state_dict(self) -> dict[str, Any]:
         """The progress so far."""

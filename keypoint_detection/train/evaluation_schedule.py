@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from keypoint_detection.models.progress import find_timer, most_epochs, most_steps, steps_per_epoch
+from keypoint_detection.models.progress import find_timer, may_end, most_epochs, most_steps, steps_per_epoch
 
 EVALUATIONS_PER_RUN = 25
 # Of a training that is sized in time, at most this share for evaluations: with many or large images there are fewer.
@@ -21,7 +21,8 @@ BATCHES_BETWEEN_LOOKS = 10
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
     """Whether the training ends with the epoch that runs now."""
-    return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or trainer.should_stop
+    stops = trainer.should_stop and may_end(trainer, trainer.current_epoch + 1)
+    return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or stops
 
 
 def epochs_since_validation(trainer: pl.Trainer) -> int:
@@ -45,10 +46,7 @@ def _ends_after(trainer: pl.Trainer, last_batch: bool) -> bool:
     """Whether the training ends after the batch that was just trained on, the last one of its epoch or another."""
     if _reaches_last_step(trainer) or (last_batch and _reaches_last_epoch(trainer)):
         return True
-    if not trainer.should_stop:
-        return False
-    epochs = trainer.fit_loop.epoch_progress.current.processed + last_batch
-    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+    return trainer.should_stop and may_end(trainer, trainer.current_epoch + last_batch)
 
 
 class EvaluationSchedule(pl.Callback):

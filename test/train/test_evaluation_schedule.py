@@ -64,7 +64,17 @@ def test_a_training_that_may_not_stop_yet_validates_no_more_often(tmp_path):
     batches = {"val_check_interval": 1, "min_epochs": 4}
     assert validated(tmp_path / "batches", **short | stops | batches) == ([0, 0, 1, 1, 2, 2, 3, 3], [])
     odd = {"check_val_every_n_epoch": 2, "min_epochs": 5}
-    assert validated(tmp_path / "odd", **short | stops | odd) == ([1, 3, 4], [])
+    assert validated(tmp_path / "odd", **short | stops | odd) == ([1, 3, 5], [])
+    # Of every fifth epoch there is average precision, and of the one that may stop and does.
+    assert validated(tmp_path / "fifth", **short | stops | {"ap_epoch_freq": 5}) == ([4, 5], [0, 1, 2, 3])
+
+
+def test_a_training_that_is_out_of_time_evaluates_no_more_often_before_its_fewest_epochs(tmp_path):
+    timed = {"max_time": "00:00:00:01", "min_epochs": 12, "check_val_every_n_epoch": 2, "ap_epoch_freq": 50}
+    with_ap, without = validated(tmp_path, **timed, max_epochs=20, batch_size=1)
+    assert without[0] == 1
+    assert len(with_ap) == 1
+    assert with_ap[0] >= 11
 
 
 def test_a_validation_that_stops_a_training_early_has_average_precision(tmp_path):
