@@ -196,12 +196,17 @@ def check_setup(config: Mapping[str, Any]) -> None:
         config: A value for every flag.
 
     Raises:
-        InputError: For a training without a step, a norm that no gradient can be clipped to, a number format that
-            rounds keypoints, a kind of device that is not there, or a strategy that does not suit.
+        InputError: For a training without a step, or with more of them at least than at most, a norm that no gradient
+            can be clipped to, a number format that rounds keypoints, a kind of device that is not there, or a strategy
+            that does not suit.
     """
     for name in ("max_epochs", "max_steps"):
         if config[name] is not None and (config[name] == 0 or config[name] < -1):
             raise InputError(f"--{name} {config[name]}: expected at least 1, or -1 for any number")
+    for unit in ("epochs", "steps"):
+        least, most = config[f"min_{unit}"], config[f"max_{unit}"]
+        if least is not None and most not in (None, -1) and least > most:
+            raise InputError(f"--min_{unit} {least}: expected at most {most}, which is --max_{unit}")
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "limit_train_batches", "val_check_interval"):
         # not a time, which the last may be as well
         if isinstance(config[name], (int, float)) and not config[name] > 0:

@@ -309,6 +309,8 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
     [
         ({"max_epochs": 0}, "--max_epochs 0: expected at least 1"),
         ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
+        ({"min_epochs": 3}, "--min_epochs 3: expected at most 2, which is --max_epochs"),
+        ({"min_steps": 8, "max_steps": 7}, "--min_steps 8: expected at most 7, which is --max_steps"),
         ({"limit_train_batches": 0.0}, "--limit_train_batches 0.0: expected more than 0"),
         ({"limit_train_batches": 0.001}, "--limit_train_batches 0.001: expected at least one batch of the 2 of"),
         ({"overfit_batches": 0.4}, "--overfit_batches 0.4: expected at least one batch of the 2 of an epoch"),
