@@ -37,7 +37,7 @@ from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.ema import ExponentialMovingAverage
 from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
-from keypoint_detection.train.image_sizes import warn_of_fine_distances
+from keypoint_detection.train.image_sizes import warn_of_fine_distances, warn_of_large_parts
 from keypoint_detection.train.memory import kept_bytes
 from keypoint_detection.train.pictures import AugmentationPicture, HeatmapPictures
 from keypoint_detection.train.recipe import Device, Recipe, choose_recipe
@@ -93,6 +93,7 @@ def prepare_data(
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     measured = datamodule.parts.sizes["validation"]
     warn_of_fine_distances(distances, config["threshold_unit"], measured, recipe.image_size)
+    warn_of_large_parts(recipe.train_crop_size, datamodule.train_sizes, recipe.image_size)
     augmentation = call(Augmentation, {**config, **recipe.values()})
     datamodule.augmentation = augmentation if recipe.augment_train and recipe.augmented_share > 0 else None
     datamodule.heatmap_sigma, datamodule.heatmap_stride = recipe.heatmap_sigma, recipe.heatmap_stride

@@ -249,3 +249,19 @@ def warn_of_fine_distances(
             " ".join(f"{distance:g}" for distance in distances), largest,
             np.median(known.max(axis=1)), np.median(fitted.max(axis=1)),
         )  # fmt: skip
+
+
+def warn_of_large_parts(crop_size: Sequence[int] | None, sizes: np.ndarray, image_size: Sequence[int] | None) -> None:
+    """Warns where the parts in which training images are shown are no smaller than any of these.
+
+    Args:
+        crop_size: Height and width of the parts, or None.
+        sizes: `(N, 2)` int width and height of the image files; those of 0 are passed over.
+        image_size: Height and width that the images are letterboxed into, or None.
+    """
+    largest = fit_sizes(sizes, parse_image_size(image_size)).max(axis=0)
+    if crop_size and largest.all() and (largest <= crop_size[::-1]).all():
+        logger.warning(
+            "--train_crop_size %d %d has no effect: training images are at most %d px high and %d px wide as the "
+            "network sees them", *crop_size, *largest[::-1],
+        )  # fmt: skip

@@ -45,7 +45,7 @@ def test_a_loss_cannot_fall_by_all_of_itself_or_more(threshold):
 )
 def test_it_stops_after_as_many_validations_without_progress_as_was_asked(losses, threshold, patience, stops):
     stopping = RelativeEarlyStopping(threshold, patience)
-    trainer = trainer_at(global_step=1)
+    trainer = trainer_at()
     seen = []
     for loss in [0.0, *losses]:  # the first one is of the weights that the training starts from
         trainer.callback_metrics["validation/loss"] = torch.tensor(loss)

@@ -16,7 +16,13 @@ from keypoint_detection.models.backbones import Unet
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import decoding_caps, prepare_data
 from keypoint_detection.train.choices import Choices
-from keypoint_detection.train.image_sizes import choose_size, extents, keypoint_gap, warn_of_fine_distances
+from keypoint_detection.train.image_sizes import (
+    choose_size,
+    extents,
+    keypoint_gap,
+    warn_of_fine_distances,
+    warn_of_large_parts,
+)
 from keypoint_detection.train.recipe import Device, choose_recipe
 
 
@@ -626,7 +632,26 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
 
 def test_images_of_unknown_size_are_not_warned_of(caplog):
     warn_of_fine_distances([2, 4], "pixel", np.zeros((3, 2), int), [288, 288])
+    warn_of_large_parts([512, 512], np.zeros((3, 2), int), None)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("crop_size", "sizes", "image_size", "warned"),
+    [
+        ([512, 512], [(640, 480), (320, 240)], None, False),
+        ([512, 512], [(512, 480), (320, 512), (0, 0)], None, True),
+        ([480, 640], [(480, 640)], None, False),  # height and width, of an image that stands upright
+        ([240, 320], [(640, 480)], [240, 400], True),
+        ([239, 320], [(640, 480)], [240, 400], False),
+        (None, [(640, 480)], None, False),
+    ],
+)
+def test_parts_that_are_no_smaller_than_any_image_are_warned_of(caplog, crop_size, sizes, image_size, warned):
+    warn_of_large_parts(crop_size, np.array(sizes), image_size)
+    assert [record.message.split(":")[0] for record in caplog.records] == (
+        [f"--train_crop_size {crop_size[0]} {crop_size[1]} has no effect"] if warned else []
+    )
 
 
 @pytest.mark.parametrize(
