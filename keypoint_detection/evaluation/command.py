@@ -65,6 +65,7 @@ def evaluate(
     distance: float | None = None,
     score_threshold: float | dict[str, float] | None = None,
     recall: float | None = None,
+    output: str | Path | None = None,
     report: str | Path | None = None,
     batch_size: int = 4,
     num_workers: int = 0,
@@ -89,6 +90,7 @@ def evaluate(
         score_threshold: Score from which a detection counts. None takes those that the checkpoint holds.
         recall: Find score thresholds that promise this recall within the distance on new images, and store them in the
             checkpoint. The labelled images have to be held out from training.
+        output: JSON file for all numbers.
         report: HTML file for the report.
         batch_size: Images per batch.
         num_workers: Processes that load images; 0 loads in this one.
@@ -101,7 +103,8 @@ def evaluate(
 
     Raises:
         InputError: If a file or a value is not usable.
-        UnwrittenError: If the report or the thresholds could not be written in the end; it holds what is returned.
+        UnwrittenError: If the numbers, the report or the thresholds could not be written in the end; it holds what is
+            returned.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
@@ -112,8 +115,7 @@ def evaluate(
         raise InputError(f"--recall {recall:g}: expected a checkpoint to store thresholds in, got {checkpoint}")
     check_given(str(json_dataset_path), "--json_dataset_path")
     processes = processes or Processes(device)
-    if report is not None:
-        prepare_file(report, "--report")
+    _prepare_files(output, report, [path for path in (checkpoint, json_dataset_path, split) if path])
     predictor = KeypointPredictor(checkpoint, device=processes.device, score_threshold=score_threshold)
     if recall is not None:
         prepare_file(checkpoint, f"--recall {recall:g} stores thresholds in")
@@ -127,6 +129,8 @@ def evaluate(
     chosen = chosen_channels(network, keypoint_channels)
     annotations, sizes = read_labels(Path(json_dataset_path), folder, list(chosen.values()), keypoint_coordinates)
     annotations = annotations.select_channels(list(chosen))
+    for written in filter(None, (output, report)):
+        refuse_overwriting(written, map(annotations.path, range(len(annotations))))
     fingerprint = None
     if processes.rank == 0:  # which warns for all
         fingerprint = fingerprint_as_trained(network, annotations, sizes, chosen, keypoint_coordinates)
@@ -152,14 +156,26 @@ def evaluate(
     if processes.rank != 0:
         return evaluation
     try:
+        if output is not None:
+            with writing(f"--output {output}"):
+                evaluation.save(output)
         if report is not None:
-            title = f"{Path(checkpoint).name} on {Path(json_dataset_path).name}"
-            _write_report(evaluation, title, report, network, dataset)
+            _write_report(evaluation, report, network, dataset)
         if evaluation.calibration is not None and evaluation.calibration.promises:
             store_calibration(checkpoint, evaluation.calibration)
     except InputError as error:
         raise UnwrittenError(str(error), evaluation) from error
     return evaluation
+
+
+def _prepare_files(output: str | Path | None, report: str | Path | None, read: Sequence[str | Path]) -> None:
+    """Checks that both files can be written and take the place of nothing that is read, before the work."""
+    for name, path in (("--output", output), ("--report", report)):
+        if path is not None:
+            refuse_overwriting(path, read)
+            prepare_file(path, name)
+    if output and report and os.path.realpath(output) == os.path.realpath(report) and not is_special(Path(output)):
+        raise InputError(f"--report {report}: is the file of --output too, expected another name")
 
 
 def _choose_distance(distance: float | None, distances: Sequence[float]) -> float:
@@ -198,11 +214,10 @@ def _warn_of_training_images(
     )  # fmt: skip
 
 
-def _write_report(
-    evaluation: Evaluation, title: str, path: str | Path, network: Network, dataset: KeypointsDataset
-) -> None:
+def _write_report(evaluation: Evaluation, path: str | Path, network: Network, dataset: KeypointsDataset) -> None:
     """Writes the report, with heatmaps of the worst images, which an exported file does not return."""
-    data = evaluation.report_data(title)
+    checkpoint, labels = (Path(evaluation.sources[name]).name for name in ("checkpoint", "labels"))
+    data = evaluation.report_data(f"{checkpoint} on {labels}")
     if isinstance(network, TorchNetwork):
         indices = list(evaluation.images)
         worst = [indices[position] for position in worst_images(data)[:HEATMAPS_IN_REPORT]]
@@ -242,18 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     parser = parser_for(evaluate, COMMAND, computed={"processes"}, also=[start_processes])
-    parser.add_argument("--output", type=str | None, default=None, help="JSON file for all numbers.")
     config = parser.parse_args(arguments).as_dict()
     processes = call(start_processes, config)
-    for written in ("output", "report"):
-        if config[written]:
-            read = [config[name] for name in ("checkpoint", "json_dataset_path", "split")]
-            refuse_overwriting(config[written], filter(None, read))
-    output, report = config["output"], config["report"]
-    if output and report and os.path.realpath(output) == os.path.realpath(report) and not is_special(Path(output)):
-        raise InputError(f"--report {report}: is the file of --output too, expected another name")
-    if config["output"] is not None:
-        prepare_file(config["output"], "--output")
     problem = None
     try:
         evaluation = call(evaluate, config, processes=processes)
@@ -262,10 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if processes.rank != 0:
         return 0
     sys.stdout.write(f"{evaluation.table()}\n")
-    sys.stdout.flush()  # before files that may fail
-    if config["output"]:
-        with writing(f"--output {config['output']}"):
-            evaluation.save(config["output"])
+    sys.stdout.flush()  # before what went wrong
     if problem is not None:
         raise problem
     if evaluation.calibration is not None:

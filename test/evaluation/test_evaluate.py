@@ -435,7 +435,7 @@ def test_numbers_and_report_are_two_files(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flag", ["--output", "--report"])
-@pytest.mark.parametrize("name", ["best.ckpt", "labels.json", "split.json", "link.json"])
+@pytest.mark.parametrize("name", ["best.ckpt", "labels.json", "split.json", "link.json", "0.png"])
 def test_nothing_that_is_read_is_overwritten(folder, tmp_path, capsys, flag, name):
     for path in folder.iterdir():
         shutil.copy(path, tmp_path)
