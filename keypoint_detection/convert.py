@@ -60,6 +60,7 @@ def convert(
     annotations = read_annotations(
         json_dataset_path, folder, keypoint_channels=keypoint_channels, keypoint_coordinates=keypoint_coordinates
     )
+    refuse_overwriting(output, map(annotations.path, range(len(annotations))))
     prepare_file(output, "--output")
     sizes = scan_sizes(annotations, limit=None)
     annotations = leave_out_outside(annotations, sizes)
