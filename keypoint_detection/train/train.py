@@ -121,6 +121,8 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     trained = find_trained_weights(source)
     if trained:
         config = trained.inherit(config)
+    if interrupted:  # before labels are read, which other channels would have changed
+        interrupted.check(config, flags.learning_flags() - flags.automatic_flags())
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     split, learnt = interrupted and interrupted.split, trained.channels(config) if trained else ()

@@ -162,14 +162,19 @@ def test_paths_may_be_more_than_text(tmp_path, kind):
         fit(**SHORT | {"json_dataset_path": nowhere, "run_dir": kind(tmp_path), "resume": "auto"})
 
 
-def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_record(tmp_path):
+def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_record(tmp_path, caplog):
     flags = SHORT | {"run_dir": str(tmp_path), "max_epochs": 1, "loss": "bce"}
     fit(**flags)
     first = json.loads((tmp_path / "run.json").read_text())
     hyperparameters = (tmp_path / "hparams.yaml").read_bytes()
-    for name, other in (("loss", "focal"), ("rotation", 3.0), ("n_channels", 5), ("ema_decay", 0.5)):
+    others = {"loss": "focal", "rotation": 3.0, "n_channels": 5, "ema_decay": 0.5, "keypoint_channels": "corner"}
+    for name, other in others.items():
         with pytest.raises(InputError, match=f"--{name} {other}: the interrupted training has .*, expected the same"):
             fit(**flags | {name: other, "resume": "auto"})
+    caplog.clear()
+    with pytest.raises(InputError, match="--keypoint_channels corner_keypoints: the interrupted training has corner_"):
+        fit(**flags | {"keypoint_channels": "corner_keypoints", "keypoint_channel_max_keypoints": -1, "resume": "auto"})
+    assert "the labels have changed" not in caplog.text
     assert (tmp_path / "hparams.yaml").read_bytes() == hyperparameters
     for epochs in (2, 3):
         fit(**flags | {"resume": "auto", "max_epochs": epochs, "max_pictures": 1, "num_workers": 1})
