@@ -277,7 +277,7 @@ class ConfigFile(jsonargparse.ActionConfigFile):
                 parser.error(f"Key '{unknown[0]}' is not expected")
             _refuse_empty(parser, cfg)
         except (InputError, UnicodeDecodeError) as error:
-            problem = str(error).removesuffix("Unexpected config:") or "expected flags, found none"
+            problem = re.sub("^Unexpected config:.*", "expected flags such as `max_epochs: 50`", str(error))
             problem = problem.replace('in "<unicode string>", ', "").removeprefix("Problems parsing config: ")
             raise InputError(f"--{self.dest} {values}: {problem}") from error
 

@@ -260,7 +260,10 @@ def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser
         (b"seed: 3\nweight_decay: null", "--weight_decay: expected a value, found none"),
         (b"seed: 3\nbatch_size:", "--batch_size: expected a value, found none"),
         (b"optimizer: null", "--optimizer: expected a value, found none"),
-        (b"- a", "Unexpected config"),
+        (b"- a", "expected flags such as `max_epochs: 50`"),
+        (b"hello", "expected flags such as"),
+        (b"# seed: 3", "expected flags such as"),
+        (b"", "expected flags such as"),
         (b"\xff\xfe", "can't decode byte"),
     ],
 )
