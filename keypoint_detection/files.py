@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from keypoint_detection.errors import InputError
 
 # How text is written that UTF-8 does not have: the bytes of a file's name that are none, as JSON escapes them.
@@ -63,6 +65,28 @@ def refuse_overwriting(output: str | Path, sources: Iterable[str | Path]) -> Non
     """
     if os.path.realpath(output) in map(os.path.realpath, sources):  # which knows links that lead to themselves, too
         raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+
+
+def refuse_repeated_keys(path: str | Path) -> None:
+    """Checks that no key stands twice in a mapping of a YAML file, of which loaders take the last one.
+
+    Args:
+        path: The file. What cannot be read as YAML, or not twice as a pipe, passes: it is for the loader.
+
+    Raises:
+        InputError: If one does.
+    """
+    try:
+        nodes = [yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)] if Path(path).is_file() else []
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    for node in nodes:
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in entries]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise InputError(f"{key} stands there twice, expected it once")
+        nodes += [value for _, value in entries if value not in nodes]  # which may be itself
 
 
 def prepare_file(path: str | Path, flag: str) -> None:

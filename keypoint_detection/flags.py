@@ -15,6 +15,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import refuse_repeated_keys
 from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
@@ -270,6 +271,7 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             InputError: If it is no such file.
         """
         try:
+            refuse_repeated_keys(values)
             super().__call__(parser, cfg, values, option_string)
             known = {action.dest for action in parser._actions}
             unknown = [name for name in vars(cfg) if name not in known]

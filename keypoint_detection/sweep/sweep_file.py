@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.files import refuse_repeated_keys
 from keypoint_detection.sweep.parameters import Parameter, grid_points, read_parameter
 from keypoint_detection.wording import did_you_mean
 
@@ -160,6 +161,7 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     try:
+        refuse_repeated_keys(path)
         return _check(path, content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

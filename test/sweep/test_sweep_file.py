@@ -133,6 +133,13 @@ def test_a_wrong_file_is_one_line_that_names_file_and_entry(tmp_path, changes, n
     assert "\n" not in str(error.value)
 
 
+def test_a_parameter_that_stands_in_the_file_twice_is_named(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("method: random\nparameters:\n  seed: {value: 1}\n  loss: {value: mse}\n  seed: {value: 2}\n")
+    with pytest.raises(InputError, match=rf"^{path}: seed stands there twice, expected it once$"):
+        read_sweep_file(path)
+
+
 @pytest.mark.parametrize("content", ["a: [", "a: b: c", "- 1", "", None, b"\xff\xfe\x00"])
 def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
     path = tmp_path / "sweep.yaml"
