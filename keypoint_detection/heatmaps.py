@@ -132,10 +132,10 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
         `(..., ceil(H / stride), ceil(W / stride))` in [0, 1], float32 (float64 for float64 keypoints).
 
     Raises:
-        ValueError: If sigma or stride is not positive, or the keypoints are of another shape.
+        ValueError: If sigma is not from 1e-18 to 1e18, stride is not positive, or the keypoints are of another shape.
     """
-    if not sigma > 0 or stride < 1:
-        raise ValueError(f"sigma and stride have to be positive, got sigma {sigma} and stride {stride}")
+    if not 1e-18 <= sigma <= 1e18 or stride < 1:  # beyond, its square is no number in 32 bits
+        raise ValueError(f"sigma (1e-18 to 1e18) and stride have to be positive, got sigma {sigma} and stride {stride}")
     if keypoints.ndim < 2 or keypoints.shape[-1] != 2:
         raise ValueError(f"keypoints of shape {tuple(keypoints.shape)}, expected (..., K, 2)")
     height, width = heatmap_size(size, stride)

@@ -456,3 +456,15 @@ def test_a_warped_image_shows_the_keypoint_where_the_homography_takes_it():
     expected = heatmaps.transform_points(keypoint, torch.linalg.inv(to_source))
     xy, _ = heatmaps.decode(warped[0], 1)
     torch.testing.assert_close(xy[0], expected, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, 1e-200, 1e-30, math.inf, 1e200, math.nan])
+def test_a_sigma_that_no_gaussian_can_be_drawn_with_is_refused(sigma):
+    with pytest.raises(ValueError, match="sigma"):
+        heatmaps.render(torch.tensor([[0.5, 0.5]]), (4, 4), sigma)
+
+
+def test_the_narrowest_and_the_widest_gaussian_are_one_cell_and_all():
+    narrow, wide = (heatmaps.render(torch.tensor([[1.5, 0.5]]), (2, 3), sigma) for sigma in (1e-18, 1e18))
+    assert narrow.tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert wide.tolist() == [[1, 1, 1], [1, 1, 1]]
