@@ -43,6 +43,11 @@ class PredictedImage(NamedTuple):
     xy: dict[str, list[list[float]]]
     scores: dict[str, list[float]]
 
+    @property
+    def path(self) -> str:
+        """What files that have no column for frames call it: `clip.mp4#17` for frame 17 of a video."""
+        return self.name if self.frame is None else f"{self.name}#{self.frame}"
+
 
 def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
     """The data set's own format, so that predictions can be corrected and trained on.
@@ -53,9 +58,8 @@ def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coord
     check_writable(channel_names)
     entries = []
     for image in images:
-        path = image.name if image.frame is None else f"{image.name}#{image.frame}"
         points = {n: convert_points(image.xy[n], image.width, image.height, coordinates) for n in channel_names}
-        entries.append(json.dumps({PATH_KEY: path, **points, SCORES_KEY: image.scores}))
+        entries.append(json.dumps({PATH_KEY: image.path, **points, SCORES_KEY: image.scores}))
     return f'{{"coordinates": "{coordinates}", "dataset": [\n' + ",\n".join(entries) + "\n]}\n"
 
 
@@ -83,7 +87,7 @@ def coco_results(images: Iterable[PredictedImage], channel_names: Sequence[str],
     results = [
         {
             "image_id": number,
-            "file_name": image.name,
+            "file_name": image.path,
             "category_id": channel + 1,
             "category_name": name,
             "keypoints": [*point, 2],

@@ -85,6 +85,13 @@ def test_csv_and_coco(checkpoint, images, tmp_path):
     assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
 
 
+def test_results_of_coco_name_the_frame_of_a_video():
+    image = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
+    images = [image, image._replace(name="clip.mp4", frame=0), image._replace(name="clip.mp4", frame=17)]
+    results = json.loads(prediction_files.coco_results(images, ["red"], "pixel"))
+    assert [result["file_name"] for result in results] == ["a.png", "clip.mp4#0", "clip.mp4#17"]
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.json"])
 def test_names_that_are_no_utf8_are_written_with_an_escape(checkpoint, tmp_path, name):
     (tmp_path / "images").mkdir()
