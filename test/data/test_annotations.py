@@ -126,6 +126,8 @@ def test_fingerprint_changes_with_the_content_alone():
         build(table, "pixel"),
         build(table).subset([1, 0]),
         build(table).select_channels("b a"),
+        Annotations(**{**vars(build(table)), "names": PackedStrings.pack(["a", "ab"])}),
+        Annotations(**{**vars(build(table)), "names": PackedStrings.pack(["aa", "b"])}),
     ]
     assert len({print_, *(other.fingerprint() for other in others)}) == len(others) + 1
     assert len(build([[[]]]).fingerprint()) == 64
