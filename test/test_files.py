@@ -77,19 +77,24 @@ def test_convert_replaces_what_a_link_leads_to(data, tmp_path):
     assert [entry.name for entry in (tmp_path / "elsewhere").iterdir()] == ["out.json"]
 
 
-def test_the_own_output_is_written_into_behind_what_is_there(data, tmp_path):
+@pytest.mark.parametrize(("stream", "descriptor"), [("stdout", 1), ("stderr", 2)])
+def test_the_own_output_is_written_into_behind_what_is_there(data, tmp_path, stream, descriptor):
     """As with `>>`: the shell's file is neither replaced nor overwritten by the line that follows."""
-    link = tmp_path / "stdout"  # as /dev/stdout is one, which no test may put at risk
-    link.symlink_to("/dev/fd/1")
+    link = tmp_path / "own"  # as /dev/stdout is one, which no test may put at risk
+    link.symlink_to(f"/dev/fd/{descriptor}")
     log = tmp_path / "log"
     log.write_text("before\n")
     command = [sys.executable, "-m", "keypoint_detection.cli", "convert", "--json_dataset_path", str(data)]
     with log.open("ab") as file:
-        subprocess.run([*command, "--output", str(link), "--to", "native"], stdout=file, check=True)
+        done = subprocess.run(
+            [*command, "--output", str(link), "--to", "native"],
+            check=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: file},
+        )
     lines = log.read_text().splitlines()
-    assert lines[0] == "before"
-    assert lines[1] == '{"dataset": ['
-    assert lines[-1].startswith(f"{link}: 1 image")
+    assert lines[:2] == ["before", '{"dataset": [']
+    said = lines[-1] if stream == "stdout" else done.stdout.decode()
+    assert said.startswith(f"{link}: 1 image")
     assert link.is_symlink()
 
 
