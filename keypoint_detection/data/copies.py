@@ -21,7 +21,7 @@ def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[
         indices: positions of images whose files are there.
 
     Returns:
-        The position of each copy and that of the first image with its content, in the order of `indices`.
+        The position of each copy, ascending, and that of the first image with its content.
     """
     found = []
     for group in _by_length(annotations, indices).values():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keypoint_detection.data.copies import find_copies_of_training_images
+from keypoint_detection.data.copies import find_copies_of_training_images, tell_of_copies
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import read_annotations
 
@@ -59,6 +59,11 @@ def test_files_that_are_gone_or_empty_are_no_copies(two_files):
 )
 def test_no_more_is_read_than_allowed(two_files, most_images, most_bytes, found):
     assert len(find_copies_of_training_images(*two_files, most_images, most_bytes)) == found
+
+
+def test_a_single_copy_is_told_from_its_original(tmp_path):
+    said = tell_of_copies(bitmaps(tmp_path / "two", [1, 1]), range(2))
+    assert said.startswith("1 image is a copy of another, such as 1.bmp of 0.bmp; ")
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
