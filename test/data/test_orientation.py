@@ -68,6 +68,11 @@ def test_channels_keep_their_distances_in_one_object_and_not_in_several_that_lie
     seen = [dict(zip("abcd", 100 + solid @ view, strict=True)) for view in views]
     assert measure_orientation(*save_labels(tmp_path, seen), mirrored_channels=None).steady
     assert measure_orientation(*data_set(tmp_path, range(0, 360, 20)), mirrored_channels=None).steady
+    near_and_far = [
+        {name: 100 + factor * (xy - 100) for name, xy in positions.items()}
+        for positions, factor in zip(seen, np.linspace(0.1, 1, len(seen)), strict=True)
+    ]
+    assert measure_orientation(*save_labels(tmp_path, near_and_far), mirrored_channels=None).steady
     anywhere = [dict(zip("abcd", draw.uniform(0, 200, (4, 2)), strict=True)) for _ in range(100)]
     assert not measure_orientation(*save_labels(tmp_path, anywhere), mirrored_channels=None).steady
 
@@ -149,6 +154,7 @@ def test_what_agrees_best_tells_the_direction_of_things_with_parts_that_move(tmp
     assert found.direction == pytest.approx(1)  # one of the six pairs of channels
 
 
+@pytest.mark.filterwarnings("error")
 def test_images_of_unknown_size_are_passed_over(tmp_path):
     annotations, sizes = data_set(tmp_path, [0] * 8 + [180] * 8)
     sizes = np.where(np.arange(16)[:, None] < 8, sizes, 0)
