@@ -6,6 +6,7 @@ from data_sets import write_data_set
 
 from keypoint_detection.data import parts
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 
 NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3, 4]]}
@@ -203,3 +204,13 @@ def test_the_flag_for_the_images_of_a_part_is_named_where_they_are_not_there(tmp
     with pytest.raises(InputError) as error:
         data.setup()
     assert str(error.value).endswith(f"no such image file; {flag} names the folder that image paths are relative to")
+
+
+@pytest.mark.parametrize(
+    ("trained", "validated", "all_of_them"),
+    [([0, 1], [1, 0], True), ([0], [0, 1], True), ([0, 1], [0], False), ([0, 1], [1, 2], False)],
+)
+def test_all_that_trains_validates_where_no_image_trains_alone(tmp_path, trained, validated, all_of_them):
+    whole = read_annotations(write_data_set(tmp_path, [(20, 10)] * 3, [SOMETHING] * 3), tmp_path)
+    annotations = {"train": whole.subset(trained), "validation": whole.subset(validated)}
+    assert parts.Parts(annotations, {}, {}).validates_all_training is all_of_them
