@@ -47,6 +47,11 @@ def test_no_saturation_is_grayscale(image):
     torch.testing.assert_close(result, luma.expand(3, -1, -1), atol=1e-5, rtol=0)
 
 
+def test_what_has_lost_its_colour_has_none_for_the_hue_to_turn(image):
+    result = photometric.adjust_colour(image, 1, 1, 0, 0.3)
+    torch.testing.assert_close(result, photometric.adjust_colour(image, 1, 1, 0, 0), atol=1e-5, rtol=0)
+
+
 def test_hue_keeps_grey_and_luma_and_turns_the_colour():
     grey = torch.full((3, 4, 4), 0.5)
     torch.testing.assert_close(photometric.adjust_colour(grey, 1, 1, 1, 0.3), grey, atol=1e-5, rtol=0)
@@ -103,6 +108,20 @@ def test_erasing_covers_one_rectangle_of_2_to_15_percent(seed):
     area = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
     assert int(covered.sum()) == int(area)
     assert 0.015 < int(area) / (60 * 80) < 0.16
+
+
+def test_erasing_covers_flat_and_upright_rectangles_up_to_all_borders():
+    random = np.random.default_rng(0)
+    shapes, reached = [], set()
+    for _ in range(500):
+        covered = (photometric.erase(torch.full((3, 20, 20), 2.0), random) != 2)[0]
+        rows, columns = covered.any(1).nonzero().flatten().tolist(), covered.any(0).nonzero().flatten().tolist()
+        shapes.append(len(rows) / len(columns))
+        reached |= {("row", rows[0]), ("row", rows[-1]), ("column", columns[0]), ("column", columns[-1])}
+    assert min(shapes) < 1 / 3  # of at least 1 / 4, as each side changes by up to 2, but for rounding
+    assert max(shapes) > 3
+    assert reached >= {("row", 0), ("row", 19), ("column", 0), ("column", 19)}
+    assert (photometric.erase(torch.full((3, 1, 1), 2.0), random) != 2).all()
 
 
 def test_bits_do_not_depend_on_the_number_of_threads():
