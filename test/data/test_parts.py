@@ -15,10 +15,18 @@ NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3,
 @pytest.mark.parametrize(
     ("trained", "validated", "warned"),
     [
-        (NOTHING, SOMETHING, "train.json: no image to train on has any keypoint"),
-        (SOMETHING, NOTHING, "validation.json: no image to validate on has any keypoint"),
+        (NOTHING, SOMETHING, "train.json: no image to train on has any keypoint, so there is nothing to learn"),
+        (
+            SOMETHING,
+            NOTHING,
+            "validation.json: no image to validate on has any keypoint, so no checkpoint will be the best",
+        ),
         (SOMETHING, SOMETHING, None),
-        ({"a": [], "b": [[3, 4]]}, BOTH, "train.json: no image to train on has a keypoint of a, so"),
+        (
+            {"a": [], "b": [[3, 4]]},
+            BOTH,
+            "train.json: no image to train on has a keypoint of a, so that is not learned",
+        ),
         (
             BOTH,
             SOMETHING | {"b": []},
@@ -40,7 +48,7 @@ def test_a_part_without_keypoints_is_said_to_tell_nothing(tmp_path, caplog, trai
             )
         )
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1], heatmap_sigma=2.0, heatmap_stride=2).setup()
-    assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
+    assert [record.message.endswith(warned or "") for record in caplog.records] == ([True] if warned else [])
 
 
 def test_a_rare_channel_that_no_image_to_validate_on_shows_is_said_with_a_way_out(tmp_path, caplog):
@@ -135,7 +143,8 @@ def test_of_a_few_images_that_are_trained_on_too_only_that_is_said(tmp_path, cap
     path = write_data_set(tmp_path, [(20, 10)] * 4, [SOMETHING] * 4)
     KeypointsDataModule(path, json_validation_dataset_path=path, heatmap_sigma=2.0, heatmap_stride=2).setup()
     (record,) = caplog.records
-    assert "4 images both in train and in validation" in record.message
+    said = "4 images both in train and in validation (first: {}), so its metrics say nothing about new images"
+    assert record.message == said.format(tmp_path / "000.png")
 
 
 # Three of `a`, of which one lies outside of the image, and three of `b`, all inside.
@@ -174,6 +183,15 @@ def test_keypoints_outside_of_the_image_do_not_count_towards_the_maximum(read, k
     with pytest.raises(InputError, match=r'channel "b": 5 keypoints, more than the 4 of'):
         read(4, keypoint_channels="b=a")
     read(5, keypoint_channels="b=a")
+
+
+def test_only_images_with_too_many_keypoints_are_looked_at_where_sizes_are_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "scan_sizes", lambda annotations, **_: np.zeros((len(annotations), 2), np.int64))
+    many = {"a": [[1, 1], [25, 5]]}  # of which both lie within 30 x 20 pixels, and one within 20 x 10
+    path = write_data_set(tmp_path, [(20, 10)] * 9 + [(30, 20)], [SOMETHING] * 9 + [many])
+    KeypointsDataModule(path, json_validation_dataset_path=path, keypoint_channel_max_keypoints=2).setup()
+    with pytest.raises(InputError, match=r'entry 9 \("009.png"\), channel "a": 2 keypoints, more than the 1 of'):
+        KeypointsDataModule(path, json_validation_dataset_path=path, keypoint_channel_max_keypoints=1).setup()
 
 
 @pytest.mark.parametrize(
