@@ -113,8 +113,9 @@ def test_files_of_their_own(folder, caplog):
     with pytest.raises(InputError, match="split: the images of 'test'"):
         ready(folder, keypoint_channels="a b", split=module.split | {"test": ["x.png"]}, **paths)
     with caplog.at_level(logging.WARNING):
-        ready(folder, json_test_dataset_path=folder / "dataset.json")
+        module = ready(folder, json_test_dataset_path=folder / "dataset.json")
     assert "both in train and in test" in caplog.text
+    assert sum(len(batch.images) for batch in module.predict_dataloader()) == 10
 
 
 def test_images_are_relative_to_the_folder_that_is_given_or_to_their_own_file(folder):
@@ -247,6 +248,15 @@ def test_validation_batches_hold_one_size(folder):
         assert (batch.sizes == torch.tensor(batch.images.shape[2:])).all()
         seen += batch.indices.tolist()
     assert sorted(seen) == list(range(8))
+
+
+def test_files_of_many_sizes_share_a_batch_where_they_are_resized_to_one(tmp_path):
+    sizes = [(20, 10), (10, 20), (40, 20), (60, 30)]
+    path = write_data_set(tmp_path, sizes, [{"a": [[1, 2]]}] * 4)
+    module = ready(tmp_path, json_validation_dataset_path=path, image_size=8, batch_size=4)
+    batches = list(module.val_dataloader())
+    assert [batch.indices.tolist() for batch in batches] == [[0, 2, 3], [1]]
+    assert [tuple(batch.images.shape[2:]) for batch in batches] == [(4, 8), (8, 4)]
 
 
 @pytest.mark.parametrize("where", ["loader", "device"])

@@ -93,4 +93,6 @@ def test_evaluation_of_equal_sizes_keeps_the_order():
 
 def test_a_process_without_images_gets_blanks():
     sampler = EvaluationSampler(np.full((2, 2), 64), batch_size=1, rank=2, world=3)
-    assert [key.epoch for batch in sampler for key in batch] == [BLANK]
+    ((key,),) = sampler
+    assert key.epoch == BLANK
+    assert 0 <= key.index < 2  # it is read all the same

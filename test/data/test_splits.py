@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keypoint_detection.data.formats import read_annotations
-from keypoint_detection.data.splits import describe_split, random_split, recorded_split, warn_of_changed_labels
+from keypoint_detection.data.splits import (
+    check_same_images,
+    describe_split,
+    random_split,
+    recorded_split,
+    warn_of_changed_labels,
+)
 from keypoint_detection.errors import InputError
 
 
@@ -67,6 +73,14 @@ def test_a_recorded_split_is_found_again(annotations):
     train, validation = recorded_split(annotations, split)
     assert train.tolist() == [3, 0, 5]
     assert validation.tolist() == [1, 2, 4]
+
+
+def test_a_part_that_has_a_file_holds_the_same_images_in_the_same_order(annotations):
+    names = [f"00{index}.png" for index in range(6)]
+    check_same_images(annotations, {"train": names}, "train")
+    check_same_images(annotations, {"train": names}, "test")  # of which the record says nothing
+    with pytest.raises(InputError, match="split: the images of 'train' are not those of"):
+        check_same_images(annotations, {"train": names[::-1]}, "train")
 
 
 def test_changed_labels_are_noticed(annotations, tmp_path, caplog):
