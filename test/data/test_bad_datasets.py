@@ -379,6 +379,24 @@ def test_keypoints_of_images_of_unknown_size_stay_in_pixels_and_count_for_neithe
     assert left.xy.tolist() == [[5, 5], [6, 6], [7, 7]]
 
 
+@pytest.mark.parametrize(
+    ("farther", "advice"),
+    [([[500, 5]], "use --keypoint_coordinates pixel"), ([[500, 5]] * 3, "they fit no other --keypoint_coordinates")],
+)
+def test_a_convention_that_fits_most_keypoints_is_advised(folder, farther, advice):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"dataset": [entry(0, corner=[[5, 5], [6, 6], [7, 7]], flap=farther)]}))
+    with pytest.raises(InputError, match=advice):
+        read(path)
+
+
+@pytest.mark.parametrize("points", [[], [[0.5, 1]]])
+def test_a_file_with_too_few_keypoints_to_tell_is_believed_to_be_in_pixels(folder, points):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"coordinates": "pixel", "dataset": [entry(0, corner=points, flap=[])]}))
+    assert read(path).xy.tolist() == points
+
+
 @pytest.mark.parametrize("part_characters", [1, 7, 64, 1 << 20])
 def test_line_and_column_are_those_of_the_file_in_however_many_parts_it_is_read(tmp_path, part_characters):
     text = '{"first": 1,\n "second": [' + ", ".join(map(str, range(40))) + '], "third": oops}'
