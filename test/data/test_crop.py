@@ -141,6 +141,15 @@ def test_parts_are_a_function_of_seed_epoch_and_index(tmp_path):
     assert len(places(data_set(alike, crop_size=40, seed=seed)[Key(0, 4)] for seed in range(8))) > 4
 
 
+def test_where_a_part_lies_says_nothing_of_how_the_image_was_moved(tmp_path):
+    write_data_set(tmp_path, [(40, 40)], [{"a": []}])
+    moved = Augmentation(**STILL | {"translation": 0.1}, **COLOURS_AS_THEY_ARE)
+    parts = data_set(read_annotations(tmp_path / "dataset.json", tmp_path), augmentation=moved, crop_size=32)
+    corners = np.array([parts[Key(0, epoch)].transforms[:2, 2].numpy() for epoch in range(50)])
+    # The part begins 0 to 8 pixels from the image, and that -4 to 4: together they are anywhere from -4 to 12.
+    assert (np.ptp(corners, axis=0) > 10).all()
+
+
 def test_only_training_images_are_shown_in_parts(annotations, tmp_path):
     module = KeypointsDataModule(
         tmp_path / "dataset.json",

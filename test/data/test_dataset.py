@@ -381,6 +381,10 @@ def test_an_error_of_a_worker_is_one_line(annotations, folder):
     assert re.fullmatch(r'.*\.json: entry 1 \("001\.png"\): .*001\.png: [^\n]+', str(raised.value))
 
 
+def test_a_sample_without_keypoints_has_room_for_one(annotations):
+    assert tuple(make(annotations)[2].keypoints.shape) == (3, 1, 2)
+
+
 def test_blank_samples_count_nowhere(annotations):
     blank = make(annotations)[1, BLANK]
     assert blank.images.shape == (3, 50, 30)
