@@ -20,3 +20,15 @@ def test_a_tile_sees_half_the_distance_of_doubles_beyond_its_seam(left, right, k
     xy, scores = merge_tiles(tiles, found)
     assert scores.tolist() == [[0.8, 0.0]]
     assert xy[0, 0].tolist() == pytest.approx([kept, 5])
+
+
+def test_what_remains_of_doubles_is_in_descending_order_of_scores():
+    tiles = split_into_tiles((10, 70), 40)
+    found = [
+        (np.array([[[35.0, 5.0], [9.0, 5.0]]]), np.array([[0.9, 0.5]])),
+        (np.array([[[5.5, 5.0], [29.0, 6.0]]]), np.array([[0.8, 0.7]])),  # of columns 30-70: the first one is a double
+    ]
+    xy, scores = merge_tiles(tiles, found)
+    assert scores.tolist() == [[0.9, 0.7, 0.5, 0.0]]
+    assert xy[0, :3].tolist() == [[35, 5], [59, 6], [9, 5]]
+    assert np.isnan(xy[0, 3]).all()

@@ -297,6 +297,7 @@ def test_samples_are_a_function_of_seed_epoch_and_index(annotations):
     np.random.default_rng().random()
     dataset[0, 4], dataset[1, 5]
     assert same(dataset[1, 4], first)
+    assert torch.equal(dataset[-2, 4].images, first.images)
     assert same(make(annotations, augmentation=STRONG, seed=1)[1, 4], first)
     assert not torch.equal(dataset[1, 5].images, first.images)
     assert not torch.equal(make(annotations, augmentation=STRONG, seed=2)[1, 4].images, first.images)
