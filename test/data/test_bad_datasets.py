@@ -103,6 +103,7 @@ CASES = {
     "absolute path": (native(entry(1, image_path="/etc/a.png")), ["entry 1", "leaves the image folder"]),
     "an image twice": (native(entry(1), entry(2), entry(1)), ['entry 3 ("images/1.png")', "as entry 1"]),
     "twice in other words": (native(entry(1, image_path="./images//0.png")), ["entry 1", "as entry 0"]),
+    "twice with more slashes": (native(entry(1, image_path="images//0.png")), ["entry 1", "as entry 0"]),
     "only a path": (json.dumps({"dataset": [{"image_path": "images/0.png"}]}), ["entry 0 has no channel"]),
     "missing channel": (native(entry(1), entry(2, flap=None)), ["entry 2", "images/2.png", 'no channel "flap"']),
     "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', '(did you mean "flaps"?)']),

@@ -92,6 +92,11 @@ def test_letters_at_an_end_of_a_word_tell_sides_where_that_is_no_chance(names, p
     assert unpaired == alone.get(names[0], [])
 
 
+def test_a_partner_that_has_another_one_too_is_none():
+    names = ["pawrightleft", "pawleftleft", "pawleftright"]
+    assert guess_flip_pairs(names) == ([], names)
+
+
 def test_names_with_several_partners_tell_a_side_and_are_no_pair():
     names = ["ll", "lr", "rl", "rr"]
     assert guess_flip_pairs(names) == ([], names)

@@ -199,13 +199,13 @@ def test_numbered_names_are_one_channel(names, expected):
 @pytest.mark.parametrize("how", ["blender", "normalized", "pixel"])
 def test_convert_there_and_back(folder, target, how):
     labels = {**PIXELS, "left_0": [[3.25, 7.125]], "none": []}
-    dataset = [{"image_path": "a.png", **labels}, {"image_path": "b.png", **{key: [] for key in labels}}]
+    dataset = [{"image_path": "b.png", **{key: [] for key in labels}}, {"image_path": "a.png", **labels}]
     source = save(folder, {"coordinates": "pixel", "dataset": dataset})
     written = folder / "out.json"
     convert(source, written, target, folder, output_coordinates=how)
     assert recognise(written) == target
     back = read_annotations(written, folder)
-    assert table(back) == [labels, {key: [] for key in labels}]
+    assert table(back) == [{key: [] for key in labels}, labels]
     assert not list(folder.glob("*.partial"))
     if target == "native":
         said = json.loads(written.read_text())

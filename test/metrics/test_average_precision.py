@@ -186,3 +186,9 @@ def test_differing_numbers_are_refused():
         metric.update(
             [(torch.zeros(0, 2), torch.zeros(0)), (torch.zeros(3, 2), torch.zeros(2))], [torch.zeros(0, 2)] * 2
         )
+
+
+def test_positions_that_are_not_x_and_y_are_refused_however_many_numbers_they_are():
+    metric = KeypointAveragePrecision([2])
+    with pytest.raises(ValueError, match=r"got positions of shape \(1, 4\), expected \(N, 2\)"):
+        metric.update([(torch.zeros(1, 4), torch.zeros(2))], [torch.zeros(0, 2)])
