@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import math
 import pickle
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from keypoint_detection import heatmaps
 from keypoint_detection.data import dataset as dataset_module
+from keypoint_detection.data import image_cache
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.dataset import KeypointsDataset, collate
 from keypoint_detection.data.formats import read_annotations
@@ -349,6 +351,15 @@ def test_images_that_are_cached_as_they_fit_are_those_of_the_files(annotations, 
     for index in range(len(annotations)):
         for _ in range(2):
             assert same(cached[index], plain[index])
+
+
+def test_images_that_are_cached_as_they_fit_take_no_more_memory_than_that(annotations, monkeypatch):
+    needed = 3 * (12 * 16 + 16 * 10 + 16 * 16)  # of 40 x 30, 30 x 50 and 64 x 64 pixels
+    for free, fits in ((needed, True), (needed - 1, False)):
+        monkeypatch.setattr(image_cache, "free_memory", lambda free=free: math.ceil(free / 0.8))
+        for sizes in (scan_sizes(annotations), np.zeros((3, 2), np.int64)):
+            with contextlib.nullcontext() if fits else pytest.raises(InputError, match="caching 3 decoded images"):
+                ImageCache(annotations, sizes, image_size=(16, 16))
 
 
 def test_images_that_are_cached_as_they_fit_are_not_for_random_changes(annotations):
