@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional
 from keypoint_detection.data import geometry
 from keypoint_detection.data.geometry import (
     fit_size,
+    fit_sizes,
     letterbox,
     parse_image_size,
     scaling,
@@ -147,6 +148,17 @@ def test_mirroring_by_warp_is_a_flip():
 def test_shrink_factor_of_the_direction_that_shrinks_least():
     assert shrink_factor(np.diag([0.25, 0.5, 1.0]), (10, 10)) == pytest.approx(2)
     assert shrink_factor(np.diag([3.0, 2.0, 1.0]), (10, 10)) == pytest.approx(1 / 3)
+    # What lies at (15, 0) is divided by 1 + 15 / 30 and moved to the middle, (10, 5): there 1.5 source pixels are
+    # a pixel down, and 1.5 ** 2 a pixel to the right. A multiple of a homography is the same one.
+    tilted = translation(0, 5) @ np.array([[1.0, 0, 0], [0, 1, 0], [1 / 30, 0, 1]])
+    for multiple in (1, 4):
+        assert shrink_factor(multiple * tilted, (10, 20)) == pytest.approx(1.5)
+
+
+def test_sizes_that_fit_are_of_width_and_height_and_unknown_ones_stay_unknown():
+    sizes = np.array([[40, 20], [0, 0], [20, 40]])
+    assert fit_sizes(sizes, (12, 10)).tolist() == [[10, 5], [0, 0], [6, 12]]
+    assert fit_sizes(sizes, None) is sizes
 
 
 def test_warp_resembles_a_supersampled_reference():
