@@ -488,6 +488,13 @@ def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, 
         find_inputs(["drawn", "drawn"], "drawn")
 
 
+def test_a_folder_of_overlays_above_is_left_out_however_it_is_named(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images / "sub")
+    other = shutil.copy(images / "a.png", tmp_path / "other.png")
+    for overlays in ("..", str(images), "../sub/.."):
+        assert find_inputs([str(images), str(other)], overlays) == ([other], [])
+
+
 def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, monkeypatch):
     (tmp_path / "real" / "sub").mkdir(parents=True)
     shutil.copy(images / "a.png", tmp_path / "real" / "a.png")
