@@ -66,6 +66,15 @@ def test_average_precision_is_that_worked_out_by_hand(evaluation):
     assert evaluation.channels["red"]["average_precision"] == pytest.approx([1 / 3, 2 / 3])
 
 
+def test_images_are_in_the_order_of_the_file_where_their_sizes_alternate(folder, tmp_path):
+    for index, size in enumerate([(30, 20), (20, 30), (30, 20)]):
+        Image.new("RGB", size).save(tmp_path / f"{index}.png")
+    entries = [{"image_path": f"{index}.png", "red": [[0.5, 0.5]], "green": []} for index in range(3)]
+    (tmp_path / "labels.json").write_text(json.dumps({"dataset": entries}))
+    found = evaluate(folder / "best.ckpt", tmp_path / "labels.json", device="cpu")
+    assert [image.name for image in found.images.values()] == ["0.png", "1.png", "2.png"]
+
+
 def test_localisation_and_the_numbers_at_thresholds_are_those_worked_out_by_hand(evaluation):
     red, green = evaluation.channels["red"], evaluation.channels["green"]
     assert [red[key] for key in ("median", "mean", "p90")] == pytest.approx([1.5, 1.5, 2.7], abs=0.05)
