@@ -103,7 +103,7 @@ def fingerprint_as_trained(
             annotations.source, annotations.image_root, keypoint_channels=list(trained.values()),
             keypoint_coordinates=keypoint_coordinates, report=False,
         )  # fmt: skip
-        return leave_out_outside(whole.select_channels(list(trained)), sizes, report=False).fingerprint()
+        return leave_out_outside(whole, sizes, report=False).fingerprint()
     except InputError:
         return None
 
