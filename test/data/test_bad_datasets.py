@@ -268,7 +268,9 @@ def test_a_key_twice_is_refused_however_it_is_spaced(folder, space, key):
         read(path)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe{\x00}\x00", b'{"dataset": "\xff"}', bytes(range(256))])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe{\x00}\x00", b'{"dataset": "\xff"}', bytes(range(256)), b'{"dataset": []}\xc3']
+)
 def test_bytes_that_are_no_text_are_refused(folder, data):
     (folder / "data.json").write_bytes(data)
     with pytest.raises(InputError, match=r"data\.json: not a text file in UTF-8"):
