@@ -79,6 +79,7 @@ def test_localisation_and_the_numbers_at_thresholds_are_those_worked_out_by_hand
     red, green = evaluation.channels["red"], evaluation.channels["green"]
     assert [red[key] for key in ("median", "mean", "p90")] == pytest.approx([1.5, 1.5, 2.7], abs=0.05)
     assert (red["threshold"], green["threshold"]) == pytest.approx((0.5, 0.6), rel=2e-5)
+    assert evaluation.report_data("title").score_thresholds == pytest.approx([0.5, 0.6], rel=2e-5)
     assert [red[key] for key in ("recall", "precision", "f1")] == pytest.approx([2 / 3, 2 / 4, 4 / 7])
     assert [red[key] for key in ("best_recall", "best_precision", "best_f1")] == pytest.approx([2 / 3, 1, 0.8])
     lowest_that_counts, next_lower = (1 / (1 + np.exp(10 - 20 * brightness)) for brightness in (0.9, 0.8))
