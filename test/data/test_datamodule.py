@@ -391,6 +391,13 @@ def test_a_device_gets_a_worker_for_each_core_but_one_up_to_8(cores, processes, 
     assert automatic_num_workers("cuda", processes)[0] == workers
 
 
+@pytest.mark.parametrize(("cores", "threads", "workers"), [(16, 4, 2), (5, 4, 1), (4, 4, 2), (3, 3, 1), (2, 2, 0)])
+def test_a_cpu_gets_at_most_two_workers_of_the_cores_that_it_spares(cores, threads, workers, monkeypatch):
+    monkeypatch.setattr(loading, "usable_cores", lambda: cores)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert automatic_num_workers("cpu")[0] == workers
+
+
 def test_automatic_workers_leave_a_core_to_the_training():
     cpu, _ = automatic_num_workers("cpu")
     gpu, reason = automatic_num_workers("cuda")
