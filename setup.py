@@ -28,7 +28,18 @@ EXPORT = ["torch>=2.10", "onnx>=1.17", "onnxruntime>=1.22", "onnxscript>=0.7"]
 SAFETENSORS = ["safetensors>=0.4"]
 SWEEP = ["optuna>=4.9", "pg8000>=1.31"]
 VIDEO = ["imageio[ffmpeg]>=2.34"]
-TEST = ["pytest>=8.0", "hypothesis>=6.100", "playwright>=1.40", *ENCODERS, *FAST, *EXPORT, *SAFETENSORS, *SWEEP, *VIDEO]
+TEST = [
+    "pytest>=8.0",
+    "setuptools>=64",
+    "hypothesis>=6.100",
+    "playwright>=1.44",
+    *ENCODERS,
+    *FAST,
+    *EXPORT,
+    *SAFETENSORS,
+    *SWEEP,
+    *VIDEO,
+]
 DEV = [*TEST, "ruff>=0.9", "pre-commit>=3.7"]
 
 setup(
