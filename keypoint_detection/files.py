@@ -108,12 +108,12 @@ def prepare_file(path: str | Path, flag: str) -> None:
             if not os.access(path, os.W_OK):
                 raise InputError(f"{asked}: cannot be written there (Permission denied)")
             return
-        folder = Path(path).resolve().parent  # a link is followed
-    except RuntimeError as error:
-        raise InputError(f"{asked}: cannot be written there (a link that leads to itself)") from error
+        target = Path(os.path.realpath(path))  # a link is followed
+        if target.is_symlink():
+            raise InputError(f"{asked}: cannot be written there (a link that leads to itself)")
     except OSError as error:  # as of a name that is too long
         raise InputError(f"{asked}: cannot be written there ({error.strerror})") from error
-    make_folder(folder, asked)
+    make_folder(target.parent, asked)
 
 
 def unfinished(path: Path, token: str) -> Path:
