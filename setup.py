@@ -8,8 +8,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CORE = [
-    "torch>=2.6",
-    "torchvision>=0.21",
+    "torch>=2.7",
+    "torchvision>=0.22",
     "pytorch-lightning>=2.6",
     "torchmetrics>=1.6",
     "wandb>=0.30",

@@ -83,6 +83,8 @@ class RunLogger(WandbLogger):
         )
         # Lightning passes this on always, and wandb warns that it has no effect any more.
         self._wandb_init.pop("anonymous", None)
+        if mode == "offline":
+            self._wandb_init.pop("resume", None)  # likewise: the run's id is what `wandb sync` goes by
         if os.environ.get("WANDB_SWEEP_ID"):
             # The sweep decides these, and wandb warns about every one that is given.
             self._wandb_init.update(project=None, entity=None, id=None)
