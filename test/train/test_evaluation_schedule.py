@@ -171,10 +171,9 @@ def test_a_training_validates_25_times_or_more_often(ends, interval):
     ],
 )
 def test_a_training_that_is_to_stop_validates_where_it_may(fewest, steps, epochs_done, ends):
-    progress = SimpleNamespace(current=SimpleNamespace(processed=epochs_done))
     trainer = trainer_of_100_seconds(
         should_stop=True, check_val_every_n_epoch=7, val_check_batch=4, num_training_batches=4, global_step=steps,
-        fit_loop=SimpleNamespace(epoch_progress=progress), **{"min_epochs": None, "min_steps": None} | fewest,
+        current_epoch=epochs_done, **{"min_epochs": None, "min_steps": None} | fewest,
     )  # fmt: skip
     EvaluationSchedule(automatic=False).on_train_batch_end(trainer, None, None, None, 3)
     assert trainer.check_val_every_n_epoch == (1 if ends else 7)
