@@ -12,7 +12,7 @@ from PIL import Image
 
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import prepare_file, replaced, unfinished, write_atomic
+from keypoint_detection.files import prepare_file, refuse_overwriting, replaced, unfinished, write_atomic
 
 LABELS = '{"coordinates": "pixel", "dataset": [{"image_path": "a.png", "corner": [[1, 2]]}]}'
 
@@ -171,3 +171,20 @@ def test_text_that_is_no_utf8_is_written_as_json_escapes_it(tmp_path):
     for path in (tmp_path / "a.json", tmp_path / "b.json"):
         assert path.read_bytes() == b'["caf\\udce9.png", "\xc3\xa9"]'
         assert json.loads(path.read_bytes()) == [name, "é"]
+
+
+def test_what_is_read_is_known_by_any_of_its_names(tmp_path):
+    source, link, loop = (tmp_path / name for name in ("image.png", "link.json", "loop"))
+    source.touch()
+    (tmp_path / "other.png").touch()
+    link.symlink_to(source)
+    loop.symlink_to(loop)
+    missing = tmp_path / "missing.png"
+    for output in (source, link, tmp_path / "." / "image.png"):
+        with pytest.raises(InputError, match="would overwrite the file that is read, expected another name"):
+            refuse_overwriting(output, [missing, loop, source])
+    refuse_overwriting(tmp_path / "other.png", [missing, loop, source])
+
+
+def test_where_nothing_is_there_yet_none_of_a_million_images_is_looked_at(tmp_path):
+    refuse_overwriting(tmp_path / "new.json", map(pytest.fail, ["image.png"]))
