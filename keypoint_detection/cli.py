@@ -97,7 +97,8 @@ def _run(module: str, arguments: Sequence[str]) -> int:
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     if not first:
-        logging.getLogger("keypoint_detection.data.dataset").setLevel(logging.WARNING)  # of images in its share alone
+        for reading in ("dataset", "images.attempts"):  # which it alone knows of: images in its share
+            logging.getLogger(f"keypoint_detection.data.{reading}").setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for

@@ -54,20 +54,33 @@ def test_what_ctrl_c_stops_is_one_line_and_exit_code_130(said, told, monkeypatch
     assert capsys.readouterr().err == f"{told}\n"
 
 
-@pytest.mark.parametrize(("rank", "said"), [("0", ["labels", "image"]), ("1", ["image"])])
-def test_of_several_processes_the_first_says_what_all_know_and_each_what_it_alone_does(rank, said):
-    code = """
-import logging
+@pytest.mark.parametrize(("rank", "said"), [("0", ["labels", "skipped", "again"]), ("1", ["skipped", "again"])])
+def test_of_several_processes_the_first_says_what_all_know_and_each_what_it_alone_does(rank, said, tmp_path):
+    code = f"""
+import errno, logging, pathlib
 from keypoint_detection import check, cli
+from keypoint_detection.data import images
+from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.formats import read_annotations
+def fail(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
 def warn(arguments):
     logging.getLogger("keypoint_detection.data.parts").warning("labels")
-    logging.getLogger("keypoint_detection.data.dataset").warning("image")
+    annotations = read_annotations({LABELS!r}, {str(tmp_path)!r})  # whose images are elsewhere
+    KeypointsDataset(
+        annotations, heatmap_sigma=2, heatmap_stride=1, seed=0, empty_channels="absent", corrupt_images="skip"
+    )[0]
+    images.RETRY_WAITS, pathlib.Path.open = (0,), fail
+    images.load_image("image.png")
 check.main = warn
 cli.main(["check"])
 """
     environment = {**os.environ, "LOCAL_RANK": rank}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ended.stderr.split() == said
+    *told, failed = ended.stderr.splitlines()
+    words = {"labels": "labels", "skipped": "Skipped: ", "again": "image.png: Input/output error; trying again in 0 s"}
+    assert [next(name for name, text in words.items() if line.startswith(text)) for line in told] == said
+    assert failed.startswith("error: image.png: ")
 
 
 def test_the_help_of_the_program_lists_all_commands():

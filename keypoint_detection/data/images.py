@@ -37,6 +37,7 @@ from keypoint_detection.files import is_missing
 from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)
+attempts_logger = logging.getLogger(f"{__name__}.attempts")  # of reading a file, which processes do not share
 
 T = TypeVar("T")
 
@@ -258,7 +259,7 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
             raise InputError(f"{path}: no such image file{advice and f', {advice}'}") from error
         except OSError as error:
             if error.errno in TRANSIENT_ERRORS and wait is not None:
-                logger.warning("%s: %s; trying again in %g s", path, error.strerror, wait)
+                attempts_logger.warning("%s: %s; trying again in %g s", path, error.strerror, wait)
                 time.sleep(wait)
                 continue
             raise InputError(f"{path}: {_reason(path, error)}") from error
