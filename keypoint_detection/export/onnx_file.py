@@ -145,7 +145,7 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
-                (torch.rand(1, 3, height, width),),
+                (torch.rand(1, 3, height, width, dtype=torch.float32),),
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes={"images": axes},

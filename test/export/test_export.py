@@ -426,6 +426,15 @@ def test_bad_arguments_are_named(checkpoint, arguments, text, tmp_path, monkeypa
         export(**{"checkpoint": str(checkpoint), "output": "model.onnx", **arguments})
 
 
+def test_a_program_that_computes_in_float64_exports_the_same(checkpoint, model, tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        export(str(checkpoint), str(tmp_path / "model.onnx"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert onnx.load(tmp_path / "model.onnx") == onnx.load(model)
+
+
 def test_a_version_of_the_operators_that_the_exporter_does_not_reach_is_named(checkpoint, tmp_path, monkeypatch):
     model = onnx.helper.make_model(
         onnx.helper.make_graph([], "none", [], []),
