@@ -154,8 +154,9 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever it runs into
+        reason = first_line(error.__cause__ or error)  # around which the exporter puts advice on how to mend itself
         what = f"torch {torch.__version__} cannot export the backbone {detector.hparams.backbone_type}"
-        raise InputError(f"{what}: {first_line(error)}") from error
+        raise InputError(f"{what}: {reason}") from error
     model = program.model_proto
     written = next(operators.version for operators in model.opset_import if not operators.domain)
     if written != opset:  # what it says of that goes to a log, with a traceback

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from colour_detector import colour_checkpoint, dots
+from colour_detector import RedAndGreen, colour_checkpoint, dots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -433,6 +433,16 @@ def test_a_program_that_computes_in_float64_exports_the_same(checkpoint, model, 
     finally:
         torch.set_default_dtype(torch.float32)
     assert onnx.load(tmp_path / "model.onnx") == onnx.load(model)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_why_a_backbone_cannot_be_exported_is_said(checkpoint, tmp_path, monkeypatch, name):
+    def fail(self, images):
+        raise RuntimeError("no way\nand more of it")
+
+    monkeypatch.setattr(RedAndGreen, "forward", fail)
+    with pytest.raises(InputError, match=rf"^torch {re.escape(torch.__version__)} cannot export .*: no way$"):
+        export(str(checkpoint), str(tmp_path / name))
 
 
 def test_a_version_of_the_operators_that_the_exporter_does_not_reach_is_named(checkpoint, tmp_path, monkeypatch):
