@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,36 @@ def test_slurm_job_that_has_to_go_saves_and_queues_again(tmp_path):
     assert "stopped by SIGTERM after step" in output
     assert "queued: requeue 7123" in output
     assert "Traceback" not in output
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to be told")
+def test_a_process_does_not_wait_for_a_first_one_that_was_killed(tmp_path):
+    """The second of two, whose first one is killed before they have met: it would wait for days."""
+    asked = (
+        f"predict --checkpoint none.ckpt --devices 2 --accelerator cpu --output {tmp_path / 'found.json'} {tmp_path}"
+    )
+    variables = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    text = f"{sys.executable} -m keypoint_detection.cli {asked} & echo $!; wait"
+    first = start(text, tmp_path, MASTER_PORT=str(free_port()), **variables)
+    second = int(first.stdout.readline())
+    try:
+        while runs(second) and "libtorch" not in Path(f"/proc/{second}/maps").read_text():  # it is at work
+            time.sleep(0.1)
+        assert runs(second)
+        first.kill()
+        first.wait()
+        end = time.monotonic() + 20
+        while runs(second) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not runs(second)
+    finally:
+        if runs(second):
+            os.kill(second, signal.SIGKILL)
+        first.stdout.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import ctypes
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from keypoint_detection.parent import end_with_parent
 from keypoint_detection.wording import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LOOKS = 0.25
 # What a training that is told to end may take for it, such as for its last checkpoint.
 SECONDS_TO_END = 30.0
-PR_SET_PDEATHSIG = 1
 # What every evaluation of this library that computes metrics logs; a validation between them may log losses alone.
 MEAN_AP = "validation/meanAP"
 
@@ -76,7 +75,7 @@ def run_training(
         try:
             process = subprocess.Popen(
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                start_new_session=True, preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )  # fmt: skip
         except OSError as error:
             raise RunError(f"{command[0]} cannot be started: {error.strerror or error}") from error
@@ -106,11 +105,6 @@ def run_training(
     if process.returncode != 0:
         raise RunError(f"{last_line(log).removeprefix('error: ')} (exit code {process.returncode}, {log})")
     return Outcome(values, stopped=False)
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to end this process when the one that started it is killed: nobody would watch it any more."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
