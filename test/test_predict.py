@@ -409,6 +409,18 @@ def test_a_number_that_is_too_small_is_named(checkpoint, name, value, least):
         KeypointPredictor(checkpoint, device="cpu", **{name: value})
 
 
+@pytest.mark.parametrize("value", [64.5, 64.0, "64", True])
+@pytest.mark.parametrize("name", ["batch_size", "max_keypoints", "tile"])
+def test_a_number_that_is_not_whole_is_named(checkpoint, name, value):
+    with pytest.raises(InputError, match=f"^{name} {value!r}: expected a whole number$"):
+        KeypointPredictor(checkpoint, device="cpu", **{name: value})
+
+
+def test_whole_numbers_of_numpy_are_numbers(checkpoint):
+    predictor = KeypointPredictor(checkpoint, device="cpu", batch_size=np.int64(2), max_keypoints=np.uint8(3))
+    assert (predictor.batch_size, predictor.max_keypoints) == (2, 3)
+
+
 def test_a_folder_in_the_place_of_an_exported_file_is_named(tmp_path):
     (tmp_path / "model.onnx").mkdir()
     with pytest.raises(InputError, match=r"model\.onnx is a folder, expected a file$"):
