@@ -171,6 +171,21 @@ def test_features_of_another_size_than_was_said_are_refused(channels, scale):
         Mine(heatmap_stride=2)(torch.rand(2, 3, 7, 9))
 
 
+@pytest.mark.parametrize(("features", "got"), [([torch.zeros(2, 4, 4, 6)], "a list"), (None, "a NoneType")])
+def test_features_that_are_no_tensor_are_refused(features, got):
+    """As the maps of all levels, in a list, that the encoders of other libraries return."""
+
+    class Mine(Backbone):
+        def __init__(self, *, heatmap_stride):
+            super().__init__(heatmap_stride, 3, 4, 4)
+
+        def features(self, images):
+            return features
+
+    with pytest.raises(InputError, match=f"^backbone Mine: features are {got}, expected a tensor$"):
+        Mine(heatmap_stride=2)(torch.rand(2, 3, 7, 9))
+
+
 def test_unet_computes_no_level_finer_than_the_heatmaps():
     arguments = {"n_channels": 4, "n_channels_out": 0}
     widths = {stride: build_backbone("Unet", stride, arguments).out_channels for stride in STRIDES}

@@ -75,7 +75,7 @@ class Backbone(nn.Module):
             `(B, out_channels, ceil(H / heatmap_stride), ceil(W / heatmap_stride))`.
 
         Raises:
-            InputError: If `features` returns another number of channels, or another size.
+            InputError: If `features` returns no tensor, or one of another number of channels or another size.
         """
         height, width = images.shape[-2:]
         if self.n_channels_in == 1 and images.shape[1] == 3:
@@ -95,6 +95,10 @@ class Backbone(nn.Module):
 
     def _check_features(self, features: Tensor, height: int, width: int) -> None:
         """Checks the features of a padded image: larger ones would be cropped, and trained at a wrong scale."""
+        if not isinstance(features, Tensor):
+            raise InputError(
+                f"backbone {type(self).__name__}: features are a {type(features).__name__}, expected a tensor"
+            )
         expected = (self.out_channels, height // self.heatmap_stride, width // self.heatmap_stride)
         if features.shape[1:] != expected:
             got, wanted = ("x".join(map(str, shape)) for shape in (features.shape[1:], expected))
