@@ -259,6 +259,14 @@ def test_the_folder_of_a_run_is_told_from_a_missing_file(tmp_path):
         load_checkpoint(tmp_path)
 
 
+def test_a_folder_of_checkpoints_is_told_the_one_for_use(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    with pytest.raises(InputError) as raised:
+        load_checkpoint(folder)
+    assert str(raised.value) == f"checkpoint {folder} is a folder, expected a file as {folder}/best.ckpt"
+
+
 @pytest.mark.parametrize("what", ["torch.load", "pathlib.Path.is_file"], ids=["the file", "its folder"])
 @pytest.mark.parametrize(
     "command", [["checkpoint", "info"], ["predict", "image.png", "--output=f.json", "--checkpoint"]]

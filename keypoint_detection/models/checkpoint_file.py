@@ -52,7 +52,7 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """
     try:
         if Path(path).is_dir():
-            example = Path(path) / "checkpoints" / "best.ckpt"
+            example = Path(path) / ("best.ckpt" if Path(path).name == "checkpoints" else "checkpoints/best.ckpt")
             raise InputError(f"checkpoint {path} is a folder, expected a file as {example}")
         if not Path(path).is_file():
             raise InputError(f"checkpoint {path} does not exist")
