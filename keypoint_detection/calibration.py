@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.metrics import Matches
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import cells, counted, padded
 
 METHOD = "conformal risk control over images"
 
@@ -132,7 +132,7 @@ class Calibration:
 
     def table(self) -> str:
         """One line per channel, as text."""
-        width = max(map(len, self.channels))
+        width = max(map(cells, self.channels))
         lines = [f"Thresholds that promise a recall of {self.recall:g} within {self.distance:g} px"]
         for name, found in self.channels.items():
             if found.problem is None:
@@ -140,5 +140,5 @@ class Calibration:
                 text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} in the mean of {images})"
             else:
                 text = f"no promise, the threshold stays   ({found.problem})"
-            lines.append(f"{name:{width}}  {text}")
+            lines.append(f"{padded(name, width)}  {text}")
         return "\n".join(lines)

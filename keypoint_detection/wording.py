@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def counted(number: int, noun: str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes: two for a Chinese letter, none for a mark over the one before it."""
+    shown = [letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me", "Cf")]
+    return len(shown) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in shown)
+
+
+def padded(text: str, width: int) -> str:
+    """The text with spaces behind it, up to a width in cells of a terminal."""
+    return text + " " * (width - cells(text))
 
 
 def command_line() -> str:

@@ -135,3 +135,9 @@ def test_the_measured_recall_is_said_to_be_the_mean_of_images_and_not_the_share_
     assert Calibration(0.5, 4.0, {}, {"corner": found}).table().splitlines()[1] == (
         "corner  0.9000   (0.750 in the mean of 2 images)"
     )
+
+
+def test_lines_of_channels_begin_in_one_column_of_a_terminal():
+    found = calibrate_channel(matches([(0, 0, 0.9, 1.0)], [1]), 0, 0, {0: 1}, 0.5)
+    _, plain, chinese = Calibration(0.5, 4.0, {}, {"nose": found, "頭": found}).table().splitlines()
+    assert chinese.replace("頭  ", "nose") == plain

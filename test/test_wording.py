@@ -1,4 +1,6 @@
-from keypoint_detection.wording import counted, did_you_mean
+import pytest
+
+from keypoint_detection.wording import cells, counted, did_you_mean, padded
 
 
 def test_one_is_singular():
@@ -11,3 +13,25 @@ def test_a_hint_names_what_is_near():
     assert did_you_mean(["batchsize", "max_epoch"], names, "--{}") == " (did you mean --batch_size, --max_epochs?)"
     assert did_you_mean("max_eteps", names, '"{}"', most=2) == ' (did you mean "max_steps", "max_epochs"?)'
     assert did_you_mean("xyzzy", names) == did_you_mean([], names) == did_you_mean("xyzzy", []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "width"),
+    [
+        ("", 0),
+        ("nose", 4),
+        ("頭", 2),
+        ("左肩x", 5),
+        ("ｶﾞ", 2),
+        ("Ｌ", 2),
+        ("e\u0301", 1),
+        ("é", 1),
+        ("กำ", 2),
+        ("กิ", 1),
+        ("🦊", 2),
+    ],
+)
+def test_a_text_is_as_wide_as_a_terminal_shows_it(text, width):
+    assert cells(text) == width
+    assert padded(text, 6) == text + " " * (6 - width)
+    assert padded(text, 0) == text

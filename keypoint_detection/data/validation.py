@@ -24,7 +24,7 @@ from keypoint_detection.data.images import load_image, path_advice, read_header,
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import is_missing
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import cells, counted, padded
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ class CheckReport:
             f"{self.source}: {counted(self.images, 'image')}, {counted(len(self.channel_names), 'channel')}, "
             f"{counted(int(self.counts.sum()), 'keypoint')}"
         ]
-        width = max(len(name) for name in ("channel", *self.channel_names))
-        lines.append(f"{'channel':<{width}}  keypoints  images with any  most in an image")
+        width = max(map(cells, ("channel", *self.channel_names)))
+        lines.append(f"{padded('channel', width)}  keypoints  images with any  most in an image")
         for name, column in zip(self.channel_names, self.counts.T, strict=True):
-            lines.append(f"{name:<{width}}  {column.sum():>9}  {(column > 0).sum():>15}  {column.max():>16}")
+            lines.append(f"{padded(name, width)}  {column.sum():>9}  {(column > 0).sum():>15}  {column.max():>16}")
         for (image_width, image_height), number in self.sizes.most_common(5):
             lines.append(f"{counted(number, 'image')} of {image_width} x {image_height}")
         if len(self.sizes) > 5:

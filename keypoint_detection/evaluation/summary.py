@@ -23,7 +23,7 @@ from keypoint_detection.metrics.errors import ERROR_KINDS, ErrorTaxonomy, error_
 from keypoint_detection.report import ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import pad
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers
-from keypoint_detection.wording import counted
+from keypoint_detection.wording import cells, counted, padded
 
 
 @dataclass
@@ -204,11 +204,8 @@ def _number(value: float, digits: int = 3) -> str:
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
     """Columns to the right, but the first to the left; a line before the row of means, and what dashes stand for."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(f"{cell:{'<' if column == 0 else '>'}{widths[column]}}" for column, cell in enumerate(row))
-        for row in [header, *rows]
-    ]
+    first, *widths = [max(map(cells, column)) for column in zip(header, *rows, strict=True)]
+    lines = ["  ".join([padded(name, first), *map(str.rjust, numbers, widths)]) for name, *numbers in [header, *rows]]
     rule = "-" * len(lines[0])
     if rows[-1][0] == "mean":
         lines.insert(-1, rule)

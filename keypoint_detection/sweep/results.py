@@ -12,6 +12,7 @@ from typing import Any
 from keypoint_detection.files import write_atomic
 from keypoint_detection.sweep.picture import draw_parallel_coordinates
 from keypoint_detection.sweep.sweep_file import SweepFile, flag_text
+from keypoint_detection.wording import cells, padded
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def short(value: Any) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> list[list[str]]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
+    return [[padded(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 def write_results(runs: Sequence[Run], sweep: SweepFile, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from keypoint_detection.log_names import log_name
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.train.run_folder import CURVES_FILE, REPORT_FILE
+from keypoint_detection.wording import cells, padded
 
 
 @dataclass
@@ -61,7 +62,7 @@ class TrainingResult:
 
     def _table(self, stage: str, title: str) -> str:
         names = list(self.detector.hparams.keypoint_channels)
-        width = max(len(name) for name in [*names, "mean"])
+        width = max(map(cells, [*names, "mean"]))
         columns = "".join(f"{f'AP@{distance:g}':>8}" for distance in self.threshold_distances)
         header = f"{'':{width}}{columns}{'median error':>15}"
         in_pixels = self.threshold_unit == "pixel"
@@ -74,9 +75,9 @@ class TrainingResult:
             kind = "meanAP" if name is None else "AP"
             keys = (log_name(kind, name, distance, stage) for distance in self.threshold_distances)
             values = [self.metrics.get(key, math.nan) for key in keys]
-            cells = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
+            precisions = "".join(f"{'-' if math.isnan(value) else f'{value:.3f}':>8}" for value in values)
             distance = self.metrics.get(log_name("median_distance", name, stage=stage), math.nan)
             error = "-" if math.isnan(distance) else f"{distance:.{digits}f} {unit}".strip()
-            rows.append(f"{'mean' if name is None else name:{width}}{cells}{error:>15}")
+            rows.append(f"{padded('mean' if name is None else name, width)}{precisions}{error:>15}")
         rows.insert(-1, "-" * len(header))
         return "\n".join(rows)

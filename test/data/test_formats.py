@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -320,6 +321,8 @@ def test_check_reports_counts_sizes_and_all_bad_images(folder):
     text = report.lines()
     assert text[0].endswith("5 images, 3 channels, 8 keypoints")
     assert text[2].split() == ["corner", "4", "3", "2"]
+    lines = replace(report, channel_names=("頭", "flap", "lid")).lines()
+    assert lines[2].replace("頭    ", "corner") == text[2]
     # Without decoding, only the missing image shows.
     assert len(check_dataset(folder / "data.json", folder, decode=False).errors) == 1
 

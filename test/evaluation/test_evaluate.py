@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,11 @@ def test_errors_are_counted_at_the_threshold_and_their_gains_are_over_all_scores
     assert title == "Errors within 4 px: count at the score threshold, AP won by mending those of all scores"
     assert rows[0].split()[:2] == ["miss", "4"]
     assert rows[3].split() == ["wrong", "channel", "0", "0.500"]
+
+
+def test_columns_of_the_tables_stand_where_a_terminal_shows_them_whatever_the_letters(evaluation):
+    channels = dict(zip(("頭x", "green"), evaluation.channels.values(), strict=True))
+    assert replace(evaluation, channels=channels).table().replace("頭x", "red") == evaluation.table()
 
 
 def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, capsys):

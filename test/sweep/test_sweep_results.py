@@ -54,3 +54,17 @@ def test_table_file_and_picture_say_what_came_of_each_run(tmp_path, monkeypatch)
         "values": [0.0, 0.12346], "parameters": [first, second], "complete": [True, False], "metric": "score",
         "axes": [parameters[0], parameters[2]], "maximize": False,
     }  # fmt: skip
+
+
+def test_columns_of_the_table_stand_where_a_terminal_shows_them_whatever_the_letters():
+    entries = {"channels": {"values": ["頭 a", "nose"]}, "loss": {"values": ["bce", "mse"]}}
+    parameters = [read_parameter(name, entry) for name, entry in entries.items()]
+    sweep = SweepFile(Path(), {}, "random", "score", False, parameters, [], Path(), Path())
+    runs = [
+        Run(number, "waiting", None, {"channels": channels, "loss": "bce"}, 0, None, "")
+        for number, channels in enumerate(("頭 a", "nose"))
+    ]
+    assert table(runs, sweep).splitlines()[1:] == [
+        "1     run-0000  -      waiting  0            -     頭 a      bce",
+        "2     run-0001  -      waiting  0            -     nose      bce",
+    ]

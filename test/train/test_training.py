@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.train import train as training
 from keypoint_detection.train.flags import build_parser
 from keypoint_detection.train.run_folder import RunFolder
+from keypoint_detection.train.training_result import TrainingResult
 
 ROOT = TEST_DATASET.parents[1]
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
@@ -166,6 +168,13 @@ def test_the_table_names_the_unit_of_its_distances(result, unit, title, error):
     assert lines[0] == f"Average precision {title}: validation set, best checkpoint"
     mean = next(line for line in lines if line.startswith("mean "))
     assert mean.endswith(f" {error}")
+
+
+def test_columns_of_the_table_stand_where_a_terminal_shows_them_whatever_the_letters():
+    detector = Namespace(hparams=Namespace(keypoint_channels=["nose", "頭"]))
+    metrics = {"test/meanAP": 0.5, **{f"test/AP/{name}/d=2": 0.25 for name in ("nose", "頭")}}
+    lines = TrainingResult(detector, Path(), Path(), metrics, [2.0], "pixel").table().splitlines()
+    assert lines[3:5] == ["nose   0.250              -", "頭     0.250              -"]
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):
