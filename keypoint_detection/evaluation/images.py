@@ -5,6 +5,7 @@ B batch, C channels, N detections, K true keypoints, H W image, h w heatmap.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -47,10 +48,7 @@ class EvaluatedImages:
         self.annotations = annotations
         self.threshold_distances = [float(distance) for distance in threshold_distances]
         self.threshold_unit = threshold_unit
-        names = annotations.channel_names
-        self.metrics: dict[str, KeypointMetric] = {
-            name: metric(names, threshold_distances) for name, metric in METRICS.items()
-        }
+        self.metrics = make_metrics(annotations.channel_names, threshold_distances)
         self.images: dict[int, ReportImage] = {}
 
     def add(self, batch: Batch, xy: Tensor, scores: Tensor) -> None:
@@ -85,6 +83,27 @@ class EvaluatedImages:
         metric = next(iter(self.metrics.values()))
         with metric.sync_context():
             return metric.matches()
+
+
+def make_metrics(channel_names: Sequence[str], threshold_distances: Sequence[float]) -> dict[str, KeypointMetric]:
+    """Makes all metrics of `METRICS`, by their names there, and sees that no two have a value of one name.
+
+    Args:
+        channel_names: Names of the channels.
+        threshold_distances: Distances within which a detection may match a true keypoint.
+
+    Raises:
+        InputError: See `metric_values`.
+    """
+    metrics, empty = (
+        {name: metric(channel_names, threshold_distances) for name, metric in METRICS.items()} for _ in range(2)
+    )
+    for metric in empty.values():
+        metric.distributed_available_fn = lambda: False  # each process asks its own
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
+        metric_values(empty)
+    return metrics
 
 
 def update_metrics(

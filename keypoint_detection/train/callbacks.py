@@ -17,9 +17,8 @@ from torchmetrics import Metric
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation.images import metric_values, update_metrics
+from keypoint_detection.evaluation.images import make_metrics, metric_values, update_metrics
 from keypoint_detection.log_names import log_name
-from keypoint_detection.metrics import METRICS
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY
 from keypoint_detection.models.optimization import current_learning_rate
@@ -178,8 +177,7 @@ class MetricsLogger(pl.Callback):
         if ap_epoch_freq != "auto" and ap_epoch_freq < 1:
             raise InputError(f"--ap_epoch_freq {ap_epoch_freq}: expected at least 1, or auto")
         self.metrics = {
-            stage: {name: metric(channel_names, self.threshold_distances) for name, metric in METRICS.items()}
-            for stage in ("validation", "test")
+            stage: make_metrics(channel_names, self.threshold_distances) for stage in ("validation", "test")
         }
         self.channel_names = channel_names
         self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first

@@ -11,6 +11,8 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, images_of_batch, metric_values
 from keypoint_detection.metrics import METRICS, KeypointMetric
+from keypoint_detection.train.callbacks import MetricsLogger
+from keypoint_detection.train.evaluation_row import EvaluationRow
 
 
 def shrunk_image():
@@ -74,14 +76,19 @@ def test_nothing_of_a_batch_that_a_worker_shares_is_kept_since_each_holds_a_file
     assert image.scores[0].tolist() == pytest.approx([0.9])
 
 
-def values_beside(name):
-    """The values of all metrics where one point is found, with a metric of one's own that has a value of this name."""
+def named(name):
+    """A metric of one's own that has a value of this name."""
 
     class Count(KeypointMetric):
         def compute(self):
             return {"count": 3, name: 0.5}
 
-    metrics = {key: metric(["a"], [2.0]) for key, metric in {**METRICS, "mine": Count}.items()}
+    return Count
+
+
+def values_beside(name):
+    """The values of all metrics where one point is found, with a metric of one's own that has a value of this name."""
+    metrics = {key: metric(["a"], [2.0]) for key, metric in {**METRICS, "mine": named(name)}.items()}
     labelled, indices = torch.ones(1, 1, dtype=torch.bool), torch.arange(1)
     for metric in metrics.values():
         metric.update(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1), torch.zeros(1, 1, 1, 2), labelled, indices)
@@ -89,8 +96,14 @@ def values_beside(name):
 
 
 @pytest.mark.parametrize(("taken", "owner"), [("recall", "localization"), ("loss", "the training")])
-def test_a_metric_of_ones_own_does_not_take_the_place_of_another(taken, owner):
+def test_a_metric_of_ones_own_does_not_take_the_place_of_another(taken, owner, monkeypatch):
     with pytest.raises(InputError, match=f"^metric mine: '{taken}' is a value of {owner}, expected a name of its own$"):
         values_beside(taken)
+    monkeypatch.setitem(METRICS, "mine", named(taken))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)  # where GPUs could exchange no state of a CPU
+    for start in (make_evaluated, lambda: MetricsLogger(EvaluationRow(), ["a"])):  # before any image is seen
+        with pytest.raises(InputError, match=f"^metric mine: '{taken}' is a value of {owner}"):
+            start()
+    monkeypatch.undo()
     values = values_beside("count/a")
     assert (values["count"], values["count/a"], values["recall"], values["meanAP"]) == (3.0, 0.5, 1.0, 1.0)
