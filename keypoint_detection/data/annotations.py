@@ -186,11 +186,12 @@ class Annotations:
         sizes = torch.tensor([len(group.members) for group in groups])
         starts = torch.arange(len(self))[:, None] * len(columns) + (sizes.cumsum(0) - sizes)
         kept = torch.cat([starts.flatten(), torch.tensor([len(self) * len(columns)])])
+        of_file = {g.name: tuple(name for m in g.members for name in self.merged.get(m, (m,))) for g in groups}
         return replace(
             gathered,
             channel_names=tuple(group.name for group in groups),
             offsets=gathered.offsets[kept],
-            merged={group.name: group.members for group in groups if group.members != (group.name,)},
+            merged={name: members for name, members in of_file.items() if members != (name,)},
         )
 
     def keep(self, mask: Tensor) -> Annotations:

@@ -94,6 +94,16 @@ def test_select_channels_reorders_and_merges(table, data):
     assert as_table(chosen) == expected
 
 
+def test_channels_that_are_chosen_again_are_still_made_of_those_of_the_file():
+    annotations = build([[[(0, 0)], [(1, 1)], [(2, 2)], []]])
+    merged = annotations.select_channels("a=b c d")
+    assert [group.members for group in merged.select_channels("a c").groups] == [("a", "b"), ("c",)]
+    assert merged.select_channels(None).groups == merged.groups
+    again = merged.select_channels("e=c=a d")
+    assert [tuple(group) for group in again.groups] == [("e", ("c", "a", "b")), ("d", ("d",))]
+    assert as_table(again) == [[[(2, 2), (0, 0), (1, 1)], []]]
+
+
 @settings(max_examples=30)
 @given(tables(), st.data())
 def test_keep_drops_keypoints_and_no_image(table, data):
