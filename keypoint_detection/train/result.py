@@ -74,7 +74,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     collapse = next(callback for callback in trainer.callbacks if isinstance(callback, CollapseWarning))
-    curves = read_curves(folder.path / "metrics.csv") if trainer.is_global_zero else {}
+    curves = read_curves(folder.path / "metrics.csv", steps) if trainer.is_global_zero else {}
     images = len(trainer.datamodule.validation_annotations)
     origin = BestEpoch(saved["global_step"] / steps, trainer.global_step / steps, images, curves)
     if trainer.is_global_zero:
@@ -129,11 +129,12 @@ def warn_of_hardly_learned(
         )  # fmt: skip
 
 
-def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+def read_curves(path: Path, steps: int) -> dict[str, tuple[list[float], list[float]]]:
     """Reads what was logged while training.
 
     Args:
         path: `metrics.csv` of a run.
+        steps: How many optimiser steps an epoch has, for a last one that was not completed.
 
     Returns:
         Epochs, counted from 0 as everywhere, and values by name. What was measured within an epoch lies between the
@@ -155,6 +156,9 @@ def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
                     if epoch != START_EPOCH:
                         last_steps[epoch] = step
     starts = dict(zip([*last_steps][1:], last_steps.values(), strict=False))
+    final = next(reversed(last_steps))
+    if final in starts:  # where that was not completed, its end is yet to come
+        last_steps[final] = max(last_steps[final], starts[final] + steps)
 
     def place(step: int, epoch: int) -> float:
         length = last_steps[epoch] - starts[epoch] if epoch in starts else 0

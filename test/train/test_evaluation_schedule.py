@@ -280,7 +280,7 @@ def test_an_evaluation_within_an_epoch_is_one_like_others(tmp_path, monkeypatch)
         monkeypatch.setattr(module + name, value)
     timed = {"max_epochs": 2, "max_time": "00:01:00:00", "batch_size": 1, "ap_epoch_freq": "auto"}
     assert validated(tmp_path, **timed) == ([0, 0, 0, 1, 1, 1], [])
-    curves = read_curves(tmp_path / "metrics.csv")
+    curves = read_curves(tmp_path / "metrics.csv", 3)
     assert curves["validation/meanAP"][0] == pytest.approx([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1])
     assert curves["train/loss"][0] == [0, 1]
 

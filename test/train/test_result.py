@@ -39,7 +39,7 @@ def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
     # Epoch 0 has 10 steps, epoch 2 was not logged, and what is measured after the training ends no epoch.
     rows = ["4,0,0.3,", "9,0,0.2,", "14,1,0.1,", "19,1,0.05,", "24,3,0.04,", "39,3,0.03,", "40,3,,0.9"]
     path.write_text("\n".join(["step,epoch,validation/loss,best/meanAP", *rows]) + "\n")
-    curves = read_curves(path)
+    curves = read_curves(path, 10)
     assert curves["validation/loss"][0] == pytest.approx([-0.5, 0, 0.5, 1, 2.25, 3])
     assert curves["validation/loss"][1] == [0.3, 0.2, 0.1, 0.05, 0.04, 0.03]
     assert list(curves) == ["validation/loss"]
@@ -47,5 +47,18 @@ def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
     assert EPOCH_AXIS == "end of epoch: the first is 0, the start -1"
     # Before the first step, in a training of one step an epoch.
     path.write_text("step,epoch,validation/loss\n0,-1,0.9\n0,0,0.8\n1,1,0.7\n")
-    assert read_curves(path)["validation/loss"] == ([-1, 0, 1], [0.9, 0.8, 0.7])
-    assert read_curves(tmp_path / "none.csv") == {}
+    assert read_curves(path, 1)["validation/loss"] == ([-1, 0, 1], [0.9, 0.8, 0.7])
+    assert read_curves(tmp_path / "none.csv", 10) == {}
+
+
+def test_a_last_epoch_that_was_not_completed_ends_where_the_training_did(tmp_path):
+    path = tmp_path / "metrics.csv"
+    # 8 steps an epoch: epoch 2 was left after 2 steps, gone on with after a resume, and ended after 6.
+    path.write_text("step,epoch,train/loss\n7,0,0.9\n15,1,0.8\n17,2,0.7\n21,2,0.6\n")
+    assert read_curves(path, 8) == {"train/loss": ([0, 1, 1.25, 1.75], [0.9, 0.8, 0.7, 0.6])}
+    # A training that is over within its first epoch.
+    path.write_text("step,epoch,train/loss\n3,0,0.9\n")
+    assert read_curves(path, 8) == {"train/loss": ([-0.5], [0.9])}
+    # One on two devices at first, so that two epochs were of 4 steps.
+    path.write_text("step,epoch,train/loss\n3,0,0.9\n7,1,0.8\n9,2,0.7\n")
+    assert read_curves(path, 8) == {"train/loss": ([0, 1, 1.25], [0.9, 0.8, 0.7])}
