@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,12 @@ def explain_lost_image(error: BaseException, folder: RunFolder) -> InputError | 
     last = (folder.checkpoints / "last.ckpt").exists()
     goes_on = f"; once it can be read, the same flags with --resume {folder.path} go on" if last else ""
     return InputError(f"{error}; with --corrupt_images skip a training does without such an image{goes_on}")
+
+
+def explain_lost_process(error: BaseException, folder: RunFolder) -> InputError | None:
+    """Says in one line that another process has ended, and what goes on; None for errors of another kind."""
+    if not isinstance(error, RuntimeError) or not re.search("gloo.*(by peer|Broken pipe)", str(error), re.DOTALL):
+        return None
+    last = (folder.checkpoints / "last.ckpt").exists()
+    goes_on = f"; the same flags with --resume {folder.path} go on" if last else ""
+    return InputError(f"another process of the training has ended, as where the memory does not suffice{goes_on}")

@@ -34,7 +34,12 @@ from keypoint_detection.train.build import (
     decoding_caps,
     prepare_data,
 )
-from keypoint_detection.train.checkpoint_io import check_space, explain_lost_image, explain_write_error
+from keypoint_detection.train.checkpoint_io import (
+    check_space,
+    explain_lost_image,
+    explain_lost_process,
+    explain_write_error,
+)
 from keypoint_detection.train.device_speed import tf32_products
 from keypoint_detection.train.fine_tune import find_trained_weights
 from keypoint_detection.train.folder_lock import FolderLock
@@ -165,7 +170,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         if _is_ctrl_c(error):
             raise KeyboardInterrupt(_how_to_go_on(folder, callbacks, interrupted)) from error
         explained = explain_write_error(error, folder) or explain_lost_image(error, folder)
-        explained = explained or explain_want_of_memory(error, config, folder)
+        explained = explained or explain_want_of_memory(error, config, folder) or explain_lost_process(error, folder)
         if explained:
             raise explained from error
         raise

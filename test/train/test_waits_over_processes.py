@@ -1,6 +1,7 @@
 """How often several processes of a training ask one another something: on GPUs they wait for these each time."""
 
 import os
+import signal
 from collections import Counter
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from two_processes import free_port, run_in_two_processes
 
 from keypoint_detection import fit
+from keypoint_detection.errors import InputError
 from keypoint_detection.train import train
 
 FLAGS = DEFAULT_HYPERPARAMETERS | {
@@ -42,14 +44,19 @@ class Recorder(pl.Callback):
         setattr(dist, name, counted)
 
 
-def train_in_process(rank, port, folder, results):
-    """Body of one of two processes, as torchrun starts them."""
+def start_as_torchrun_does(rank, port):
+    """What torchrun tells one of two processes."""
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
     rank_zero_only.rank = rank  # which Lightning reads when it is imported, here before they were set
+
+
+def train_in_process(rank, port, folder, results):
+    """Body of one of two processes."""
+    start_as_torchrun_does(rank, port)
     recorder, build = Recorder(), train.build_callbacks
     train.build_callbacks = lambda *arguments: [*build(*arguments), recorder]
     for name in QUESTIONS:
@@ -65,3 +72,39 @@ def test_a_step_asks_the_other_processes_for_their_losses_alone(tmp_path):
     # The first ten steps may be all that there are, and ask for the time each.
     assert steps[5:] == other_steps[5:] == [{"all_reduce": 1}] * 3
     assert weights == other_weights
+
+
+class Killed(pl.Callback):
+    """Ends the second process as the system does one that takes too much memory."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.current_epoch == 2 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(rank, port, folder, results):
+    """Body of one of two processes, of which the second is killed."""
+    start_as_torchrun_does(rank, port)
+    build = train.build_callbacks
+    train.build_callbacks = lambda *arguments: [*build(*arguments), Killed()]
+    try:
+        fit(**FLAGS, run_dir=str(folder))
+    except InputError as error:
+        results.put(str(error))
+
+
+def test_a_process_that_is_killed_ends_the_other_one_with_what_goes_on(tmp_path):
+    context, port = torch.multiprocessing.get_context("spawn"), free_port()
+    results = context.SimpleQueue()
+    arguments = [(rank, port, tmp_path / "run", results) for rank in range(2)]
+    processes = [context.Process(target=train_until_killed, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert processes[1].exitcode == -signal.SIGKILL
+    assert not results.empty()  # or the error was another one
+    assert results.get() == (
+        "another process of the training has ended, as where the memory does not suffice; the same flags with --resume "
+        f"{tmp_path / 'run'} go on"
+    )
