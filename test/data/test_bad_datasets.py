@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -410,3 +411,22 @@ def test_line_and_column_are_those_of_the_file_in_however_many_parts_it_is_read(
         pytest.raises(InputError, match=rf"line 2, column {column}:"),
     ):
         list(stream)
+
+
+def test_a_value_far_longer_than_a_part_is_read_in_few_attempts(tmp_path):
+    (tmp_path / "labels.json").write_text(json.dumps({"note": "x" * 2**14}))
+    with JsonStream(tmp_path / "labels.json", part_characters=16) as stream:
+        file, asked = stream._file, []
+        stream._file = SimpleNamespace(read=lambda size: asked.append(size) or file.read(size), close=file.close)
+        assert [stream.value() for _ in stream] == ["x" * 2**14]
+    assert len(asked) < 20  # ten that each double what there is, and not a thousand; a look at the end is one too
+
+
+def test_items_that_are_read_one_by_one_come_in_parts_all_the_same(tmp_path):
+    # Keys three deep are more than are counted, so that each part is read again; an item is 25 characters long.
+    items = [{"a": {"b": {"c": number}}} for number in range(100, 300)]
+    (tmp_path / "labels.json").write_text(json.dumps({"dataset": items}))
+    with JsonStream(tmp_path / "labels.json", part_characters=100) as stream:
+        parts = [part for _ in stream for part in stream.items()]
+    assert [item for part in parts for item in part] == items
+    assert max(map(len, parts)) <= 8  # what is left of one part and the next one are less than 200 characters
