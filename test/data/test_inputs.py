@@ -72,6 +72,16 @@ def test_opacity_is_laid_over_black():
     assert to_rgb(torch.from_numpy(pixels).permute(2, 0, 1)).tolist() == expected
 
 
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)])
+def test_an_image_without_a_pixel_is_refused(size):
+    width, height = size
+    with pytest.raises(InputError, match=f"^PIL image of {width}x{height} pixels: expected at least one$"):
+        to_rgb(Image.new("RGB", size))
+    for empty in (np.zeros((height, width, 3), np.uint8), torch.zeros(3, height, width), np.zeros((height, width))):
+        with pytest.raises(InputError, match=r"of at least one pixel$"):
+            to_rgb(empty)
+
+
 def test_a_pil_image_is_turned_upright():
     image = Image.fromarray(np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
     image.getexif()[0x0112] = 6  # to be turned clockwise
