@@ -2,7 +2,10 @@
 
 import csv
 import logging
+import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,6 +13,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 
 from keypoint_detection import fit
 from keypoint_detection.train import train
+from keypoint_detection.train.evaluation_row import EvaluationRow
 from keypoint_detection.train.start_evaluation import StartEvaluation
 
 SHORT = DEFAULT_HYPERPARAMETERS | {
@@ -132,3 +136,21 @@ def test_weights_that_do_not_know_a_channel_tell_nothing_before_it_is_learnt(tmp
 def test_a_training_without_evaluations_begins_without_one(tmp_path, trained, changes):
     result = fit(**SHORT | {"checkpoint": str(trained.best_checkpoint)} | changes, run_dir=str(tmp_path))
     assert result.best_checkpoint.name == "last.ckpt"
+
+
+def test_a_training_draws_the_same_numbers_as_without_it():
+    drawn = []
+    loop = SimpleNamespace(run=lambda: drawn.extend(numbers()))
+    trainer = SimpleNamespace(
+        global_step=0, is_global_zero=True, callback_metrics={},
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(val_loop=loop)),
+    )  # fmt: skip
+
+    def numbers():
+        return float(torch.rand(())), float(np.random.rand()), random.random()
+
+    pl.seed_everything(3, verbose=False)
+    expected = numbers()
+    pl.seed_everything(3, verbose=False)
+    StartEvaluation(EvaluationRow()).on_train_epoch_start(trainer, None)
+    assert tuple(drawn) == numbers() == expected
