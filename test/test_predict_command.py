@@ -519,3 +519,12 @@ def test_memory_that_does_not_suffice_is_one_line(kind, checkpoint, images, tmp_
         "error: the memory does not suffice for 2.50 GiB more: fewer images at a time (--batch_size) or smaller ones "
         "need less"
     )
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "expected"),
+    # 10.1234 / 640 and 20.5678 / 480 to a thousandth of a pixel and less, which of 640 takes 7 digits
+    [("pixel", [10.123, 20.568]), ("normalized", [0.0158178, 0.0428496]), ("blender", [0.0158178, 0.9571504])],
+)
+def test_points_are_written_to_a_thousandth_of_a_pixel_in_every_convention(coordinates, expected):
+    assert prediction_files.convert_points([[10.1234, 20.5678]], 640, 480, coordinates) == [expected]
