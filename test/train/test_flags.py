@@ -413,3 +413,10 @@ def test_the_sweep_file_is_the_sweep_of_the_tests(parser):
 )
 def test_pairs_of_channels_are_text_or_a_list(parser, word, value):
     assert parser.parse_args(["--json_dataset_path", "x.json", "--flip_pairs", word]).flip_pairs == value
+
+
+def test_distances_are_taken_once_each_in_ascending_order():
+    assert parse_distances("4 2 4") == parse_distances([4, 2.0, "4"]) == [2.0, 4.0]
+    for refused in ("", "0", "-1", "inf", "nan", "2 x", []):
+        with pytest.raises(InputError, match="expected positive numbers"):
+            parse_distances(refused)
