@@ -188,10 +188,11 @@ def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, 
         rows = torch.stack(tensors)  # which tells that they are alike in less time than it takes to ask each of them
         counts = torch.full((len(tensors),), tensors[0].numel() // columns)
     except RuntimeError:
-        wrong = (tensor for tensor in tensors if columns > 1 and tensor.numel() and tensor.shape[-1] != columns)
-        rows = next(wrong, None)
-        rows = torch.cat(tensors) if rows is None else rows
+        try:
+            rows = torch.cat(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"got positions of differing widths, expected (N, {columns})") from error
         counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
     if rows.numel() and columns > 1 and rows.shape[-1] != columns:
-        raise ValueError(f"got positions of shape {tuple(rows.shape[-2:])}, expected (N, {columns})")
+        raise ValueError(f"got positions of shape {tuple(tensors[0].shape)}, expected (N, {columns})")
     return rows.reshape(-1, columns).cpu(), counts
