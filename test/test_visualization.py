@@ -424,9 +424,10 @@ def test_the_legend_has_names_of_channels_as_they_are_written(tmp_path, monkeypa
 
 
 def test_a_name_in_letters_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         plot_curves({"validation/loss/左前足": ([0, 1], [1.0, 0.1])}, tmp_path / "curves.png", channel_names=["左前足"])
+    assert not [warning for warning in warned if "Glyph" in str(warning.message)]
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
