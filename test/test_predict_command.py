@@ -304,6 +304,13 @@ def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, mon
     assert len(json.loads(output.read_text())["dataset"]) == 3
 
 
+def test_journals_of_an_output_whose_name_is_a_pattern_are_its_own(tmp_path):
+    for name in ("out[1].csv.partial0", "out[1].csv.partial1", "out1.csv.partial0", "out[1].csv"):
+        (tmp_path / name).touch()
+    found = prediction_files.Journal.paths(tmp_path / "out[1].csv")
+    assert found == [tmp_path / "out[1].csv.partial0", tmp_path / "out[1].csv.partial1"]
+
+
 def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
     journal = prediction_files.Journal(tmp_path / "j", {})
     image = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
