@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from keypoint_detection.errors import InputError, want_of_memory
-from keypoint_detection.parent import end_with_parent
+from keypoint_detection.parent import end_with_first_process
 
 # name -> (what it does, module with a `main(argv) -> int`), imported only when it is asked for: torch takes seconds
 COMMANDS = {
@@ -96,8 +96,7 @@ def _is_unread(stream: TextIO) -> bool:
 def _run(module: str, arguments: Sequence[str]) -> int:
     # Of a machine's processes, which all would say the same; the second name is SLURM's.
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
-    if not first:
-        end_with_parent()  # one that starts would wait for the first process for half an hour, or for days
+    end_with_first_process(first)
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     if not first:
         for reading in ("dataset", "images.attempts"):  # which it alone knows of: images in its share

@@ -15,6 +15,7 @@ from configuration import TEST_DATASET
 from two_processes import free_port
 
 from keypoint_detection.evaluation.command import evaluate
+from keypoint_detection.parent import FIRST_PROCESS
 
 ROOT = TEST_DATASET.parents[1]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
@@ -137,13 +138,17 @@ def runs(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to be told")
-def test_a_process_does_not_wait_for_a_first_one_that_was_killed(tmp_path):
-    """The second of two, whose first one is killed before they have met: it would wait for days."""
+@pytest.mark.parametrize(("starter", "ends"), [("$$", True), ("1", False)])
+def test_a_process_does_not_wait_for_a_first_one_that_has_started_it_and_was_killed(tmp_path, starter, ends):
+    """The second of two, whose first one is killed before they have met: it would wait for days.
+
+    One that a shell of the user's has started does not end with that.
+    """
     asked = (
         f"predict --checkpoint none.ckpt --devices 2 --accelerator cpu --output {tmp_path / 'found.json'} {tmp_path}"
     )
     variables = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    text = f"{sys.executable} -m keypoint_detection.cli {asked} & echo $!; wait"
+    text = f"export {FIRST_PROCESS}={starter}; {sys.executable} -m keypoint_detection.cli {asked} & echo $!; wait"
     first = start(text, tmp_path, MASTER_PORT=str(free_port()), **variables)
     second = int(first.stdout.readline())
     try:
@@ -152,10 +157,10 @@ def test_a_process_does_not_wait_for_a_first_one_that_was_killed(tmp_path):
         assert runs(second)
         first.kill()
         first.wait()
-        end = time.monotonic() + 20
+        end = time.monotonic() + (20 if ends else 2)
         while runs(second) and time.monotonic() < end:
             time.sleep(0.1)
-        assert not runs(second)
+        assert runs(second) is not ends
     finally:
         if runs(second):
             os.kill(second, signal.SIGKILL)

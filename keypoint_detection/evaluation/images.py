@@ -95,15 +95,30 @@ def make_metrics(channel_names: Sequence[str], threshold_distances: Sequence[flo
     Raises:
         InputError: See `metric_values`.
     """
-    metrics, empty = (
-        {name: metric(channel_names, threshold_distances) for name, metric in METRICS.items()} for _ in range(2)
-    )
-    for metric in empty.values():
+    metric_names(channel_names, threshold_distances)
+    return _new_metrics(channel_names, threshold_distances)
+
+
+def metric_names(channel_names: Sequence[str], threshold_distances: Sequence[float]) -> list[str]:
+    """The log names of all values of `METRICS`, as metrics give them that have seen no image.
+
+    Args:
+        channel_names: Names of the channels.
+        threshold_distances: Distances within which a detection may match a true keypoint.
+
+    Raises:
+        InputError: See `metric_values`.
+    """
+    metrics = _new_metrics(channel_names, threshold_distances)
+    for metric in metrics.values():
         metric.distributed_available_fn = lambda: False  # each process asks its own
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
-        metric_values(empty)
-    return metrics
+        return list(metric_values(metrics))
+
+
+def _new_metrics(channel_names: Sequence[str], threshold_distances: Sequence[float]) -> dict[str, KeypointMetric]:
+    return {name: metric(channel_names, threshold_distances) for name, metric in METRICS.items()}
 
 
 def update_metrics(

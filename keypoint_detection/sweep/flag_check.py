@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
 
     Where channels or distances are not known, those that its name has are taken for some of them.
     """
-    from keypoint_detection.metrics import METRICS
+    from keypoint_detection.evaluation.images import metric_names
     from keypoint_detection.metrics.distances import parse_distances
 
     asked = parse_log_name(sweep.metric)
@@ -90,9 +89,7 @@ def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     if "maximal_gt_keypoint_pixel_distances" in varying and asked.distance:
         distances = [asked.distance]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
-        measured = [name for metric in METRICS.values() for name in metric(channels, distances).compute()]
+    measured = metric_names(channels, distances)
     losses = ["loss", *(["gt_loss"] if config["loss"] == "bce" else []), *(log_name("loss", name) for name in channels)]
     names = ["step", "epoch", "learning_rate", "train/loss_step", *(f"train/{name}" for name in losses)]
     names += [f"{stage}/{name}" for stage in ("validation", "best", "test") for name in (*losses, *measured)]
