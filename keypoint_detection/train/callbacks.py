@@ -149,15 +149,15 @@ class MetricsLogger(pl.Callback):
     Args:
         row: Takes what is logged.
         channel_names: Names of the channels.
-        maximal_gt_keypoint_pixel_distances: Distances of the average precision: how far from a true keypoint, in pixels
-            of the image file, a detection may lie to be correct. Several have spaces between them.
+        maximal_gt_keypoint_pixel_distances: Distances for average precision: how far from a true keypoint, in pixels of
+            the image file, a detection may be to count as correct. Separate several with spaces.
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
-        ap_epoch_start: Number of epochs after which the metrics are computed for the first time, but for those of
-            the weights that a fine-tuning starts from.
-        ap_epoch_freq: Epochs from one evaluation to the next, of those that are validated; where the training may stop
-            early after a validation, that is evaluated too. `auto` validates and evaluates about 25 times in a run
-            (less often where that would take more than a tenth of max_time), or as often as val_check_interval says,
-            or check_val_every_n_epoch where that is not 1.
+        ap_epoch_start: Number of epochs after which the metrics are first computed, apart from those of the weights
+            that a fine-tuning run starts from.
+        ap_epoch_freq: Epochs from one evaluation to the next. Only validated epochs are evaluated, and always those
+            after which training may stop early. `auto` validates and evaluates about 25 times in a run (less often if
+            that would take more than a tenth of max_time), or as often as val_check_interval says, or
+            check_val_every_n_epoch if that is not 1.
     """
 
     def __init__(

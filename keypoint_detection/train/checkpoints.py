@@ -108,13 +108,13 @@ def create_checkpoint_callbacks(
 
     Args:
         folder: Where the checkpoints go.
-        save_top_k: From 2 upwards, how many of the checkpoints with the highest mean AP to keep; -1 keeps all. They lie
-            beside `best.ckpt`, the latest of those whose mean AP is within a hundredth of the highest; 0 and 1 keep
-            that one alone.
+        save_top_k: If 2 or more, how many of the checkpoints with the highest mean AP to keep; -1 keeps all. They are
+            stored beside `best.ckpt`, the latest checkpoint whose mean AP is within a hundredth of the highest. 0 and 1
+            keep only `best.ckpt`.
         checkpoint_every_n_epochs: Epochs from one `last.ckpt` to the next. `auto` writes it after each epoch, but at
             most every five seconds.
-        checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within epochs, for long ones; none
-            writes it between epochs only. SIGTERM and Ctrl-C always write it.
+        checkpoint_every_n_steps: Optimiser steps from one `last.ckpt` to the next within an epoch, for long epochs;
+            none writes it only between epochs. SIGTERM and Ctrl-C always write it.
 
     Returns:
         The callbacks.

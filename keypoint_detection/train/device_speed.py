@@ -27,8 +27,8 @@ class DeviceSpeed(pl.Callback):
     """Compiles the backbone where that is asked for.
 
     Args:
-        compile: Compile the backbone with torch.compile. It takes a minute or two for every size of image, and pays
-            in long trainings on a GPU. Where it is not possible, a warning says why and training goes on without.
+        compile: Compile the backbone with torch.compile. This takes a minute or two for every image size, and pays off
+            in long training runs on a GPU. If it is not possible, a warning says why and training continues without it.
     """
 
     def __init__(self, compile: bool = False) -> None:

@@ -18,9 +18,9 @@ class RelativeEarlyStopping(pl.Callback):
     """Stops when the validation loss no longer falls by a given fraction.
 
     Args:
-        early_stopping_relative_threshold: Fraction, below 1, of the best validation loss by which a new one has to be
+        early_stopping_relative_threshold: Fraction of the best validation loss, below 1, by which a new loss has to be
             lower to count as progress. Negative values never stop.
-        early_stopping_patience: Validations without progress after which the training stops, at least 1.
+        early_stopping_patience: Number of validations without progress after which training stops, at least 1.
     """
 
     def __init__(self, early_stopping_relative_threshold: float = -1.0, early_stopping_patience: int = 5) -> None:

@@ -21,8 +21,8 @@ class ExponentialMovingAverage(WeightAveraging):
     held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
 
     Args:
-        ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without an average, for which a
-            learning_rate_schedule that ends at 0 is better.
+        ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without averaging; a
+            learning_rate_schedule that ends at 0 is then better.
     """
 
     def __init__(self, ema_decay: float = 0.9995) -> None:

@@ -110,7 +110,8 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
 
     Args:
         checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
-            entity/project/name:alias. Channels that both know go on; arguments of the backbone are those of the file.
+            entity/project/name:alias. Channels that both know are continued; backbone arguments default to those of the
+            file.
 
     Returns:
         The weights, or None to start anew.

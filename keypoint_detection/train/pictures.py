@@ -81,8 +81,8 @@ class HeatmapPictures(pl.Callback):
         metrics: Says which validations evaluate.
         folder: Where the pictures go.
         channel_names: Names of the channels.
-        max_pictures: Largest number of images that are drawn at an evaluation. With their heatmaps it is no more than
-            40 divided by the number of channels, and at least one. 0 draws none.
+        max_pictures: Maximum number of images that are drawn at an evaluation. With their heatmaps, it is at most 40
+            divided by the number of channels, but at least one. 0 draws none.
     """
 
     def __init__(self, metrics: MetricsLogger, folder: Path, channel_names: list[str], max_pictures: int = 4) -> None:

@@ -148,29 +148,33 @@ def choose_recipe(
         flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
         trained_channels: Names of the channels that the weights which the training starts from have learnt.
         by_heart: Whether all training images are also those to validate on.
-        image_size: Size in pixels to fit images into: 256, or "256 320" (height width). They keep their aspect; none
-            keeps every image as it is.
-        train_crop_size: Size in pixels of the network's input of the parts in which larger training images are shown,
-            one at a time, most of them with a keypoint. auto does so where objects are small: those whose keypoints lie
-            in a small part of the image, or ten and more of a channel in varying numbers; a number is worth trying,
-            with a larger image_size, where there are fewer; none shows whole images.
+        image_size: Size in pixels to fit images into: 256, or "256 320" (height width). Their aspect ratio is
+            kept; none keeps every image at its own size.
+        train_crop_size: Size of training crops, in pixels of the network's input. Larger training images are shown one
+            crop at a time, most of them with a keypoint. auto uses crops if objects are small: if their keypoints lie
+            in a small part of the image, or if a channel has ten or more keypoints in varying numbers. If there are
+            fewer, a number is worth trying, together with a larger image_size. none shows whole images.
         heatmap_stride: Pixels of the network's input per cell of the heatmaps, 1, 2 or 4.
         heatmap_sigma: Standard deviation of the Gaussians at keypoints, in pixels of the network's input.
-        batch_size: Images per step and process. auto is at most 16: on a GPU as many of these as half of its memory is
-            sure to hold in 32 bits, on a CPU fewer of larger images.
-        learning_rate: Highest learning rate. auto is a third of the usual where trained weights go on.
+        batch_size: Images per step and process. auto is at most 16: on a GPU, as many of these as are sure to fit into
+            half of its memory in 32 bits; on a CPU, fewer if images are larger.
+        learning_rate: Highest learning rate. auto is a third of the usual value when fine-tuning from weights that know
+            at least half of the channels.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
             32 bits. auto is bf16-mixed on NVIDIA GPUs from Ampere on, and 32 on other devices.
-        rotation: Largest rotation of training images in either direction, in degrees (0 to 180). auto goes by how
-            much directions in the labels vary.
-        horizontal_flip: Probability of mirroring training images left and right. auto as for the rotation.
-        vertical_flip: Probability of mirroring training images top and bottom. auto as for the rotation.
-        augmented_share: Share of the training, in [0, 1], in which images are changed at random; after it they come as
-            they are. auto is 0.7 where directions in the labels hardly vary, 1 elsewhere.
-        progressive_resizing: Share of the training, in [0, 1], in which the images grow from half their size to all of
-            it, never smaller than 128 px. auto is 0.6, and 0, the full size throughout, where trained weights go on.
-        augment_train: Change training images at random. auto does so unless they are fewer than 10 and all of them
-            validate too: that is a check that it can learn them by heart.
+        rotation: Maximum rotation of training images in either direction, in degrees (0 to 180). auto depends on how
+            much the directions in the labels vary.
+        horizontal_flip: Probability of flipping training images left to right. auto depends on the labels, as for
+            rotation.
+        vertical_flip: Probability of flipping training images top to bottom. auto depends on the labels, as for
+            rotation.
+        augmented_share: Share of the training, in [0, 1], during which images are augmented at random; after that, they
+            are shown unchanged. auto is 0.7 if the directions in the labels hardly vary, otherwise 1.
+        progressive_resizing: Share of the training, in [0, 1], during which the images grow from half their size to
+            full size, but are never smaller than 128 px. auto is 0.6, or 0 (full size throughout) when fine-tuning from
+            weights that know at least half of the channels.
+        augment_train: Augment training images at random. auto does so unless there are fewer than 10 and all of them
+            are validation images too: such a run checks that the network can learn them by heart.
 
     Returns:
         The values.

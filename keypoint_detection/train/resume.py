@@ -91,9 +91,9 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
 
     Args:
         run_dir: Folder of the run. With a job in it that SLURM has started again, nothing more has to be asked for.
-        resume: Go on with an interrupted training, whose other flags are given again or by --config and its
-            hparams.yaml: its folder or its last.ckpt, or auto for the folder --run_dir, where nothing to resume means a
-            new training.
+        resume: Resume an interrupted training run; give its other flags again, or with --config and its hparams.yaml.
+            The value is its folder or its last.ckpt, or auto for the folder --run_dir; with auto, a new run starts if
+            there is nothing to resume.
 
     Returns:
         The training, or None for a new one.

@@ -47,7 +47,7 @@ class RunFolder:
         """Chooses the folder of a run. A new one is made, so that no other training chooses it; a given one is not.
 
         Args:
-            run_dir: Folder of the run; a new `runs/<time>-<name>` where none is given.
+            run_dir: Folder of the run; by default a new `runs/<time>-<name>`.
             name: Name of the run, part of its folder's name.
 
         Returns:

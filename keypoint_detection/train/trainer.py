@@ -87,14 +87,14 @@ def create_trainer(
         folder: Folder of the run.
         callbacks: Callbacks of the training.
         batches_per_epoch: Number of training batches in an epoch.
-        max_time: Time after which the training stops (DD:HH:MM:SS); the schedule of the learning rate then ends with
-            it. 00:00:05:00 when neither --max_epochs nor --max_steps is given.
+        max_time: Time after which training stops (DD:HH:MM:SS); the learning rate schedule then ends with it.
+            00:00:05:00 if neither --max_epochs nor --max_steps is given.
         accelerator: Kind of device: cpu, gpu, mps or auto.
-        strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Not those that spread a
-            network over devices, whose weights cannot be averaged.
-        profiler: Lightning's profiler; its table is written to the run's folder, and by pytorch a trace of some steps,
-            which ui.perfetto.dev shows.
-        gradient_clip_val: Norm that gradients are clipped to; none, or 0, leaves them as they are.
+        strategy: Lightning's strategy for several devices: auto, ddp or one of its variants. Strategies that split a
+            network over devices are not supported, because their weights cannot be averaged.
+        profiler: Lightning's profiler; its table is written to the run's folder. pytorch also writes a trace of some
+            steps, which ui.perfetto.dev can show.
+        gradient_clip_val: Norm that gradients are clipped to; none or 0 turns clipping off.
 
     Returns:
         The Trainer, without loggers.

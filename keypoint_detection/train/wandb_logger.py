@@ -137,16 +137,16 @@ def create_wandb_logger(
     Args:
         run_dir: folder of the run; wandb keeps its files in the folder `wandb` in it.
         hyperparameters: values to log as the configuration of the run.
-        wandb_project: project in wandb.
-        wandb_entity: wandb user or team; the login's own when left out.
-        wandb_name: name of the run in wandb; wandb makes one up when left out.
-        wandb_mode: how to log to wandb, online, offline or disabled. `auto` follows WANDB_MODE, and without it logs
-            online if there is a login and the server answers, else offline. `online` fails where that is not possible.
-            `offline` writes files for `wandb sync`. `disabled` leaves wandb out.
+        wandb_project: The wandb project.
+        wandb_entity: Wandb user or team; by default that of the login.
+        wandb_name: Name of the run in wandb; by default, wandb makes one up.
+        wandb_mode: How to log to wandb, online, offline or disabled. `auto` follows WANDB_MODE; without it, it logs
+            online if there is a login and the server answers, otherwise offline. `online` fails if that is not
+            possible. `offline` writes files for `wandb sync`. `disabled` turns wandb off.
         wandb_log_model: upload the best checkpoint as an artifact.
-        wandb_init_timeout: seconds to wait for the server at the start.
-        wandb_finish_timeout: seconds to wait at the end for uploads that are not done yet; what is left stays on disk
-            for `wandb sync`. 0 waits for as long as it takes.
+        wandb_init_timeout: Seconds to wait for the server at the start.
+        wandb_finish_timeout: Seconds to wait at the end for unfinished uploads; the rest stays on disk for `wandb
+            sync`. 0 waits as long as it takes.
         resume_id: wandb's id of the run to go on with; None for a new run.
 
     Returns:

@@ -140,7 +140,7 @@ def test_the_first_help_fits_a_screen_and_explains_the_usual_flags(parser, colum
     ("name", "said"),
     [
         ("heatmap_stride", "Pixels of the network's input per cell of the heatmaps, 1, 2 or 4 (default: auto)"),
-        ("validation_split_ratio", "Share of the images that is split off for validation where no file is given"),
+        ("validation_split_ratio", "Share of the images that is split off for validation if no file is given"),
         ("empty_channels", "What a channel without keypoints means, absent or ignore (default: absent)"),
         ("checkpoint", "Start from these trained weights"),
         ("wandb_mode", "How to log to wandb, online, offline or disabled (default: auto)"),
