@@ -49,27 +49,27 @@ class Augmentation:
         rotation: largest rotation in either direction, in degrees (0 to 180).
         horizontal_flip: probability of mirroring left and right.
         vertical_flip: probability of mirroring top and bottom.
-        scale: largest change of the size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
-        shear: largest shear along either axis, in degrees (at most 44: with 45 both ways, the image would lie flat).
-        translation: largest shift along either axis, as a fraction of the image's side.
-        perspective: largest change of the scale along an axis, from one side of the image to the other, as a fraction
-            (at most 0.99); at 0.5, one side is up to 1.3 times as long as the opposite one.
-        crop: probability of enlarging a random part, at least half as wide and high, to the whole image.
-        flip_pairs: channels that change places in a mirrored image, as "eyeL=eyeR a=b" or a list of such pairs; "auto"
-            guesses them from the names, "none" says that there are none.
-        fill: what a warped image shows where it has no pixels: its mean colour ("mean"), black ("zeros"), its nearest
+        scale: maximum change of size, as a fraction: 0.25 scales by a factor between 1 / 1.25 and 1.25.
+        shear: maximum shear along either axis, in degrees (at most 44: 45 along both axes would make the image flat).
+        translation: maximum shift along either axis, as a fraction of the image's side.
+        perspective: maximum change of scale along an axis, from one side of the image to the other, as a fraction (at
+            most 0.99); at 0.5, one side is up to 1.3 times as long as the opposite one.
+        crop: probability of enlarging a random part, at least half as wide and high as the image, to the full image.
+        flip_pairs: channels that swap places in a mirrored image, as "eyeL=eyeR a=b" or a list of such pairs; "auto"
+            guesses them from the names, "none" means that there are none.
+        fill: what a warped image shows where it has no pixels: its mean colour ("mean"), black ("zeros"), the nearest
             pixel ("border") or its mirror image ("reflection").
-        brightness: largest change of the brightness, as a fraction.
-        contrast: largest change of the contrast, as a fraction.
-        saturation: largest change of the saturation, as a fraction.
-        hue: largest rotation of the hue in either direction, as a fraction of the colour circle (0 to 0.5).
-        grayscale: probability of removing the colour.
+        brightness: maximum change of brightness, as a fraction.
+        contrast: maximum change of contrast, as a fraction.
+        saturation: maximum change of saturation, as a fraction.
+        hue: maximum rotation of the hue in either direction, as a fraction of the colour circle (0 to 0.5).
+        grayscale: probability of converting to grayscale.
         blur: probability of a Gaussian blur of up to 2 pixels.
-        noise: largest standard deviation of noise in the brightness, as a fraction of white.
-        jpeg: probability of compressing as JPEG of quality 25 to 95.
+        noise: maximum standard deviation of noise in the brightness, as a fraction of white.
+        jpeg: probability of JPEG compression with a quality of 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
-        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image by the same part of another one,
-            with its keypoints (`cutmix.cutmix`; the data set does it).
+        cutmix: probability of replacing a random rectangle of 15 to 50 % of the image with the same part of another
+            one, with its keypoints (`cutmix.cutmix`; the data set does it).
     """
 
     rotation: float

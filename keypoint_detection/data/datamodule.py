@@ -36,28 +36,31 @@ class KeypointsDataModule(pl.LightningDataModule):
     loader is made.
 
     Args:
-        json_dataset_path: JSON file of images and keypoints to train on, in this library's or COCO's format.
-        image_dataset_path: folder that the paths in the file are relative to; None is the folder of the file.
-        json_validation_dataset_path: file to validate on; None splits off a part of the training file.
-        image_validation_dataset_path: folder of its images; None is image_dataset_path, or the file's own folder
-            where that is None too.
-        json_test_dataset_path: file to test on at the end; None leaves the test out.
-        image_test_dataset_path: folder of its images; None as for image_validation_dataset_path.
-        keypoint_channels: channels to detect, with spaces between them; a=b merges b into a, or renames it where there
-            is no a. None takes all.
-        keypoint_channel_max_keypoints: for each channel the most keypoints in an image, -1 for any; None is any.
-        keypoint_coordinates: convention of the native format: blender (origin bottom left, in [0, 1]), normalized
-            (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
-        validation_split_ratio: share of the images that is split off for validation where no file is given; above 0 and
+        json_dataset_path: JSON file with the images and keypoints to train on, in this library's or COCO's format.
+        image_dataset_path: folder that the paths in the file are relative to; by default the folder of the file.
+        json_validation_dataset_path: file to validate on; by default, part of the training file is split off.
+        image_validation_dataset_path: folder of its images; by default image_dataset_path, or the file's own folder if
+            that is not given either.
+        json_test_dataset_path: file to test on at the end; by default, there is no test.
+        image_test_dataset_path: folder of its images; the default is as for image_validation_dataset_path.
+        keypoint_channels: channels to detect, separated by spaces; a=b merges b into a, or renames b to a if there is
+            no a. By default all.
+        keypoint_channel_max_keypoints: maximum number of keypoints in an image for each channel, -1 for any number; by
+            default any number.
+        keypoint_coordinates: coordinate convention of the native format: blender (origin bottom left, in [0, 1]),
+            normalized (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
+        validation_split_ratio: share of the images that is split off for validation if no file is given; above 0 and
             below 1.
         batch_size: images per step and process; None is to be assigned later.
-        num_workers: processes that load data, per training process; 0 loads in it, auto goes by cores and device.
-        cache_images: keep decoded images in memory, once for all workers; auto does so for a set of up to a gigabyte.
-        empty_channels: what a channel without keypoints means, absent or ignore: there is none in the image, or it was
-            not labelled, so it counts neither in loss nor in metrics.
-        corrupt_images: what an image does that cannot be read in mid-training: raise stops, skip reports it once.
+        num_workers: processes that load data, per training process; 0 loads in the training process, auto depends on
+            cores and device.
+        cache_images: keep decoded images in memory, once for all workers; auto does so for data sets of up to a
+            gigabyte.
+        empty_channels: what a channel without keypoints means, absent or ignore: the image has none, or it was not
+            labelled, so that it counts neither in the loss nor in the metrics.
+        corrupt_images: what to do if an image cannot be read during training: raise stops, skip reports it once.
         render_heatmaps_on: where heatmaps are rendered: loader, device, or auto (the device, unless it is the CPU).
-        seed: seed of split, order and augmentation.
+        seed: seed of the split, the order and the augmentation.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input; None as for batch_size.
         heatmap_stride: pixels of the network's input per cell of the heatmaps; None as for batch_size.
         image_size: height and width that images are resized to fit into; None keeps their own sizes. To be trained on
