@@ -43,22 +43,25 @@ class KeypointDetector(pl.LightningModule):
         loss: Name of the loss in `LOSSES`.
         loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
         image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
-        max_keypoints: Most keypoints that are decoded per channel and image. None for 20, or in a training for one and
-            a half times as many as the fullest image holds, if that is more.
+        max_keypoints: Maximum number of keypoints that are decoded per channel and image. By default 20, or in training
+            1.5 times as many as the fullest image holds, if that is more.
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
-        minimal_keypoint_extraction_pixel_distance: Of two peaks of one channel that are this close, in pixels of the
+        minimal_keypoint_extraction_pixel_distance: If two peaks of one channel are this close, in pixels of the
             network's input, only the higher one is decoded.
-        optimizer: What makes the steps: muon (orthogonal ones for the kernels of convolutions that are not pretrained,
-            AdamW's for the rest) or adamw.
-        weight_decay: Weight decay, on all weights but those of norms and biases.
-        learning_rate_schedule: How the learning rate changes: cosine_to_half (for averaged weights), cosine (to 0),
-            one_cycle, constant or plateau (falls when the validation loss stops falling).
-        learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises. Not for plateau.
-        plateau_factor: The schedule plateau multiplies the learning rate by this.
-        plateau_patience: The schedule plateau waits this many validated epochs without a lower validation loss.
-        plateau_relative_threshold: A validation loss is lower, for the schedule plateau, when it falls by this share.
-        encoder_learning_rate_factor: Learning rate of the backbone's encoder as a multiple of learning_rate.
-        freeze_encoder_epochs: The backbone's encoder does not train in the first epochs, this many; -1 for all of them.
+        optimizer: Optimiser: muon (orthogonal steps for convolution kernels that are not pretrained, AdamW for the
+            rest) or adamw.
+        weight_decay: Weight decay of all weights except biases and those of normalisation layers.
+        learning_rate_schedule: Learning rate schedule: cosine_to_half (for averaged weights), cosine (to 0), one_cycle,
+            constant or plateau (falls when the validation loss stops falling).
+        learning_rate_warmup: Share of the training, in [0, 1), during which the learning rate rises. Not used by
+            plateau.
+        plateau_factor: Factor that the plateau schedule multiplies the learning rate by.
+        plateau_patience: Number of validated epochs that the plateau schedule waits for a lower validation loss.
+        plateau_relative_threshold: Fraction by which the validation loss has to fall to count as lower for the plateau
+            schedule.
+        encoder_learning_rate_factor: Learning rate of the backbone's encoder, as a multiple of learning_rate.
+        freeze_encoder_epochs: Number of epochs, from the first on, in which the backbone's encoder is frozen; -1 for
+            all.
         load_pretrained: False leaves pretrained weights of the backbone out, because others are about to replace them.
 
     Raises:

@@ -73,8 +73,8 @@ def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _B
     Args:
         logits: `(B, C, h, w)`.
         targets: True heatmaps.
-        bce_keypoint_weight: Additional weight of a cell at a keypoint; elsewhere it is multiplied by the true heatmap.
-            With 0 all cells count the same.
+        bce_keypoint_weight: Additional weight of a cell at a keypoint; elsewhere, it is multiplied by the true heatmap.
+            With 0, all cells have equal weight.
 
     Returns:
         `(C,)`.
@@ -115,8 +115,8 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
     Args:
         logits: `(B, C, h, w)`.
         targets: True heatmaps and positive cells.
-        focal_alpha: Exponent that takes weight from cells that are already right.
-        focal_beta: Exponent that takes weight from negative cells near a keypoint.
+        focal_alpha: Exponent that reduces the weight of cells that are already right.
+        focal_beta: Exponent that reduces the weight of negative cells near a keypoint.
 
     Returns:
         `(C,)`.
@@ -154,10 +154,10 @@ def awing(
         logits: `(B, C, h, w)`.
         targets: True heatmaps.
         awing_omega: Scale of the logarithmic part.
-        awing_theta: Difference at which the logarithmic part turns into the linear one.
+        awing_theta: Difference at which the logarithmic part changes to the linear one.
         awing_epsilon: Width of the logarithmic part, above 0.
-        awing_alpha: Exponent in the background, at least 2. Near a keypoint it is smaller by the heatmap's value.
-        awing_weight: Additional weight of cells on and next to those where the true heatmap is at least 0.2.
+        awing_alpha: Exponent in the background, at least 2. Near a keypoint, the heatmap's value is subtracted from it.
+        awing_weight: Additional weight of cells where the true heatmap is at least 0.2, and of their neighbours.
 
     Returns:
         `(C,)`.

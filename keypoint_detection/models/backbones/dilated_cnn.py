@@ -22,8 +22,8 @@ class DilatedCnn(Backbone):
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
         n_channels: Channels of every layer.
-        kernel_size: Side of the convolutions' kernels in cells, odd.
-        dilations: Dilation of each layer in cells; there are as many layers.
+        kernel_size: Side length of the convolution kernels in cells, odd.
+        dilations: Dilation of each layer in cells; their number is the number of layers.
     """
 
     def __init__(

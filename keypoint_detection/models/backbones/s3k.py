@@ -30,9 +30,9 @@ class S3K(Backbone):
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
-        n_channels: Channels of the residual blocks and the decoder; the first layers have a half and a quarter.
+        n_channels: Channels of the residual blocks and the decoder; the first layers have a quarter and a half as many.
         n_resnet_blocks: Residual blocks at a quarter of the resolution.
-        kernel_size: Side of the convolutions' kernels in cells, odd.
+        kernel_size: Side length of the convolution kernels in cells, odd.
     """
 
     def __init__(

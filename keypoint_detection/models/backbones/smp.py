@@ -39,12 +39,12 @@ class Smp(Backbone):
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
         decoder: Kind of decoder: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan,
             upernet, segformer or dpt (for vision transformers).
-        encoder: Name of the encoder, such as resnet18 or mobilenet_v2; `tu-` and a name for any encoder of timm, such
+        encoder: Name of the encoder, such as resnet18 or mobilenet_v2; `tu-` plus a name selects any timm encoder, such
             as tu-convnext_femto.
-        pretrained: Whether the encoder starts with the weights that its library publishes, which are downloaded.
-        encoder_weights: File with weights of the encoder to start with, .safetensors or .pth, instead of a download.
-        decoder_channels: Channels of the decoder's levels, the deepest first, for decoders that have such. The last
-            one repeats. None for the library's own.
+        pretrained: Start the encoder from the weights that its library publishes; they are downloaded.
+        encoder_weights: File with weights that the encoder starts from, .safetensors or .pth, instead of a download.
+        decoder_channels: Channels of the decoder's levels, the deepest first, for decoders that have this setting. The
+            last value repeats. None uses the library's own.
     """
 
     def __init__(

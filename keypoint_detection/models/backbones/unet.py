@@ -33,18 +33,18 @@ class Unet(Backbone):
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
-        n_channels: Channels at stride 4. Finer levels have a half and a quarter of them, coarser ones twice as many
-            each time.
-        n_channels_out: Channels of the output, which a last 1x1 convolution makes of those of the decoder, so that the
-            head has more features to choose from where there are many channels of keypoints. As many at stride 4, a
-            half at 2, a quarter at 1. 0 for the decoder's own.
-        max_channels: Most channels of any level.
-        n_downsampling_layers: How often the resolution is halved.
-        n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each on both sides,
-            those finer than stride 4 in the decoder alone.
-        kernel_size: Side of the convolutions' kernels in cells, odd.
-        normalization: `batch` costs nothing in prediction and in an ONNX file, where it becomes part of the
-            convolutions. `group` does not look at other images of a batch.
+        n_channels: Channels at stride 4. Finer levels have a half and a quarter as many; each coarser level has twice
+            as many.
+        n_channels_out: Channels of the output at stride 4; half as many at stride 2, a quarter at 1. A last 1x1
+            convolution computes them from the decoder's channels, so that the head has more features to choose from if
+            there are many keypoint channels. 0 keeps the decoder's own.
+        max_channels: Maximum number of channels at any level.
+        n_downsampling_layers: Number of times that the resolution is halved.
+        n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each in the encoder and
+            the decoder, those finer than stride 4 only in the decoder.
+        kernel_size: Side length of the convolution kernels in cells, odd.
+        normalization: `batch` costs nothing at prediction and in an ONNX file, where it is merged into the
+            convolutions. `group` does not depend on the other images of a batch.
     """
 
     def __init__(
