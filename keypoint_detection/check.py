@@ -30,15 +30,15 @@ def check(
     decode: bool = True,
     picture: str | None = None,
 ) -> CheckReport:
-    """Check a data set, every image included, and print what is in it and what is wrong.
+    """Check a data set, including every image, and print what is in it and what is wrong with it.
 
     Args:
-        json_dataset_path: JSON file with the images and keypoints, in this library's or in COCO's format.
-        image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
-        keypoint_channels: Channels to check, with spaces between them; a=b merges b into a, or renames it where there
-            is no a. All when left out.
-        keypoint_coordinates: Convention of the native format: blender, normalized or pixel.
-        decode: Decode every image, which finds damage behind the header, and look for images under two names; both take
+        json_dataset_path: JSON file with the images and keypoints, in this library's or COCO's format.
+        image_dataset_path: Folder that the image paths are relative to; by default the folder of the file.
+        keypoint_channels: Channels to check, separated by spaces; a=b merges b into a, or renames b to a if there is no
+            a. By default all.
+        keypoint_coordinates: Coordinate convention of the native format: blender, normalized or pixel.
+        decode: Decode every image, which finds damage beyond the header, and look for images under two names. Both take
             longer.
         picture: File for a picture of some images with their labels.
 

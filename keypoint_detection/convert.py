@@ -33,15 +33,15 @@ def convert(
     out with a warning, as in a training.
 
     Args:
-        json_dataset_path: JSON file to read, in this library's or in COCO's format.
-        output: File to write, replaced if it exists.
-        to: Format to write: native or coco. Of a COCO file neither keeps which keypoints are of one object,
-            visibilities, areas, crowds and ids.
-        image_dataset_path: Folder that the image paths are relative to; the folder of the file when left out.
-        keypoint_channels: Channels to keep, with spaces between them; a=b merges b into a, or renames it where there is
-            no a. All when left out.
-        keypoint_coordinates: Convention of the native format that is read: blender, normalized or pixel.
-        output_coordinates: Convention of the native format to write; COCO is always in pixels.
+        json_dataset_path: JSON file to read, in this library's or COCO's format.
+        output: File to write; it is replaced if it exists.
+        to: Format to write: native or coco. From a COCO file, neither keeps visibilities, areas, crowds, ids, or which
+            keypoints belong to one object.
+        image_dataset_path: Folder that the image paths are relative to; by default the folder of the file.
+        keypoint_channels: Channels to keep, separated by spaces; a=b merges b into a, or renames b to a if there is no
+            a. By default all.
+        keypoint_coordinates: Coordinate convention of the native format to read: blender, normalized or pixel.
+        output_coordinates: Coordinate convention of the native format to write; COCO always uses pixels.
 
     Returns:
         What was written.

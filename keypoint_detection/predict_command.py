@@ -59,21 +59,22 @@ def predict(
     """Find keypoints in files, folders, globs and videos, and write them to a file.
 
     Args:
-        paths: Images, videos, folders (with all below but what links to other folders lead to) and globs; those that
-            lead to nothing beside others are skipped.
-        checkpoint: Checkpoint of a training, or an ONNX file of `keypoint-detection export`.
+        paths: Images, videos, folders (searched recursively, but links to folders are not followed) and globs. Paths
+            that lead to nothing are skipped, unless all of them do.
+        checkpoint: Checkpoint of a training run, or an ONNX file from `keypoint-detection export`.
         output: File to write.
-        format: What to write: native (this library's own, which can be corrected and trained on), csv or coco
-            (results); auto goes by the ending of the output.
-        overlays: Folder for pictures with the keypoints drawn in, and for a video of each video.
-        score_threshold: The score from which a detection counts, where none is below 0.01; the checkpoint's own per
-            channel when left out.
-        max_keypoints: Largest number of keypoints per channel and image; the training's when left out.
-        batch_size: Images that go through the network at once.
-        tile: Side in pixels of overlapping tiles, for images much larger than those trained on.
+        format: Output format: native (this library's own, which can be corrected and trained on), csv or coco
+            (results); auto chooses by the output's file name extension.
+        overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
+        score_threshold: Score from which a detection counts (no detection is below 0.01); by default the checkpoint's
+            own threshold for each channel.
+        max_keypoints: Maximum number of keypoints per channel and image; by default as in training.
+        batch_size: Number of images that go through the network at once.
+        tile: Side length in pixels of overlapping tiles, for images much larger than the training images.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
-        keypoint_coordinates: Convention to write: pixel, normalized (origin top left) or blender (origin bottom left).
-        resume: Go on where an interrupted run stopped.
+        keypoint_coordinates: Coordinate convention to write: pixel, normalized (origin top left) or blender (origin
+            bottom left).
+        resume: Continue an interrupted run where it stopped.
         processes: Those that share the images, of which the first one writes the output. None is this one alone.
 
     Returns:
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
     )
     parser.usage = "keypoint-detection predict --checkpoint FILE --output FILE [--flag value ...] PATHS..."
-    text = "Images, videos, folders (with all below but what links to other folders lead to) and globs; "
+    text = "Images, videos, folders (searched recursively, but links to folders are not followed) and globs; "
     parser.add_argument("paths", nargs="+", help=text + "what cannot be found or read is reported and skipped.")
     config: dict[str, Any] = parser.parse_args(arguments).as_dict()
     processes = flags.call(start_processes, config)

@@ -79,7 +79,7 @@ def start_processes(
         device: Where the network of a single process runs.
         accelerator: Kind of device: cpu, gpu or auto.
         devices: Processes on each machine, which share the images; start torchrun or srun with as many.
-        strategy: How several processes work together: ddp; auto is ddp where there are several.
+        strategy: How several processes work together: ddp; auto is ddp if there are several.
         num_nodes: Number of machines.
 
     Returns:

@@ -72,28 +72,29 @@ def evaluate(
     device: str = "auto",
     processes: Processes | None = None,
 ) -> Evaluation:
-    """Measure a checkpoint on a labelled set: average precision, localisation, errors by kind, report.
+    """Evaluate a checkpoint on a labelled set: average precision, localisation, kinds of errors, report.
 
     Args:
-        checkpoint: A checkpoint that a training wrote, such as best.ckpt, or an ONNX file that export made of one.
-        json_dataset_path: Labelled file, in the native or in COCO's format.
-        image_dataset_path: Folder that its image paths are relative to. None is the folder of the file.
-        keypoint_channels: Channels to evaluate; a=b makes the channel a of the file's b, and of its a if there is one,
-            others are made as in the training. None takes all.
-        keypoint_coordinates: Convention of a native file: blender, normalized or pixel.
-        empty_channels: Channels without keypoints: absent, or ignore (not labelled). None is as in the training.
-        split: The split.json of a training with this file; only its validation images are evaluated.
-        maximal_gt_keypoint_pixel_distances: Distances of the average precision. None takes those of the training.
-        threshold_unit: Their unit: pixel (of the image file), or image for fractions of its diagonal. None takes that
-            of the training, and pixels for distances that are given.
-        distance: The one of these at which errors, precision and recall are measured. None is the largest.
-        score_threshold: Score from which a detection counts. None takes those that the checkpoint holds.
+        checkpoint: Checkpoint of a training run, such as best.ckpt, or an ONNX file that export made from one.
+        json_dataset_path: Labelled file, in this library's or COCO's format.
+        image_dataset_path: Folder that its image paths are relative to. By default the folder of the file.
+        keypoint_channels: Channels to evaluate; a=b makes channel a from the file's b, and from its a if there is one.
+            Others are made as in training. By default all.
+        keypoint_coordinates: Coordinate convention of the native format: blender, normalized or pixel.
+        empty_channels: Meaning of channels without keypoints: absent, or ignore (not labelled). By default as in
+            training.
+        split: The split.json of a training run with this file; only its validation images are evaluated.
+        maximal_gt_keypoint_pixel_distances: Distances for average precision. By default those of the training.
+        threshold_unit: Unit of these distances: pixel (of the image file), or image for fractions of its diagonal. By
+            default that of the training, or pixels if distances are given.
+        distance: One of these distances, at which errors, precision and recall are measured. By default the largest.
+        score_threshold: Score from which a detection counts. By default the thresholds that the checkpoint holds.
         recall: Find score thresholds that promise this recall within the distance on new images, and store them in the
-            checkpoint. The labelled images have to be held out from training.
+            checkpoint. The labelled images must have been held out from training.
         output: JSON file for all numbers.
         report: HTML file for the report.
         batch_size: Images per batch.
-        num_workers: Processes that load images; 0 loads in this one.
+        num_workers: Processes that load images; 0 loads them in this process.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
         processes: Those that share the images, each of which returns all; only the first one writes files. None is this
             one alone.

@@ -21,7 +21,7 @@ LOWEST_OPSET = 18
 
 
 def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST_OPSET) -> Path:
-    """Write a checkpoint as one file from image to keypoints: ONNX, or a program of torch.export.
+    """Export a checkpoint to one file that turns an image into keypoints: ONNX, or a torch.export program.
 
     The file takes `image`, `(1, H, W, 3)` uint8 RGB of any size, and gives `keypoints`, `(N, 4)` float32: the number of
     the channel, x, y in pixels of the image, and the score. Channels come in order, and the keypoints of each in
@@ -31,10 +31,10 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
     PyTorch on images of several sizes, and not written if they differ.
 
     Args:
-        checkpoint: The checkpoint that a training wrote.
-        output: The file to write: model.onnx, or model.pt2 for torch.export.
-        half: Store weights with half the bits. They are computed with as before. Only for ONNX.
-        opset: Version of ONNX's operators, from 18 to the newest that the installed onnx knows.
+        checkpoint: Checkpoint of a training run.
+        output: File to write: model.onnx, or model.pt2 for torch.export.
+        half: Store weights with half the bits. Computation is as before. Only for ONNX.
+        opset: Version of the ONNX operators, from 18 to the newest that the installed onnx supports.
 
     Returns:
         The file.

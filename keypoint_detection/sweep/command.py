@@ -33,20 +33,20 @@ def sweep(
     seed: int = 0,
     retry_failed: bool = False,
 ) -> tuple[list[Run], SweepFile, Path]:
-    """Run the trainings of a wandb sweep file here, without an account; the same command goes on where it stopped.
+    """Run a wandb sweep file here, without an account; the same command resumes it where it stopped.
 
     Args:
         sweep_file: The YAML file that `wandb sweep` takes.
-        count: Runs in all, those of earlier and of other processes included, whatever the run_cap of the file. That,
-            or the whole grid, when left out.
-        sweep_dir: Folder of the sweep, with one folder for each run; sweeps/<name of the sweep> when left out.
-        storage: URL of the database that the processes of a sweep share, such as postgresql://user@host/name; an SQLite
-            file in the sweep's folder, for processes on one machine, when left out.
-        prune: Stop runs that are worse than the median of the others at the same evaluation, or by the file's
-            early_terminate.
-        prune_after: Evaluations that every run is given before it may be stopped.
-        seed: Seed of the parameters that are drawn. A run draws the same ones in whichever process it is.
-        retry_failed: Start the runs that failed again, with their parameters.
+        count: Total number of runs, including earlier ones and those of other processes; it overrides the file's
+            run_cap. By default the run_cap, or the whole grid.
+        sweep_dir: Folder of the sweep, with one folder for each run; by default sweeps/<name of the sweep>.
+        storage: URL of the database that the processes of a sweep share, such as postgresql://user@host/name; by
+            default an SQLite file in the sweep's folder, for processes on one machine.
+        prune: Stop runs that are worse than the median of the others at the same evaluation, or as the file's
+            early_terminate says.
+        prune_after: Number of evaluations that every run gets before it may be stopped.
+        seed: Seed for drawing parameters. A run draws the same ones in any process.
+        retry_failed: Start failed runs again, with their parameters.
 
     Returns:
         All runs, the best first; what was read of the file; and the folder of the sweep.

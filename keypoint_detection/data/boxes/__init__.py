@@ -104,15 +104,15 @@ def generate(
     """Renders cardboard boxes with labelled corners. The same arguments give the same files.
 
     Args:
-        output: Folder to write to; it gets `annotations.json` and `images/`.
+        output: Folder to write to, with `annotations.json` and `images/`.
         count: Number of images.
-        image_size: Side of the images in pixels, or "height width".
-        seed: Images are a function of the seed and their number, so a larger count only adds images.
+        image_size: Side length of the images in pixels, or "height width".
+        seed: Each image depends only on the seed and its number, so a larger count only adds images.
         negatives: Share of images without any box, 0 to 1.
-        max_boxes: Largest number of boxes in an image.
-        clutter: Amount of other things in the scene, 0 for none, 1 for the usual.
+        max_boxes: Maximum number of boxes in an image.
+        clutter: Amount of other things in the scene: 0 for none, 1 for the usual amount.
         supersampling: Rays per pixel and direction; more give smoother edges and take longer.
-        workers: Processes to render with; 0 renders in this one, -1 starts one per core.
+        workers: Processes to render with; 0 renders in this process, -1 starts one per core.
 
     Returns:
         The path of `annotations.json`.
