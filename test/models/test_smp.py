@@ -1,8 +1,11 @@
 import builtins
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
+import segmentation_models_pytorch
 import timm
 import torch
 from model_cases import make_batch
@@ -271,3 +274,76 @@ def test_an_unreachable_hub_is_one_line_that_names_the_way_out(monkeypatch):
         backbone.load_pretrained()
     assert "name or service not known" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """What the library would download for mobilenet_v2: a new encoder's weights, and a configuration to change."""
+    encoder = segmentation_models_pytorch.encoders.get_encoder("mobilenet_v2")
+    save_file(encoder.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.1, 0.3]}))
+    fetched = []
+
+    def download(repository, filename, revision):
+        fetched.append(repository)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(segmentation_models_pytorch.encoders, "hf_hub_download", download)
+    return SimpleNamespace(folder=tmp_path, fetched=fetched, encoder=encoder)
+
+
+MOBILENET = {"encoder": "mobilenet_v2", "decoder_channels": [16], "pretrained": True}
+
+
+def test_images_are_normalised_as_the_downloaded_weights_were_trained(hub):
+    backbone = build_backbone("Smp", 4, MOBILENET)
+    backbone.load_pretrained()
+    assert set(hub.fetched) == {"smp-hub/mobilenet_v2.imagenet"}
+    assert torch.equal(backbone.encoder.state_dict()["features.0.0.weight"], hub.encoder.features[0][0].weight)
+    assert backbone.image_mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert backbone.image_std.flatten().tolist() == pytest.approx([0.2, 0.1, 0.3])
+    # Another build takes them from what was stored, without a download.
+    again = build_backbone("Smp", 4, MOBILENET)
+    again.load_state_dict(backbone.state_dict())
+    assert torch.equal(again.image_mean, backbone.image_mean)
+    assert torch.equal(again.image_std, backbone.image_std)
+
+
+def test_gray_images_are_normalised_by_the_average_of_the_colours(hub):
+    backbone = build_backbone("Smp", 4, MOBILENET | {"n_channels_in": 1})
+    backbone.load_pretrained()
+    assert (backbone.image_mean.item(), backbone.image_std.item()) == pytest.approx((0.4, 0.2))
+    lite = build_backbone(
+        "Smp", 4, {"encoder": "tu-tf_efficientnet_lite0", "decoder_channels": [16], "n_channels_in": 1}
+    )
+    assert (lite.image_mean.item(), lite.image_std.item()) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("strange", [{"input_space": "BGR"}, {"input_range": [0, 255]}])
+def test_weights_that_were_trained_on_other_colours_are_refused(hub, strange):
+    config = hub.folder / "config.json"
+    config.write_text(json.dumps({"input_space": "RGB", "input_range": [0, 1]} | json.loads(config.read_text())))
+    backbone = build_backbone("Smp", 4, MOBILENET)
+    backbone.load_pretrained()
+    config.write_text(json.dumps(json.loads(config.read_text()) | strange))
+    with pytest.raises(InputError, match=r"expected RGB in \[0, 1\]") as error:
+        backbone.load_pretrained()
+    assert "\n" not in str(error.value)
+    assert "mobilenet_v2" in str(error.value)
+
+
+def test_weights_other_than_those_of_imagenet_are_taken_where_there_are_no_such(hub, monkeypatch, caplog):
+    settings = segmentation_models_pytorch.encoders.encoders["mobilenet_v2"]["pretrained_settings"]
+    published = {name: {"repo_id": f"hub/{name}", "revision": "1"} for name in ("instagram", "ssl", "imagenet")}
+    caplog.set_level("INFO")
+    for names, expected in ((("instagram", "ssl"), "instagram"), (("ssl", "imagenet"), "imagenet")):
+        hub.fetched.clear()
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            for name in list(settings):
+                patch.delitem(settings, name)
+            for name in names:
+                patch.setitem(settings, name, published[name])
+            build_backbone("Smp", 4, MOBILENET).load_pretrained()
+        assert set(hub.fetched) == {f"hub/{expected}"}
+        assert f"weights {expected} of encoder mobilenet_v2" in caplog.text

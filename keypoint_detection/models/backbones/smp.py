@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -41,8 +42,10 @@ class Smp(Backbone):
             upernet, segformer or dpt (for vision transformers).
         encoder: Name of the encoder, such as resnet18 or mobilenet_v2; `tu-` plus a name selects any timm encoder, such
             as tu-convnext_femto.
-        pretrained: Start the encoder from the weights that its library publishes; they are downloaded.
+        pretrained: Start the encoder from the weights that its library publishes; they are downloaded. These are the
+            ImageNet weights, or the first ones listed if there are none for ImageNet.
         encoder_weights: File with weights that the encoder starts from, .safetensors or .pth, instead of a download.
+            Images are normalised as timm prescribes for its encoders, and as for ImageNet otherwise.
         decoder_channels: Channels of the decoder's levels, the deepest first, for decoders that have this setting. The
             last value repeats. None uses the library's own.
     """
@@ -70,11 +73,18 @@ class Smp(Backbone):
         self.pretrained = pretrained
         self.encoder_weights = encoder_weights
         self.decoder_stride = stride
-        mean, std = _normalization(self.encoder)
-        if mean is not None and n_channels_in == 3:
-            self.set_normalization(mean, std)
-
+        # An encoder of timm says what it was trained with.
+        self._normalize_as(getattr(getattr(self.encoder, "model", None), "pretrained_cfg", None) or {})
         self._freeze_unused()
+
+    def _normalize_as(self, config: Mapping[str, Any]) -> None:
+        """Take mean and standard deviation of RGB from a configuration, if it has them; of gray it is the average."""
+        if config.get("mean") is None:
+            return
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+        if self.n_channels_in != 3:
+            mean, std = ((sum(values) / len(values),) * self.n_channels_in for values in (mean, std))
+        self.set_normalization(mean, std)
 
     @torch.enable_grad()
     def _freeze_unused(self) -> None:
@@ -121,29 +131,40 @@ class Smp(Backbone):
         """Load the encoder's weights from `encoder_weights` or its library, if they were asked for.
 
         Raises:
-            InputError: when the file does not hold weights of this encoder, or when they cannot be downloaded.
+            InputError: when the file does not hold weights of this encoder, or when they cannot be downloaded, or
+                want other colours.
         """
         if self.encoder_weights is not None:
             copied = copy_weights(self.encoder, read_weights(self.encoder_weights), self.encoder_weights)
             logger.info("took %d weights of encoder %s from %s", copied, self.encoder_name, self.encoder_weights)
         elif self.pretrained:
-            logger.info("fetching weights of encoder %s, unless they are here already", self.encoder_name)
-            self.encoder.load_state_dict(self._download())
+            self._download()
 
-    def _download(self) -> dict[str, Tensor]:
+    def _download(self) -> None:
         library = _import_library()
-        is_timm = self.encoder_name.startswith("tu-")
+        published = library.encoders.encoders.get(self.encoder_name, {}).get("pretrained_settings", {})  # none: timm's
+        weights = "imagenet" if "imagenet" in published else next(iter(published), None)
+        which = f"weights {weights}" if weights else "weights"
+        logger.info("fetching %s of encoder %s, unless they are here already", which, self.encoder_name)
         decoder = "dpt" if type(self.encoder).__name__ == "TimmViTEncoder" else "unet"
+        config: dict[str, Any] = {}
         try:
-            model = _build(
-                library, decoder, self.encoder_name, self.n_channels_in, None, weights=True if is_timm else "imagenet"
-            )
+            model = _build(library, decoder, self.encoder_name, self.n_channels_in, None, weights=weights or True)
+            if weights:
+                config = library.encoders.get_preprocessing_params(self.encoder_name, weights)
         except Exception as error:  # whatever keeps the hub away has one remedy
             raise InputError(
-                f"weights of encoder {self.encoder_name!r} could not be downloaded ({first_line(error)}), expected "
+                f"{which} of encoder {self.encoder_name!r} could not be downloaded ({first_line(error)}), expected "
                 "a reachable hub, or a file with them given as encoder_weights"
             ) from error
-        return model.encoder.state_dict()
+        colours = config.get("input_space", "RGB"), list(config.get("input_range", [0, 1]))
+        if colours != ("RGB", [0, 1]):
+            raise InputError(
+                f"{which} of encoder {self.encoder_name!r} are for images in {colours[0]} with values in {colours[1]}, expected "
+                "RGB in [0, 1]"
+            )
+        self.encoder.load_state_dict(model.encoder.state_dict())
+        self._normalize_as(config)
 
 
 def _import_library() -> ModuleType:
@@ -248,9 +269,3 @@ def _fit_stride(model: nn.Module, heatmap_stride: int, divisor: int, n_channels_
         model.decoder.blocks = blocks = blocks[:-1]
         stride, channels = _probe(model, divisor, n_channels_in)
     return stride, channels
-
-
-def _normalization(encoder: nn.Module) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation that an encoder of timm was trained with, None for the usual ones."""
-    config = getattr(getattr(encoder, "model", None), "pretrained_cfg", None) or {}
-    return config.get("mean"), config.get("std")
