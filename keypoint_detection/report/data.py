@@ -62,7 +62,8 @@ class ReportData:
         channel_names: in the order of the arrays.
         threshold_distances: in pixels, those of the metric.
         images: the evaluated images.
-        score_thresholds: `(C,)` lowest score that counts. None: the best F1 of each channel at `distance`.
+        score_thresholds: `(C,)` lowest score that counts. None: the best F1 of each channel at `distance`,
+            and where that is undefined, what a detector is used with.
         distance: threshold distance that the page starts with, and at which precision, recall and localisation are
             measured; one of `threshold_distances`. None: the largest, as in the logged metrics.
         metrics: values by log name (`meanAP`, `meanAP/d=2`, `AP/<channel>/d=2`) that are shown in place of what these

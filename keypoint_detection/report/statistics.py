@@ -22,6 +22,7 @@ from keypoint_detection.metrics.average_precision import (
 from keypoint_detection.metrics.base import Matches
 from keypoint_detection.metrics.errors import ERROR_KINDS, error_taxonomy
 from keypoint_detection.metrics.localization import best_f1
+from keypoint_detection.score_thresholds import FALLBACK_THRESHOLD
 
 CALIBRATION_BINS = 10
 HISTOGRAM_BINS = 20
@@ -60,12 +61,15 @@ def match_points(points: Points, channel_names: Sequence[str], threshold_distanc
 
 
 def best_thresholds(matches: Matches, position: int) -> list[float]:
-    """Score threshold of the best F1 per channel at the threshold distance at `position`; 0.5 where undefined."""
+    """Score threshold of the best F1 per channel at the threshold distance at `position`.
+
+    Where it is undefined, it is what a detector is used with.
+    """
     values = []
     for channel in range(len(matches.num_truths)):
         scores, distances, num_truths = matches.of_channel(channel)
         threshold = best_f1(scores, ~distances[:, position].isnan(), num_truths)["best_threshold"]
-        values.append(0.5 if math.isnan(threshold) else threshold)
+        values.append(FALLBACK_THRESHOLD if math.isnan(threshold) else threshold)
     return values
 
 

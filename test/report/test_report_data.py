@@ -27,6 +27,7 @@ from keypoint_detection.report.statistics import (
     image_errors,
     match_points,
 )
+from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.train.run_folder import provenance
 
 
@@ -48,6 +49,14 @@ def test_numbers_are_those_of_the_metrics():
         assert rows[name]["F1"] == pytest.approx(where[f"best_f1/{name}"], abs=1e-12)
         assert rows[name]["Precision"] == pytest.approx(where[f"precision/{name}"], abs=1e-12)
     assert rows["mean"]["AP 4 px"] == pytest.approx(expected["meanAP/d=4"], abs=1e-12)
+
+
+def test_a_channel_without_a_best_threshold_is_drawn_from_the_score_that_counts_in_use():
+    # A false detection alone, and a true one: the middle between its score and 0.
+    image = image_of([[(10, 10)], [(50, 50)]], [[(90, 70, 0.9)], [(50, 50, 0.8)]])
+    measured = measure(ReportData("t", ["lost", "found"], [4], [image]))
+    assert measured.thresholds == pytest.approx([0.1, 0.4])
+    assert measured.thresholds[0] == pytest.approx(usable_thresholds([math.nan])[0])
 
 
 def test_more_matches_than_quantiles_of_older_torch_take(monkeypatch):
