@@ -111,10 +111,15 @@ def _entries(stream: JsonStream, what: str) -> Any:
             number += 1
 
 
+def _whole(value: Any) -> Any:
+    """A whole number that was written as 640.0, as data frames do, as 640; anything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _identifier(entry: dict[str, Any], key: str, place: str) -> int | str:
-    value = entry.get(key)
+    value = _whole(entry.get(key))
     if type(value) not in (int, str):
-        raise InputError(f'{place}: "{key}" is {value!r:.60}, expected a number')
+        raise InputError(f'{place}: "{key}" is {value!r:.60}, expected a whole number or text')
     return value
 
 
@@ -134,10 +139,11 @@ def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
         raise InputError(f"{place}: the id {identifier} belongs to image {images.rows[identifier]} already")
     images.names.append(name)
     for key in ("width", "height"):
-        value = entry.get(key, 0)
-        if type(value) is not int or not 0 <= value < 1 << 31:
+        value = entry.get(key)
+        pixels = 0 if value is None else _whole(value)
+        if type(pixels) is not int or not 0 <= pixels < 1 << 31:
             raise InputError(f'{place}: "{key}" is {value!r:.60}, expected a whole number of pixels')
-        images.sizes.append(value)
+        images.sizes.append(pixels)
 
 
 def _read_object(objects: _Objects, entry: dict[str, Any], number: int, place: str) -> None:
@@ -152,7 +158,7 @@ def _read_object(objects: _Objects, entry: dict[str, Any], number: int, place: s
             raise InputError(f'{place}: "keypoints" holds {value!r:.60}, expected a number')
     objects.numbers.append(number)
     for column, key in ((objects.images, "image_id"), (objects.categories, "category_id")):
-        known = keypoints or type(entry.get(key)) in (int, str)
+        known = keypoints or type(_whole(entry.get(key))) in (int, str)
         column.append(_identifier(entry, key, place) if known else None)
     objects.crowds.append(bool(entry.get("iscrowd")))
     objects.lengths.append(len(keypoints) // 3)

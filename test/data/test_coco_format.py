@@ -129,3 +129,33 @@ def test_what_is_no_name_in_a_category_is_shown_wherever_it_stands(tmp_path, nam
     with pytest.raises(InputError) as error:
         read_annotations(path, tmp_path)
     assert str(error.value) == f"{path}: category 0: {said}"
+
+
+@pytest.mark.parametrize(
+    ("width", "declared"), [(20, 20), (20.0, 20), (None, 0), (0.0, 0), ("left out", 0)], ids=lambda value: str(value)
+)
+def test_numbers_as_data_frames_write_them(coco, width, declared):
+    image = {"id": 1.0, "file_name": "1.png", "height": 10.0} | ({} if width == "left out" else {"width": width})
+    objects = [{"image_id": 1, "category_id": 2.0, "keypoints": [5, 5, 2.0]}]
+    path = coco(objects, images=[image])
+    annotations = read_annotations(path, path.parent)
+    assert annotations.declared_sizes.tolist() == [[declared, 10]]
+    assert annotations.xy.tolist() == [[5, 5]]
+    assert not check_dataset(path, path.parent).errors
+
+
+@pytest.mark.parametrize("width", [20.5, -1.0, 1e300, True, float("nan"), float("inf")])
+def test_a_width_that_is_no_number_of_pixels_is_refused(coco, width):
+    path = coco(LABELLED, images=[IMAGES[0] | {"width": width}, *IMAGES[1:]])
+    with pytest.raises(InputError) as error:
+        read_annotations(path, path.parent)
+    shown = f'image 0 ("1.png"): "width" is {width!r}'
+    assert str(error.value) == f"{path}: {shown}, expected a whole number of pixels"
+
+
+@pytest.mark.parametrize("identifier", [1.5, None, [1], True])
+def test_an_id_that_is_neither_a_whole_number_nor_text_is_refused(coco, identifier):
+    path = coco(LABELLED, images=[IMAGES[0] | {"id": identifier}, *IMAGES[1:]])
+    with pytest.raises(InputError) as error:
+        read_annotations(path, path.parent)
+    assert str(error.value) == f'{path}: image 0 ("1.png"): "id" is {identifier!r}, expected a whole number or text'
