@@ -97,8 +97,8 @@ def channels_of(names: Sequence[str]) -> list[str]:
     parts = [re.fullmatch(r"(.+)_(0|[1-9]\d{0,5})", name) for name in names]
     for match in filter(None, parts):
         numbers.setdefault(match[1], set()).add(int(match[2]))
-    counted = {stem for stem, found in numbers.items() if found == set(range(len(found))) and stem not in names}
-    return [match[1] if match and match[1] in counted else name for name, match in zip(names, parts, strict=True)]
+    numbered = {stem for stem, found in numbers.items() if found == set(range(len(found))) and stem not in names}
+    return [match[1] if match and match[1] in numbered else name for name, match in zip(names, parts, strict=True)]
 
 
 def _entries(stream: JsonStream, what: str) -> Any:
