@@ -265,7 +265,7 @@ def report(rows: Sequence[Row], json_path: Path | None) -> None:
 
 
 def exit_code(script: Callable[[], None]) -> int:
-    """Runs a script; bad input is one line on standard error and exit code 2, as of the library's commands."""
+    """Runs a script; bad input is one line on standard error and exit code 2, as with the library's commands."""
     try:
         script()
     except InputError as error:

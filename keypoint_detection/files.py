@@ -117,7 +117,7 @@ def prepare_file(path: str | Path, flag: str) -> None:
         target = Path(os.path.realpath(path))  # a link is followed
         if target.is_symlink():
             raise InputError(f"{asked}: cannot be written there (a link that leads to itself)")
-    except OSError as error:  # as of a name that is too long
+    except OSError as error:  # e.g. a name that is too long
         raise InputError(f"{asked}: cannot be written there ({error.strerror})") from error
     make_folder(target.parent, asked)
 
@@ -188,7 +188,7 @@ def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
     finally:
         if temporary is not None:
-            with contextlib.suppress(OSError):  # as of a folder that is a file, which the error above has told
+            with contextlib.suppress(OSError):  # e.g. a folder that is a file, which the error above has told
                 temporary.unlink(missing_ok=True)
 
 

@@ -44,7 +44,7 @@ class OnnxNetwork:
             raise InputError(f'{path} needs onnxruntime: pip install "keypoint_detection[export]"') from error
         try:
             problem = "" if Path(path).is_file() else "is a folder" if Path(path).is_dir() else "does not exist"
-        except OSError as error:  # as of a name that is too long
+        except OSError as error:  # e.g. a name that is too long
             problem = f"cannot be read ({error.strerror})"
         if problem:
             raise InputError(f"model {path} {problem}, expected a file")

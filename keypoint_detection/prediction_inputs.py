@@ -35,11 +35,11 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
     drawn = None if overlays is None else absolute(Path(overlays))
     for text in paths:
         path = Path(text)
-        if len(paths) > 1 and drawn == absolute(path):  # as of `images/*`
+        if len(paths) > 1 and drawn == absolute(path):  # e.g. of `images/*`
             continue
         try:
             candidates = _expand(text)
-        except OSError as error:  # as of a name that is too long
+        except OSError as error:  # e.g. a name that is too long
             wrong.append(f"{text}: cannot be read ({error.strerror})")
             continue
         candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
@@ -60,7 +60,7 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
 def _expand(text: str) -> list[Path]:
     """The images and videos that a path, a folder or a glob leads to."""
     path = Path(text)
-    if not text:  # as of a variable of the shell that is not set, whose path would be the folder that one is in
+    if not text:  # e.g. a variable of the shell that is not set, whose path would be the folder that one is in
         return []
     if path.is_dir():
         return [file for file in sorted(path.rglob("*")) if _is_media(file)]

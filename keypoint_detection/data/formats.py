@@ -79,7 +79,7 @@ def read_annotations(
     reader = FORMATS[recognise(source)].read
     try:
         problem = "" if root.is_dir() else "not a folder" if root.exists() else "no such folder"
-    except OSError as error:  # as of a name that is too long
+    except OSError as error:  # e.g. a name that is too long
         problem = f"cannot be read ({error.strerror})"
     if problem:
         raise InputError(f"{root}: {problem}, expected the images' folder")

@@ -279,7 +279,7 @@ def path_advice(path: Path) -> str:
 
 
 def _reason(path: Path, error: OSError) -> str:
-    if os.path.isdir(path):  # noqa: PTH112  Path's own fails, as of a name that is too long
+    if os.path.isdir(path):  # noqa: PTH112  Path's own fails, e.g. for a name that is too long
         return "is a folder, expected an image file"
     if error.errno is not None:
         attempts = f" after {len(RETRY_WAITS) + 1} attempts" if error.errno in TRANSIENT_ERRORS else ""

@@ -110,7 +110,7 @@ def run_training(
 def end(process: subprocess.Popen[bytes]) -> None:
     """Tells a training and its processes to end, and kills them if they take too long."""
     try:
-        with contextlib.suppress(ProcessLookupError):  # as of one that has ended
+        with contextlib.suppress(ProcessLookupError):  # e.g. one that has ended
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_END)

@@ -80,7 +80,7 @@ class FolderLock:
             self.take(folder)
             return
         self._file = (path, descriptor)
-        with contextlib.suppress(OSError):  # as of a full disk
+        with contextlib.suppress(OSError):  # e.g. a full disk
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
 

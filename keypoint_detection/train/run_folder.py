@@ -72,7 +72,7 @@ class RunFolder:
             yield
         except InputError:
             if self.is_new:
-                with contextlib.suppress(OSError):  # as of a folder with other runs
+                with contextlib.suppress(OSError):  # e.g. a folder with other runs
                     self.path.rmdir()
                     self.path.parent.rmdir()
             raise

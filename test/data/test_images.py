@@ -382,7 +382,7 @@ def test_automatic_cache_counts_images_as_they_are_kept(cached, monkeypatch):
     assert create_cache(cached, sizes, "auto", (2, 3)) is not None
     assert create_cache(cached, sizes, "auto", (3, 3)) is not None
     assert create_cache(cached, sizes, "auto", (4, 4)) is None
-    sizes[1:] = 0  # not known, as of most images of a large set, which may take any memory
+    sizes[1:] = 0  # not known, e.g. of most images of a large set, which may take any memory
     assert create_cache(cached, sizes, "auto") is None
 
 
