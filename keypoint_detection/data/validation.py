@@ -47,24 +47,30 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray, report: bool 
         InputError: if most keypoints are outside, or a file in pixels holds only numbers up to 1; it suggests the right
             `--keypoint_coordinates`. Also if the file claims another size of an image.
     """
+    annotations, warning = _leave_out(annotations, sizes)
+    if warning and report:
+        logger.warning(warning)
+    return annotations
+
+
+def _leave_out(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations, str | None]:
+    """What `leave_out_outside` leaves, and what there is to say of the rest."""
     _check_declared_sizes(annotations, sizes)
     annotations, outside, judged = _judge(annotations, sizes)
     count = int(outside.sum())
     if count == 0:
-        return annotations
+        return annotations, None
     first = _describe_keypoint(annotations, int(outside.nonzero()[0]), sizes)
     if count * 2 > judged:
         raise InputError(
             f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
-    if report:
-        advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
-        logger.warning(
-            '%s; %d of %d keypoints lie outside and are left out, read as "%s"%s',
-            first, count, judged, annotations.coordinates, advice,
-        )  # fmt: skip
-    return annotations.keep(~outside)
+    advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
+    return annotations.keep(~outside), (
+        f"{first}; {count} of {judged} keypoints lie outside and are left out, read as "
+        f'"{annotations.coordinates}"{advice}'
+    )
 
 
 @dataclass
@@ -174,14 +180,13 @@ def check_dataset(
 def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray) -> None:
     """Adds what the labels are like to a report."""
     try:
-        inside = leave_out_outside(annotations, sizes)
+        inside, outside = _leave_out(annotations, sizes)
     except InputError as error:
         report.errors.append(str(error))
         return
     report.annotations, report.counts = inside, inside.counts()
-    left_out = len(annotations.xy) - len(inside.xy)
-    if left_out:
-        report.warnings.append(f"{counted(left_out, 'keypoint')} outside of the image, left out")
+    if outside:
+        report.warnings.append(outside)
     for name, column in zip(report.channel_names, report.counts.T, strict=True):
         if not column.any():
             report.warnings.append(f'channel "{name}" has no keypoint in any image')

@@ -289,6 +289,21 @@ def test_convert_refuses_pixels_that_are_read_as_another_convention(folder):
     assert table(read_annotations(folder / "out.json", folder)) == [PIXELS]
 
 
+def test_check_names_a_keypoint_outside_of_its_image_once_and_in_its_report(folder, caplog):
+    dataset = [
+        {"image_path": "a.png", "corner": [[0.5, 0.5]]},
+        {"image_path": "b.png", "corner": [[0.5, 0.25], [0.5, 1.5]]},
+    ]
+    source = save(folder, {"dataset": dataset})
+    report = check_dataset(source, folder, decode=False)
+    assert report.warnings == [
+        f'{source}: entry 1 ("b.png"), channel "corner": the keypoint (0.5, 1.5) lies outside of 0 to 1; 1 of 3 '
+        'keypoints lie outside and are left out, read as "blender" (--keypoint_coordinates chooses another)'
+    ]
+    assert sum("outside" in line for line in report.lines()) == 1
+    assert not caplog.records
+
+
 def test_check_reports_counts_sizes_and_all_bad_images(folder):
     Image.new("L", (8, 6)).save(folder / "gray.png")
     (folder / "cut.png").write_bytes(_noise_png(folder)[:-200])
