@@ -241,6 +241,8 @@ def _offsets(lengths: np.ndarray) -> torch.Tensor:
 
 def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first: int, source: Path) -> None:
     """Goes through entries one by one and raises the error of the first that is wrong."""
+    # All lists are channels where none were asked for, also a camera's pose.
+    advice = "; if it is not a channel, name the channels with --keypoint_channels" if complete else ""
     for number, entry in enumerate(entries, first):
         place = f"{source}: entry {number}"
         if not isinstance(entry, dict):
@@ -258,15 +260,15 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
             if channel not in entry:
                 hint = did_you_mean(channel, unexpected, '"{}"')
                 raise InputError(f'{place} has no channel "{channel}"{hint}')
-            _check_keypoints(entry[channel], f'{place}, channel "{channel}"')
+            _check_keypoints(entry[channel], f'{place}, channel "{channel}"', advice)
         if complete and unexpected:
-            raise InputError(f'{place} has a channel "{unexpected[0]}", of which entry 0 has no list')
+            raise InputError(f'{place} has a channel "{unexpected[0]}", of which entry 0 has no list{advice}')
 
 
-def _check_keypoints(keypoints: Any, place: str) -> None:
-    expected = "expected [u, v] or [u, v, depth]"
+def _check_keypoints(keypoints: Any, place: str, advice: str) -> None:
+    expected = f"expected [u, v] or [u, v, depth]{advice}"
     if not isinstance(keypoints, list):
-        raise InputError(f"{place} is {_shown(keypoints)}, expected a list of keypoints")
+        raise InputError(f"{place} is {_shown(keypoints)}, expected a list of keypoints{advice}")
     for number, keypoint in enumerate(keypoints):
         if not isinstance(keypoint, list):
             raise InputError(f"{place}: keypoint {number} is {_shown(keypoint)}, {expected}")

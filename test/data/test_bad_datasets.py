@@ -250,6 +250,38 @@ def test_missing_files_and_folders_are_named(folder):
         read_annotations(folder / "data.json", folder / "data.json")
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "problem"),
+    [
+        ({"pose": [1, 2, 3]}, {"pose": [4, 5, 6]}, 'entry 0 ("images/0.png"), channel "pose": keypoint 0 is 1,'),
+        ({"pose": [[1, 0, 0, 0]]}, {"pose": [[1, 0, 0, 0]]}, 'channel "pose": keypoint 0 has 4 numbers,'),
+        ({"pose": []}, {"pose": 5}, 'entry 1 ("images/1.png"), channel "pose" is 5,'),
+        ({"tags": []}, {"tags": ["x"]}, 'entry 1 ("images/1.png"), channel "tags": keypoint 0 is \'x\','),
+        ({}, {"tags": ["x"]}, 'entry 1 ("images/1.png") has a channel "tags", of which entry 0 has no list'),
+    ],
+)
+def test_a_list_that_is_no_channel_is_refused_with_the_way_to_leave_it_out(folder, first, second, problem):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"dataset": [entry(0, **first), entry(1, **second)]}))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert problem in str(caught.value)
+    assert str(caught.value).endswith("; if it is not a channel, name the channels with --keypoint_channels")
+    assert read(path, keypoint_channels="corner flap").channel_names == ("corner", "flap")
+
+
+def test_what_is_wrong_with_a_channel_that_was_asked_for_is_said_without_a_way_to_leave_it_out(folder):
+    path = folder / "data.json"
+    path.write_text(json.dumps({"dataset": [entry(0, corner=[1, 2])]}))
+    with pytest.raises(InputError) as caught:
+        read(path, keypoint_channels="corner")
+    assert str(caught.value).endswith('channel "corner": keypoint 0 is 1, expected [u, v] or [u, v, depth]')
+    path.write_text(json.dumps({"dataset": [entry(0, corner=[[1, None]])]}))
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value).endswith('channel "corner": keypoint 0 holds null, expected a number')
+
+
 @pytest.mark.parametrize("space", ["", " ", "\t", "\n", "\r\n", " \t "])
 @pytest.mark.parametrize("key", ["flap", "image_path", "note", "a:b"])
 @pytest.mark.usefixtures("parser")
