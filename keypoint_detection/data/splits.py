@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import reprlib
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
+
+# What a training calls the record in the folder of its run.
+SPLIT_FILE = "split.json"
 
 
 def check_ratio(ratio: float) -> None:
@@ -102,8 +106,23 @@ def recorded_fingerprints(record: Any) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
+def read_split(path: str | Path) -> dict[str, Any]:
+    """Reads the record of a split that a training wrote.
+
+    Raises:
+        InputError: if the file is none.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training: {error}") from error
+    if not isinstance(record, dict):
+        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training")
+    return record
+
+
 def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[str, Annotations]) -> dict[str, Any]:
-    """The record of a split, for `split.json`.
+    """The record of a split, for `SPLIT_FILE`.
 
     Args:
         seed: the seed that the split was made with.

@@ -14,7 +14,7 @@ from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
-from keypoint_detection.data.splits import recorded_fingerprints
+from keypoint_detection.data.splits import SPLIT_FILE, read_split, recorded_fingerprints
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import (
@@ -31,7 +31,6 @@ from keypoint_detection.models.checkpoint_file import SAFETENSORS
 from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
-from keypoint_detection.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -195,10 +194,10 @@ def _warn_of_training_images(
     checkpoint: str | Path, network: Network, source: Path, fingerprint: str | None, is_promise: bool
 ) -> None:
     """Warns of images of the training, told from the checkpoint or from the record of the run that it lies in."""
-    folder = RunFolder(Path(checkpoint).absolute().parent.parent)
+    path = Path(checkpoint).absolute().parent.parent / SPLIT_FILE
     try:
-        of_run = recorded_fingerprints(folder.read_json("split.json"))
-    except (OSError, ValueError):  # somebody else's file
+        of_run = recorded_fingerprints(read_split(path))
+    except InputError:  # there is none, or somebody else's
         of_run = {}
     is_its_run = of_run.get("train") == fingerprint
     fingerprints = of_run if is_its_run else recorded_fingerprints(network.evaluation)
@@ -206,7 +205,7 @@ def _warn_of_training_images(
         return
     # Where images to validate on came from a file of their own, none of these were held out.
     some = "validation" not in fingerprints
-    split = f"--split {folder.path / 'split.json'}" if is_its_run else "--split with the split.json of its run"
+    split = f"--split {path}" if is_its_run else f"--split with the {SPLIT_FILE} of its run"
     logger.warning(
         "%s: the training saw %sthese images, so %s%s",
         source, "most of " if some else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.channels import ChannelGroup, split_word
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import scan_sizes
-from keypoint_detection.data.splits import recorded_split, warn_of_changed_labels
+from keypoint_detection.data.splits import read_split, recorded_split, warn_of_changed_labels
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances, warn_of_tiny
@@ -149,12 +148,7 @@ def held_out(annotations: Annotations, split: str | Path, fingerprint: str | Non
     Raises:
         InputError: If the file is no record of a split, or one of other images.
     """
-    try:
-        record = json.loads(Path(split).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--split {split}: expected the split.json of a training: {error}") from error
-    if not isinstance(record, dict):
-        raise InputError(f"--split {split}: expected the split.json of a training")
+    record = read_split(split)
     validation = recorded_split(annotations, record, f"--split {split}")[1]
     if fingerprint is not None:
         warn_of_changed_labels(annotations.source, record, fingerprint)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keypoint_detection.data.splits import SPLIT_FILE
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import load_checkpoint
 from keypoint_detection.train.run_folder import CURVES_FILE, RunFolder
@@ -122,9 +123,9 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
         )
     if run_dir is not None and Path(run_dir).resolve() != folder.path.resolve():
         raise InputError(f"--run_dir {run_dir}: --resume {resume} goes on in {folder.path}, expected the same or none")
-    split = folder.read_json("split.json")
+    split = folder.read_json(SPLIT_FILE)
     if split is None:
-        raise InputError(f"{given}: expected split.json in {folder.path}, the folder of the run")
+        raise InputError(f"{given}: expected {SPLIT_FILE} in {folder.path}, the folder of the run")
     logger.info("going on from %s, after step %d", checkpoint, content["global_step"])
     record = folder.read_json("run.json") or {}
     return Resumed(checkpoint, content["global_step"], folder, split, record.get("wandb_id"), record.get("flags", {}))

@@ -24,6 +24,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from keypoint_detection.allocator import TRAINING, give_back_freed_memory, keep_freed_memory
+from keypoint_detection.data.splits import SPLIT_FILE
 from keypoint_detection.flags import call
 from keypoint_detection.train import flags
 from keypoint_detection.train.build import (
@@ -187,7 +188,7 @@ def _start_records(
 ) -> tuple[MetricsFile, WandbLogger | None]:
     """Writes what is known of a training at its start into its folder, and makes its loggers."""
     if rank_zero_only.rank == 0:
-        folder.write_json("split.json", split)
+        folder.write_json(SPLIT_FILE, split)
     resume_id = interrupted.wandb_id if interrupted else None
     wandb_logger = call(create_wandb_logger, config, run_dir=folder.path, hyperparameters=config, resume_id=resume_id)
     record = provenance(split["fingerprints"])
