@@ -25,7 +25,7 @@ COLUMNS = 3
 def check(
     json_dataset_path: str,
     image_dataset_path: str | None = None,
-    keypoint_channels: str | None = None,
+    keypoint_channels: str | list[str] | None = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     decode: bool = True,
     picture: str | None = None,

@@ -23,7 +23,7 @@ def convert(
     output: str,
     to: str,
     image_dataset_path: str | None = None,
-    keypoint_channels: str | None = None,
+    keypoint_channels: str | list[str] | None = None,
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     output_coordinates: Literal["blender", "normalized", "pixel"] = DEFAULT_COORDINATES,
 ) -> Annotations:

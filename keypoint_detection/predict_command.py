@@ -47,7 +47,7 @@ def predict(
     output: str,
     format: Literal["auto", "native", "csv", "coco"] = "auto",
     overlays: str | None = None,
-    score_threshold: float | None = None,
+    score_threshold: float | dict[str, float] | None = None,
     max_keypoints: int | None = None,
     batch_size: int = 8,
     tile: int | None = None,
@@ -66,8 +66,8 @@ def predict(
         format: Output format: native (this library's own, which can be corrected and trained on), csv or coco
             (results); auto chooses by the output's file name extension.
         overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
-        score_threshold: Score from which a detection counts (no detection is below 0.01); by default the checkpoint's
-            own threshold for each channel.
+        score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
+            default the checkpoint's own threshold for each channel.
         max_keypoints: Maximum number of keypoints per channel and image; by default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.

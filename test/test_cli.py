@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +17,15 @@ from PIL import Image
 
 from keypoint_detection import check
 from keypoint_detection.cli import COMMANDS, main, usage
+from keypoint_detection.convert import convert
+from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import FORMATS
 from keypoint_detection.errors import InputError
-from keypoint_detection.flags import parser_for
+from keypoint_detection.evaluation.command import evaluate
+from keypoint_detection.flags import parser_for, type_of
 from keypoint_detection.models.losses import LOSSES
+from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.predict_command import predict
 
 
 @pytest.mark.parametrize("columns", ["80", "100"])
@@ -204,6 +210,33 @@ def test_check_draws_labelled_images_and_says_where(tmp_path, capsys):
         assert capsys.readouterr().out.endswith(f"\n\npicture: {written}\n")
     with Image.open(picture) as image:
         assert min(image.size) > 480
+
+
+def test_channels_with_a_space_in_their_names_are_chosen_one_by_one(tmp_path, capsys):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    labels = tmp_path / "labels.json"
+    entry = {"image_path": "a.png", "left eye": [[0.5, 0.5]], "nose": [[0.25, 0.5]], "tail": []}
+    labels.write_text(json.dumps({"dataset": [entry]}))
+    chosen = ["--json_dataset_path", str(labels), "--keypoint_channels", '["left eye", "snout=nose"]']
+    assert main(["check", *chosen]) == 0
+    assert "1 image, 2 channels, 2 keypoints" in capsys.readouterr().out
+    assert main(["convert", *chosen, "--to", "native", "--output", str(tmp_path / "out.json")]) == 0
+    (written,) = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert written == {"image_path": "a.png", "left eye": [[0.5, 0.5]], "snout": [[0.25, 0.5]]}
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("keypoint_channels", [KeypointsDataModule, evaluate, check.check, convert]),
+        ("keypoint_coordinates", [KeypointsDataModule, evaluate, check.check, convert]),
+        ("score_threshold", [evaluate, predict]),
+        ("batch_size", [KeypointPredictor, predict]),
+        ("device", [KeypointPredictor, predict, evaluate]),
+    ],
+)
+def test_a_flag_takes_the_same_everywhere(name, places):
+    assert len({(type_of(place, name), signature(place).parameters[name].default) for place in places}) == 1
 
 
 def test_check_without_a_readable_image_draws_nothing_and_says_why(tmp_path, capsys):

@@ -47,6 +47,23 @@ def run(checkpoint, output, *arguments):
     )
 
 
+def test_score_thresholds_by_channel_leave_the_others_their_own(checkpoint, images, tmp_path, capsys):
+    Image.fromarray(dots((40, 60), [(30.5, 20.5)], 1)).save(images / "green.png")
+
+    def found(threshold, *more):
+        arguments = () if threshold is None else ("--score_threshold", threshold)
+        assert run(checkpoint, tmp_path / "out.json", images, *arguments, *more) == 0
+        entries = json.loads((tmp_path / "out.json").read_text())["dataset"]
+        return [sum(len(entry[channel]) for entry in entries) for channel in ("red", "green")]
+
+    assert found(None) == [3, 1]
+    assert found("1") == [0, 0]
+    assert found('{"red": 1}') == [0, 1]
+    assert found('{"green": 1.0}') == [3, 0]
+    assert run(checkpoint, tmp_path / "out.json", images, "--score_threshold", '{"blue": 1}') == 2
+    assert "score_threshold: no channel 'blue', expected red, green" in capsys.readouterr().err
+
+
 def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert run(checkpoint, tmp_path / "out.json", images) == 0
@@ -281,7 +298,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     assert [entry["image_path"] for entry in json.loads(output.read_text())["dataset"]] == list(PLACES)
 
 
-@pytest.mark.parametrize("other", [("--score_threshold", 0.9), ("--max_keypoints", 1), ("--tile", 64)])
+@pytest.mark.parametrize(
+    "other", [("--score_threshold", 0.9), ("--score_threshold", '{"red": 0.9}'), ("--max_keypoints", 1), ("--tile", 64)]
+)
 def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, monkeypatch, capsys, other):
     real, output = predict_command.load_image, tmp_path / "out.json"
 
