@@ -31,6 +31,8 @@ from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
 from keypoint_detection.wording import first_line
 
+DEFAULT_DEVICE = "auto"
+DEFAULT_BATCH_SIZE = 8
 ScoreThreshold = float | Mapping[str, float] | None
 
 
@@ -84,7 +86,7 @@ class TorchNetwork:
         InputError: If the file is no checkpoint of a detector.
     """
 
-    def __init__(self, checkpoint: str | PathLike[str], device: str = "auto") -> None:
+    def __init__(self, checkpoint: str | PathLike[str], device: str = DEFAULT_DEVICE) -> None:
         if device == "auto":
             device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
         try:
@@ -137,7 +139,7 @@ class TorchNetwork:
         return [found[index] for index in range(len(images))]
 
 
-def load_network(path: str | PathLike[str], device: str = "auto") -> Network:
+def load_network(path: str | PathLike[str], device: str = DEFAULT_DEVICE) -> Network:
     """Loads a checkpoint, or a file that `keypoint-detection export` wrote, by the ending of its name."""
     if Path(path).suffix == ".onnx":
         from keypoint_detection.onnx_network import OnnxNetwork  # needs the optional extra `export`
@@ -175,10 +177,10 @@ class KeypointPredictor:
     def __init__(
         self,
         checkpoint: str | PathLike[str],
-        device: str = "auto",
+        device: str = DEFAULT_DEVICE,
         score_threshold: ScoreThreshold = None,
         max_keypoints: int | None = None,
-        batch_size: int = 8,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         tile: int | None = None,
     ) -> None:
         for name, value, least in (

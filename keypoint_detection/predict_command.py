@@ -29,7 +29,7 @@ from keypoint_detection.files import (
 )
 from keypoint_detection.markers import draw_keypoints
 from keypoint_detection.picture_layout import add_legend
-from keypoint_detection.predict import KeypointPredictor, Prediction
+from keypoint_detection.predict import DEFAULT_BATCH_SIZE, DEFAULT_DEVICE, KeypointPredictor, Prediction
 from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted, summary
 from keypoint_detection.prediction_inputs import absolute, common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
@@ -49,9 +49,9 @@ def predict(
     overlays: str | None = None,
     score_threshold: float | dict[str, float] | None = None,
     max_keypoints: int | None = None,
-    batch_size: int = 8,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     tile: int | None = None,
-    device: str = "auto",
+    device: str = DEFAULT_DEVICE,
     keypoint_coordinates: Literal["pixel", "normalized", "blender"] = "pixel",
     resume: bool = False,
     processes: Processes | None = None,

@@ -28,7 +28,7 @@ from keypoint_detection.evaluation.summary import Evaluation, summarise
 from keypoint_detection.files import check_given, is_special, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
-from keypoint_detection.predict import KeypointPredictor, Network, TorchNetwork
+from keypoint_detection.predict import DEFAULT_DEVICE, KeypointPredictor, Network, TorchNetwork
 from keypoint_detection.processes import Processes, start_processes
 from keypoint_detection.report import worst_images, write_report
 
@@ -68,7 +68,7 @@ def evaluate(
     report: str | Path | None = None,
     batch_size: int = 4,
     num_workers: int = 0,
-    device: str = "auto",
+    device: str = DEFAULT_DEVICE,
     processes: Processes | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint on a labelled set: average precision, localisation, kinds of errors, report.
