@@ -68,7 +68,7 @@ class Evaluation:
         parts = [self._precision_table(), self._threshold_table(), self._error_table()]
         return "\n\n".join([*parts, *([self.calibration.table()] if self.calibration else [])])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """All numbers as plain values, None where undefined.
 
         Returns:
@@ -103,8 +103,8 @@ class Evaluation:
         return finite(values)
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_json` to a file, whole or not at all."""
-        write_atomic(Path(path), json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+        """Writes `to_dict` to a file, whole or not at all."""
+        write_atomic(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
     def report_data(self, title: str) -> ReportData:
         """What the report shows."""

@@ -90,7 +90,7 @@ def test_localisation_and_the_numbers_at_thresholds_are_those_worked_out_by_hand
 
 
 def test_errors_by_kind_are_those_worked_out_by_hand(evaluation):
-    errors = evaluation.to_json()["errors"]
+    errors = evaluation.to_dict()["errors"]
     assert {kind: row["count"] for kind, row in errors.items()} == {
         "miss": 1, "duplicate": 0, "imprecise": 0, "wrong_channel": 1, "background": 1
     }  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_given_threshold_and_distance_are_used(folder):
     red = found.channels["red"]
     assert red["threshold"] == pytest.approx(0.999)
     assert (red["recall"], red["precision"]) == pytest.approx((1 / 3, 1 / 2))
-    counts = {kind: row["count"] for kind, row in found.to_json()["errors"].items()}
+    counts = {kind: row["count"] for kind, row in found.to_dict()["errors"].items()}
     # 3 px off is imprecise within 2 px; the dot in the wrong channel scores too low to count, so green is missed.
     assert counts == {"miss": 2, "duplicate": 0, "imprecise": 1, "wrong_channel": 0, "background": 0}
 
@@ -208,12 +208,12 @@ def test_a_file_that_names_channels_otherwise_is_evaluated(model, other_names, e
 def test_only_channels_that_are_chosen_are_evaluated(folder, model, other_names, evaluation, tmp_path):
     for labels, spec in ((folder / "labels.json", "green"), (other_names, "green=g")):
         found = evaluate(model, labels, keypoint_channels=spec, device="cpu", report=tmp_path / "report.html")
-        assert list(found.channels) == list(found.to_json()["channels"]) == ["green"]
+        assert list(found.channels) == list(found.to_dict()["channels"]) == ["green"]
         assert found.channels["green"]["truths"] == found.mean["truths"] == 1
         assert found.metrics["meanAP"] == found.metrics["AP/green/d=4"] == 0  # that of all channels is 1/4
         assert "red " not in found.table()
         # What is true where a red dot is found is no longer in the wrong channel.
-        assert {kind: row["count"] for kind, row in found.to_json()["errors"].items() if row["count"]} == {"miss": 1}
+        assert {kind: row["count"] for kind, row in found.to_dict()["errors"].items() if row["count"]} == {"miss": 1}
         assert all(len(image.xy) == len(image.truths) == 1 for image in found.images.values())
     both = evaluate(model, folder / "labels.json", keypoint_channels="green red", device="cpu")
     assert list(both.channels) == ["green", "red"]
@@ -606,7 +606,7 @@ def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_pa
     assert found.channels["red"]["median"] == pytest.approx(3 / 64.0312 / 2, abs=1e-4)  # of 0 and of this
     assert found.errors.counts.tolist() == evaluation.errors.counts.tolist()
     assert "within 0.05 of the image's diagonal" in found.table()
-    assert found.to_json()["unit"] == "image"
+    assert found.to_dict()["unit"] == "image"
     for flag in ({"report": tmp_path / "r.html"}, {"recall": 0.5}):
         with pytest.raises(InputError, match=r"^--(report|recall).*expected .* --threshold_unit pixel$"):
             evaluate(path, labels, folder, device="cpu", **flag)

@@ -83,7 +83,7 @@ def test_evaluate_gives_what_training_logged_for_the_checkpoint(result):
     # At the stored thresholds recall is that of the best F1, and the report shows the same numbers.
     for channel, numbers in found.channels.items():
         assert numbers["recall"] == pytest.approx(trained[f"recall/{channel}"], abs=1e-6, nan_ok=True)
-    assert json.dumps(found.to_json())
+    assert json.dumps(found.to_dict())
 
 
 def test_the_test_set_of_the_report_has_the_precision_and_recall_of_evaluate(result):
