@@ -25,7 +25,7 @@ class Batch(NamedTuple):
             where they are read, when the rest goes to a device.
         labelled: `(B, C)` bool. False leaves the channel of that image out of the loss and the metrics.
         transforms: `(B, 3, 3)` float64 homographies from pixels of `images` to pixels of the image file; of a mixed
-            image, of the one that its index is of.
+            image, of the one that its index is of. On Apple's GPUs, which have no float64, they are float32.
         indices: `(B,)` int64, the position of each sample in its annotations; -1 for a blank that belongs to none.
     """
 
