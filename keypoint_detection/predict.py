@@ -188,9 +188,11 @@ class KeypointPredictor:
             ("max_keypoints", max_keypoints, 1),
             ("tile", tile, 32),
         ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            if value is None and name != "batch_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise InputError(f"{name} {value!r}: expected a whole number")
-            if value is not None and value < least:
+            if value < least:
                 raise InputError(f"{name} {value}: expected at least {least}")
         self.network = load_network(checkpoint, device)
         if max_keypoints is not None and isinstance(self.network, TorchNetwork):

@@ -416,6 +416,12 @@ def test_a_number_that_is_not_whole_is_named(checkpoint, name, value):
         KeypointPredictor(checkpoint, device="cpu", **{name: value})
 
 
+def test_no_batch_size_is_no_number(checkpoint):  # where None is a choice for the others
+    KeypointPredictor(checkpoint, device="cpu", max_keypoints=None, tile=None)
+    with pytest.raises(InputError, match=r"^batch_size None: expected a whole number$"):
+        KeypointPredictor(checkpoint, device="cpu", batch_size=None)
+
+
 def test_whole_numbers_of_numpy_are_numbers(checkpoint):
     predictor = KeypointPredictor(checkpoint, device="cpu", batch_size=np.int64(2), max_keypoints=np.uint8(3))
     assert (predictor.batch_size, predictor.max_keypoints) == (2, 3)
