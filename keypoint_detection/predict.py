@@ -163,9 +163,9 @@ class KeypointPredictor:
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
             takes the thresholds that the checkpoint holds: those of the best F1 in its validation, or of `evaluate
             --recall`; 0.1 for a channel without one.
-        max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's.
-            None for the training's, which is a tile's where there are tiles. An ONNX file has its own largest number
-            built in.
+        max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's,
+            but for channels with a number of their own (`keypoint_channel_max_keypoints`). None for the training's,
+            which is a tile's where there are tiles. An ONNX file has its own largest number built in.
         batch_size: Images that go through the network at once.
         tile: Side in pixels of overlapping tiles, for images much larger than those that the network was trained on.
             None takes images whole.
@@ -198,9 +198,6 @@ class KeypointPredictor:
         if max_keypoints is not None and isinstance(self.network, TorchNetwork):
             values = self.network.detector.hparams
             values.max_keypoints = max(values.max_keypoints, max_keypoints)
-            if caps := values.keypoint_channel_max_keypoints:
-                raised = [max(cap, max_keypoints) if cap != -1 else -1 for cap in caps]
-                values.keypoint_channel_max_keypoints = raised
         self.max_keypoints = max_keypoints
         self.batch_size = batch_size
         self.tile = tile

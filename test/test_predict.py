@@ -151,14 +151,17 @@ def test_more_keypoints_than_in_training_are_found_where_they_are_asked_for(chec
     assert len(KeypointPredictor(checkpoint, device="cpu", max_keypoints=50)(image)["red"].xy) == 30
 
 
-def test_a_cap_of_one_channel_is_raised_where_more_are_asked_for(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("caps", "asked", "count"),
+    [([3, -1], None, 3), ([3, -1], 2, 2), ([3, -1], 50, 3), ([-1, 3], None, 20), ([-1, 3], 50, 30), ([-1, 3], 2, 2)],
+)
+def test_a_channel_with_a_number_of_its_own_keeps_it_where_more_are_asked_for(checkpoint, tmp_path, caps, asked, count):
     content = torch.load(checkpoint, weights_only=True)
-    content["hyper_parameters"]["keypoint_channel_max_keypoints"] = [3, -1]
+    content["hyper_parameters"]["keypoint_channel_max_keypoints"] = caps
     torch.save(content, tmp_path / "capped.ckpt")
-    image = dots((30, 130), [(10.5 + 20 * column, 15.5) for column in range(6)])
-    for asked, count in ((None, 3), (2, 2), (5, 5), (50, 6)):
-        predictor = KeypointPredictor(tmp_path / "capped.ckpt", device="cpu", max_keypoints=asked)
-        assert len(predictor(image)["red"].xy) == count
+    image = dots((110, 130), [(10.5 + 20 * column, 10.5 + 20 * row) for column in range(6) for row in range(5)])
+    predictor = KeypointPredictor(tmp_path / "capped.ckpt", device="cpu", max_keypoints=asked)
+    assert len(predictor(image)["red"].xy) == count
 
 
 def test_the_cap_keeps_the_best(checkpoint):
