@@ -191,6 +191,8 @@ def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, 
         try:
             rows = torch.cat(tensors)
         except RuntimeError as error:
+            if columns == 1 or len({tensor.shape[-1:] for tensor in tensors}) == 1:
+                raise  # as tensors on different devices
             raise ValueError(f"got positions of differing widths, expected (N, {columns})") from error
         counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
     if rows.numel() and columns > 1 and rows.shape[-1] != columns:

@@ -195,3 +195,16 @@ def test_positions_that_are_not_x_and_y_are_refused_however_many_numbers_they_ar
     points = [(torch.zeros(1, 2), torch.zeros(1)), (torch.zeros(3, 3), torch.zeros(3))]
     with pytest.raises(ValueError, match=r"got positions of differing widths, expected \(N, 2\)"):
         metric.update(points, [torch.zeros(0, 2)] * 2)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([(torch.zeros(2, 2), torch.zeros(2)), (torch.zeros(3, 2, device="meta"), torch.zeros(3))], "on device meta"),
+        ([(torch.zeros(2, 2), torch.zeros(2)), (torch.zeros(3, 2), torch.zeros(3, 1))], "number of dimensions"),
+        ([(torch.zeros(2, 2), torch.zeros(2, 1)), (torch.zeros(1, 2), torch.zeros(1, 2))], "Expected size 1"),
+    ],
+)
+def test_what_torch_says_of_tensors_whose_positions_are_of_one_width_stays(points, message):
+    with pytest.raises(RuntimeError, match=message):
+        KeypointAveragePrecision([2]).update(points, [torch.zeros(0, 2)] * 2)
