@@ -1,8 +1,8 @@
 """Losses by name: logits and true heatmaps in, one value per channel out.
 
 B batch, C channels, h w heatmap. Every loss returns the mean over the cells of a channel that its mask leaves in, over
-all images of the batch, and 0 for a channel without any. It computes in float32 when the logits have 16 bits. What is
-masked out may be NaN. To use a loss of your own, write a function of the same form and register it:
+all images of the batch, and 0 for a channel without any. `evaluate_loss` gives it float32, and 0 where it is masked
+out, whatever was there, as NaN. To use a loss of your own, write a function of the same form and register it:
 `LOSSES["mine"] = mine`. Its keyword arguments become flags, so start their names with the loss's name.
 """
 
@@ -84,10 +84,9 @@ def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _B
     """
     if not 0 <= bce_keypoint_weight < math.inf:
         raise InputError(f"bce_keypoint_weight is {bce_keypoint_weight}, expected 0 or more")
-    logits, truth = _prepare(logits, targets)
-    values = _BinaryCrossEntropy.apply(logits, truth)
+    values = _BinaryCrossEntropy.apply(logits, targets.heatmaps)
     if bce_keypoint_weight:
-        values = values * (1 + bce_keypoint_weight * truth)
+        values = values * (1 + bce_keypoint_weight * targets.heatmaps)
     return channel_mean(values, targets.mask)
 
 
@@ -101,8 +100,7 @@ def mse(logits: Tensor, targets: LossTargets) -> Tensor:
     Returns:
         `(C,)`.
     """
-    logits, truth = _prepare(logits, targets)
-    return channel_mean((logits.sigmoid() - truth).square(), targets.mask)
+    return channel_mean((logits.sigmoid() - targets.heatmaps).square(), targets.mask)
 
 
 def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, focal_beta: float = 4.0) -> Tensor:
@@ -128,10 +126,9 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
         raise InputError(
             f"focal_alpha is {focal_alpha} and focal_beta is {focal_beta}, expected 0 or at least 1, and at least 0"
         )
-    logits, truth = _prepare(logits, targets)
     probability = logits.sigmoid()
     positive = -((1 - probability) ** focal_alpha) * F.logsigmoid(logits)
-    negative = -((1 - truth) ** focal_beta) * probability**focal_alpha * F.logsigmoid(-logits)
+    negative = -((1 - targets.heatmaps) ** focal_beta) * probability**focal_alpha * F.logsigmoid(-logits)
     return channel_mean(torch.where(targets.positives, positive, negative), targets.mask)
 
 
@@ -175,7 +172,7 @@ def awing(
             raise InputError(f"{name} is {value}, expected more than 0")
     if not 0 <= awing_weight < math.inf:
         raise InputError(f"awing_weight is {awing_weight}, expected 0 or more")
-    logits, truth = _prepare(logits, targets)
+    truth = targets.heatmaps
     difference = (logits.sigmoid() - truth).abs()
     exponent = awing_alpha - truth
     ratio = (awing_theta / awing_epsilon) ** exponent
@@ -216,7 +213,7 @@ def evaluate_loss(
         sizes = " and ".join("x".join(map(str, shape[1:])) for shape in (logits.shape, targets.heatmaps.shape))
         raise InputError(f"predicted and true heatmaps are {sizes}: expected a backbone of the stride heatmap_stride")
     with torch.autocast(logits.device.type, enabled=False):
-        losses = LOSSES[name](logits.float(), targets, **arguments)
+        losses = LOSSES[name](*_prepare(logits, targets), **arguments)
     if not isinstance(losses, Tensor) or losses.shape != logits.shape[1:2]:
         got = tuple(losses.shape) if isinstance(losses, Tensor) else losses
         raise InputError(f"loss {name}: expected one value per channel, {tuple(logits.shape[1:2])}, got {got}")
@@ -238,16 +235,15 @@ def _mean_entropy(targets: LossTargets, weight: float) -> Tensor:
     return torch.bincount(channels, entropy, truth.shape[1]) / counted_cells(mask).clamp(min=1)
 
 
-def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, Tensor]:
-    """Bring logits and true heatmaps to at least 32 bits, and to 0 where they do not count.
+def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, LossTargets]:
+    """Bring logits and true heatmaps to float32, and to 0 where they do not count.
 
     Masking the loss alone is not enough: the gradient of a masked NaN is 0 * NaN.
     """
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    logits, truth = logits.float(), targets.heatmaps.float()
     if _leaves_all(targets.mask):
-        return logits.to(dtype).contiguous(), targets.heatmaps.to(dtype)  # of one memory order: several times as fast
-    logits = torch.where(targets.mask, logits.to(dtype), 0.0)
-    return logits, torch.where(targets.mask, targets.heatmaps.to(dtype), 0.0)
+        return logits.contiguous(), targets._replace(heatmaps=truth)  # of one memory order: several times as fast
+    return torch.where(targets.mask, logits, 0.0), targets._replace(heatmaps=torch.where(targets.mask, truth, 0.0))
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
