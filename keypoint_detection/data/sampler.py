@@ -40,7 +40,8 @@ class TrainingSampler(Sampler[Key]):
     """A new order for every epoch, which is a pure function of seed and epoch; each process takes its share.
 
     All processes have equally many samples: where the images do not divide, the first ones of the order come twice.
-    An epoch may begin in its middle, to go on after an interruption.
+    The first epoch may begin in its middle, to go on after an interruption. A pass that has been completed is followed
+    by the next epoch, unless `set_epoch` chooses another one.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class TrainingSampler(Sampler[Key]):
             rank: number of this process.
             world: number of processes.
             epoch: the epoch that is read first.
-            batches_done: how many batches of that epoch were read before, by each process.
+            batches_done: how many batches of that epoch are left out in each process, as they were read before.
             curriculum: epoch and number of a batch in it -> `scale` and `augmented` of its keys; None for the defaults.
         """
         self.n = n
@@ -72,7 +73,7 @@ class TrainingSampler(Sampler[Key]):
         self.batch_size = batch_size
         self.rank = rank
         self.world = world
-        self.epoch = epoch
+        self.epoch = self.first_epoch = epoch
         self.batches_done = batches_done
         self.curriculum = curriculum
 
@@ -86,11 +87,14 @@ class TrainingSampler(Sampler[Key]):
         order = np.resize(order, len(self) * self.world)
         partners = self._partners(order)[self.rank :: self.world]
         order = order[self.rank :: self.world]
-        for batch in range(self.batches_done, -(-len(self) // self.batch_size)):
+        begin = self.batches_done if epoch == self.first_epoch else 0
+        for batch in range(begin, -(-len(self) // self.batch_size)):
             scale, augmented = (1.0, True) if self.curriculum is None else self.curriculum(epoch, batch)
             images = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
             for index, partner in zip(order[images].tolist(), partners[images].tolist(), strict=True):
                 yield Key(index, epoch, scale, augmented, partner)
+        if self.epoch == epoch:  # Lightning may have chosen another one since.
+            self.epoch += 1
 
     def _partners(self, order: np.ndarray) -> np.ndarray:
         """For each image of an epoch the one after it in its batch of all processes; in the last place, the first.
@@ -105,9 +109,8 @@ class TrainingSampler(Sampler[Key]):
         return following
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch; any other than the present one begins at its start. Lightning calls this."""
-        if epoch != self.epoch:
-            self.epoch, self.batches_done = epoch, 0
+        """Chooses the epoch of the next pass, also where batches were read ahead. Lightning calls this."""
+        self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of an epoch depends on."""

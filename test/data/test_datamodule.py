@@ -223,6 +223,19 @@ def test_epochs_differ_and_runs_do_not(folder):
     assert sorted(indices[0]) == sorted(indices[1]) == list(range(9))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_that_is_read_again_without_a_trainer_goes_on_with_the_next_epoch(folder, num_workers):
+    module = ready(folder, augmentation=AUGMENTATION, num_workers=num_workers)
+    loader = module.train_dataloader()
+    first, second = list(loader), list(loader)
+    orders = [torch.cat([batch.indices for batch in epoch]).tolist() for epoch in (first, second)]
+    assert orders[0] != orders[1]
+    again = module.train_dataloader()
+    again.sampler.set_epoch(1)
+    for a, b in zip(again, second, strict=True):
+        assert torch.equal(a.images, b.images)
+
+
 def test_order_and_changes_go_by_the_seed_of_the_training(folder):
     first = ready(folder, seed=1, augmentation=AUGMENTATION)
     second = ready(folder, seed=2, augmentation=AUGMENTATION, split=first.split)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,14 +48,41 @@ def test_what_its_images_are_like_is_asked_for_once_per_batch():
 def test_an_epoch_goes_on_in_its_middle_and_the_next_one_is_whole():
     whole = TrainingSampler(11, seed=3, batch_size=2, epoch=5)
     resumed = TrainingSampler(11, seed=3, batch_size=2, epoch=5, batches_done=3)
-    assert list(resumed) == list(whole)[6:]
+    rest = list(whole)[6:]
+    assert list(resumed) == rest
     assert len(resumed) == 11
     resumed.set_epoch(5)
-    assert list(resumed) == list(whole)[6:]
+    assert list(resumed) == rest
     for sampler in (whole, resumed):
         sampler.set_epoch(6)
     assert list(resumed) == list(whole)
     assert len(list(whole)) == 11
+
+
+def test_every_complete_pass_is_the_next_epoch():
+    sampler = TrainingSampler(6, seed=3, batch_size=2, epoch=4, batches_done=2)
+    passes = [list(sampler) for _ in range(3)]
+    assert [{key.epoch for key in keys} for keys in passes] == [{4}, {5}, {6}]
+    assert [len(keys) for keys in passes] == [2, 6, 6]
+    assert passes[1] == list(TrainingSampler(6, seed=3, batch_size=2, epoch=5))
+    first = next(iter(sampler))
+    assert next(iter(sampler)) == first  # a pass that was not completed begins again
+    assert first.epoch == 7
+
+
+def test_who_chooses_epochs_gets_those_though_batches_are_read_ahead():
+    # As Lightning does with worker processes: it reads, and then says which epoch it is.
+    sampler = TrainingSampler(6, seed=3, batch_size=2, epoch=4, batches_done=2)
+    ahead = list(sampler)
+    sampler.set_epoch(4)
+    assert list(sampler) == ahead
+    running = iter(sampler)
+    next(running)
+    sampler.set_epoch(7)
+    assert len(list(running)) == 5  # of epoch 5, which ends when 7 is chosen already
+    assert {key.epoch for key in sampler} == {7}
+    assert all(one == other for one, other in itertools.zip_longest(sampler, sampler))
+    assert {key.epoch for key in sampler} == {9}
 
 
 def test_a_changed_order_is_refused_in_mid_epoch():
