@@ -97,15 +97,13 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def parameter_count(values: Mapping[str, Any]) -> int | None:
-    """Number of parameters of a detector with these hyperparameters, None if it cannot be built here.
+    """Number of parameters of a detector with these hyperparameters.
 
-    Hyperparameters that only another version knows are left out, as when it is loaded.
+    None if it cannot be built here, as with a hyperparameter that only another version knows.
     """
-    known = inspect.signature(KeypointDetector).parameters
-    given = {name: value for name, value in values.items() if name in known} | {"load_pretrained": False}
     try:
         with torch.device("meta"):  # shapes only
-            detector = KeypointDetector(**given)
+            detector = KeypointDetector(**{**values, "load_pretrained": False})
     except (InputError, TypeError):
         return None
     return sum(parameter.numel() for parameter in detector.parameters())

@@ -5,6 +5,7 @@ B batch, C channels, N keypoints, H W image.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -23,7 +24,7 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.heatmaps import transform_points
 from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.backbones.layers import fold_normalization
-from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, load_checkpoint
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, check_known, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.registry import check_registered
@@ -100,6 +101,8 @@ class TorchNetwork:
         for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
             if name in values:
                 check_registered(registry, values[name], name.removesuffix("_type"), f"checkpoint {checkpoint}")
+        known = inspect.signature(KeypointDetector).parameters
+        check_known(f"checkpoint {checkpoint}", values, known, content.get(VERSION_KEY))
         try:
             self.detector = KeypointDetector(**values, load_pretrained=False)
         except TypeError as error:

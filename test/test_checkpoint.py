@@ -31,7 +31,8 @@ def checkpoint(tmp_path):
     detector.score_thresholds.copy_(torch.tensor([0.25, float("nan")]))
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams), "epoch": 7}
     detector.on_save_checkpoint(content)
-    torch.save(content | {"global_step": 120, "validation_metrics": {"meanAP": 0.5}}, tmp_path / "best.ckpt")
+    content |= {"global_step": 120, "validation_metrics": {"meanAP": 0.5}, "pytorch-lightning_version": "2.6.0"}
+    torch.save(content, tmp_path / "best.ckpt")
     return tmp_path / "best.ckpt", detector
 
 
@@ -133,9 +134,52 @@ def test_a_checkpoint_without_a_version_is_read(checkpoint):
     assert describe(path)["version"] is None
 
 
+def test_a_hyperparameter_that_only_another_version_knows_is_refused_by_all_that_build(checkpoint, monkeypatch):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] |= {"flag_of_another_version": 1}
+    torch.save(content | {VERSION_KEY: "0.1.9"}, path)
+    monkeypatch.setattr("keypoint_detection.models.checkpoint_file.library_version", lambda: "0.1.3")
+    expected = (
+        "{}: version 0.1.3 of keypoint_detection knows no hyperparameter 'flag_of_another_version'; version 0.1.9 "
+        "wrote the file"
+    )
+    with pytest.raises(InputError) as error:
+        KeypointPredictor(path, device="cpu")
+    assert str(error.value) == expected.format(f"checkpoint {path}")
+    with pytest.raises(InputError) as error:
+        KeypointDetector.load_from_checkpoint(path)
+    assert str(error.value) == expected.format("the checkpoint")
+
+
+def test_an_unknown_name_in_the_place_of_a_hyperparameter_of_the_checkpoint_is_refused(checkpoint):
+    path, _ = checkpoint
+    assert KeypointDetector.load_from_checkpoint(path, max_keypoints=50, heatmap_stride=4).hparams.max_keypoints == 50
+    with pytest.raises(InputError, match=r"^KeypointDetector has no hyperparameter 'max_keypoint' \(did you mean"):
+        KeypointDetector.load_from_checkpoint(path, max_keypoint=50)
+    with pytest.raises(InputError, match="no hyperparameter 'load_pretrained'"):
+        KeypointDetector.load_from_checkpoint(path, load_pretrained=True)
+
+
+def test_a_detector_of_ones_own_loads_with_hyperparameters_of_its_own(tmp_path):
+    class Mine(KeypointDetector):
+        def __init__(self, keypoint_channels, learning_rate=0.1, mine=1):
+            heatmaps = {"heatmap_sigma": 6.0, "heatmap_stride": 4}
+            super().__init__(keypoint_channels, **heatmaps, learning_rate=learning_rate, backbone={"n_channels": 4})
+            self.save_hyperparameters({"noted": 2})
+
+    detector = Mine(["left"], mine=3)
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "own.ckpt")
+    loaded = Mine.load_from_checkpoint(tmp_path / "own.ckpt", learning_rate=0.5)
+    assert (loaded.hparams.mine, loaded.hparams.noted, loaded.hparams.learning_rate) == (3, 2, 0.5)
+    with pytest.raises(InputError, match="Mine has no hyperparameter 'mien'"):
+        Mine.load_from_checkpoint(tmp_path / "own.ckpt", mien=4)
+
+
 @pytest.mark.parametrize(
     ("changes", "parameters"),
-    [({"flag_of_another_version": 1, "load_pretrained": True}, True), ({"weight_decay": None}, False)],
+    [({"load_pretrained": True}, True), ({"flag_of_another_version": 1}, False), ({"weight_decay": None}, False)],
 )
 def test_info_of_hyperparameters_that_this_version_does_not_take(checkpoint, changes, parameters, capsys):
     path, detector = checkpoint

@@ -246,11 +246,18 @@ def test_no_images_have_no_keypoints(checkpoint):
     assert TorchNetwork(checkpoint, "cpu").detect([]) == []
 
 
-def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"invented_later": 3}, "knows no hyperparameter 'invented_later'; an unknown version wrote the file"),
+        ({"weight_decay": None}, "its hyperparameters are not those of this version's detectors"),
+    ],
+)
+def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_path, changes, message):
     content = torch.load(checkpoint, weights_only=True)
-    content["hyper_parameters"]["invented_later"] = 3
+    content["hyper_parameters"] |= changes
     torch.save(content, tmp_path / "later.ckpt")
-    with pytest.raises(InputError, match=r"later\.ckpt: its hyperparameters are not those of this version's detectors"):
+    with pytest.raises(InputError, match=rf"later\.ckpt: .*{message}"):
         KeypointPredictor(tmp_path / "later.ckpt", device="cpu")
 
 

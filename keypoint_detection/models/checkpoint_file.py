@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -128,6 +129,26 @@ def _check_version(path: str | PathLike[str], written_by: str) -> None:
         raise InputError(
             f"checkpoint {path} was written by version {written_by} of keypoint_detection, expected at most {own}: "
             "upgrade the library"
+        )
+
+
+def check_known(source: str, names: Iterable[str], known: Iterable[str], written_by: str | None) -> None:
+    """Checks that a detector takes the hyperparameters of a checkpoint, of which a later version may have more.
+
+    Args:
+        source: The checkpoint, for the error.
+        names: Its hyperparameters.
+        known: Those that the detector takes.
+        written_by: The version that wrote it, None where it does not say.
+
+    Raises:
+        InputError: for one that it does not take.
+    """
+    if unknown := sorted(set(names) - set(known)):
+        wrote = f"version {written_by}" if written_by else "an unknown version"
+        raise InputError(
+            f"{source}: version {library_version()} of keypoint_detection knows no hyperparameter {unknown[0]!r}; "
+            f"{wrote} wrote the file"
         )
 
 

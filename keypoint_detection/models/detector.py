@@ -19,7 +19,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.backbones.layers import as_in_inference
-from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, check_known, library_version
 from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights
 from keypoint_detection.models.losses import counted_cells, evaluate_loss
@@ -135,15 +135,13 @@ class KeypointDetector(pl.LightningModule):
             strict: See Lightning.
             weights_only: False lets a checkpoint run code: only for files that you trust.
             overrides: Hyperparameters in the place of the checkpoint's.
+
+        Raises:
+            InputError: for a hyperparameter that the detector does not take.
         """
+        hyperparameters.check_overrides(cls, overrides)
         return super().load_from_checkpoint(
-            checkpoint_path,
-            map_location=map_location,
-            hparams_file=hparams_file,
-            strict=strict,
-            weights_only=weights_only,
-            load_pretrained=False,
-            **overrides,
+            checkpoint_path, map_location, hparams_file, strict, weights_only, load_pretrained=False, **overrides
         )
 
     def load_matching_weights(self, checkpoint: str | PathLike[str] | Mapping[str, Any]) -> MatchReport:
@@ -171,7 +169,9 @@ class KeypointDetector(pl.LightningModule):
         checkpoint["validated"] = self._validated
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on in an epoch that was validated already."""
+        """Refuse unknown hyperparameters, and go on in an epoch that was validated already."""
+        known = {*self.hparams, "load_pretrained"}  # which `load_from_checkpoint` adds
+        check_known("the checkpoint", checkpoint.get("hyper_parameters", ()), known, checkpoint.get(VERSION_KEY))
         self._validated = checkpoint.get("validated", False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from keypoint_detection.errors import InputError
@@ -11,6 +12,7 @@ from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULES
 from keypoint_detection.models.registry import check_arguments, defaults, look_up
+from keypoint_detection.wording import did_you_mean
 
 # Keypoints that are decoded in a channel where nothing else is said.
 MAX_KEYPOINTS = 20
@@ -117,6 +119,26 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
     for name, (is_right, expected) in ranges.items():
         if not is_right:
             raise InputError(f"{name} is {values[name]}, expected {expected}")
+
+
+def check_overrides(detector: type, names: Iterable[str]) -> None:
+    """Check that a detector takes what it is to be loaded with in the place of a checkpoint's hyperparameters.
+
+    Args:
+        detector: Its class.
+        names: Names of hyperparameters.
+
+    Raises:
+        InputError: for a name that it does not take.
+    """
+    parameters = inspect.signature(detector).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return  # What it passes on is for its base to check.
+    known = [parameter.name for parameter in parameters if parameter.name != "load_pretrained"]
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise InputError(f"{detector.__name__} has no hyperparameter {name!r}{hint}, expected {', '.join(known)}")
 
 
 def check_encoder(values: Mapping[str, Any], backbone: Backbone) -> None:
