@@ -230,7 +230,7 @@ class KeypointPredictor:
                 array `(B, H, W, 1, 3 or 4)` or a tensor `(B, 1, 3 or 4, H, W)`.
 
         Returns:
-            The keypoints by channel, in pixels of the image; a list of these for several images.
+            The keypoints by channel, in pixels of the image (a file's or PIL's turned upright as EXIF asks), or a list.
 
         Raises:
             InputError: If an image is not usable; the text says what it is.

@@ -22,9 +22,9 @@ def to_rgb(image: ImageInput) -> np.ndarray:
     """Turns an image of any common kind into `(H, W, 3)` uint8 RGB.
 
     Args:
-        image: A path, a PIL image, a numpy array `(H, W)` or `(H, W, 1, 3 or 4)`, or a torch tensor `(H, W)` or
-            `(1, 3 or 4, H, W)`. Arrays and tensors are uint8, uint16 over its whole range, bool, or floating-point in
-            [0, 1]. An opacity is laid over black.
+        image: A path or a PIL image, which are turned upright as their EXIF asks, a numpy array `(H, W)` or
+            `(H, W, 1, 3 or 4)`, or a torch tensor `(H, W)` or `(1, 3 or 4, H, W)`. Arrays and tensors are uint8, uint16
+            over its whole range, bool, or floating-point in [0, 1]. An opacity is laid over black.
 
     Returns:
         `(H, W, 3)` uint8.
