@@ -9,24 +9,34 @@ if TYPE_CHECKING:
     from keypoint_detection import heatmaps
     from keypoint_detection.data.datamodule import KeypointsDataModule
     from keypoint_detection.data.dataset import KeypointsDataset
+    from keypoint_detection.evaluation.command import evaluate
     from keypoint_detection.metrics.average_precision import KeypointAveragePrecision
     from keypoint_detection.models.detector import KeypointDetector
+    from keypoint_detection.predict import KeypointPredictor
     from keypoint_detection.train.train import fit
+
+    __version__: str
 
 __all__ = [
     "KeypointAveragePrecision",
     "KeypointDetector",
+    "KeypointPredictor",
     "KeypointsDataModule",
     "KeypointsDataset",
+    "__version__",
+    "evaluate",
     "fit",
     "heatmaps",
 ]
 
+# No name of a module or folder of this package, such as `export`: it would stand for that once it has been imported.
 _MODULES = {
     "KeypointAveragePrecision": "keypoint_detection.metrics.average_precision",
     "KeypointDetector": "keypoint_detection.models.detector",
+    "KeypointPredictor": "keypoint_detection.predict",
     "KeypointsDataModule": "keypoint_detection.data.datamodule",
     "KeypointsDataset": "keypoint_detection.data.dataset",
+    "evaluate": "keypoint_detection.evaluation.command",
     "fit": "keypoint_detection.train.train",
 }
 
@@ -35,6 +45,12 @@ def __getattr__(name: str) -> Any:
     """Imports what is asked for, when it is asked for: a command's `-h` need not wait for Lightning."""
     if name == "heatmaps":
         return importlib.import_module("keypoint_detection.heatmaps")
+    if name == "__version__":
+        return importlib.import_module("keypoint_detection.models.checkpoint_file").library_version()
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,8 +9,8 @@ import sys
 
 import train  # noqa: F401  registers the backbones of this project
 
+from keypoint_detection import KeypointPredictor
 from keypoint_detection.errors import InputError
-from keypoint_detection.predict import KeypointPredictor
 
 
 def main(checkpoint: str, image: str) -> int:
