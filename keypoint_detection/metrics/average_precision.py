@@ -14,7 +14,6 @@ from torch import Tensor
 
 from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics.base import KeypointMetric, drop_missing
-from keypoint_detection.metrics.ordering import ascending_order
 
 
 def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,7 +29,7 @@ def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarr
         The `(n,)` distinct scores in descending order; for each, how many detections have at least that score, `(n,)`,
         and how many of these are right, `(n,)` or `(n, T)`.
     """
-    order = ascending_order(scores.numpy())[::-1]
+    order = scores.numpy().argsort()[::-1]  # no stable one is needed: equal scores are one step
     ordered = scores.numpy()[order]
     last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
     return ordered[last_of_score], last_of_score + 1, true_positives.numpy()[order].cumsum(axis=0)[last_of_score]
@@ -71,7 +70,7 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     """
     if not num_truths:
         return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
-    order = ascending_order(scores.numpy())
+    order = scores.numpy().argsort()
     ordered = scores.numpy().take(order)
     # How many detections have a lower score: of those of equal score the same, by the place of the lowest of them.
     lower = np.arange(len(ordered))

@@ -161,6 +161,15 @@ def test_precision_and_recall_by_hand():
     assert recall.tolist() == pytest.approx([1 / 4, 2 / 4, 3 / 4])
 
 
+def test_scores_are_equal_only_where_they_are_to_the_last_digit():
+    # Single precision cannot tell the first three apart; 0 and -0 are one threshold.
+    scores = torch.tensor([0.5, 0.5 + 1e-12, 0.5 - 1e-12, 0.0, -0.0], dtype=torch.float64)
+    precision, recall, thresholds = precision_recall_curve(scores, torch.tensor([False, True, False, False, True]), 2)
+    assert thresholds.tolist() == [0.5 + 1e-12, 0.5, 0.5 - 1e-12, 0]
+    assert precision.tolist() == [1, 1 / 2, 1 / 3, 2 / 5]
+    assert recall.tolist() == [1 / 2, 1 / 2, 1 / 2, 1]
+
+
 def test_what_decoding_returns_can_be_passed_on():
     xy = torch.tensor([[5.0, 5.0], [20.0, 20.0], [NAN, NAN]])
     scores = torch.tensor([0.9, 0.8, 0.0])
