@@ -133,12 +133,21 @@ def update_metrics(
         scores: `(B, C, N)`.
         threshold_unit: `pixel`, or `image` for fractions of the image's diagonal.
     """
-    # On the CPU, where the metrics keep them anyway, and where there is float64.
     unit = batch.file_diagonals() if threshold_unit == "image" else 1.0
-    found, truths = xy.cpu().double() / unit, batch.file_keypoints() / unit
-    scores, labelled, indices = scores.cpu(), batch.labelled.cpu(), batch.indices.cpu()
+    found, scores, truths = _points(batch, xy, scores)
+    found, truths = found.double() / unit, truths.double() / unit
+    labelled, indices = batch.labelled.cpu(), batch.indices.cpu()
     for metric in metrics:
         metric.to(xy.device).update(found, scores, truths, labelled, indices)
+
+
+def _points(batch: Batch, xy: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Detections, scores and true keypoints in pixels of the image files, on the CPU.
+
+    In float32, as reports hold them: where a detection is just as far from a keypoint as it may be, the errors that are
+    counted of the one are those that lower the recall and precision of the other.
+    """
+    return xy.float().cpu(), scores.float().cpu(), batch.file_keypoints().float()
 
 
 def metric_values(metrics: Mapping[str, KeypointMetric]) -> dict[str, float]:
@@ -171,7 +180,7 @@ def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: 
     """
     # A copy of what is kept as it is: memory that a worker of a loader shares holds a file open.
     labelled = batch.labelled.cpu().numpy().copy()
-    points, values, truths = (np.asarray(v.cpu(), np.float32) for v in (xy, scores, batch.file_keypoints()))
+    points, values, truths = (value.numpy() for value in _points(batch, xy, scores))
     found, true = ~np.isnan(points).any(-1), ~np.isnan(truths).any(-1)
     channels, sizes = range(points.shape[1]), batch.file_sizes()
     return {

@@ -10,6 +10,7 @@ import torch
 from keypoint_detection.batch import Batch
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, images_of_batch, metric_values
+from keypoint_detection.evaluation.summary import summarise
 from keypoint_detection.metrics import METRICS, KeypointMetric
 from keypoint_detection.train.callbacks import MetricsLogger
 from keypoint_detection.train.evaluation_row import EvaluationRow
@@ -74,6 +75,20 @@ def test_nothing_of_a_batch_that_a_worker_shares_is_kept_since_each_holds_a_file
     assert (evaluated.values()["meanAP"], image.labelled.tolist()) == (1, [True])
     assert [values[0].tolist() for values in (image.truths, image.xy)] == [[[20, 10]], [[20, 10]]]
     assert image.scores[0].tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize("unit", ["pixel", "image"])
+def test_errors_are_counted_in_the_numbers_that_recall_and_precision_are_of(unit):
+    # The true keypoint is at (20, 10), and the detection farther from it than allowed by less than float32 can tell.
+    limit = {"pixel": 2.0, "image": 2 / math.hypot(60, 40)}[unit]
+    annotations = SimpleNamespace(channel_names=("a",), name=lambda index: "a.png", path=lambda index: Path("a.png"))
+    evaluated = EvaluatedImages(annotations, [limit], unit)
+    evaluated.add(shrunk_image(), torch.tensor([[[[22 + 1e-9, 10]]]], dtype=torch.float64), torch.tensor([[[0.9]]]))
+    evaluation = summarise(evaluated, limit, [0.5], {})
+    assert evaluation.errors.counts.tolist() == [[0]] * 5
+    assert evaluation.errors.average_precision.tolist() == [1]
+    assert [evaluation.mean[key] for key in ("recall", "precision", "average_precision")] == [1, 1, [1]]
+    assert evaluated.values()["meanAP"] == 1
 
 
 def named(name):
