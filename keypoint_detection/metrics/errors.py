@@ -25,11 +25,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from keypoint_detection.metrics.average_precision import average_precision
 from keypoint_detection.metrics.groups import of_similar_size
+from keypoint_detection.metrics.matching import descending_order, match_groups
 
 ERROR_KINDS = ("miss", "duplicate", "imprecise", "wrong_channel", "background")
 IMPRECISE_FACTOR = 2.0  # an imprecise detection lies within this many threshold distances
@@ -65,50 +67,34 @@ class ErrorTaxonomy(NamedTuple):
     average_precision: Tensor
 
 
-def pairwise_distance(xy: Tensor, truths: Tensor) -> Tensor:
-    """Euclidean distances `(..., K)` in float64 from one point each, `(..., 2)`, to `(..., K, 2)`; NaN for no point."""
-    offsets = truths.double() - xy.double().unsqueeze(-2)
-    return (offsets[..., 0] * offsets[..., 0] + offsets[..., 1] * offsets[..., 1]).sqrt()
-
-
 def claim(xy: Tensor, scores: Tensor, truths: Tensor, radius: float) -> Tensor:
     """Lets every detection, in descending score, take the nearest true keypoint within `radius` that is still free.
 
-    Equal scores and equal distances are decided by position: the earlier one is first.
-
     Args:
-        xy: `(R, N, 2)` detections in pixels, NaN for none.
-        scores: `(R, N)` scores, any order.
-        truths: `(R, K, 2)` true keypoints in pixels, NaN for none and for those that are not free.
+        xy: `(R, N, 2)` float64 detections in pixels, NaN for none.
+        scores: `(R, N)` scores, any order; of equal ones the earlier is first.
+        truths: `(R, K, 2)` float64 true keypoints in pixels, NaN for none and for those that are not free.
         radius: largest distance in pixels, included.
 
     Returns:
         `(R, N)` int64, the index of the truth that each detection took, -1 for none.
     """
     exists = ~xy.isnan().any(-1)
-    order = scores.masked_fill(~exists, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    taken_by = torch.full(scores.shape, -1, dtype=torch.int64, device=xy.device)
-    if truths.shape[-2] == 0 or not exists.any():
-        return taken_by
-    rows = torch.arange(len(xy), device=xy.device)
-    free = ~truths.isnan().any(-1)
-    # A detection that does not exist sorts last, so the loop may end where every row has run out of detections.
-    for detection in order[:, : int(exists.sum(-1).max())].unbind(-1):
-        distance = (
-            pairwise_distance(xy[rows, detection], truths).masked_fill(~free, torch.inf).nan_to_num(nan=torch.inf)
-        )
-        nearest, truth = distance.min(-1)
-        hit = nearest <= radius
-        taken_by[rows[hit], detection[hit]] = truth[hit]
-        free[rows[hit], truth[hit]] = False
-    return taken_by
+    order = descending_order(scores.masked_fill(~exists, -torch.inf).numpy().T)[: int(exists.sum(-1).amax())]
+    x, y = (np.take_along_axis(side.numpy().T, order, axis=0) for side in xy.unbind(-1))
+    true_x, true_y = (side.numpy() for side in truths.unbind(-1))
+    places = order + scores.shape[1] * np.arange(len(scores))
+    distances, taken = np.full((1, scores.numel()), np.nan), np.full((1, scores.numel()), -1)
+    match_groups((x, y), (true_x, true_y), np.array([radius]), places, distances, taken)
+    return torch.from_numpy(taken).view(scores.shape)
 
 
 def within(xy: Tensor, truths: Tensor, radius: float) -> Tensor:
     """Bool `(..., N)`: whether any of the truths `(..., K, 2)` lies within `radius` of the detection `(..., N, 2)`."""
-    near = torch.zeros(xy.shape[:-1], dtype=torch.bool, device=xy.device)
+    near = torch.zeros(xy.shape[:-1], dtype=torch.bool)
     for n in range(xy.shape[-2]):  # one at a time: all pairs at once could take too much memory
-        near[..., n] = (pairwise_distance(xy[..., n, :], truths) <= radius).any(-1)
+        x, y = (truths - xy[..., n : n + 1, :]).unbind(-1)
+        near[..., n] = ((x * x + y * y).sqrt() <= radius).any(-1)
     return near
 
 
@@ -124,8 +110,8 @@ def classify_detections(
         labelled: `(I, C)` bool; detections and truths of an unlabelled channel are left out.
         distance: threshold distance in pixels.
     """
-    xy = xy.masked_fill(~labelled[..., None, None], torch.nan)
-    truths = truths.masked_fill(~labelled[..., None, None], torch.nan)
+    xy = xy.double().masked_fill(~labelled[..., None, None], torch.nan)
+    truths = truths.double().masked_fill(~labelled[..., None, None], torch.nan)
     kinds = torch.full(scores.shape, NO_DETECTION, device=xy.device)
     claimed = torch.full_like(kinds, -1)
     missed = torch.zeros(truths.shape[:-1], dtype=torch.bool, device=xy.device)

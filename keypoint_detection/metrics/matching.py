@@ -33,7 +33,12 @@ def is_descending(scores: np.ndarray, starts: np.ndarray) -> bool:
 
 
 def match_groups(
-    xy: Coordinates, truths: Coordinates, limits: np.ndarray, places: np.ndarray, found: np.ndarray
+    xy: Coordinates,
+    truths: Coordinates,
+    limits: np.ndarray,
+    places: np.ndarray,
+    found: np.ndarray,
+    taken: np.ndarray | None = None,
 ) -> None:
     """Match detections to true keypoints, separately for each group and each threshold distance.
 
@@ -46,6 +51,7 @@ def match_groups(
         limits: `(T,)` threshold distances.
         places: `(N, G)` the column of each detection in `found`; any column for a detection that is missing.
         found: `(T, D)` float64, NaN. Gets the distances of those detections that take a true keypoint.
+        taken: `(T, D)` int64, or None. Gets the column in `truths` of what they take.
     """
     detections, groups = xy[0].shape
     at_once = max(1, _DISTANCES_AT_ONCE // max(1, detections * truths[0].shape[1]))
@@ -57,12 +63,15 @@ def match_groups(
         pair = np.flatnonzero(distance <= limits[:, None])
         threshold = pair // max(1, len(distance))
         pair -= threshold * len(distance)
-        winner, won = _take_turns(
+        winner, prize, won = _take_turns(
             turn.take(pair) + x.size * threshold, truth.take(pair) + true_x.size * threshold, distance.take(pair)
         )
         threshold = winner // max(1, x.size)
         winner -= x.size * threshold
-        found.put(places[:, chunk].take(winner) + found.shape[1] * threshold, won)
+        cells = places[:, chunk].take(winner) + found.shape[1] * threshold
+        found.put(cells, won)
+        if taken is not None:
+            taken.put(cells, prize % max(1, true_x.shape[1]))
 
 
 def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +100,7 @@ def _near_pairs(xy: Coordinates, truths: Coordinates, limit: float) -> tuple[np.
     return turn.take(pair), truth.take(pair), distance.take(pair)
 
 
-def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let each detection take the nearest true keypoint that is left when its turn comes.
 
     In each round a detection takes its nearest keypoint for good if none before it could still want that one; both
@@ -103,9 +112,9 @@ def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tu
         distance: `(P,)` their distance.
 
     Returns:
-        The turns of the detections that took one, and their distances.
+        The turns of the detections that took one, what they took, and their distances.
     """
-    turns, distances = [turn[:0]], [distance[:0]]
+    turns, truths, distances = [turn[:0]], [truth[:0]], [distance[:0]]
     if len(turn):
         first_turn = np.empty(truth.max() + 1, dtype=np.int64)
         truth_left = np.ones(truth.max() + 1, dtype=bool)
@@ -123,11 +132,12 @@ def _take_turns(turn: np.ndarray, truth: np.ndarray, distance: np.ndarray) -> tu
         stays = np.flatnonzero(first_turn.take(chosen_truth) == chosen_turn)
         chosen, chosen_turn, chosen_truth = chosen.take(stays), chosen_turn.take(stays), chosen_truth.take(stays)
         turns.append(chosen_turn)
+        truths.append(chosen_truth)
         distances.append(distance.take(chosen))
         detection_left[chosen_turn] = truth_left[chosen_truth] = False
         left = np.flatnonzero(detection_left.take(turn) & truth_left.take(truth))
         turn, truth, distance = turn.take(left), truth.take(left), distance.take(left)
-    return np.concatenate(turns), np.concatenate(distances)
+    return np.concatenate(turns), np.concatenate(truths), np.concatenate(distances)
 
 
 def _changes(values: np.ndarray) -> np.ndarray:
