@@ -19,7 +19,7 @@ from keypoint_detection.evaluation.images import EvaluatedImages
 from keypoint_detection.files import finite, write_atomic
 from keypoint_detection.metrics import Matches
 from keypoint_detection.metrics.average_precision import mean_of_defined
-from keypoint_detection.metrics.errors import ERROR_KINDS, ErrorTaxonomy, error_taxonomy
+from keypoint_detection.metrics.error_kinds import ERROR_KINDS, ErrorTaxonomy, error_taxonomy
 from keypoint_detection.report import ReportData, ReportImage, run_information
 from keypoint_detection.report.measured import pad
 from keypoint_detection.report.statistics import channel_numbers, mean_numbers

@@ -20,7 +20,7 @@ from keypoint_detection.metrics.average_precision import (
     precision_recall_curve,
 )
 from keypoint_detection.metrics.base import Matches
-from keypoint_detection.metrics.errors import ERROR_KINDS, error_taxonomy
+from keypoint_detection.metrics.error_kinds import ERROR_KINDS, error_taxonomy
 from keypoint_detection.metrics.localization import best_f1
 from keypoint_detection.score_thresholds import FALLBACK_THRESHOLD
 

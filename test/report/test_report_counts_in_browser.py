@@ -8,7 +8,14 @@ from matching import match
 from report_data import random_report
 from report_pages import frame, set_slider
 
-from keypoint_detection.metrics.errors import BACKGROUND, DUPLICATE, IMPRECISE, TRUE, WRONG_CHANNEL, classify_detections
+from keypoint_detection.metrics.error_kinds import (
+    BACKGROUND,
+    DUPLICATE,
+    IMPRECISE,
+    TRUE,
+    WRONG_CHANNEL,
+    classify_detections,
+)
 from keypoint_detection.report import worst_images, write_report
 from keypoint_detection.report.measured import measure
 from keypoint_detection.report.statistics import image_errors

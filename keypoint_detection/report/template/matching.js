@@ -1,4 +1,5 @@
-// The metric's rule, in the browser: the same decisions as keypoint_detection/metrics/errors.py, test-compared with it.
+// The metric's rule, in the browser: the same decisions as keypoint_detection/metrics/error_kinds.py, with which a test
+// compares it.
 // An image holds per channel `truths` [[x, y], ...] and `detections` [[x, y, score], ...] in descending score;
 // null stands for a channel that is not labelled in this image.
 

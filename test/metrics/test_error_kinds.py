@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matching import match
 
-from keypoint_detection.metrics import errors
-from keypoint_detection.metrics.errors import (
+from keypoint_detection.metrics import error_kinds
+from keypoint_detection.metrics.error_kinds import (
     BACKGROUND,
     DUPLICATE,
     ERROR_KINDS,
@@ -227,15 +227,15 @@ def test_an_image_with_very_many_keypoints_makes_no_room_in_the_others_and_chang
     xy[torch.rand(45, 3, 150, generator=generator) < 0.1] = math.nan  # anywhere, not only at the end
     scores, labelled = random(45, 3, 150), torch.rand(45, 3, generator=generator) < 0.9
     hidden = ~labelled[..., None, None]
-    whole = errors._classify(xy.masked_fill(hidden, math.nan), scores, truths.masked_fill(hidden, math.nan), 2.5)
+    whole = error_kinds._classify(xy.masked_fill(hidden, math.nan), scores, truths.masked_fill(hidden, math.nan), 2.5)
     assert {kind.item() for kind in whole.kinds.unique()} == {*range(-1, 5)}
-    cells, classify = [], errors._classify
+    cells, classify = [], error_kinds._classify
 
     def count_cells(xy, scores, truths, distance):
         cells.append(scores.numel() + truths[..., 0].numel())
         return classify(xy, scores, truths, distance)
 
-    monkeypatch.setattr(errors, "_classify", count_cells)
+    monkeypatch.setattr(error_kinds, "_classify", count_cells)
     for found, expected in zip(classify_detections(xy, scores, truths, labelled, 2.5), whole, strict=True):
         assert torch.equal(found, expected)
     assert sum(cells) < 2 * 3 * sum(map(sum, sizes))  # 16 times as many with all images side by side
