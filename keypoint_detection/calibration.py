@@ -94,7 +94,7 @@ def calibrate_channel(
     places = {index: place for place, index in enumerate(num_truths)}
     images = np.array([places[index] for index in matches.images[own].tolist()], dtype=np.int64)
     counts = np.array(list(num_truths.values()), dtype=np.int64)
-    threshold = conformal_threshold(scores, images, counts, recall) if len(counts) else None
+    threshold = conformal_threshold(scores, images, counts, recall)
     shown = scores >= (-math.inf if threshold is None else threshold)
     measured = float((1 / counts[images[shown]]).sum() / len(counts)) if len(counts) else math.nan
     problem = None

@@ -263,6 +263,7 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
         assert name == "score_thresholds" or torch.equal(value, after["state_dict"][name])
     record = after["score_threshold_calibration"]
     assert (record["recall"], record["distance"]) == (0.3, 4.0)
+    assert record["method"] == "conformal risk control over images"
     assert len(record["data"]["fingerprint"]) == 64
     assert record["channels"]["red"]["images"] == 2
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx(

@@ -33,3 +33,8 @@ def test_a_division_holds_at_most_so_many_groups_and_rows(rows, sizes):
 def test_a_group_that_is_too_large_stands_alone(monkeypatch):
     monkeypatch.setattr(groups_module, "_ROWS_AT_ONCE", 100)
     assert [division.tolist() for division in of_similar_size(np.array([[500], [400], [1]]))] == [[2], [1], [0]]
+
+
+def test_a_division_is_in_ascending_order_of_the_last_kind_of_rows():
+    (division,) = of_similar_size(np.array([[1, 9], [3, 2], [2, 5]]))
+    assert division.tolist() == [1, 2, 0]
