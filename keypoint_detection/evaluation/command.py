@@ -137,7 +137,7 @@ def evaluate(
     if split is not None:
         validation = held_out(annotations, split, fingerprint)
         annotations, sizes = annotations.subset(validation), sizes[validation]
-    elif processes.rank == 0:
+    else:
         _warn_of_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
     # Not every checkpoint says so; then it is what trainings take by default.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
@@ -240,7 +240,7 @@ def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -
         counts = {
             index: len(image.truths[channel])
             for index, image in evaluation.images.items()
-            if image.labelled[channel] and len(image.truths[channel])
+            if len(image.truths[channel])
         }
         channels[name] = calibrate_channel(evaluation.matches, channel, position, counts, recall)
     data = {"labels": str(annotations.source), "fingerprint": annotations.fingerprint()}

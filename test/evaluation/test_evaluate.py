@@ -22,6 +22,7 @@ from keypoint_detection.evaluation.command import evaluate
 from keypoint_detection.export.command import export
 from keypoint_detection.metrics import METRICS, KeypointMetric
 from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.processes import Processes
 from keypoint_detection.report.measured import worst_images
 
 # What the detector of these tests sees: (image, channel of the dot, place, brightness), best scores first.
@@ -266,6 +267,7 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
     assert record["method"] == "conformal risk control over images"
     assert len(record["data"]["fingerprint"]) == 64
     assert record["channels"]["red"]["images"] == 2
+    assert record["channels"]["green"]["images"] == 1  # image 0 has no green one
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx(
         {"red": second, "green": 0.6}, rel=2e-5
     )
@@ -298,16 +300,17 @@ def test_what_was_found_is_told_where_the_checkpoint_or_the_report_cannot_be_wri
     assert path.read_bytes() == before
 
 
-def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, caplog):
+def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, caplog, monkeypatch):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     shutil.copy(folder / "best.ckpt", checkpoints)
+    monkeypatch.chdir(checkpoints)
     labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
     split = {"fingerprints": {"train": labels.fingerprint()}, "train": [labels.name(0)], "validation": [labels.name(1)]}
     for record, warned in ((split, True), (split | {"fingerprints": {"train": "of others"}}, False)):
         (tmp_path / "run" / "split.json").write_text(json.dumps(record))
         caplog.clear()
-        evaluate(checkpoints / "best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
+        evaluate("best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
         assert ("the training saw most of these images" in caplog.text) is warned
 
 
@@ -340,6 +343,16 @@ def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder,
     assert not told(split=tmp_path / "split.json")
     if kind == "ckpt":
         assert "new ones may fall short of the promise" in told(recall=0.3)[0]
+
+
+def test_a_checkpoint_in_the_folder_of_another_run_still_knows_its_own_images(folder, tmp_path, caplog):
+    (tmp_path / "checkpoints").mkdir()
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    known = {"train": labels.fingerprint()}
+    path = checkpoint_of(folder, tmp_path / "checkpoints" / "a.ckpt", fingerprints=known)
+    (tmp_path / "split.json").write_text(json.dumps({"fingerprints": {"train": "of others"}}))
+    evaluate(path, folder / "labels.json", device="cpu")
+    assert "worse; --split with the split.json of its run takes those that were held out" in caplog.text
 
 
 @pytest.mark.parametrize("channels", ["green", "green red", ["red"], "red=green"])
@@ -441,6 +454,27 @@ def test_an_exported_file_is_evaluated_like_its_checkpoint(folder, tmp_path, ima
     assert "data:image" in (tmp_path / "model.onnx.html").read_text()
 
 
+def test_of_several_processes_the_first_one_alone_writes_and_warns(folder, tmp_path, caplog):
+    class Second(Processes):
+        def gather(self, value):
+            return [value]
+
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": labels.fingerprint()})
+    before = path.read_bytes()
+    files = {"output": tmp_path / "numbers.json", "report": tmp_path / "report.html"}
+    found = evaluate(path, folder / "labels.json", recall=0.3, **files, processes=Second("cpu", 1, 2))
+    assert [image.name for image in found.images.values()] == ["1.png"]
+    assert found.calibration is not None
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+    assert path.read_bytes() == before
+    assert not caplog.records
+
+
+def test_numbers_and_report_may_both_go_to_a_device(folder):
+    assert evaluate(folder / "best.ckpt", folder / "labels.json", output="/dev/null", report="/dev/null", device="cpu")
+
+
 def test_numbers_and_report_are_two_files(folder, tmp_path, capsys):
     written = tmp_path / "both"
     (tmp_path / "link").symlink_to(written)
@@ -500,7 +534,8 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
         ({"json_dataset_path": "missing.json"}, "missing.json"),
         ({"distance": 3}, "--distance 3"),
         ({"maximal_gt_keypoint_pixel_distances": "-1"}, "maximal_gt_keypoint_pixel_distances"),
-        ({"recall": 1.5}, "recall"),
+        ({"recall": 1}, "--recall 1: expected a number above 0 and below 1"),
+        ({"recall": 0}, "--recall 0: expected a number above 0 and below 1"),
         ({"score_threshold": 7}, "score_threshold"),
         ({"device": "warp9"}, "device"),
         ({"keypoint_channels": "purple=red"}, "purple"),
@@ -608,9 +643,9 @@ def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_pa
     assert found.errors.counts.tolist() == evaluation.errors.counts.tolist()
     assert "within 0.05 of the image's diagonal" in found.table()
     assert found.to_dict()["unit"] == "image"
-    for flag in ({"report": tmp_path / "r.html"}, {"recall": 0.5}):
-        with pytest.raises(InputError, match=r"^--(report|recall).*expected .* --threshold_unit pixel$"):
-            evaluate(path, labels, folder, device="cpu", **flag)
+    for name, value in (("report", tmp_path / "r.html"), ("recall", 0.5)):
+        with pytest.raises(InputError, match=rf"^--{name}: expected .* --threshold_unit pixel$"):
+            evaluate(path, labels, folder, device="cpu", **{name: value})
     pixels = evaluate(path, labels, folder, device="cpu", maximal_gt_keypoint_pixel_distances="2 4")
     assert pixels.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
     with pytest.raises(InputError, match="expected fractions of the image's diagonal"):
