@@ -230,6 +230,13 @@ def test_heatmaps_of_the_report_are_those_of_the_channels_that_are_chosen(folder
     assert found.images[0].heatmaps.max() < 1e-4
 
 
+def test_heatmaps_of_the_report_are_those_of_the_worst_images(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "HEATMAPS_IN_REPORT", 1)
+    found = evaluate(folder / "best.ckpt", folder / "labels.json", report=tmp_path / "report.html", device="cpu")
+    assert worst_images(found.report_data("title")) == [1, 0]
+    assert [image.heatmaps is not None for image in found.images.values()] == [False, True]
+
+
 def test_a_promise_for_one_channel_leaves_the_threshold_of_another(folder, tmp_path):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
@@ -265,6 +272,7 @@ def test_a_promised_threshold_is_stored_and_all_else_stays(folder, evaluation, t
     record = after["score_threshold_calibration"]
     assert (record["recall"], record["distance"]) == (0.3, 4.0)
     assert record["method"] == "conformal risk control over images"
+    assert record["data"]["labels"] == str(folder / "labels.json")
     assert len(record["data"]["fingerprint"]) == 64
     assert record["channels"]["red"]["images"] == 2
     assert record["channels"]["green"]["images"] == 1  # image 0 has no green one
@@ -371,6 +379,19 @@ def test_images_of_the_training_are_warned_of_with_a_choice_of_its_channels(fold
     assert "the training saw" not in caplog.text
 
 
+def test_a_file_with_a_keypoint_outside_is_known_as_the_training_read_it_whichever_channels(folder, tmp_path, caplog):
+    trained = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": trained.fingerprint()})
+    entries = [{"image_path": f"{i}.png", **truths} for i, truths in enumerate(TRUTHS)]
+    entries[0] |= {"red": [*TRUTHS[0]["red"], [500, 5]]}
+    (tmp_path / "labels.json").write_text(json.dumps({"dataset": entries}))
+    given = {"keypoint_channels": "green red", "keypoint_coordinates": "pixel", "device": "cpu"}
+    evaluate(path, tmp_path / "labels.json", folder, **given)
+    outside, known = (record.getMessage() for record in caplog.records)
+    assert "1 of 5 keypoints" in outside
+    assert "the training saw most of these images" in known
+
+
 @pytest.mark.parametrize("channels", [None, "green", "green red", "red=green"])
 def test_a_split_knows_its_labels_whichever_channels_are_evaluated(folder, tmp_path, caplog, channels):
     labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
@@ -471,6 +492,14 @@ def test_of_several_processes_the_first_one_alone_writes_and_warns(folder, tmp_p
     assert not caplog.records
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_one_alone_prints(evaluation, monkeypatch, capsys, rank):
+    answers = {command.start_processes: Processes("cpu", rank, world=2), evaluate: evaluation}
+    monkeypatch.setattr(command, "call", lambda function, *_, **__: answers[function])
+    assert command.main(["--checkpoint", "a.ckpt", "--json_dataset_path", "a.json"]) == 0
+    assert capsys.readouterr().out == (f"{evaluation.table()}\n\n" if rank == 0 else "")
+
+
 def test_numbers_and_report_may_both_go_to_a_device(folder):
     assert evaluate(folder / "best.ckpt", folder / "labels.json", output="/dev/null", report="/dev/null", device="cpu")
 
@@ -569,6 +598,13 @@ def test_a_file_without_a_channel_of_the_checkpoint_is_refused(folder, tmp_path,
     assert "green" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_channel_of_the_file_whose_name_has_an_equals_sign_is_not_taken_for_one_of_the_checkpoint(folder, tmp_path):
+    content = {"coordinates": "pixel", "dataset": [{"image_path": "0.png", "red=green": []}]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match='no channel "red" in the file, which has red=green'):
+        evaluate(folder / "best.ckpt", tmp_path / "labels.json", folder, keypoint_channels="red=green", device="cpu")
+
+
 def test_help_fits_a_screen_and_explains_every_flag(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "-h"])
@@ -646,6 +682,7 @@ def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_pa
     for name, value in (("report", tmp_path / "r.html"), ("recall", 0.5)):
         with pytest.raises(InputError, match=rf"^--{name}: expected .* --threshold_unit pixel$"):
             evaluate(path, labels, folder, device="cpu", **{name: value})
+    assert evaluate(path, labels, folder, device="cpu", threshold_unit="image").threshold_distances == [0.045, 0.05]
     pixels = evaluate(path, labels, folder, device="cpu", maximal_gt_keypoint_pixel_distances="2 4")
     assert pixels.metrics["AP/red/d=4"] == evaluation.metrics["AP/red/d=4"]
     with pytest.raises(InputError, match="expected fractions of the image's diagonal"):
