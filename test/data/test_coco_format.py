@@ -1,6 +1,7 @@
 """COCO objects of which no keypoint is labelled: they are counted and said, since they train as background."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -10,7 +11,7 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.validation import check_dataset
 from keypoint_detection.errors import InputError
-from keypoint_detection.evaluation.inputs import read_labels
+from keypoint_detection.evaluation.inputs import fingerprint_as_trained, read_labels
 
 CATEGORIES = [
     {"id": 1, "name": "person", "keypoints": ["nose", "tail"]},
@@ -93,7 +94,10 @@ def test_check_reports_it_and_says_it_nowhere_else(coco, caplog):
 def test_training_evaluating_and_converting_say_it(coco, caplog):
     path = coco([*LABELLED, *UNLABELLED], images=[*IMAGES, *({"id": n, "file_name": f"{n}.png"} for n in range(4, 20))])
     KeypointsDataModule(path, heatmap_sigma=2.0, heatmap_stride=2).setup()
-    read_labels(path, path.parent, ["nose", "tail", "hub"], "blender")
+    names = ["nose", "tail", "hub"]
+    labels = read_labels(path, path.parent, names, "blender")
+    network = SimpleNamespace(channel_names=names, evaluation={})
+    assert fingerprint_as_trained(network, *labels, {"hub": "hub"}, "blender")  # reads it again and says nothing
     convert(path, path.parent / "native.json", "native")
     assert [warning for warning in warnings(caplog) if ALL in warning] == [f"{path}: {ALL}"] * 3
 

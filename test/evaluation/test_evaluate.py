@@ -407,6 +407,18 @@ def test_a_split_knows_its_labels_whichever_channels_are_evaluated(folder, tmp_p
         assert ("the labels have changed since the split was made" in caplog.text) is changed
 
 
+def test_of_a_file_without_all_channels_of_the_training_it_is_not_known_whether_the_labels_have_changed(
+    folder, tmp_path, caplog
+):
+    entries = [{"image_path": f"{i}.png", "green": truths["green"]} for i, truths in enumerate(TRUTHS)]
+    (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    record = {"train": ["0.png"], "validation": ["1.png"], "fingerprints": {"train": "of others"}}
+    (tmp_path / "split.json").write_text(json.dumps(record))
+    given = {"split": tmp_path / "split.json", "keypoint_channels": "green", "device": "cpu"}
+    evaluate(folder / "best.ckpt", tmp_path / "labels.json", folder, **given)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "1.png", '{"fingerprints": ["a"]}'])
 def test_a_split_of_another_kind_beside_the_folder_of_a_checkpoint_is_nobodys_training(folder, tmp_path, caplog, text):
     (tmp_path / "models").mkdir()
