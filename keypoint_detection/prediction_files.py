@@ -72,7 +72,7 @@ def table(images: Iterable[PredictedImage], channel_names: Sequence[str], coordi
         for name in channel_names:
             points = convert_points(image.xy[name], image.width, image.height, coordinates)
             for (x, y), score in zip(points, image.scores[name], strict=True):
-                writer.writerow([image.name, "" if image.frame is None else image.frame, name, x, y, score])
+                writer.writerow([image.name, image.frame, name, x, y, score])
     return text.getvalue()
 
 

@@ -89,7 +89,7 @@ def test_other_conventions(checkpoint, images, tmp_path, coordinates, expected):
     assert min(entry["red"]) == pytest.approx(expected, abs=0.01)
 
 
-def test_csv_and_coco(checkpoint, images, tmp_path):
+def test_csv_and_coco(checkpoint, images, tmp_path, monkeypatch):
     assert run(checkpoint, tmp_path / "out.csv", images) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -99,6 +99,7 @@ def test_csv_and_coco(checkpoint, images, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [(result["image_id"], result["category_id"]) for result in results] == [(1, 1), (1, 1), (2, 1)]
     assert results[0]["keypoints"][2] == 2
+    monkeypatch.setattr(predict_command, "KeypointPredictor", pytest.fail)  # what follows is refused before the work
     assert run(checkpoint, tmp_path / "x.json", images, "--format", "coco", "--keypoint_coordinates", "blender") == 2
 
 
@@ -107,6 +108,21 @@ def test_results_of_coco_name_the_frame_of_a_video():
     images = [image, image._replace(name="clip.mp4", frame=0), image._replace(name="clip.mp4", frame=17)]
     results = json.loads(prediction_files.coco_results(images, ["red"], "pixel"))
     assert [result["file_name"] for result in results] == ["a.png", "clip.mp4#0", "clip.mp4#17"]
+
+
+def test_rows_of_a_table_have_the_frame_of_a_video_and_none_for_an_image():
+    image = prediction_files.PredictedImage("clip.mp4", 17, 4, 5, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
+    images = [image, image._replace(name="a.png", frame=None)]
+    assert prediction_files.table(images, ["red"], "normalized").splitlines() == [
+        "image_path,frame,channel,x,y,score", "clip.mp4,17,red,0.25,0.4,0.5", "a.png,,red,0.25,0.4,0.5"
+    ]  # fmt: skip
+
+
+def test_what_is_predicted_is_kept_to_four_digits_and_scores_to_five():
+    prediction = {"red": (np.array([[1.23456, 2.0]]), np.array([0.123456]))}
+    assert prediction_files.as_predicted("a.png", None, (30, 40), prediction) == prediction_files.PredictedImage(
+        "a.png", None, 40, 30, {"red": [[1.2346, 2.0]]}, {"red": [0.12346]}
+    )
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.json"])
@@ -351,6 +367,30 @@ def test_a_line_that_was_cut_off_is_predicted_again(tmp_path):
     assert not first.holds([3, 1])
     first.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_one_process_goes_on_where_several_stopped(tmp_path):
+    image = prediction_files.PredictedImage("clip.mp4", 3, 4, 3, {"red": [[1.0, 2.0]]}, {"red": [0.5]})
+    second = prediction_files.Journal(tmp_path / "j", {"--tile": 5}, rank=1, world=2)
+    second.add(image)
+    second.close()
+    with pytest.raises(InputError, match=r"j\.partial1 was begun with another --tile; expected"):
+        prediction_files.Journal(tmp_path / "j", {"--tile": 6})
+    alone = prediction_files.Journal(tmp_path / "j", {"--tile": 5})
+    assert alone.done == {("clip.mp4", 3)}
+    assert list(alone) == [image]
+    assert alone.close() == 0
+    alone.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_that_two_processes_predicted_are_in_their_order_and_after_images(tmp_path):
+    image = prediction_files.PredictedImage("clip.mp4", 2, 4, 3, {}, {})
+    found = [image, image._replace(frame=0), image._replace(frame=1), image._replace(name="a.png", frame=None)]
+    files = [tmp_path / "a.png", tmp_path / "clip.mp4"]
+    ordered = predict_command._in_order(found, files, tmp_path)
+    assert [entry.frame for entry in ordered] == [None, 0, 1, 2]
+    assert predict_command._in_order(found, files[:1], tmp_path) == found[3:]  # others are of an earlier run
 
 
 def test_files_of_processes_that_share_no_disk_are_missed(checkpoint, images, tmp_path):
