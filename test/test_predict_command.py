@@ -1,17 +1,19 @@
 """`keypoint-detection predict`: inputs of all kinds, outputs in all formats, and nothing lost when interrupted."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 from colour_detector import RedAndGreen, colour_checkpoint, dots
-from imageio.v3 import imiter
+from imageio.v3 import imiter, immeta
 from PIL import Image
 
 from keypoint_detection import predict_command, prediction_files
@@ -19,7 +21,7 @@ from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.picture_layout import channel_colours
-from keypoint_detection.prediction_inputs import common_folder, find_inputs
+from keypoint_detection.prediction_inputs import common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
 
 PLACES = {"a.png": [(10.5, 20.5), (45.5, 8.5)], "sub/b.jpg": [(30.5, 12.5)], "sub/c.png": []}
@@ -339,6 +341,74 @@ def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, mon
     assert len(json.loads(output.read_text())["dataset"]) == 3
 
 
+def test_a_run_that_goes_on_has_the_same_checkpoint_and_the_same_folder(checkpoint, images, tmp_path, capsys):
+    other = tmp_path / "other.ckpt"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"epoch": 7}, other)
+    settings = {
+        "--checkpoint": hashlib.sha256(checkpoint.read_bytes()).hexdigest(), "--score_threshold": None,
+        "--max_keypoints": None, "--tile": None, "folder of all PATHS": str(images),
+    }  # fmt: skip
+    (tmp_path / "out.csv.partial0").write_text(json.dumps(settings) + "\n")
+    for model, path, named in ((other, images, "--checkpoint"), (checkpoint, images / "sub", "folder of all PATHS")):
+        assert run(model, tmp_path / "out.csv", "--resume", path) == 2
+        assert f"out.csv.partial0 was begun with another {named}; expected the same" in capsys.readouterr().err
+    assert run(checkpoint, tmp_path / "out.csv", "--resume", images) == 0
+
+
+def test_without_resume_nothing_is_left_of_an_earlier_run(checkpoint, images, tmp_path):
+    (tmp_path / "out.csv.partial0").write_text('{"--tile": 5}\n["a.png", null, 4, 3, {"red": []}, {"red": []}]\n')
+    assert run(checkpoint, tmp_path / "out.csv", images) == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_only_what_is_a_file_can_be_resumed(checkpoint, images, capsys):
+    assert run(checkpoint, "/dev/null", "--format", "csv", "--resume", images) == 2
+    assert capsys.readouterr().err == "error: --resume: expected an --output that is a file, got /dev/null\n"
+
+
+def test_a_video_that_was_interrupted_goes_on_and_is_drawn_whole(checkpoint, tmp_path, monkeypatch):
+    places, video, drawn = [(12.5 + 4 * frame, 20.5) for frame in range(5)], tmp_path / "in.mp4", tmp_path / "drawn"
+    with imageio.get_writer(video, fps=10, macro_block_size=2, quality=10) as writer:
+        for place in places:
+            writer.append_data(dots((48, 64), [place]))
+    real = predict_command.as_predicted
+
+    def interrupted(name, frame, *arguments):
+        if frame == 3:
+            raise KeyboardInterrupt
+        return real(name, frame, *arguments)
+
+    monkeypatch.setattr(predict_command, "as_predicted", interrupted)
+    arguments = [video, "--overlays", drawn, "--keypoint_coordinates", "normalized", "--score_threshold", 0.3]
+    assert run(checkpoint, tmp_path / "out.json", *arguments) == 130
+    monkeypatch.undo()
+    assert run(checkpoint, tmp_path / "out.json", "--resume", *arguments) == 0
+    dataset = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    assert [entry["image_path"] for entry in dataset] == [f"in.mp4#{frame}" for frame in range(5)]
+    assert np.allclose([entry["red"][0] for entry in dataset], np.array(places) / (64, 48), atol=0.02)
+    assert len(list(imiter(drawn / "in.mp4", plugin="FFMPEG"))) == 5
+    assert immeta(drawn / "in.mp4", plugin="FFMPEG")["fps"] == 10
+
+
+def test_all_files_that_cannot_be_read_are_counted(checkpoint, images, tmp_path):
+    for name in ("b1.png", "b2.png", "b1.avi", "b2.avi"):
+        (images / name).write_bytes(b"broken")
+    arguments = ([str(images)], str(checkpoint), str(tmp_path / "OUT.CSV"))
+    assert predict_command.predict(*arguments, batch_size=1, device="cpu") == 4
+
+
+@pytest.mark.parametrize(("flag", "count", "side"), [("--max_keypoints 1", 2, 60), ("--tile 32", 3, 32)])
+def test_the_most_keypoints_and_the_side_of_tiles_are_taken(
+    checkpoint, images, tmp_path, monkeypatch, flag, count, side
+):
+    seen = []
+    forward = RedAndGreen.forward
+    monkeypatch.setattr(RedAndGreen, "forward", lambda self, batch: (seen.append(batch.shape), forward(self, batch))[1])
+    assert run(checkpoint, tmp_path / "out.csv", images, *flag.split()) == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + count  # of three, of which two in one image
+    assert {shape[-1] for shape in seen} == {side}
+
+
 def test_journals_of_an_output_whose_name_is_a_pattern_are_its_own(tmp_path):
     for name in ("out[1].csv.partial0", "out[1].csv.partial1", "out1.csv.partial0", "out[1].csv"):
         (tmp_path / name).touch()
@@ -382,6 +452,16 @@ def test_one_process_goes_on_where_several_stopped(tmp_path):
     assert alone.close() == 0
     alone.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_kind_in_the_place_of_a_journal_is_refused_and_one_that_is_gone_is_no_error(tmp_path):
+    (tmp_path / "j.partial0").write_text("[5]\n")
+    with pytest.raises(InputError, match=r"j\.partial0 was begun with another --tile; expected"):
+        prediction_files.Journal(tmp_path / "j", {"--tile": 5})
+    journal = prediction_files.Journal(tmp_path / "k", {}, rank=0, world=2)  # the second process has none yet
+    journal.close()
+    journal.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["j.partial0"]
 
 
 def test_frames_that_two_processes_predicted_are_in_their_order_and_after_images(tmp_path):
@@ -446,10 +526,13 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
     arguments = [tmp_path / "clips", "--overlays", tmp_path / "drawn", "--batch_size", 2, "--score_threshold", 0.3]
     Image.fromarray(dots((48, 64), places[:2])).save(tmp_path / "still.png")
     with caplog.at_level("INFO"):
-        assert run(checkpoint, tmp_path / "with.json", tmp_path / "still.png", *arguments) == 1  # for the broken one
+        # One error is for the broken one.
+        assert run(checkpoint, tmp_path / "with.json", tmp_path / "clips", tmp_path / "still.png", *arguments[1:]) == 1
         assert run(checkpoint, tmp_path / "out.json", *arguments) == 1
     assert "with.json: 7 keypoints in 1 image and 5 frames; " in caplog.text
     assert "out.json: 5 keypoints in 5 frames; " in caplog.text
+    both = json.loads((tmp_path / "with.json").read_text())["dataset"]
+    assert both[0]["image_path"] == "still.png"  # images come first, whichever are given first
     dataset = json.loads((tmp_path / "out.json").read_text())["dataset"]
     assert [entry["image_path"] for entry in dataset] == [f"moving.mp4#{frame}" for frame in range(5)]
     assert np.allclose([entry["red"][0] for entry in dataset], places, atol=1)
@@ -559,6 +642,20 @@ def test_a_folder_of_overlays_above_is_left_out_however_it_is_named(images, tmp_
     other = shutil.copy(images / "a.png", tmp_path / "other.png")
     for overlays in ("..", str(images), "../sub/.."):
         assert find_inputs([str(images), str(other)], overlays) == ([other], [])
+
+
+def test_endings_may_be_in_capitals_and_a_folder_with_one_is_no_image(tmp_path):
+    for name in ("A.PNG", "b.MP4", "b[1].png"):
+        (tmp_path / name).touch()
+    (tmp_path / "c.png").mkdir()
+    assert find_inputs([str(tmp_path)]) == ([tmp_path / name for name in ("A.PNG", "b.MP4", "b[1].png")], [])
+    assert find_inputs([str(tmp_path / "b[1].png")]) == ([tmp_path / "b[1].png"], [])  # itself, and not a pattern
+    assert [is_video(Path(name)) for name in ("A.PNG", "b.MP4")] == [False, True]
+
+
+def test_an_empty_path_is_no_folder_and_of_two_spellings_the_first_is_taken(images, monkeypatch):
+    monkeypatch.chdir(images)
+    assert find_inputs(["", "a.png", str(images / "a.png")]) == ([Path("a.png")], ["'': no such file or folder"])
 
 
 def test_files_behind_a_link_are_told_from_those_beside_it(images, tmp_path, monkeypatch):
