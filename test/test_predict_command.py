@@ -87,7 +87,9 @@ def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path,
 )
 def test_other_conventions(checkpoint, images, tmp_path, coordinates, expected):
     assert run(checkpoint, tmp_path / "out.json", images / "a.png", "--keypoint_coordinates", coordinates) == 0
-    (entry,) = json.loads((tmp_path / "out.json").read_text())["dataset"]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["coordinates"] == coordinates
+    (entry,) = content["dataset"]
     assert min(entry["red"]) == pytest.approx(expected, abs=0.01)
 
 
