@@ -122,6 +122,10 @@ def test_rows_of_a_table_have_the_frame_of_a_video_and_none_for_an_image():
     ]  # fmt: skip
 
 
+def test_nothing_that_could_be_read_is_told_as_no_image():
+    assert prediction_files.summary([]) == "0 keypoints in no image"
+
+
 def test_what_is_predicted_is_kept_to_four_digits_and_scores_to_five():
     prediction = {"red": (np.array([[1.23456, 2.0]]), np.array([0.123456]))}
     assert prediction_files.as_predicted("a.png", None, (30, 40), prediction) == prediction_files.PredictedImage(

@@ -128,6 +128,17 @@ def test_numbers_from_a_few_validation_images_are_said_to_be_rough(tmp_path, cap
     assert [record.message for record in caplog.records] == ([rough] if said else [])
 
 
+def test_what_is_split_off_is_counted_and_a_small_test_set_is_no_matter(tmp_path, caplog):
+    for name, count in (("train", 20), ("test", 2)):
+        (tmp_path / name).mkdir()
+        write_data_set(tmp_path / name, [(20, 10)] * count, [SOMETHING] * count)
+    files = [tmp_path / name / "dataset.json" for name in ("train", "test")]
+    with caplog.at_level("INFO"):
+        KeypointsDataModule(files[0], json_test_dataset_path=files[1], validation_split_ratio=0.3).setup()
+    assert f"{files[0]}: 14 images to train on, 6 to validate on" in caplog.messages
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_channel_of_the_training_file_that_another_file_lacks_is_named(tmp_path, part):
     files = {}

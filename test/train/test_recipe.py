@@ -13,7 +13,7 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import Unet
-from keypoint_detection.train import flags
+from keypoint_detection.train import flags, image_sizes
 from keypoint_detection.train.build import decoding_caps, prepare_data
 from keypoint_detection.train.choices import Choices
 from keypoint_detection.train.image_sizes import (
@@ -101,6 +101,12 @@ def test_many_keypoints_of_a_channel_in_varying_numbers_are_of_as_many_objects(
     assert (whole.image_size, whole.train_crop_size) == ([288 if device == "cpu" else 640] * 2, None)
 
 
+@pytest.mark.parametrize(("few", "many", "objects"), [(30, 39, 1), (30, 40, 40), (9, 20, 1), (10, 20, 20)], ids=str)
+def test_keypoints_are_of_as_many_objects_from_ten_on_and_where_their_numbers_vary_by_a_third(few, many, objects):
+    labels = SimpleNamespace(counts=lambda: np.array([[few, 1]] * 6 + [[many, 0]] * 5))
+    assert image_sizes._numbers_of_objects(labels)[-1] == objects
+
+
 def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
     entries = []
     for index in range(21):
@@ -124,6 +130,8 @@ def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
         ((299, 299), "gpu", [288, 288], 4),
         ((288, 288), "gpu", None, 4),
         ((320, 240), "cpu", [256, 256], 4),
+        ((329, 329), "cpu", [256, 256], 4),
+        ((330, 330), "cpu", [288, 288], 4),
         ((40, 48), "cpu", None, 1),
     ],
 )
