@@ -282,6 +282,7 @@ def test_links_to_folders_below_a_folder_are_not_followed_and_those_that_are_giv
     (images / "up").symlink_to(tmp_path)
     found, wrong = find_inputs([str(tmp_path / "given")])
     assert [path.relative_to(tmp_path / "given").as_posix() for path in found] == list(PLACES)
+    assert common_folder(found) == tmp_path / "given"
     assert not wrong
 
 
@@ -641,6 +642,8 @@ def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, 
         assert sorted(path.as_posix() for path in found) == sorted(PLACES), paths
     with pytest.raises(InputError, match="drawn drawn: expected other images"):
         find_inputs(["drawn", "drawn"], "drawn")
+    with pytest.raises(InputError, match=r"^--overlays"):
+        find_inputs(["a.png"], "")
 
 
 def test_a_folder_of_overlays_above_is_left_out_however_it_is_named(images, tmp_path, monkeypatch):

@@ -101,9 +101,13 @@ def test_many_keypoints_of_a_channel_in_varying_numbers_are_of_as_many_objects(
     assert (whole.image_size, whole.train_crop_size) == ([288 if device == "cpu" else 640] * 2, None)
 
 
-@pytest.mark.parametrize(("few", "many", "objects"), [(30, 39, 1), (30, 40, 40), (9, 20, 1), (10, 20, 20)], ids=str)
-def test_keypoints_are_of_as_many_objects_from_ten_on_and_where_their_numbers_vary_by_a_third(few, many, objects):
-    labels = SimpleNamespace(counts=lambda: np.array([[few, 1]] * 6 + [[many, 0]] * 5))
+@pytest.mark.parametrize(
+    ("few", "median", "many", "objects"), [(30, 35, 39, 1), (30, 35, 40, 40), (4, 9, 20, 1), (4, 10, 20, 20)]
+)
+def test_keypoints_are_of_as_many_objects_from_ten_on_and_where_their_numbers_vary_by_a_third(
+    few, median, many, objects
+):
+    labels = SimpleNamespace(counts=lambda: np.array([[few, 1]] * 3 + [[median, 0]] * 5 + [[0, many]] * 3))
     assert image_sizes._numbers_of_objects(labels)[-1] == objects
 
 
@@ -254,6 +258,7 @@ def test_the_gap_between_keypoints_shrinks_with_an_oblong_image(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     oblong = read_annotations(tmp_path / "labels.json", tmp_path)
     assert keypoint_gap(oblong, np.array([[40, 20]]), (20, 20)) == pytest.approx(5)
+    assert keypoint_gap(oblong, np.array([[40, 20]]), (20, 40)) == pytest.approx(10)  # height and width
 
 
 def test_directions_along_an_axis_vary_by_half_of_what_their_doubles_do(tmp_path):
@@ -587,6 +592,7 @@ def test_of_a_large_set_images_from_all_of_it_are_looked_at(tmp_path, monkeypatc
     monkeypatch.setattr("keypoint_detection.train.image_sizes.MOST_IMAGES", 2)  # the first and the seventh
     labels = labels_across(tmp_path, [96] * 6 + [480] * 6, (960, 720))
     assert extents(labels, np.array([(960, 720)] * 12)) == pytest.approx([0.1, 0.5])
+    assert extents(labels, np.array([(720, 960)] * 12)) == pytest.approx([0.1, 0.5])  # of the longer side
 
 
 def test_the_sides_of_what_the_network_sees_are_those_of_images_fitted_into_a_flat_size(annotations):
@@ -627,6 +633,7 @@ def test_keypoints_at_one_place_tell_nothing_of_sizes_either(tmp_path, accelerat
         ([2, 13.9], "pixel", [288, 288], "0.99 px"),
         ([2, 14.1], "pixel", [288, 288], None),
         ([2, 4], "pixel", None, None),
+        ([0.2], "pixel", [288, 288], "0.014 px"),
         ([0.01, 0.02], "pixel", [288, 288], None),  # meant as fractions, which another warning says
         ([0.001, 0.002], "image", [288, 288], "0.72 px"),  # of a diagonal of 360 px
         ([0.001, 0.01], "image", [288, 288], None),
@@ -636,6 +643,22 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
     with caplog.at_level("WARNING"):
         warn_of_fine_distances(distances, unit, np.array([[3024, 4032]] * 3 + [[0, 0]]), image_size)
     assert [warned in record.message for record in caplog.records] == ([True] if warned else [])
+
+
+def test_distances_are_warned_of_where_the_median_image_shrinks_too_much(caplog):
+    warn_of_fine_distances([4], "pixel", np.array([[3024, 4032]] * 3 + [[200, 200]] * 2), [288, 288])
+    (record,) = caplog.records
+    assert "4: at most 0.29 px of the network's input, into which images of 4032 px shrink to 288 px" in record.message
+
+
+def test_flat_images_are_larger_by_the_mean_of_how_flat_they_are():
+    # sides of 1, 1/4 and 1/4 of one another are 1/2 in the mean, which is 2/3 of 3/4
+    assert image_sizes.flatness(np.array([[80, 80], [20, 80], [80, 20]])) == pytest.approx(math.sqrt(3 / 2))
+    assert image_sizes.flatness(np.array([[80, 80]])) == 1
+
+
+def test_a_side_that_is_as_large_as_it_may_be_is_not_said_to_be_too_large(annotations):
+    assert choose(annotations, (640, 640), "gpu").reasons["image_size"] == "the longer side of the images is 640 px"
 
 
 def test_images_of_unknown_size_are_not_warned_of(caplog):
