@@ -160,22 +160,23 @@ def test_a_training_validates_25_times_or_more_often(ends, interval):
 
 
 @pytest.mark.parametrize(
-    ("fewest", "steps", "epochs_done", "ends"),
+    ("fewest", "steps", "epochs_done", "batch", "ends"),
     [
-        ({}, 5, 0, True),
-        ({"min_steps": 10}, 9, 0, False),
-        ({"min_steps": 10}, 10, 0, True),
-        ({"min_epochs": 3}, 20, 1, False),
-        ({"min_epochs": 3}, 20, 2, True),
-        ({"min_epochs": 3, "min_steps": 21}, 20, 2, False),
+        ({}, 5, 0, 3, True),
+        ({"min_steps": 10}, 9, 0, 3, False),
+        ({"min_steps": 10}, 10, 0, 3, True),
+        ({"min_epochs": 3}, 20, 1, 3, False),
+        ({"min_epochs": 3}, 20, 2, 3, True),
+        ({"min_epochs": 3}, 20, 2, 2, False),  # before the last batch of the third epoch
+        ({"min_epochs": 3, "min_steps": 21}, 20, 2, 3, False),
     ],
 )
-def test_a_training_that_is_to_stop_validates_where_it_may(fewest, steps, epochs_done, ends):
+def test_a_training_that_is_to_stop_validates_where_it_may(fewest, steps, epochs_done, batch, ends):
     trainer = trainer_of_100_seconds(
         should_stop=True, check_val_every_n_epoch=7, val_check_batch=4, num_training_batches=4, global_step=steps,
         current_epoch=epochs_done, **{"min_epochs": None, "min_steps": None} | fewest,
     )  # fmt: skip
-    EvaluationSchedule(automatic=False).on_train_batch_end(trainer, None, None, None, 3)
+    EvaluationSchedule(automatic=False).on_train_batch_end(trainer, None, None, None, batch)
     assert trainer.check_val_every_n_epoch == (1 if ends else 7)
 
 
@@ -217,15 +218,17 @@ def test_evaluations_that_take_long_are_fewer(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("batches", "val_batches", "evaluated"),
+    ("first", "batches", "val_batches", "evaluated"),
     [
-        (100, 2, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
-        (90, 2, [20, 40, 60, 80, 90]),  # after 80 batches the end is 2.5 s away, more than half of 4 s
-        (24, 2, [24]),  # after 20 batches it is due, and a second later after all of them
-        (100, 1000, [100]),  # a third of a batch's 0.25 s for each, 83 s, belongs to 833 s of training
+        (0, 100, 2, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
+        (0, 90, 2, [20, 40, 60, 80, 90]),  # after 80 batches the end is 2.5 s away, more than half of 4 s
+        (0, 24, 2, [24]),  # after 20 batches it is due, and a second later after all of them
+        (50, 100, 2, [70, 90, 100]),  # what is left after an interruption takes 0.25 s for each batch too
+        (0, 100, 12, [40, 60, 80, 100]),  # at first a third of 0.25 s for each, 1 s, belongs to 10 s of training
+        (0, 100, 1000, [100]),  # a third of a batch's 0.25 s for each, 83 s, belongs to 833 s of training
     ],
 )
-def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, evaluated):
+def test_long_epochs_are_evaluated_within(monkeypatch, first, batches, val_batches, evaluated):
     now = 1000.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     trainer = trainer_of_100_seconds(
@@ -235,7 +238,7 @@ def test_long_epochs_are_evaluated_within(monkeypatch, batches, val_batches, eva
     schedule.on_train_start(trainer, None)
     schedule.on_train_epoch_start(trainer, None)
     found = []
-    for batch in range(batches):
+    for batch in range(first, batches):
         now += 0.25
         schedule.on_train_batch_end(trainer, None, None, None, batch)
         if (batch + 1) % trainer.val_check_batch == 0:  # as Lightning asks
