@@ -15,6 +15,8 @@ EVALUATIONS_PER_RUN = 25
 LARGEST_SHARE = 0.1
 # A batch of a validation takes about this share of the time that one to train on takes.
 VALIDATION_COST = 1 / 3
+# Divides the number of no epoch: the interval, in epochs, of a run that is not to validate yet.
+NOT_YET = 2**31
 # Batches from one look at the clock within an epoch to the next, at which processes wait for one another.
 BATCHES_BETWEEN_LOOKS = 10
 
@@ -73,7 +75,8 @@ class EvaluationSchedule(pl.Callback):
         self._epochs_seen = 0.0  # of one that goes on, the part that was left
         self._batches_seen = 0  # of this epoch
         self._evaluation_started = self._evaluated = 0.0
-        self._evaluation_seconds: float | None = None  # of the shortest one, as the first may have had to wait
+        self._evaluations = 0
+        self._shortest_evaluation = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the interval where the number of epochs is known."""
@@ -103,8 +106,8 @@ class EvaluationSchedule(pl.Callback):
         """Keeps how long an evaluation takes."""
         if not trainer.sanity_checking:
             self._evaluated = time.perf_counter()
-            seconds = self._evaluated - self._evaluation_started
-            self._evaluation_seconds = min(seconds, self._evaluation_seconds or seconds)
+            self._evaluations += 1
+            self._shortest_evaluation = min(self._shortest_evaluation, self._evaluated - self._evaluation_started)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -115,7 +118,7 @@ class EvaluationSchedule(pl.Callback):
         if self.automatic and self._duration is not None:
             if last_batch:
                 trainer.val_check_batch = trainer.num_training_batches
-                self._choose_interval(trainer, self._duration)
+                self._end_epoch(trainer, self._duration)
             elif (batch_idx + 1) % BATCHES_BETWEEN_LOOKS == 0:
                 self._look_at_clock(trainer, self._duration, batch_idx + 1)
         if _ends_after(trainer, last_batch):  # whatever the epochs, batches or time between validations
@@ -123,26 +126,32 @@ class EvaluationSchedule(pl.Callback):
             trainer._val_check_time_interval = None
             trainer.val_check_batch = batch_idx + 1
 
-    def _choose_interval(self, trainer: pl.Trainer, duration: float) -> None:
-        """Chooses after which epochs to validate, at the end of one."""
-        self._training_seconds += time.perf_counter() - self._epoch_started
+    def _end_epoch(self, trainer: pl.Trainer, duration: float) -> None:
+        """Validates after this epoch if that is due, or would be due before the middle of the next one."""
+        now = time.perf_counter()
+        self._training_seconds += now - self._epoch_started
         self._epochs_seen += self._batches_seen / trainer.num_training_batches
         seconds_per_epoch = self._training_seconds / self._epochs_seen
-        interval = min(round(duration / EVALUATIONS_PER_RUN / seconds_per_epoch), self._longest_interval)
-        if self._evaluation_seconds:
-            interval = max(interval, math.ceil(self._evaluation_seconds / LARGEST_SHARE / seconds_per_epoch))
-        interval = max(1, interval)
+        interval = min(duration / EVALUATIONS_PER_RUN, self._longest_interval * seconds_per_epoch)
+        interval = self._affordable(trainer, interval, seconds_per_epoch / trainer.num_training_batches)
         # Clocks differ between processes, and one that validates alone would wait for the others for ever.
-        trainer.check_val_every_n_epoch = trainer.strategy.broadcast(interval)
+        due = trainer.strategy.broadcast(now - self._evaluated + seconds_per_epoch / 2 >= interval)
+        trainer.check_val_every_n_epoch = 1 if due else NOT_YET
 
     def _look_at_clock(self, trainer: pl.Trainer, duration: float, batches: int) -> None:
         """Validates after so many batches of an epoch if that is due, and not soon due after all of them."""
         now = time.perf_counter()
         seconds_per_batch = (now - self._epoch_started) / self._batches_seen
-        evaluation = self._evaluation_seconds or VALIDATION_COST * seconds_per_batch * sum(trainer.num_val_batches)
-        interval = max(duration / EVALUATIONS_PER_RUN, evaluation / LARGEST_SHARE)
+        interval = self._affordable(trainer, duration / EVALUATIONS_PER_RUN, seconds_per_batch)
         left = seconds_per_batch * (trainer.num_training_batches - batches)
         due = trainer.strategy.broadcast(now - self._evaluated >= interval and left >= interval / 2)
         trainer.val_check_batch = batches if due else trainer.num_training_batches
         if due:
             trainer.check_val_every_n_epoch = 1
+
+    def _affordable(self, trainer: pl.Trainer, interval: float, seconds_per_batch: float) -> float:
+        """The interval in seconds, or a longer one if evaluations would take more than their share of it."""
+        seconds = self._shortest_evaluation
+        if self._evaluations < 2:  # the first one sets things up and draws pictures, which says little about the others
+            seconds = min(seconds, VALIDATION_COST * seconds_per_batch * sum(trainer.num_val_batches))
+        return max(interval, seconds / LARGEST_SHARE)

@@ -1,7 +1,6 @@
 """After which epochs a training validates."""
 
 import csv
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ from pytorch_lightning.callbacks import Timer
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.evaluation_schedule import EvaluationSchedule
+from keypoint_detection.train.evaluation_schedule import NOT_YET, EvaluationSchedule
 from keypoint_detection.train.result import read_curves
 
 QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
@@ -20,7 +19,8 @@ def trainer_of_100_seconds(**changes):
     """What the schedule asks a trainer for, of a training that ends after this time and is a single process."""
     values = {
         "callbacks": [Timer(duration={"seconds": 100})], "max_epochs": -1, "max_steps": -1, "current_epoch": 0,
-        "global_step": 0, "num_training_batches": 1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1,
+        "global_step": 0, "num_training_batches": 1, "num_val_batches": [0], "accumulate_grad_batches": 1,
+        "check_val_every_n_epoch": 1,
         "strategy": SimpleNamespace(broadcast=lambda value: value), "should_stop": False, "sanity_checking": False,
     }  # fmt: skip
     return SimpleNamespace(**values | changes)
@@ -126,17 +126,47 @@ def test_a_plateau_counts_no_epoch_twice_and_none_that_was_not_validated(tmp_pat
     assert [rates[epoch] / 1e-3 for epoch in range(6)] == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
 
 
-def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    for epochs, interval in ((10_000, 4), (50, 2)):
-        trainer = trainer_of_100_seconds(max_epochs=epochs)
-        schedule = EvaluationSchedule(automatic=True)
-        schedule.on_train_start(trainer, None)
-        schedule.on_train_epoch_start(trainer, None)
-        now += 1.0  # a second per epoch: 100 epochs in the time
-        schedule.on_train_batch_end(trainer, None, None, None, 0)
-        assert trainer.check_val_every_n_epoch == interval
+class Clock:
+    """A clock that stands still, and a training whose epochs and evaluations take what they are said to."""
+
+    def __init__(self, monkeypatch, **trainer):
+        self.now = 0.0
+        monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: self.now)
+        self.trainer = trainer_of_100_seconds(**trainer)
+        self.schedule = EvaluationSchedule(automatic=True)
+
+    def evaluate(self, seconds):
+        self.schedule.on_validation_start(self.trainer, None)
+        self.now += seconds
+        self.schedule.on_validation_end(self.trainer, None)
+
+    def evaluated(self, epochs, evaluations=lambda number: 0.0):
+        """After which epochs it validates, as Lightning asks: seconds of each epoch and of each evaluation."""
+        found = []
+        self.schedule.on_train_start(self.trainer, None)
+        for epoch, seconds in enumerate(epochs):
+            self.trainer.current_epoch = epoch
+            self.schedule.on_train_epoch_start(self.trainer, None)
+            self.now += seconds
+            self.schedule.on_train_batch_end(self.trainer, None, None, None, 0)
+            if (epoch + 1) % self.trainer.check_val_every_n_epoch == 0:
+                self.evaluate(evaluations(len(found)))
+                found.append(epoch)
+        return found
+
+
+@pytest.mark.parametrize(("epochs", "evaluated"), [(10_000, [3, 7, 11]), (50, [1, 3, 5, 7, 9, 11])])
+def test_a_time_with_a_largest_number_of_epochs_takes_the_shorter_interval(monkeypatch, epochs, evaluated):
+    # One second per epoch: 100 epochs in the time, of which every fourth is one of 25.
+    assert Clock(monkeypatch, max_epochs=epochs).evaluated([1.0] * 13) == evaluated
+
+
+def test_epochs_that_take_longer_and_longer_are_evaluated_as_often(monkeypatch):
+    lengths = [0.5 + 0.01 * epoch for epoch in range(96)]  # 93.6 s together
+    found = Clock(monkeypatch).evaluated(lengths)
+    ends = [sum(lengths[: epoch + 1]) for epoch in found]
+    gaps = [after - before for before, after in zip([0.0, *ends], ends, strict=False)]
+    assert max(abs(gap - 4) for gap in gaps) <= 0.75  # half of the longest epoch
 
 
 @pytest.mark.parametrize(
@@ -181,40 +211,25 @@ def test_a_training_that_is_to_stop_validates_where_it_may(fewest, steps, epochs
 
 
 def test_a_training_that_goes_on_validates_no_more_often_than_before(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     timer = Timer(duration={"seconds": 100})
     timer.load_state_dict({"time_elapsed": {"train": 90.0}})
-    trainer = trainer_of_100_seconds(callbacks=[timer])
-    schedule = EvaluationSchedule(automatic=True)
-    schedule.on_train_start(trainer, None)
-    schedule.on_train_epoch_start(trainer, None)
-    now += 1.0
-    schedule.on_train_batch_end(trainer, None, None, None, 0)
-    assert trainer.check_val_every_n_epoch == 4  # 25 times in all of the 100 s, not in the 10 s that are left
+    # 25 times in all of the 100 s, not in the 10 s that are left.
+    assert Clock(monkeypatch, callbacks=[timer]).evaluated([1.0] * 9) == [3, 7]
 
 
 def test_evaluations_that_take_long_are_fewer(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = trainer_of_100_seconds(max_epochs=50, sanity_checking=True)
-    schedule = EvaluationSchedule(automatic=True)
-    schedule.on_validation_start(trainer, None)
-    now += 0.1
-    schedule.on_validation_end(trainer, None)  # of a few batches
-    trainer.sanity_checking = False
-    schedule.on_train_start(trainer, None)
-    intervals = []
-    for seconds in (3.0, 0.875, 2.0, 1.0):  # of the evaluation after each epoch
-        schedule.on_train_epoch_start(trainer, None)
-        now += 1.0
-        schedule.on_train_batch_end(trainer, None, None, None, 0)
-        intervals.append(trainer.check_val_every_n_epoch)
-        schedule.on_validation_start(trainer, None)
-        now += seconds
-        schedule.on_validation_end(trainer, None)
+    clock = Clock(monkeypatch, max_epochs=50, sanity_checking=True)
+    clock.evaluate(0.1)  # of a few batches
+    clock.trainer.sanity_checking = False
     # 25 evaluations are one in 2 of 50 epochs, but one of 3 s belongs to 30 s of training, and one of 7/8 s to 9 s.
-    assert intervals == [2, 30, 9, 9]
+    # The first one is not counted.
+    seconds = [8.0, 3.0, 0.875, 2.0]
+    assert clock.evaluated([1.0] * 49, lambda number: seconds[number]) == [1, 3, 33, 42]
+
+
+def test_the_first_evaluation_says_little_of_the_others(monkeypatch):
+    found = Clock(monkeypatch).evaluated([1.0] * 20, lambda number: 0.1 if number else 5.0)
+    assert found == [3, 7, 11, 15, 19]
 
 
 @pytest.mark.parametrize(
@@ -262,19 +277,16 @@ def test_an_epoch_that_takes_far_longer_than_the_others_is_evaluated_within(monk
             now += seconds / 30
             schedule.on_train_batch_end(trainer, None, None, None, batch)
         found.append((trainer.val_check_batch, trainer.check_val_every_n_epoch))
-    assert found == [(30, 4), (20, 1)]
+    assert found == [(30, NOT_YET), (20, 1)]
 
 
 def test_the_rest_of_an_interrupted_epoch_is_not_taken_for_a_short_one(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = trainer_of_100_seconds(num_training_batches=10)
-    schedule = EvaluationSchedule(automatic=True)
-    schedule.on_train_start(trainer, None)  # an epoch that goes on does not start again
-    now += 0.2
+    clock = Clock(monkeypatch, num_training_batches=10)
+    clock.schedule.on_train_start(clock.trainer, None)  # an epoch that goes on does not start again
+    clock.now += 3.6  # of an epoch of 18 s, of which the middle of the next one is 12.6 s away
     for batch in (8, 9):
-        schedule.on_train_batch_end(trainer, None, None, None, batch)
-    assert trainer.check_val_every_n_epoch == 4  # of 1 s, of which 0.2 s were left
+        clock.schedule.on_train_batch_end(clock.trainer, None, None, None, batch)
+    assert clock.trainer.check_val_every_n_epoch == 1
 
 
 def test_an_evaluation_within_an_epoch_is_one_like_others(tmp_path, monkeypatch):
@@ -293,28 +305,20 @@ def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
         validated(tmp_path, val_check_interval=3)
 
 
-def test_processes_agree_on_the_interval_whatever_their_clocks_say(monkeypatch):
-    now, told = 0.0, []
-    monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    for speed in (1.0, 1.4):  # seconds of an epoch, in the first process and in the second one
+def test_processes_agree_on_when_to_validate_whatever_their_clocks_say(monkeypatch):
+    told = []
 
-        def broadcast(value):
-            told.append(value)
-            return told[0]
+    def broadcast(value):
+        told.append(value)
+        return told[0]
 
-        trainer = trainer_of_100_seconds(strategy=SimpleNamespace(broadcast=broadcast))
-        schedule = EvaluationSchedule(automatic=True)
-        schedule.on_train_start(trainer, None)
-        schedule.on_train_epoch_start(trainer, None)
-        now += speed
-        schedule.on_train_batch_end(trainer, None, None, None, 0)
-        assert trainer.check_val_every_n_epoch == 4
-    assert told == [4, 3], "the second process would have validated after other epochs"
+    found = [
+        Clock(monkeypatch, strategy=SimpleNamespace(broadcast=broadcast)).evaluated([seconds])
+        for seconds in (1.0, 3.9)  # of an epoch, in the first process and in the second one
+    ]
+    assert found == [[], []]
+    assert told == [False, True], "the second process would have validated alone"
 
 
-def test_epochs_that_are_longer_than_the_interval_are_all_evaluated():
-    schedule = EvaluationSchedule(automatic=True)
-    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value), num_training_batches=1)
-    schedule._epoch_started, schedule._batches_seen = time.perf_counter() - 60, 1
-    schedule._choose_interval(trainer, duration=300.0)  # one evaluation in 12 s
-    assert trainer.check_val_every_n_epoch == 1
+def test_epochs_that_are_longer_than_the_interval_are_all_evaluated(monkeypatch):
+    assert Clock(monkeypatch).evaluated([7.0, 5.0, 9.0]) == [0, 1, 2]
