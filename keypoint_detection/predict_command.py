@@ -68,8 +68,8 @@ def predict(
         overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
         score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
             default the checkpoint's own threshold for each channel.
-        max_keypoints: Maximum number of keypoints per image, for channels without a maximum of their own; by default as in
-            training.
+        max_keypoints: Maximum number of keypoints per image and channel, unless the channel has its own maximum; by
+            default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.

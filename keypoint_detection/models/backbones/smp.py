@@ -160,8 +160,8 @@ class Smp(Backbone):
         colours = config.get("input_space", "RGB"), list(config.get("input_range", [0, 1]))
         if colours != ("RGB", [0, 1]):
             raise InputError(
-                f"{which} of encoder {self.encoder_name!r} are for images in {colours[0]} with values in {colours[1]}, expected "
-                "RGB in [0, 1]"
+                f"{which} of encoder {self.encoder_name!r} are for images in {colours[0]} with values in {colours[1]}, "
+                "expected RGB in [0, 1]"
             )
         self.encoder.load_state_dict(model.encoder.state_dict())
         self._normalize_as(config)
