@@ -190,8 +190,8 @@ def decode(
     Args:
         heatmaps: `(..., h, w)` in [0, 1].
         max_keypoints: N, how many of the highest peaks of each map are returned.
-        min_distance: peaks of one map that are this close, in pixels of the image, are suppressed by the highest one.
-            It always covers at least the neighbouring cells.
+        min_distance: peaks of one map whose cells are this close in x and in y, in pixels of the image, are suppressed
+            by the highest one. It is rounded down to whole cells, and covers at least the neighbouring ones.
         threshold: the height that a peak has to reach.
         stride: pixels of the image per cell of the heatmap.
 

@@ -57,7 +57,8 @@ def decode_detections(
         sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding. On the CPU it is read
             without waiting for a device.
         caps: Most keypoints of each of the C channels.
-        min_distance: Of two peaks of one channel that are this close, in pixels, only the higher one is decoded.
+        min_distance: Of two peaks of one channel whose cells are this close, in pixels, only the higher one is decoded;
+            see `heatmaps.decode`.
         stride: Pixels per cell of the heatmaps.
 
     Returns:

@@ -46,22 +46,21 @@ class KeypointDetector(pl.LightningModule):
         max_keypoints: Maximum number of keypoints that are decoded per channel and image. By default 20, or in training
             1.5 times as many as the fullest image holds, if that is more.
         keypoint_channel_max_keypoints: The same for each channel, -1 for `max_keypoints`. None for -1 everywhere.
-        minimal_keypoint_extraction_pixel_distance: If two peaks of one channel are this close, in pixels of the
-            network's input, only the higher one is decoded.
+        minimal_keypoint_extraction_pixel_distance: If the cells of two peaks of one channel are this close in x and in
+            y, only the higher one is decoded. In pixels of the network's input, rounded down to whole cells, at least
+            one. The decoded keypoints, which lie anywhere in their cells, may be closer.
         optimizer: Optimiser: muon (orthogonal steps for convolution kernels that are not pretrained, AdamW for the
             rest) or adamw.
         weight_decay: Weight decay of all weights except biases and those of normalisation layers.
         learning_rate_schedule: Learning rate schedule: cosine_to_half (for averaged weights), cosine (to 0), one_cycle,
             constant or plateau (falls when the validation loss stops falling).
-        learning_rate_warmup: Share of the training, in [0, 1), during which the learning rate rises. Not used by
-            plateau.
+        learning_rate_warmup: Share of the training, in [0, 1), in which the learning rate rises; not for plateau.
         plateau_factor: Factor that the plateau schedule multiplies the learning rate by.
         plateau_patience: Number of validated epochs that the plateau schedule waits for a lower validation loss.
         plateau_relative_threshold: Fraction by which the validation loss has to fall to count as lower for the plateau
             schedule.
         encoder_learning_rate_factor: Learning rate of the backbone's encoder, as a multiple of learning_rate.
-        freeze_encoder_epochs: Number of epochs, from the first on, in which the backbone's encoder is frozen; -1 for
-            all.
+        freeze_encoder_epochs: The backbone's encoder is frozen for this many epochs at the start; -1 for all of them.
         load_pretrained: False leaves pretrained weights of the backbone out, because others are about to replace them.
 
     Raises:
