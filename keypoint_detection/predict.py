@@ -186,11 +186,7 @@ class KeypointPredictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         tile: int | None = None,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("max_keypoints", max_keypoints, 1),
-            ("tile", tile, 32),
-        ):
+        for name, value, least in (("batch_size", batch_size, 1), ("max_keypoints", max_keypoints, 1), ("tile", tile, 32)):
             if value is None and name != "batch_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -63,13 +63,12 @@ def predict(
             that lead to nothing are skipped, unless all of them do.
         checkpoint: Checkpoint of a training run, or an ONNX file from `keypoint-detection export`.
         output: File to write.
-        format: Output format: native (this library's own, which can be corrected and trained on), csv or coco
-            (results); auto chooses by the output's file name extension.
+        format: native (this library's own, which can be corrected and trained on), csv, coco (results) or auto, which
+            chooses by the output's file name extension.
         overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
-        score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
-            default the checkpoint's own threshold for each channel.
-        max_keypoints: Maximum number of keypoints per image and channel, unless the channel has its own maximum; by
-            default as in training.
+        score_threshold: Score from which a detection counts, at least 0.01, or one per channel; by default the
+            checkpoint's own.
+        max_keypoints: Maximum number of keypoints per image in channels without their own; by default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.

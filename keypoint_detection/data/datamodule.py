@@ -223,10 +223,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         return -(-len(self.train_annotations) // self._chosen_batch_size())
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches of training samples; continues where an attached, resumed trainer was interrupted.
-
-        Without a trainer, a loader that is read again goes on with the next epoch; a new one begins with the first.
-        """
+        """Shuffled training batches, from where a resumed trainer was interrupted; each pass is the next epoch."""
         rank, world = process(self.trainer)
         epoch, batches_done = (0, 0) if self.trainer is None else resume_position(self.trainer)
         sampler = TrainingSampler(

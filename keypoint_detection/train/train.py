@@ -43,11 +43,11 @@ from keypoint_detection.train.checkpoint_io import (
 )
 from keypoint_detection.train.device_speed import tf32_products
 from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.finish import finish
 from keypoint_detection.train.folder_lock import FolderLock
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
 from keypoint_detection.train.memory import explain_want_of_memory
 from keypoint_detection.train.metrics_file import MetricsFile
-from keypoint_detection.train.result import finish
 from keypoint_detection.train.resume import Resumed, find_interrupted, named_folder
 from keypoint_detection.train.run_folder import RunFolder, provenance
 from keypoint_detection.train.trainer import check_evaluations, check_setup, create_trainer

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Timer
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.evaluation_schedule import NOT_YET, EvaluationSchedule
-from keypoint_detection.train.result import read_curves
+from keypoint_detection.train.finish import read_curves
 
 QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
 

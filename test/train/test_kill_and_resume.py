@@ -97,7 +97,7 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capl
     callback = InEvaluation() if where == "evaluation" else pl.Callback()
     with monkeypatch.context() as patched, caplog.at_level("WARNING"):
         if where == "report":
-            writes_report = "keypoint_detection.train.result.write_final_report"
+            writes_report = "keypoint_detection.train.finish.write_final_report"
             patched.setattr(writes_report, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         told = f"interrupted: the same flags with --resume {tmp_path} go on"
         with pytest.raises(KeyboardInterrupt, match=re.escape(told)):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from keypoint_detection.report import EPOCH_AXIS
-from keypoint_detection.train.result import read_curves, warn_of_hardly_learned
+from keypoint_detection.train.finish import read_curves, warn_of_hardly_learned
 
 
 def test_channels_that_were_hardly_learned_are_named(caplog):
