@@ -24,6 +24,9 @@ _BATCHES_AT_ONCE = 256
 # Stands after the tensors of each batch that waits, since NaN equals nothing: a collection of metrics compares states
 # after the first update, and from then on updates one of those of equal states for all of them.
 _UNEQUAL = torch.tensor(math.nan, device="cpu")
+# A batch that waits is that many entries of one list: xy, scores, truths, labelled, indices and `_UNEQUAL`. A state of
+# torchmetrics is a tensor or a flat list of them, and what is no state it does not reset, share, merge or store.
+_ENTRIES = 6
 
 
 class Matches(NamedTuple):
@@ -66,7 +69,7 @@ class KeypointMetric(Metric):
     counts: list[Tensor] | Tensor  # (V, C, 2) int64 number of detections and of true keypoints
     detections: list[Tensor] | Tensor  # (D, 3) float64 x, y, score; ordered by visit, channel
     truths: list[Tensor] | Tensor  # (number of true keypoints, 2) float64 xy; ordered by visit, channel
-    waiting: list[Tensor]  # the tensors of `update` and `_UNEQUAL`, of each batch that is not among the rows yet
+    waiting: list[Tensor]  # `_ENTRIES` of each batch that is not among the rows yet
 
     def __init__(self, channel_names: Sequence[str], threshold_distances: Sequence[float]) -> None:
         super().__init__()
@@ -99,7 +102,7 @@ class KeypointMetric(Metric):
             indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
         """
         # Batches may be small and many, so that little is done to each of them.
-        if len(self.waiting) >= 6 * _BATCHES_AT_ONCE:
+        if len(self.waiting) >= _ENTRIES * _BATCHES_AT_ONCE:
             self._pack()
         self.waiting.extend((*map(_on_cpu, (xy, scores, truths, labelled, indices)), _UNEQUAL))
 
@@ -107,7 +110,7 @@ class KeypointMetric(Metric):
         """Move the batches that wait to the rows."""
         if not self.waiting:
             return
-        xy, scores, truths, labelled, indices = (self.waiting[part::6] for part in range(5))
+        xy, scores, truths, labelled, indices = (self.waiting[part::_ENTRIES] for part in range(_ENTRIES - 1))
         self.waiting.clear()  # in place, as rows are appended: metrics that a collection was told to group share both
         groups = torch.cat(labelled).reshape(-1)
         detections = torch.cat([_rows_of_batches(xy, 2), _rows_of_batches(scores, 1)], dim=1)
