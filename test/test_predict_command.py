@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import imageio.v2 as imageio
 import numpy as np
@@ -294,14 +295,23 @@ def test_several_paths_that_all_lead_to_nothing_are_bad_input(checkpoint, images
 
 
 def test_of_several_processes_the_first_one_counts_the_paths_that_lead_to_nothing(checkpoint, images, tmp_path, caplog):
+    stale = tmp_path / "out.json.partial0"
+    stale.write_text('{"--tile": 5}\n')
+
     class Second(Processes):
         def gather(self, value):
+            if value is None:
+                stale.unlink()  # which the first one does, and it alone
             return [value]
 
-    arguments = ([str(images / "no.png"), str(images / "a.png")], str(checkpoint), str(tmp_path / "out.json"))
+    for name in ("x.png", "y.png"):  # nearly black, which is warned of
+        Image.fromarray(np.full((20, 30), 4095, np.uint16)).save(images / name)
+    paths = [str(images / name) for name in ("no.png", "x.png", "y.png")]
+    arguments = (paths, str(checkpoint), str(tmp_path / "out.json"))
     assert predict_command.predict(*arguments, processes=Second("cpu", 1, 2)) == 0
     assert not caplog.records
     assert predict_command.predict(*arguments, processes=Processes("cpu")) == 1
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_path, monkeypatch, capsys):
@@ -548,6 +558,19 @@ def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkp
     assert drawn[0].shape == (48, 64, 3)
     plain = list(imiter(video, plugin="FFMPEG"))
     assert all(np.abs(a.astype(int) - b).max() > 60 for a, b in zip(drawn, plain, strict=True))
+
+
+def test_a_video_that_ffmpeg_does_not_write_is_an_error_also_where_an_earlier_one_is(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    video, drawn = tmp_path / "in.mp4", tmp_path / "drawn"
+    imageio.mimwrite(video, [dots((48, 64), PLACES["a.png"])] * 2, fps=10, macro_block_size=2)
+    drawn.mkdir()
+    shutil.copy(video, drawn)
+    monkeypatch.setattr(imageio, "get_writer", MagicMock())
+    assert run(checkpoint, tmp_path / "out.csv", video, "--overlays", drawn) == 2
+    error = f"error: --overlays {drawn}: {drawn / 'in.mp4'}: cannot be written"
+    assert capsys.readouterr().err.splitlines()[-1] == error
 
 
 @pytest.mark.parametrize("size", [(41, 61), (41, 161)])  # without a legend, and with one
