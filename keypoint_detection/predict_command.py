@@ -66,8 +66,7 @@ def predict(
         format: native (this library's own, which can be corrected and trained on), csv, coco (results) or auto, which
             chooses by the output's file name extension.
         overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
-        score_threshold: Score from which a detection counts, at least 0.01, or one per channel; by default the
-            checkpoint's own.
+        score_threshold: Score from which a detection counts (none is below 0.01), or one per channel.
         max_keypoints: Maximum number of keypoints per image in channels without their own; by default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.

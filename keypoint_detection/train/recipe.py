@@ -158,16 +158,13 @@ def choose_recipe(
         heatmap_sigma: Standard deviation of the Gaussians at keypoints, in pixels of the network's input.
         batch_size: Images per step and process. auto is at most 16: on a GPU, as many of these as are sure to fit into
             half of its memory in 32 bits; on a CPU, fewer if images are larger.
-        learning_rate: Highest learning rate. auto is a third of the usual value when fine-tuning from weights that know
-            at least half of the channels.
+        learning_rate: Highest learning rate. auto is a third of the usual one for weights that know half the channels.
         precision: Number format of the network: 32, bf16-mixed or 16-mixed. Loss, heatmaps and metrics stay in
             32 bits. auto is bf16-mixed on NVIDIA GPUs from Ampere on, and 32 on other devices.
         rotation: Maximum rotation of training images in either direction, in degrees (0 to 180). auto depends on how
             much the directions in the labels vary.
-        horizontal_flip: Probability of flipping training images left to right. auto depends on the labels, as for
-            rotation.
-        vertical_flip: Probability of flipping training images top to bottom. auto depends on the labels, as for
-            rotation.
+        horizontal_flip: Probability of flipping training images left to right. auto depends on the labels.
+        vertical_flip: Probability of flipping training images top to bottom. auto depends on the labels.
         augmented_share: Share of the training, in [0, 1], during which images are augmented at random; after that, they
             are shown unchanged. auto is 0.7 if the directions in the labels hardly vary, otherwise 1.
         progressive_resizing: Share of the training, in [0, 1], during which the images grow from half their size to

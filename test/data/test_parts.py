@@ -139,6 +139,22 @@ def test_what_is_split_off_is_counted_and_a_small_test_set_is_no_matter(tmp_path
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_a_split_goes_by_its_seed_and_is_told_to_be_of_other_labels_where_it_is_used_again(tmp_path, caplog):
+    def split_of(point, **given):
+        path = write_data_set(tmp_path, [(20, 10)] * 10, [{"a": [point]}] * 10)
+        data = KeypointsDataModule(path, validation_split_ratio=0.5, **given)
+        data.setup()
+        return data.split
+
+    splits = [split_of([3, 4], seed=seed) for seed in range(4)]
+    assert [split["seed"] for split in splits] == [0, 1, 2, 3]
+    assert len({tuple(split["validation"]) for split in splits}) > 1
+    assert split_of([3, 4], split=splits[3])["validation"] == splits[3]["validation"]
+    assert not caplog.records
+    split_of([5, 4], split=splits[3])
+    assert caplog.messages == [f"{tmp_path / 'dataset.json'}: the labels have changed since the split was made."]
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_a_channel_of_the_training_file_that_another_file_lacks_is_named(tmp_path, part):
     files = {}

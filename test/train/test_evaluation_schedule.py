@@ -9,7 +9,12 @@ from pytorch_lightning.callbacks import Timer
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
-from keypoint_detection.train.evaluation_schedule import NOT_YET, EvaluationSchedule
+from keypoint_detection.train.evaluation_schedule import (
+    NOT_YET,
+    EvaluationSchedule,
+    epochs_since_validation,
+    is_last_epoch,
+)
 from keypoint_detection.train.finish import read_curves
 
 QUICK = DEFAULT_HYPERPARAMETERS | {"wandb_mode": "disabled", "max_pictures": 0, "ap_epoch_start": 0}
@@ -298,6 +303,30 @@ def test_an_evaluation_within_an_epoch_is_one_like_others(tmp_path, monkeypatch)
     curves = read_curves(tmp_path / "metrics.csv", 3)
     assert curves["validation/meanAP"][0] == pytest.approx([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1])
     assert curves["train/loss"][0] == [0, 1]
+
+
+@pytest.mark.parametrize(("stops", "epoch", "last"), [(True, 1, False), (True, 2, True), (False, 2, False)])
+def test_the_last_epoch_is_that_in_which_a_training_stops_and_may(stops, epoch, last):
+    trainer = trainer_of_100_seconds(should_stop=stops, current_epoch=epoch, min_epochs=3, min_steps=None)
+    assert is_last_epoch(trainer) is last
+
+
+@pytest.mark.parametrize(
+    ("every", "batches", "batch", "expected"),
+    [
+        (3, 3, 8, 3),
+        (None, None, 8, 1),  # an interval in time
+        (None, 5, 9, 2),  # after batch 10 in the fourth epoch of three; before that after batch 5 in the second one
+        (None, 1, 4, 1),  # after each batch, so also before in this epoch
+    ],
+)
+def test_the_epochs_since_a_validation_are_at_least_one(every, batches, batch, expected):
+    loop = SimpleNamespace(total_batch_idx=batch)
+    trainer = trainer_of_100_seconds(
+        check_val_every_n_epoch=every, val_check_batch=batches, num_training_batches=3, current_epoch=batch // 3,
+        fit_loop=loop,
+    )  # fmt: skip
+    assert epochs_since_validation(trainer) == expected
 
 
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
