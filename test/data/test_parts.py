@@ -174,6 +174,16 @@ def test_of_a_few_images_that_are_trained_on_too_only_that_is_said(tmp_path, cap
     assert record.message == said.format(tmp_path / "000.png")
 
 
+def test_of_a_few_images_without_keypoints_only_that_is_said(tmp_path, caplog):
+    files = []
+    for name, count, keypoints in (("train", 5, SOMETHING), ("validation", 2, NOTHING)):
+        (tmp_path / name).mkdir()
+        files.append(write_data_set(tmp_path / name, [(20, 10)] * count, [keypoints] * count))
+    KeypointsDataModule(files[0], json_validation_dataset_path=files[1]).setup()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("no image to validate on has any keypoint, so no checkpoint will be the best")
+
+
 # Three of `a`, of which one lies outside of the image, and three of `b`, all inside.
 FULL = {"a": [[1, 1], [500, 5], [3, 3]], "b": [[1, 1], [20, 10], [0, 0]]}
 
