@@ -26,7 +26,6 @@ from keypoint_detection.models.backbones import BACKBONES
 from keypoint_detection.models.backbones.layers import fold_normalization
 from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, VERSION_KEY, check_known, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
-from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.registry import check_registered
 from keypoint_detection.score_thresholds import rounding_of, usable_thresholds
 from keypoint_detection.tiles import merge_tiles, split_into_tiles
@@ -97,10 +96,10 @@ class TorchNetwork:
         if self.device.type == "meta":
             raise InputError("--device meta: expected one that computes, such as cpu")
         content = load_checkpoint(checkpoint)
-        values = content["hyper_parameters"]
-        for registry, name in ((BACKBONES, "backbone_type"), (LOSSES, "loss")):
-            if name in values:
-                check_registered(registry, values[name], name.removesuffix("_type"), f"checkpoint {checkpoint}")
+        # Without its loss, which may be the user's own and is needed for training only.
+        values = {name: v for name, v in content["hyper_parameters"].items() if name not in ("loss", "loss_arguments")}
+        if "backbone_type" in values:
+            check_registered(BACKBONES, values["backbone_type"], "backbone", f"checkpoint {checkpoint}")
         known = inspect.signature(KeypointDetector).parameters
         check_known(f"checkpoint {checkpoint}", values, known, content.get(VERSION_KEY))
         try:
@@ -186,7 +185,8 @@ class KeypointPredictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         tile: int | None = None,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("max_keypoints", max_keypoints, 1), ("tile", tile, 32)):
+        smallest = {"batch_size": (batch_size, 1), "max_keypoints": (max_keypoints, 1), "tile": (tile, 32)}
+        for name, (value, least) in smallest.items():
             if value is None and name != "batch_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):

@@ -246,6 +246,16 @@ def test_no_images_have_no_keypoints(checkpoint):
     assert TorchNetwork(checkpoint, "cpu").detect([]) == []
 
 
+def test_the_loss_of_a_training_need_not_be_known_to_use_what_it_trained(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] |= {"loss": "mine", "loss_arguments": {"mine_delta": 3}}
+    torch.save(content, tmp_path / "mine.ckpt")
+    image = dots((30, 40), [(10.5, 15.5)])
+    found, expected = (KeypointPredictor(path, device="cpu")(image) for path in (tmp_path / "mine.ckpt", checkpoint))
+    assert len(found["red"].xy) == 1
+    np.testing.assert_array_equal(found["red"].xy, expected["red"].xy)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
