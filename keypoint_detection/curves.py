@@ -31,6 +31,9 @@ TITLES = {
 LEGEND_CHANNELS = 60
 LEGEND_COLUMNS = 8
 LEGEND_FONT = 8  # points
+# Up to so many points of a curve are marked. With more channels than this their curves are thin and pale.
+FEW_POINTS = 30
+MANY_CHANNELS = 12
 MARGIN = 0.4  # epochs at both sides of a single one
 LEGEND_SPACE = 42  # points of a column beside its longest name
 STAGE_DASHES = {"train": "--", "validation": "-"}
@@ -102,9 +105,12 @@ def plot_curves(
             steps, values = (np.asarray(column, dtype=np.float64) for column in series[name])
             known = np.isfinite(values)
             positive &= bool((values[known] > 0).all())
-            marker = "o" if known.sum() == 1 else None
             curve = parse_log_name(name)
+            # A line through few points would hide which of it was measured.
+            marker = "o" if known.sum() == 1 or (known.sum() <= FEW_POINTS and curve.channel is None) else None
             colour, look = colours.get(curve.channel, TOTAL), _look(curve, distances)
+            if curve.channel is not None and len(colours) > MANY_CHANNELS:  # the totals are to stand out
+                look |= {"linewidth": 0.8, "alpha": 0.5}
             axes.plot(steps[known], values[known], color=colour, marker=marker, markersize=4, **look)
         if title == "loss" and positive:
             axes.set_yscale("log")

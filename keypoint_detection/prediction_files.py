@@ -128,7 +128,10 @@ def summary(found: Sequence[PredictedImage]) -> str:
     keypoints = sum(len(scores) for image in found for scores in image.scores.values())
     frames = sum(image.frame is not None for image in found)
     seen = [counted(number, noun) for number, noun in ((len(found) - frames, "image"), (frames, "frame")) if number]
-    return f"{counted(keypoints, 'keypoint')} in {' and '.join(seen) or 'no image'}"
+    if not seen:
+        return "no image could be read"
+    advice = "; --score_threshold 0.05 shows weaker detections, --tile finds small objects in large images"
+    return f"{counted(keypoints, 'keypoint')} in {' and '.join(seen)}{'' if keypoints else advice}"
 
 
 class Journal:

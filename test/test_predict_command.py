@@ -123,8 +123,13 @@ def test_rows_of_a_table_have_the_frame_of_a_video_and_none_for_an_image():
     ]  # fmt: skip
 
 
-def test_nothing_that_could_be_read_is_told_as_no_image():
-    assert prediction_files.summary([]) == "0 keypoints in no image"
+def test_a_summary_says_what_to_try_where_nothing_was_found():
+    empty = prediction_files.PredictedImage("a.png", None, 4, 3, {"red": []}, {"red": []})
+    assert prediction_files.summary([empty, empty]) == (
+        "0 keypoints in 2 images; --score_threshold 0.05 shows weaker detections, --tile finds small objects in large "
+        "images"
+    )
+    assert prediction_files.summary([]) == "no image could be read"
 
 
 def test_what_is_predicted_is_kept_to_four_digits_and_scores_to_five():

@@ -19,7 +19,7 @@ from keypoint_detection.wording import command_line
 
 # How epochs are counted in pictures' names, checkpoints, logs and here. A value stands where the epoch ends that it is
 # of, and one that was measured within an epoch before that.
-EPOCH_AXIS = "end of epoch: the first is 0, the start -1"
+EPOCH_AXIS = "epoch (the first is 0; before training: -1)"
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from keypoint_detection.log_names import log_name
@@ -28,10 +28,10 @@ class TrainingResult:
         origin: Which epoch the best checkpoint is from, as text; none where it is the last.
     """
 
-    detector: KeypointDetector
+    detector: KeypointDetector = field(repr=False)
     run_dir: Path
     best_checkpoint: Path
-    metrics: dict[str, float]
+    metrics: dict[str, float] = field(repr=False)
     threshold_distances: list[float]
     threshold_unit: str
     origin: str = ""
@@ -69,7 +69,9 @@ class TrainingResult:
         unit, digits = ("px", 2) if in_pixels else ("", 4)
         where = "at pixel distances" if in_pixels else "at fractions of the image's diagonal"
         farthest = f"{max(self.threshold_distances):g} {unit}".strip()
-        legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}"
+        mean = self.metrics[f"{stage}/meanAP"]
+        of_all = "" if math.isnan(mean) else f", mean AP {mean:.3f}"
+        legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}{of_all}"
         rows = [legend, header, "-" * len(header)]
         for name in [*names, None]:
             kind = "meanAP" if name is None else "AP"

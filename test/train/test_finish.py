@@ -44,7 +44,7 @@ def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):
     assert curves["validation/loss"][1] == [0.3, 0.2, 0.1, 0.05, 0.04, 0.03]
     assert list(curves) == ["validation/loss"]
     # -0.5 is the middle of the first epoch, whose end is 0 and whose start is -1: so the axis says.
-    assert EPOCH_AXIS == "end of epoch: the first is 0, the start -1"
+    assert EPOCH_AXIS == "epoch (the first is 0; before training: -1)"
     # Before the first step, in a training of one step an epoch.
     path.write_text("step,epoch,validation/loss\n0,-1,0.9\n0,0,0.8\n1,1,0.7\n")
     assert read_curves(path, 1)["validation/loss"] == ([-1, 0, 1], [0.9, 0.8, 0.7])
