@@ -110,6 +110,8 @@ def test_a_given_threshold_and_distance_are_used(folder):
     counts = {kind: row["count"] for kind, row in found.to_dict()["errors"].items()}
     # 3 px off is imprecise within 2 px; the dot in the wrong channel scores too low to count, so green is missed.
     assert counts == {"miss": 2, "duplicate": 0, "imprecise": 1, "wrong_channel": 0, "background": 0}
+    assert found.report_data("title").distance == found.to_dict()["distance"] == 2
+    assert found.report_data("title").run_info["labels"] == str(folder / "labels.json")
 
 
 def test_errors_are_counted_at_the_threshold_and_their_gains_are_over_all_scores(folder):
@@ -127,6 +129,10 @@ def test_columns_of_the_tables_stand_where_a_terminal_shows_them_whatever_the_le
     assert replace(evaluation, channels=channels).table().replace("頭x", "red") == evaluation.table()
 
 
+def test_a_channel_with_a_hyphen_in_its_name_is_not_taken_for_an_undefined_number(evaluation):
+    assert "undefined" not in replace(evaluation, channels={"red-one": evaluation.channels["red"]}).table()
+
+
 def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, capsys):
     flags = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
     flags += ["--output", tmp_path / "new" / "metrics.json", "--report", tmp_path / "report.html"]
@@ -136,6 +142,9 @@ def test_the_command_prints_tables_and_writes_json_and_report(folder, tmp_path, 
     assert ["wrong", "channel", "1", "0.500"] in [line.split() for line in lines]
     assert ["mean", "0.167", "0.333"] in [line.split()[:3] for line in lines]
     assert lines[0].startswith("2 images with 4 true keypoints: ")
+    at_thresholds = [line.split() for line in lines if line.startswith("red ")][1]
+    assert at_thresholds[1:5] == ["0.500", "0.667", "0.500", "0.571"]  # recall, precision and F1
+    assert at_thresholds[6:] == ["0.667", "1.000", "0.800"]
     # Nothing of green is found: it has neither a localisation error nor a precision.
     tables = "\n".join(lines).split("\n\n")
     assert [table.endswith("-: undefined, and left out of the mean") for table in tables[:3]] == [True, True, False]
@@ -690,6 +699,8 @@ def test_distances_in_fractions_of_each_image(folder, labels, evaluation, tmp_pa
     assert found.channels["red"]["median"] == pytest.approx(3 / 64.0312 / 2, abs=1e-4)  # of 0 and of this
     assert found.errors.counts.tolist() == evaluation.errors.counts.tolist()
     assert "within 0.05 of the image's diagonal" in found.table()
+    assert "AP and localisation error in diagonals within 0.05" in found.table()
+    assert "0.0234" in found.table().splitlines()[3].split()  # the median, to as many digits as there is use for
     assert found.to_dict()["unit"] == "image"
     for name, value in (("report", tmp_path / "r.html"), ("recall", 0.5)):
         with pytest.raises(InputError, match=rf"^--{name}: expected .* --threshold_unit pixel$"):
