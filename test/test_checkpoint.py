@@ -141,8 +141,8 @@ def test_a_hyperparameter_that_only_another_version_knows_is_refused_by_all_that
     torch.save(content | {VERSION_KEY: "0.1.9"}, path)
     monkeypatch.setattr("keypoint_detection.models.checkpoint_file.library_version", lambda: "0.1.3")
     expected = (
-        "{}: version 0.1.3 of keypoint_detection knows no hyperparameter 'flag_of_another_version'; version 0.1.9 "
-        "wrote the file"
+        "{}: version 0.1.3 of keypoint_detection does not know the hyperparameter "
+        "'flag_of_another_version'; version 0.1.9 wrote the file"
     )
     with pytest.raises(InputError) as error:
         KeypointPredictor(path, device="cpu")
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_is_cut_off_is_said_to_be_so(checkpoint, tmp_path, sha
     whole, path = checkpoint[0].read_bytes(), tmp_path / "cut.ckpt"
     path.write_bytes(whole[: round(share * len(whole)) - 1])
     with pytest.raises(
-        InputError, match=r"cut\.ckpt is not the checkpoint of a keypoint detector: the file is cut off$"
+        InputError, match=r"cut\.ckpt is not the checkpoint of a keypoint detector: the file is truncated$"
     ):
         load_checkpoint(path)
 
@@ -243,7 +243,7 @@ def test_what_torch_did_not_save_is_told_in_a_few_words_and_without_advice_to_ru
     write(path)
     with pytest.raises(InputError) as error:
         load_checkpoint(path)
-    text = "is not the checkpoint of a keypoint detector: no file that torch.save wrote, or one with code in it"
+    text = "is not the checkpoint of a keypoint detector: it was not written by torch.save, or contains code"
     assert str(error.value) == f"checkpoint {path} {text}"
 
 
@@ -299,7 +299,7 @@ def test_other_files_are_no_checkpoints(tmp_path, content):
 
 
 def test_the_folder_of_a_run_is_told_from_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"is a folder, expected a file as .*best\.ckpt"):
+    with pytest.raises(InputError, match=r"is a folder, expected a file such as .*best\.ckpt"):
         load_checkpoint(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_a_folder_of_checkpoints_is_told_the_one_for_use(tmp_path):
     folder.mkdir()
     with pytest.raises(InputError) as raised:
         load_checkpoint(folder)
-    assert str(raised.value) == f"checkpoint {folder} is a folder, expected a file as {folder}/best.ckpt"
+    assert str(raised.value) == f"checkpoint {folder} is a folder, expected a file such as {folder}/best.ckpt"
 
 
 @pytest.mark.parametrize("what", ["torch.load", "pathlib.Path.is_file"], ids=["the file", "its folder"])

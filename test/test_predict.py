@@ -259,7 +259,7 @@ def test_the_loss_of_a_training_need_not_be_known_to_use_what_it_trained(checkpo
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"invented_later": 3}, "knows no hyperparameter 'invented_later'; an unknown version wrote the file"),
+        ({"invented_later": 3}, "does not know the hyperparameter 'invented_later'; an unknown version wrote the file"),
         ({"weight_decay": None}, "its hyperparameters are not those of this version's detectors"),
     ],
 )
@@ -395,7 +395,7 @@ def test_a_checkpoint_of_a_backbone_that_is_not_registered_says_so(checkpoint, t
     content = torch.load(checkpoint, weights_only=True)
     content["hyper_parameters"]["backbone_type"] = "Mine"
     torch.save(content, tmp_path / "mine.ckpt")
-    with pytest.raises(InputError, match=r"mine\.ckpt has the backbone Mine .* registry before you load it"):
+    with pytest.raises(InputError, match=r"mine\.ckpt needs the backbone Mine, .* registry before loading"):
         KeypointPredictor(tmp_path / "mine.ckpt")
 
 

@@ -1,1 +1,1 @@
-"""Backbones, losses and the detector that they make up."""
+"""Backbones, losses, and the detector that combines them."""

@@ -1,4 +1,4 @@
-"""Reads checkpoint files without running code from them, and says who wrote them."""
+"""Reads checkpoint files without running code from them, and checks which version of the library wrote them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
-# How a training evaluates: `channel_members`, the channels of its file by that of the detector, `empty_channels`,
-# `distances` and `threshold_unit`, and the `fingerprints` of the labels that it trains, validates and tests on, which
-# older checkpoints lack.
+# How a training run evaluates: `channel_members` (for each channel of the detector, those of the label file),
+# `empty_channels`, `distances`, `threshold_unit`, and `fingerprints` of the labels that it trains, validates and tests
+# on. Older checkpoints lack the fingerprints.
 EVALUATION_KEY = "evaluation"
 # The metrics of the latest evaluation before the checkpoint was written, by name.
 METRICS_KEY = "validation_metrics"
@@ -30,7 +30,7 @@ _ARCHIVE = b"PK\x03\x04"  # the first bytes of a ZIP archive
 
 
 def library_version() -> str:
-    """Version of this library, `0.0.0` where it runs without being installed."""
+    """Version of this library, `0.0.0` if it runs without being installed."""
     try:
         return version("keypoint_detection")
     except PackageNotFoundError:
@@ -38,23 +38,23 @@ def library_version() -> str:
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
-    """Loads all that a checkpoint holds to the CPU, without running code from the file.
+    """Loads everything in a checkpoint to the CPU, without running code from the file.
 
     Args:
         path: A checkpoint that a trainer wrote, or weights that `checkpoint export-weights` wrote (`.safetensors`).
 
     Returns:
-        What Lightning saved, or as much of it as there is; `state_dict` and `hyper_parameters` with `keypoint_channels`
-        are there.
+        What Lightning saved, or the part of it that the file holds; at least `state_dict`, and `hyper_parameters` with
+        `keypoint_channels` and all those without a default.
 
     Raises:
-        InputError: when the file is missing or cannot be read, is no checkpoint of a detector, or from a newer version
-            of this library.
+        InputError: when the file is missing or cannot be read, is not a checkpoint of a detector, or was written by a
+            newer version of this library.
     """
     try:
         if Path(path).is_dir():
             example = Path(path) / ("best.ckpt" if Path(path).name == "checkpoints" else "checkpoints/best.ckpt")
-            raise InputError(f"checkpoint {path} is a folder, expected a file as {example}")
+            raise InputError(f"checkpoint {path} is a folder, expected a file such as {example}")
         if not Path(path).is_file():
             raise InputError(f"checkpoint {path} does not exist")
         checkpoint = read_safetensors(path) if Path(path).suffix == SAFETENSORS else _unpickle(path)
@@ -75,24 +75,25 @@ def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def _unpickle(path: str | PathLike[str]) -> dict[str, Any]:
-    """Reads what torch.save wrote.
+    """Reads a file that torch.save wrote.
 
     Raises:
-        ValueError: when the file is another one.
+        ValueError: when it is not such a file.
     """
     if Path(path).stat().st_size == 0:
         raise ValueError("the file is empty")
     with Path(path).open("rb") as file:
         # What torch saves is a ZIP archive, whose directory is at its end.
         if file.read(len(_ARCHIVE)) == _ARCHIVE and not zipfile.is_zipfile(file):
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
     try:
         return dict(torch.load(path, "cpu", weights_only=True))
     except (pickle.UnpicklingError, struct.error, EOFError, LookupError, AttributeError, RuntimeError) as error:
         if want_of_memory(error):
             raise
-        # Any bytes are instructions to an unpickler. torch's own text advises to run the code in the file.
-        raise ValueError("no file that torch.save wrote, or one with code in it") from error
+        # An unpickler takes any bytes for instructions, so anything may go wrong. torch's own message advises running
+        # the code in the file.
+        raise ValueError("it was not written by torch.save, or contains code") from error
 
 
 def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
 
     Raises:
         InputError: when the extra `safetensors` is not installed.
-        ValueError: when the file is another one.
+        ValueError: when it is not such a file.
     """
     try:
         from safetensors import SafetensorError, safe_open
@@ -111,7 +112,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     return {
@@ -123,7 +124,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
 
 
 def _check_version(path: str | PathLike[str], written_by: str) -> None:
-    """Only a higher major or minor version may have changed what a checkpoint means."""
+    """Rejects a checkpoint of a later major or minor version: only these may change what a checkpoint means."""
     own = library_version()
     if own != "0.0.0" and _release(written_by) > _release(own):
         raise InputError(
@@ -133,13 +134,13 @@ def _check_version(path: str | PathLike[str], written_by: str) -> None:
 
 
 def check_known(source: str, names: Iterable[str], known: Iterable[str], written_by: str | None) -> None:
-    """Checks that a detector takes the hyperparameters of a checkpoint, of which a later version may have more.
+    """Checks that a detector takes all hyperparameters of a checkpoint: a later version may have more of them.
 
     Args:
         source: The checkpoint, for the error.
         names: Its hyperparameters.
         known: Those that the detector takes.
-        written_by: The version that wrote it, None where it does not say.
+        written_by: The version that wrote it, None if unknown.
 
     Raises:
         InputError: for one that it does not take.
@@ -147,8 +148,8 @@ def check_known(source: str, names: Iterable[str], known: Iterable[str], written
     if unknown := sorted(set(names) - set(known)):
         wrote = f"version {written_by}" if written_by else "an unknown version"
         raise InputError(
-            f"{source}: version {library_version()} of keypoint_detection knows no hyperparameter {unknown[0]!r}; "
-            f"{wrote} wrote the file"
+            f"{source}: version {library_version()} of keypoint_detection does not know the hyperparameter "
+            f"{unknown[0]!r}; {wrote} wrote the file"
         )
 
 

@@ -1,4 +1,4 @@
-"""From predicted heatmaps to keypoints, in batches whose images differ in size.
+"""From predicted heatmaps to keypoints, in batches of images of different sizes.
 
 B batch, C channels, N decoded keypoints, H W image, h w heatmap.
 """
@@ -32,7 +32,7 @@ def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, str
 
     Args:
         logits: `(B, C, h, w)`.
-        images: `(B, 3, H, W)` the images that they come from.
+        images: `(B, 3, H, W)`, the images that they were computed from.
         sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding, None without padding.
         stride: Pixels per cell of the heatmaps.
 
@@ -50,19 +50,19 @@ def predicted_heatmaps(logits: Tensor, images: Tensor, sizes: Tensor | None, str
 def decode_detections(
     probabilities: Tensor, sizes: Tensor, caps: list[int], min_distance: float, stride: int
 ) -> Detections:
-    """Decode heatmaps within the part of each image that is not padding, as if it had come alone.
+    """Decode heatmaps within the part of each image that is not padding, as if there were no padding.
 
     Args:
         probabilities: `(B, C, h, w)` in [0, 1].
-        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding. On the CPU it is read
-            without waiting for a device.
-        caps: Most keypoints of each of the C channels.
-        min_distance: Of two peaks of one channel whose cells are this close, in pixels, only the higher one is decoded;
+        sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding. If it is on the CPU,
+            reading it does not wait for a device.
+        caps: Maximum number of keypoints of each of the C channels.
+        min_distance: If the cells of two peaks of one channel are this close, in pixels, only the higher one is decoded;
             see `heatmaps.decode`.
         stride: Pixels per cell of the heatmaps.
 
     Returns:
-        Keypoints, none of them outside of its image, where N is the largest of the caps.
+        Keypoints, none of them outside its image; N is the largest of the caps.
     """
     count = max(caps)
 

@@ -1,4 +1,4 @@
-"""The detector: backbone, one convolution, loss and decoding, as a LightningModule that only returns tensors.
+"""The detector: backbone, one convolution, loss and decoding, as a LightningModule whose steps only return tensors.
 
 B batch, C channels, N decoded keypoints, H W image, h w heatmap.
 """
@@ -26,7 +26,7 @@ from keypoint_detection.models.losses import counted_cells, evaluate_loss
 from keypoint_detection.models.targets import loss_targets
 
 # Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection), and
-# what is below a peak's threshold detects nothing.
+# below the threshold of a peak, nothing is detected.
 _PRIOR = 0.005
 
 
@@ -61,13 +61,13 @@ class KeypointDetector(pl.LightningModule):
             schedule.
         encoder_learning_rate_factor: Learning rate of the backbone's encoder, as a multiple of learning_rate.
         freeze_encoder_epochs: The backbone's encoder is frozen for this many epochs at the start; -1 for all of them.
-        load_pretrained: False leaves pretrained weights of the backbone out, because others are about to replace them.
+        load_pretrained: False does not load pretrained weights of the backbone, because others will replace them.
 
     Raises:
-        InputError: for a value out of its range, or an unknown name; lists the right ones.
+        InputError: for a value out of its range, or an unknown name; lists the valid ones.
     """
 
-    score_thresholds: Tensor  # (C,) scores from which detections count, NaN where it is not known
+    score_thresholds: Tensor  # (C,) score from which a detection of each channel counts, NaN if unknown
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class KeypointDetector(pl.LightningModule):
         load_pretrained: bool = True,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["load_pretrained"], logger=False)  # the training logs all its flags
+        self.save_hyperparameters(ignore=["load_pretrained"], logger=False)  # the training run logs all its flags
         hyperparameters.complete(self.hparams)
         self.backbone = build_backbone(backbone_type, heatmap_stride, self.hparams.backbone)
         hyperparameters.check_encoder(self.hparams, self.backbone)
@@ -122,18 +122,18 @@ class KeypointDetector(pl.LightningModule):
         weights_only: bool | None = True,
         **overrides: Any,
     ) -> KeypointDetector:
-        """Load a trained detector; nothing but the checkpoint is needed, and no code from it is run.
+        """Load a trained detector. This needs only the checkpoint, and runs no code from it.
 
-        As every new module of torch it is in training mode: `eval()` first where you call it yourself, which `detect`
-        and a trainer's validation do not need.
+        Like every new module of torch, it is in training mode: call `eval()` before you call it yourself. `detect` and
+        a trainer's validation do not need that.
 
         Args:
             checkpoint_path: A checkpoint that a trainer wrote.
-            map_location: Device to load to, see `torch.load`; where the weights were saved from by default.
+            map_location: Device to load to, see `torch.load`; by default, the one that the weights were saved from.
             hparams_file: See Lightning.
             strict: See Lightning.
             weights_only: False lets a checkpoint run code: only for files that you trust.
-            overrides: Hyperparameters in the place of the checkpoint's.
+            overrides: Hyperparameters that replace those of the checkpoint.
 
         Raises:
             InputError: for a hyperparameter that the detector does not take.
@@ -146,17 +146,16 @@ class KeypointDetector(pl.LightningModule):
     def load_matching_weights(self, checkpoint: str | PathLike[str] | Mapping[str, Any]) -> MatchReport:
         """Start from the weights of a trained detector, which may have other channels.
 
-        The backbone's weights are taken over where name and shape agree, and those of the head for every channel that
-        both know by name.
+        Copies the weights of the backbone whose name and shape match, and those of the head for all shared channels.
 
         Args:
             checkpoint: A file that `load_checkpoint` reads, or what it read.
 
         Returns:
-            What was taken over and what was not.
+            What was copied and what was not.
 
         Raises:
-            InputError: when the file is no checkpoint of a detector.
+            InputError: when the file is not a checkpoint of a detector.
         """
         state, report = match_weights(self.state_dict(), list(self.hparams.keypoint_channels), checkpoint)
         self.load_state_dict(state, strict=False)
@@ -168,7 +167,7 @@ class KeypointDetector(pl.LightningModule):
         checkpoint["validated"] = self._validated
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse unknown hyperparameters, and go on in an epoch that was validated already."""
+        """Reject unknown hyperparameters, and restore whether there is a new validation loss for a plateau."""
         known = {*self.hparams, "load_pretrained"}  # which `load_from_checkpoint` adds
         check_known("the checkpoint", checkpoint.get("hyper_parameters", ()), known, checkpoint.get(VERSION_KEY))
         self._validated = checkpoint.get("validated", False)
@@ -180,8 +179,8 @@ class KeypointDetector(pl.LightningModule):
             images: `(B, 3, H, W)` RGB in [0, 1], H and W at least 1.
 
         Returns:
-            `(B, C, ceil(H / stride), ceil(W / stride))`, in 32 bits also where the backbone computes in 16: rounded to
-            these, neighbouring cells of most peaks would be equal, and have to be told apart one after the other.
+            `(B, C, ceil(H / stride), ceil(W / stride))`, in 32 bits even if the backbone computes in 16. In 16 bits,
+            neighbouring cells of most peaks would be equal after rounding, and resolving such ties is slow.
         """
         features = self.backbone(images)
         device = features.device.type
@@ -192,7 +191,7 @@ class KeypointDetector(pl.LightningModule):
 
     @torch.no_grad()
     def detect(self, images: Tensor, sizes: Tensor | None = None) -> Detections:
-        """Find keypoints, also of a detector in training mode: it computes as in inference, and learns nothing by it.
+        """Find keypoints. A detector in training mode computes as in inference, too, and its state does not change.
 
         Args:
             images: `(B, 3, H, W)` RGB in [0, 1].
@@ -210,13 +209,13 @@ class KeypointDetector(pl.LightningModule):
         """Compute the loss of a batch.
 
         Returns:
-            `loss`, the mean over channels; `losses` `(C,)` per channel; `gt_losses` `(C,)`, what BCE converges to, NaN
-            for another loss; `weights` `(C,)`, the number of cells that these are means over.
+            `loss`, the mean over channels; `losses` `(C,)` per channel; `gt_losses` `(C,)`, the value that BCE
+            converges to, NaN for other losses; `weights` `(C,)`, the number of cells that these are means over.
         """
         return self._losses(self(batch.images), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int = 0) -> dict[str, Tensor]:
-        """Compute loss and keypoints of a batch.
+        """Compute the loss and the keypoints of a batch.
 
         Returns:
             `losses`, `gt_losses` and `weights` as for training; `xy` `(B, C, N, 2)` in pixels of the image files and
@@ -239,11 +238,11 @@ class KeypointDetector(pl.LightningModule):
 
         Returns:
             `xy` `(B, C, N, 2)` in pixels of the image files, NaN for none, `scores` `(B, C, N)`, and `indices` `(B,)`,
-            which image of the data set each is (-1 for none).
+            the index of each image in the dataset (-1 for none).
         """
         xy, scores = self.detect(batch.images, batch.sizes)
         xy = heatmaps.transform_points(xy, batch.transforms)
-        # A trainer keeps what is returned, and memory that a worker of the loader shares holds a file open.
+        # A trainer keeps what is returned, and memory shared with a worker of the loader keeps a file open.
         return {"xy": xy, "scores": scores, "indices": batch.indices.clone()}
 
     def _losses(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -260,7 +259,7 @@ class KeypointDetector(pl.LightningModule):
         return decode_detections(probabilities, sizes, hyperparameters.keypoint_caps(values), distance, stride)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Build the optimiser and the schedule, whose length is that of the trainer's run."""
+        """Build the optimiser and the schedule, which is as long as the trainer's run."""
         values = self.hparams
         rates = {"learning_rate": values.learning_rate, "encoder_factor": values.encoder_learning_rate_factor}
         hidden = self.backbone.untrained_modules() if values.optimizer == "muon" else None
@@ -271,7 +270,7 @@ class KeypointDetector(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": optimization.build_schedule(optimizer, self.trainer, values)}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a schedule; for a plateau, epochs count that were validated."""
+        """Step a schedule; for a plateau, only epochs with a validation count."""
         if metric is None or self._validated:
             super().lr_scheduler_step(scheduler, metric)
             self._validated = False
@@ -281,20 +280,20 @@ class KeypointDetector(pl.LightningModule):
         self._validated = self.trainer.global_step > 0 and not self.trainer.sanity_checking
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or release the encoder."""
+        """Freeze or unfreeze the encoder."""
         if (epochs := self.hparams.freeze_encoder_epochs) == 0:
             return
         self._encoder_is_frozen = epochs == -1 or self.current_epoch < epochs
-        self.backbone.train()  # not the encoder alone: what it keeps as in inference is for the backbone to say
+        self.backbone.train()  # not only the encoder: the backbone decides which parts stay in evaluation mode
         if self._encoder_is_frozen:
             for module in self.backbone.encoder_modules():
                 module.eval()
         for parameter in self._encoder_parameters:
-            # Processes agree on what has a gradient when training starts, so with several of them it is computed.
+            # Processes agree at the start of training on what has a gradient, so several of them have to compute it.
             parameter.requires_grad_(not self._encoder_is_frozen or self.trainer.world_size > 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Drop the gradients of a frozen encoder: an optimiser leaves weights without a gradient as they are."""
+        """Drop the gradients of a frozen encoder: an optimiser does not change weights without a gradient."""
         if self._encoder_is_frozen:
             for parameter in self._encoder_parameters:
                 parameter.grad = None

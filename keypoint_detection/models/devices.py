@@ -1,4 +1,4 @@
-"""Small tensors on their way from the CPU to where the network is."""
+"""Copies small tensors from the CPU to the network's device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device. The CPU does not wait for the copy where that is safe.
+    """Copies a tensor from the CPU to a device. The CPU does not wait for the copy if that is safe.
 
-    CUDA copies what is not pinned aside before it goes on. MPS reads it later, and by then it may be gone and its
-    memory hold anything (pytorch issue 189690).
+    CUDA first copies memory that is not pinned to a buffer of its own. MPS reads it later, when the tensor may be gone
+    and its memory may hold anything (pytorch issue 189690).
 
     Args:
         tensor: Any tensor.
-        device: Where to.
+        device: The target.
     """
     return tensor.to(device, non_blocking=device.type == "cuda")

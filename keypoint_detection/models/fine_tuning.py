@@ -1,4 +1,4 @@
-"""Carries trained weights over to a detector with other channels.
+"""Copies trained weights to a detector whose channels may differ.
 
 C channels.
 """
@@ -18,15 +18,15 @@ _PER_CHANNEL = ("head.weight", "head.bias")
 
 
 class MatchReport(NamedTuple):
-    """What was and what was not taken over from trained weights.
+    """What was copied from trained weights and what was not.
 
     Attributes:
-        kept_channels: Channels whose rows of the head were taken over.
-        new_channels: Channels that start anew, because the trained detector does not know them, or has a head of other
-            features.
-        dropped_channels: Channels of the trained detector that are not taken over.
-        missing: Weights of the new detector that start anew: the trained one has none of this name and shape.
-        unused: Weights of the trained detector that found no place.
+        kept_channels: Channels whose rows of the head were copied.
+        new_channels: Channels that start from scratch, because the trained detector does not have them, or the input
+            of its head has another shape.
+        dropped_channels: Channels of the trained detector that were not copied.
+        missing: Weights of the new detector that start from scratch: the trained one has none of this name and shape.
+        unused: Weights of the trained detector that were not used.
     """
 
     kept_channels: list[str]
@@ -39,19 +39,18 @@ class MatchReport(NamedTuple):
 def match_weights(
     own: Mapping[str, Tensor], own_channels: list[str], checkpoint: str | PathLike[str] | Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], MatchReport]:
-    """Choose for each weight between a detector's own and a trained one.
+    """Choose between a detector's own value and a trained one for each weight.
 
     Args:
-        own: State of the detector that is to be trained.
+        own: State of the detector that will be trained.
         own_channels: Its channels, C names.
-        checkpoint: A file of the trained one that `load_checkpoint` reads, or what it read.
+        checkpoint: The trained detector: a file that `load_checkpoint` reads, or what it read.
 
     Returns:
-        The state to load, and what was taken over. The score thresholds are left out: how sure a detector has to be
-        depends on the data.
+        The state to load, and what was copied. The score thresholds are left out, because they depend on the data.
 
     Raises:
-        InputError: when the file is no checkpoint of a detector.
+        InputError: when the file is not a checkpoint of a detector.
     """
     content = checkpoint if isinstance(checkpoint, Mapping) else load_checkpoint(checkpoint)
     own, trained = (
@@ -77,7 +76,7 @@ def match_weights(
 
 
 def _match_rows(own: Tensor, own_channels: list[str], trained: Tensor, trained_channels: list[str]) -> Tensor:
-    """Replace the rows `(C, ...)` of channels that both know."""
+    """Replace the rows `(C, ...)` of channels that both detectors have."""
     rows = own.clone()
     for row, name in enumerate(own_channels):
         if name in trained_channels:

@@ -1,4 +1,4 @@
-"""Checks of the detector's hyperparameters, once, where they come in."""
+"""Checks the detector's hyperparameters once, when it is built."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULE
 from keypoint_detection.models.registry import check_arguments, defaults, look_up
 from keypoint_detection.wording import did_you_mean
 
-# Keypoints that are decoded in a channel where nothing else is said.
+# Keypoints that are decoded per channel by default.
 MAX_KEYPOINTS = 20
 
 
 def plain(name: str, value: Any) -> Any:
-    """Bring a hyperparameter to plain Python values, so that a checkpoint with it loads without running code.
+    """Convert a hyperparameter to plain Python values, so that its checkpoint loads without running code.
 
     Args:
         name: Name of the hyperparameter, for the error.
-        value: A number (of numpy too), string, None, or a list, tuple or dictionary of such.
+        value: A number (a numpy one, too), a string, None, or a list, tuple or dictionary of these.
 
     Raises:
         InputError: for any other value.
@@ -43,10 +43,10 @@ def plain(name: str, value: Any) -> Any:
 
 
 def complete(values: MutableMapping[str, Any]) -> None:
-    """Bring all hyperparameters to plain values, check them, and write down the defaults behind them.
+    """Convert all hyperparameters to plain values, check them, and fill in defaults.
 
-    The arguments of backbone and loss that were left out are filled in: a checkpoint has to build the same network
-    after a default has changed.
+    Arguments of the backbone and the loss that were left out are filled in, so that a checkpoint still builds the same
+    network after a default has changed.
 
     Args:
         values: Hyperparameters of the detector by name; changed in place.
@@ -65,7 +65,7 @@ def complete(values: MutableMapping[str, Any]) -> None:
 
 
 def keypoint_caps(values: Mapping[str, Any]) -> list[int]:
-    """The most keypoints that are decoded in each of the C channels."""
+    """The maximum number of keypoints that are decoded in each of the C channels."""
     caps = values["keypoint_channel_max_keypoints"] or [-1] * len(values["keypoint_channels"])
     return [values["max_keypoints"] if cap == -1 else cap for cap in caps]
 
@@ -122,7 +122,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
 
 
 def check_overrides(detector: type, names: Iterable[str]) -> None:
-    """Check that a detector takes what it is to be loaded with in the place of a checkpoint's hyperparameters.
+    """Check that a detector takes the hyperparameters that are to replace those of a checkpoint.
 
     Args:
         detector: Its class.
@@ -133,7 +133,7 @@ def check_overrides(detector: type, names: Iterable[str]) -> None:
     """
     parameters = inspect.signature(detector).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return  # What it passes on is for its base to check.
+        return  # Its base class checks what it passes on.
     known = [parameter.name for parameter in parameters if parameter.name != "load_pretrained"]
     for name in names:
         if name not in known:
@@ -142,7 +142,7 @@ def check_overrides(detector: type, names: Iterable[str]) -> None:
 
 
 def check_encoder(values: Mapping[str, Any], backbone: Backbone) -> None:
-    """Check that what is asked of the backbone's encoder has an encoder to act on.
+    """Check that the backbone has an encoder if a hyperparameter acts on one.
 
     Raises:
         InputError: names the hyperparameter and the backbone.

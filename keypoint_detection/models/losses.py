@@ -1,8 +1,8 @@
 """Losses by name: logits and true heatmaps in, one value per channel out.
 
-B batch, C channels, h w heatmap. Every loss returns the mean over the cells of a channel that its mask leaves in, over
-all images of the batch, and 0 for a channel without any. `evaluate_loss` gives it float32, and 0 where it is masked
-out, whatever was there, as NaN. To use a loss of your own, write a function of the same form and register it:
+B batch, C channels, h w heatmap. Every loss returns, for each channel, the mean over all cells in the batch that the
+mask leaves in, and 0 for a channel without any. `evaluate_loss` calls it with float32 tensors that are 0 wherever the
+mask is False, even if they were NaN. To use your own loss, write a function of the same form and register it:
 `LOSSES["mine"] = mine`. Its keyword arguments become flags, so start their names with the loss's name.
 """
 
@@ -38,7 +38,7 @@ class LossTargets(NamedTuple):
 
 
 def channel_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Average over the images and cells of each channel that the mask leaves in.
+    """Average over the cells of each channel, in all images, that the mask leaves in.
 
     Args:
         values: `(B, C, h, w)`, may be NaN where the mask is False.
@@ -60,15 +60,15 @@ def counted_cells(mask: Tensor) -> Tensor:
 
 
 def _leaves_all(mask: Tensor) -> bool:
-    """Whether a mask leaves all cells in, where asking that does not wait for a device: there is less to do then."""
+    """Whether a mask leaves all cells in, which saves work. Always False on a device that the CPU would wait for."""
     return mask.is_cpu and mask.numel() > 0 and bool(mask.numpy().all())  # torch's `all` takes 17 times as long
 
 
 def bce(logits: Tensor, targets: LossTargets, *, bce_keypoint_weight: float = _BCE_KEYPOINT_WEIGHT) -> Tensor:
     """Binary cross-entropy of each cell.
 
-    It is smallest where the predicted heatmaps equal the true ones, and then equals their entropy. Both hold for any
-    weight, with the entropy weighted alike.
+    It is smallest if the predicted heatmaps equal the true ones, and then it is their entropy. Both hold for any
+    weight, if the entropy has the same weights.
 
     Args:
         logits: `(B, C, h, w)`.
@@ -107,8 +107,8 @@ def focal(logits: Tensor, targets: LossTargets, *, focal_alpha: float = 2.0, foc
     """Penalty-reduced focal loss of CornerNet and CenterNet.
 
     After Law and Deng 2018 and Zhou et al. 2019, Objects as Points. The positive cell is the one that holds the
-    keypoint, since no cell of the heatmap equals 1 when keypoints lie between centres. The papers divide by the number
-    of keypoints; here it is a mean over cells, like every loss of this file.
+    keypoint, since no cell of the heatmap equals 1 if keypoints are not at the centres of cells. The papers divide by
+    the number of keypoints; here it is a mean over cells, like every loss in this file.
 
     Args:
         logits: `(B, C, h, w)`.
@@ -144,8 +144,8 @@ def awing(
 ) -> Tensor:
     """Adaptive wing loss on the sigmoid of the logits, with its weighted map.
 
-    After Wang, Bo and Li 2019, Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression: nearly linear near
-    a keypoint, nearly quadratic in the background.
+    After Wang, Bo and Li 2019, Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression: almost linear near
+    a keypoint, almost quadratic in the background.
 
     Args:
         logits: `(B, C, h, w)`.
@@ -195,7 +195,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def evaluate_loss(
     name: str, arguments: Mapping[str, Any], logits: Tensor, targets: LossTargets
 ) -> tuple[Tensor, Tensor]:
-    """Compute a loss in float32, whatever the precision of the training, and the least that BCE can be.
+    """Compute a loss in float32, whatever the precision of training, and the minimum that BCE can reach.
 
     Args:
         name: Key of `LOSSES`.
@@ -204,14 +204,14 @@ def evaluate_loss(
         targets: True heatmaps, positive cells and mask.
 
     Returns:
-        The loss `(C,)`, and the entropy of the true heatmaps `(C,)`, weighted as BCE weights it; NaN for another loss.
+        The loss `(C,)`, and the entropy of the true heatmaps `(C,)` with the weights of BCE; NaN for other losses.
 
     Raises:
-        InputError: when the logits are not of the size of the true heatmaps, or the loss is not one value per channel.
+        InputError: when the logits and the true heatmaps differ in size, or the loss is not one value per channel.
     """
     if logits.shape != targets.heatmaps.shape:
         sizes = " and ".join("x".join(map(str, shape[1:])) for shape in (logits.shape, targets.heatmaps.shape))
-        raise InputError(f"predicted and true heatmaps are {sizes}: expected a backbone of the stride heatmap_stride")
+        raise InputError(f"predicted and true heatmaps are {sizes}: expected a backbone with the stride heatmap_stride")
     with torch.autocast(logits.device.type, enabled=False):
         losses = LOSSES[name](*_prepare(logits, targets), **arguments)
     if not isinstance(losses, Tensor) or losses.shape != logits.shape[1:2]:
@@ -227,7 +227,7 @@ def _mean_entropy(targets: LossTargets, weight: float) -> Tensor:
     truth, mask = targets.heatmaps, targets.mask
     if not truth.is_cpu:
         return channel_mean(heatmaps.entropy(truth) * (1 + weight * truth), mask)
-    # Most cells are 0, and have none: on a CPU it is faster to look for the others.
+    # Most cells are 0, and have no entropy: on a CPU it is faster to find the others.
     cells = torch.from_numpy(np.flatnonzero(truth.float().numpy().ravel() != 0))
     values, counted = truth.flatten()[cells].double(), mask.flatten()[cells]
     entropy = torch.where(counted, heatmaps.entropy(values) * (1 + weight * values), 0.0)
@@ -236,36 +236,36 @@ def _mean_entropy(targets: LossTargets, weight: float) -> Tensor:
 
 
 def _prepare(logits: Tensor, targets: LossTargets) -> tuple[Tensor, LossTargets]:
-    """Bring logits and true heatmaps to float32, and to 0 where they do not count.
+    """Convert logits and true heatmaps to float32, and set them to 0 where they do not count.
 
     Masking the loss alone is not enough: the gradient of a masked NaN is 0 * NaN.
     """
     logits, truth = logits.float(), targets.heatmaps.float()
     if _leaves_all(targets.mask):
-        return logits.contiguous(), targets._replace(heatmaps=truth)  # of one memory order: several times as fast
+        return logits.contiguous(), targets._replace(heatmaps=truth)  # same memory order: several times as fast
     return torch.where(targets.mask, logits, 0.0), targets._replace(heatmaps=torch.where(targets.mask, truth, 0.0))
 
 
 class _BinaryCrossEntropy(torch.autograd.Function):
-    """Binary cross-entropy of every cell, whose small values keep their digits; the gradient is that of torch's.
+    """Binary cross-entropy of every cell, with the same gradient as torch's, but accurate for small values.
 
-    torch's own takes the difference of two large numbers where a cell is background and nearly right, and takes longer
-    on a CPU, where its log1p is slow.
+    If a cell is background and almost right, torch's own subtracts two large numbers. It also takes longer on a CPU,
+    where its log1p is slow.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, truth: Tensor) -> Tensor:
-        """Finite logits and true heatmaps, floating point of any one shape -> values of that shape."""
+        """Finite logits and true heatmaps, floating point and of the same shape -> values of that shape."""
         ctx.save_for_backward(logits, truth)
         small = logits.abs().neg_().exp_()
         above = small + 1
-        # log1p(small): the logarithm of the rounded sum, and what rounding took from it.
+        # log1p(small): the logarithm of the rounded sum, plus a correction for the rounding.
         log = above.log()
         log.addcdiv_(small.sub_(above - 1), above)
         return logits.clamp(min=0).addcmul_(logits, truth, value=-1).add_(log)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """The gradient of the logits; true heatmaps get none."""
+        """The gradient of the logits; the true heatmaps get none."""
         logits, truth = ctx.saved_tensors
-        return (logits.sigmoid() - truth) * gradient, None  # not in place, so that it has a gradient itself
+        return (logits.sigmoid() - truth) * gradient, None  # not in place, so that it is differentiable

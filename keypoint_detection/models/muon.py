@@ -1,6 +1,6 @@
-"""An optimiser that turns the convolutions of a network by orthogonal steps and everything else by AdamW.
+"""An optimiser that trains the convolutions of a network with orthogonal steps, and everything else with AdamW.
 
-R rows, S columns of a kernel as a matrix, N kernels of one shape.
+R rows, S columns of a kernel as a matrix, N kernels of the same shape.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-# Coefficients of Jordan's quintic iteration. Three rounds bring what lies between 0.02 and 1 near 1, which trained as
-# well as the five that are usual.
+# Coefficients of Jordan's quintic iteration. Three rounds bring values between 0.02 and 1 close to 1. They trained as
+# well as the usual five.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 3
 _MOMENTUM = 0.95
 _EPSILON = 1e-8
-# What a norm in float32 can be told from 0 by, whose square is far above the smallest number.
+# Norms up to this one count as 0; its square is far above the smallest float32 number.
 _SMALLEST_NORM = 1e-15
-# Momenta of units that no longer learn settle at twenty times this, and not among subnormal numbers.
+# Momenta of units that no longer learn settle at twenty times this value, and not at subnormal numbers.
 _MOMENTUM_FLOOR = 1e-30
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are made orthogonal, for kernels of convolutions; AdamW for all other weights.
+    """Momentum with orthogonalised steps for convolution kernels; AdamW for all other weights.
 
-    After Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks. A kernel is taken as a matrix of
-    its output channels. The step is the orthogonal matrix nearest to its momentum, so all directions of a kernel learn
-    at one pace. That reaches a given loss in fewer images than AdamW does, and costs a few products of small matrices
-    per step. `torch.optim.Muon` takes matrices only, and Lightning takes a single optimiser.
+    After Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks. A kernel is treated as a matrix
+    with one row per output channel. The step is the orthogonal matrix nearest to its momentum, so all directions of a
+    kernel learn at the same pace. That reaches a given loss with fewer images than AdamW, and costs a few products of
+    small matrices per step. torch has an optimiser like this, `torch.optim.Muon`, but it takes only matrices, and
+    Lightning takes only one optimiser.
 
     Args:
         groups: Parameter groups with `params`, `lr`, `weight_decay` and `orthogonal`: whether the parameters, of two or
-            more dimensions, get orthogonal steps. Then `lr` is the length of a step along every direction.
+            more dimensions, get orthogonal steps. If so, `lr` is the length of a step along every direction.
         betas: Decay of AdamW's moments.
         fused: Use AdamW's fused kernel.
     """
@@ -71,11 +72,11 @@ class Muon(torch.optim.Optimizer):
         for index, parameter in enumerate(parameters):
             shapes.setdefault(parameter.shape, []).append(index)
         momenta = self._momenta(parameters)
-        # In the order in which kernels of the layout channels_last lie in memory.
+        # In the order in which kernels with the layout channels_last are in memory.
         stacks = [torch.stack([momenta[index].movedim(1, -1).flatten(1) for index in same]) for same in shapes.values()]
         torch._foreach_mul_(parameters, 1 - rate * weight_decay)
         for same, steps in zip(shapes.values(), orthogonalize(stacks), strict=True):
-            # A wide kernel changes its output as much as a tall one does.
+            # Makes a tall kernel change its output as much as a wide one does.
             length = rate * max(1.0, steps.shape[1] / steps.shape[2]) ** 0.5
             steps = steps.view(-1, *parameters[same[0]].movedim(1, -1).shape).movedim(-1, 2)
             torch._foreach_add_([parameters[index] for index in same], list(steps), alpha=-length)
@@ -95,7 +96,7 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                # AdamW reads it on the host where it is not fused.
+                # AdamW reads it on the CPU unless it is fused.
                 device = parameter.device if group["fused"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
@@ -119,17 +120,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(stacks: Sequence[Tensor]) -> list[Tensor]:
-    """Brings the singular values of matrices near 1, by Newton-Schulz iterations in float32 or TF32.
+    """Brings the singular values of matrices close to 1, by Newton-Schulz iterations in float32 or TF32.
 
-    The iterations run on the small square Gram matrices, on all that are of one size at once: little else than the two
-    products with the wide kernels is left to compute.
+    The iterations run on the small square Gram matrices, on all those of the same size at once. Most of the remaining
+    computation is the two products with the wide kernels.
 
     Args:
-        stacks: Matrices `(N, R, S)`, of any N, R and S.
+        stacks: Matrices `(N, R, S)`, with any N, R and S.
 
     Returns:
-        `(N, R, S)` for each, with the same singular vectors. Singular values above a fiftieth of a matrix's Frobenius
-        norm end between 0.68 and 1.21; smaller ones may stay below. Of a matrix with a norm below 1e-15 all are 0.
+        `(N, R, S)` for each, with the same singular vectors. Singular values above 1/50 of a matrix's Frobenius norm
+        end between 0.68 and 1.21; smaller ones may stay below. If a matrix has a norm below 1e-15, they are all 0.
     """
     wide = [stack.mT if stack.shape[1] > stack.shape[2] else stack for stack in stacks]
     with torch.autocast(wide[0].device.type, enabled=False):
@@ -143,7 +144,7 @@ def orthogonalize(stacks: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _iterate(gram: Tensor) -> Tensor:
-    """What to multiply matrices with, given their Gram matrices `(N, R, R)`, to bring their singular values near 1."""
+    """Factors that bring the singular values of matrices close to 1, computed from their Gram matrices `(N, R, R)`."""
     one = torch.eye(gram.shape[-1], device=gram.device)
     product = None
     for remaining in reversed(range(_ROUNDS)):
@@ -155,15 +156,15 @@ def _iterate(gram: Tensor) -> Tensor:
 
 
 def _of_unit_norm(stack: Tensor) -> Tensor:
-    """Matrices `(N, R, S)` divided by their Frobenius norms; 0 where that is next to nothing."""
+    """Matrices `(N, R, S)` divided by their Frobenius norms; 0 if the norm is almost 0."""
     norm = stack.norm(dim=(1, 2), keepdim=True)
     return _without_tiny(stack * torch.where(norm > _SMALLEST_NORM, norm.reciprocal(), 0.0))
 
 
 def _without_tiny(values: Tensor) -> Tensor:
-    """Rounds values around 1 and below, in place, to multiples of about 1e-7.
+    """Rounds values of up to about 1, in place, to multiples of about 1e-7.
 
-    Units that no longer learn have momenta near 0. Products of these are subnormal numbers, for each of which a CPU
+    Units that no longer learn have momenta near 0. Products of these are subnormal numbers, and for each of them a CPU
     takes as long as for a hundred others.
     """
     return values.add_(1).sub_(1)

@@ -1,4 +1,4 @@
-"""The optimiser, its parameter groups, and learning rates as functions of how far the training is."""
+"""The optimiser, its parameter groups, and learning rate schedules as functions of training progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keypoint_detection.models.progress import TrainingProgress
 # Where the learning rate of one cycle starts and ends, as fractions of its highest value.
 _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1e-4
-# Decay of AdamW's moments. The second is shorter than usual: a training may have few steps.
+# Decay of AdamW's moments. The second is shorter than usual, because a training run may have few steps.
 _BETAS = (0.9, 0.99)
 # Muon's learning rate of kernels, as a multiple of AdamW's for the other weights.
 _KERNEL_RATE = 10 / 3
@@ -27,7 +27,7 @@ def constant(progress: float, warmup: float) -> float:
     """Factor of the learning rate: a linear rise, then 1.
 
     Args:
-        progress: Share of the training that is done, in [0, 1].
+        progress: Share of the training that is completed, in [0, 1].
         warmup: Share of the training in which the factor rises.
 
     Returns:
@@ -48,9 +48,9 @@ def cosine(progress: float, warmup: float) -> float:
 def cosine_to_half(progress: float, warmup: float) -> float:
     """Factor of the learning rate: a linear rise, then half a cosine down to a half.
 
-    For averaged weights: steps that stay large move around a wide minimum, whose middle their average finds (after
-    Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization). Arguments and result as
-    for `constant`.
+    For averaged weights: steps that stay large move around a wide minimum, and the average of the weights is near its
+    middle (after Izmailov et al. 2018, Averaging Weights Leads to Wider Optima and Better Generalization). Arguments
+    and result as for `constant`.
     """
     return _rise_and_fall(0.5, progress, warmup)
 
@@ -79,7 +79,7 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "cosine_to_half": cosine_to_half,
     "one_cycle": one_cycle,
 }
-# Not a function of progress: it looks at the loss.
+# Not a function of progress: it depends on the loss.
 PLATEAU = "plateau"
 
 
@@ -99,15 +99,15 @@ def parameter_groups(
     Args:
         module: The whole network.
         encoder: The modules within it that make up its encoder.
-        learning_rate: Learning rate of everything else.
+        learning_rate: Learning rate of all other weights; that of kernels with orthogonal steps is 10/3 of it.
         weight_decay: Weight decay of weights of two or more dimensions.
         encoder_factor: Learning rate of the encoder as a multiple of `learning_rate`.
-        hidden: For `Muon`, the modules whose kernels get orthogonal steps where they join enough channels: no kernel
-            of an image's colours and no depthwise one. None for AdamW.
+        hidden: For `Muon`, the modules whose convolution kernels get orthogonal steps if they have at least 8 input and
+            8 output channels, which leaves out depthwise kernels and those on the colours of an image. None for AdamW.
 
     Returns:
-        One dictionary with `name`, `params`, `lr` and `weight_decay` per group, empty ones left out, and for `Muon`
-        with `orthogonal`.
+        One dictionary per group that is not empty, with `name`, `params`, `lr` and `weight_decay`, and for `Muon` also
+        `orthogonal`.
     """
     in_encoder = {id(p) for part in encoder for p in part.parameters()} if encoder_factor != 1 else set()
     kernels = {id(p) for part in hidden or [] for p in part.parameters() if p.ndim == 4 and min(p.shape[:2]) >= 8}
@@ -131,37 +131,37 @@ def parameter_groups(
 
 
 def current_learning_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The rate of now as the flag `learning_rate` means it: neither the encoder's nor that of orthogonal steps.
+    """The current learning rate in terms of the flag `learning_rate`: not that of the encoder or of orthogonal steps.
 
     Args:
-        optimizer: An optimiser of `parameter_groups`, which always has the head's bias.
+        optimizer: An optimiser with the groups of `parameter_groups`, one of which always has the head's bias.
     """
     return next(group["lr"] for group in optimizer.param_groups if group["name"] == "network_norms_and_biases")
 
 
 def build_optimizer(groups: list[dict[str, object]], trainer: pl.Trainer) -> torch.optim.Optimizer:
-    """Build Muon or AdamW (Loshchilov and Hutter 2019), as one fused kernel where that is possible.
+    """Build Muon or AdamW (Loshchilov and Hutter 2019), with AdamW's fused kernel if possible.
 
     Args:
-        groups: Parameter groups; Muon for those that say which of them are `orthogonal`.
-        trainer: The trainer whose precision and clipping the optimiser has to suit.
+        groups: Parameter groups. If they have the key `orthogonal`, the optimiser is Muon.
+        trainer: The trainer whose precision and gradient clipping the optimiser has to suit.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if "orthogonal" in groups[0]:
         return Muon(groups, _BETAS, fused)
-    # The fused kernel undoes the scaling of float16 gradients itself, after they should have been clipped; Lightning
-    # refuses to clip for it in bf16 as well, where there is no scaling.
+    # The fused kernel undoes the scaling of float16 gradients itself, which is too late for clipping them. Lightning
+    # refuses to clip for it in bf16 as well, although there is no scaling.
     clips_mixed = str(trainer.precision).endswith("mixed") and trainer.gradient_clip_val is not None
     return torch.optim.AdamW(groups, betas=_BETAS, fused=fused and not clips_mixed)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, trainer: pl.Trainer, values: Any) -> dict[str, Any]:
-    """Build the schedule of the learning rate, in the form that Lightning takes.
+    """Build the learning rate schedule, in the form that Lightning takes.
 
     Args:
-        optimizer: Its groups have the highest learning rates.
-        trainer: The trainer whose run the schedule lasts for.
+        optimizer: An optimiser whose groups have the highest learning rates.
+        trainer: The trainer whose run the schedule spans.
         values: The detector's hyperparameters.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Looks names up in the registries, so that a wrong name or argument lists the right ones."""
+"""Looks up names in the registries, with errors that list the valid names or arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
 
-# What every backbone or every loss is given.
+# Arguments that every backbone or every loss gets from the detector.
 _GIVEN = {"heatmap_stride", "logits", "targets"}
 
 
@@ -20,11 +20,11 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
 
     Args:
         registry: Entries by name.
-        name: The name that was asked for.
+        name: The requested name.
         what: What the registry holds, for the error: `backbone_type`, `loss`.
 
     Raises:
-        InputError: when there is no such name; lists those that there are.
+        InputError: when there is no such name; lists the valid ones.
     """
     if name not in registry:
         raise InputError(f"{what} {name!r} is unknown, {_choices(name, registry)}")
@@ -32,7 +32,7 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
 
 
 def check_registered(registry: Mapping[str, Any], name: str, what: str, checkpoint: str) -> None:
-    """Check that a registry has what a checkpoint was made with, which may be of the user's own.
+    """Check that a registry has the entry that a checkpoint needs, which may be the user's own.
 
     Args:
         registry: Entries by name.
@@ -45,7 +45,7 @@ def check_registered(registry: Mapping[str, Any], name: str, what: str, checkpoi
     """
     if name not in registry:
         raise InputError(
-            f"{checkpoint} has the {what} {name} that is not known here: add it to its registry before you load it"
+            f"{checkpoint} needs the {what} {name}, which is not registered: add it to its registry before loading"
         )
 
 
@@ -58,7 +58,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
         what: What the function is, for the error: `backbone_type 'Unet'`.
 
     Raises:
-        InputError: for an argument that it does not take; lists those that it takes.
+        InputError: for an argument that it does not take; lists the valid ones.
     """
     known = [parameter.name for parameter in own_arguments(function)]
     for name in arguments:
@@ -67,12 +67,12 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a backbone or a loss that have a default, with it."""
+    """The defaults of a backbone's or a loss's arguments by name, without those that have none."""
     return {p.name: p.default for p in own_arguments(function) if p.default is not p.empty}
 
 
 def own_arguments(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The arguments of a backbone or a loss that are for its user to choose."""
+    """The arguments of a backbone or a loss that its user chooses."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
     return [p for p in parameters if p.kind in by_name and p.name not in _GIVEN]

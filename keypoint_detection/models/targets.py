@@ -1,4 +1,4 @@
-"""From a batch to what the loss compares with.
+"""From a batch to the targets of the loss.
 
 B batch, C channels, K keypoints, H W image, h w heatmap.
 """
@@ -15,7 +15,7 @@ from keypoint_detection.models.losses import LossTargets
 
 
 def loss_targets(batch: Batch, sigma: float, stride: int) -> LossTargets:
-    """Collect what the loss compares with, and render the heatmaps of a batch that comes without.
+    """Collect the targets of the loss, and render the heatmaps if the batch has none.
 
     Args:
         batch: Images with keypoints.
@@ -36,12 +36,12 @@ def loss_targets(batch: Batch, sigma: float, stride: int) -> LossTargets:
 
 
 def positive_cells(keypoints: Tensor, sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """Tell the cells that hold a keypoint.
+    """Mark the cells that hold a keypoint.
 
     Args:
         keypoints: `(B, C, K, 2)` xy in pixels, NaN for none.
-        sizes: `(B, 2)` int64 height and width in pixels of the part of each image that is not padding. What lies on or
-            beyond the border of that is in a cell beside the border, whatever the padding.
+        sizes: `(B, 2)` int64 height and width in pixels of the part of each image that is not padding. A keypoint on or
+            beyond its border counts as in the nearest cell of this part.
         size: Height and width of the padded batch in pixels.
         stride: Pixels per cell.
 

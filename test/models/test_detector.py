@@ -129,7 +129,7 @@ def test_a_loss_or_a_backbone_of_the_wrong_form_is_named(monkeypatch):
         type(detector.backbone), "features", lambda self, images: images[..., ::4, ::4].repeat(1, 8, 1, 1)
     )
     detector.head = torch.nn.Conv2d(24, 3, 1)
-    expected = "predicted and true heatmaps are 3x8x8 and 3x16x16: expected a backbone of the stride heatmap_stride"
+    expected = "predicted and true heatmaps are 3x8x8 and 3x16x16: expected a backbone with the stride heatmap_stride"
     with pytest.raises(InputError, match=expected):
         detector.training_step(make_batch(size=(32, 32)))
 

@@ -132,7 +132,7 @@ def test_without_the_extra_the_error_names_the_install_command(monkeypatch):
         ({"decoder": "unnet"}, "did you mean 'unet'"),
         ({"encoder": "tu-convnext_fento"}, "tu-convnext_femto"),
         ({"encoder": "resnet19"}, "resnet18"),
-        ({"encoder": "tu-swin_tiny_patch4_window7_224"}, "one size only"),
+        ({"encoder": "tu-swin_tiny_patch4_window7_224"}, "only one size"),
         ({"decoder": "fpn", "decoder_channels": [8]}, "decoder_channels"),
         ({"decoder_channels": [0]}, "decoder_channels"),
     ],

@@ -128,8 +128,8 @@ def test_a_backbone_that_is_not_registered_is_not_asked_for(tmp_path, trained):
     with pytest.raises(InputError) as error:
         fit(**SHORT, checkpoint=str(tmp_path / "mine.ckpt"))
     assert str(error.value) == (
-        f"--checkpoint {tmp_path}/mine.ckpt has the backbone Mine that is not known here: add it to its registry "
-        "before you load it"
+        f"--checkpoint {tmp_path}/mine.ckpt needs the backbone Mine, which is not registered: add it to its registry "
+        "before loading"
     )
 
 

@@ -1,6 +1,6 @@
 """Backbones by name: images in, features at the stride of the heatmaps out.
 
-To use a backbone of your own, derive it from `Backbone` and register it: `BACKBONES["Mine"] = Mine`.
+To use your own backbone, derive it from `Backbone` and register it: `BACKBONES["Mine"] = Mine`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def build_backbone(name: str, heatmap_stride: int, arguments: Mapping[str, Any]) -> Backbone:
-    """Build a backbone of the registry.
+    """Build a backbone from the registry.
 
     Args:
         name: Key of `BACKBONES`.
@@ -34,7 +34,7 @@ def build_backbone(name: str, heatmap_stride: int, arguments: Mapping[str, Any])
         arguments: The backbone's own arguments by name.
 
     Raises:
-        InputError: for an unknown name or argument; lists the right ones.
+        InputError: for an unknown name or argument; lists the valid ones.
     """
     backbone = look_up(BACKBONES, name, "backbone_type")
     check_arguments(backbone, arguments, f"backbone_type {name!r}")

@@ -1,4 +1,4 @@
-"""What every backbone is: images of any size in, features at a fixed stride out.
+"""Base class of all backbones: images of any size in, features at a fixed stride out.
 
 B batch, H W image, h w heatmap.
 """
@@ -18,16 +18,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """Base of the backbones: normalises, pads and crops, so that a subclass only computes features.
 
-    A subclass sets its layers up and implements `features`. A backbone of your own is registered by
-    `BACKBONES["Mine"] = Mine` and then chosen by that name. Its constructor takes `heatmap_stride` and its own typed
-    arguments by keyword. Blocks of its own predict faster if they tell where a batch normalisation follows a
+    A subclass sets up its layers and implements `features`. To use your own backbone, register it with
+    `BACKBONES["Mine"] = Mine` and choose it by that name. Its constructor takes `heatmap_stride` and its own typed
+    arguments by keyword. Your own blocks predict faster if they declare where a batch normalisation follows a
     convolution, see `layers.fold_normalization`.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the output.
         n_channels_in: Channels of the images. With 1, RGB images are averaged to gray first.
         out_channels: Channels of the output.
-        size_divisor: Height and width that `features` gets are multiples of this.
+        size_divisor: The images that `features` gets have a height and width that are multiples of this.
     """
 
     image_mean: Tensor
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
             self.set_normalization((gray_mean,) * n_channels_in, (gray_std,) * n_channels_in)
 
     def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Set the mean and standard deviation (per channel, of images in [0, 1]) that images are normalised with."""
+        """Set the mean and standard deviation, per channel of images in [0, 1], for normalising images."""
         self.register_buffer("image_mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("image_std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
             `(B, out_channels, ceil(H / heatmap_stride), ceil(W / heatmap_stride))`.
 
         Raises:
-            InputError: If `features` returns no tensor, or one of another number of channels or another size.
+            InputError: If `features` does not return a tensor, or one with another number of channels or another size.
         """
         height, width = images.shape[-2:]
         if self.n_channels_in == 1 and images.shape[1] == 3:
@@ -83,18 +83,18 @@ class Backbone(nn.Module):
         scale = self.image_std.reciprocal()
         images = (images * scale).add_(-self.image_mean * scale)
         right, bottom = -width % self.size_divisor, -height % self.size_divisor
-        # An exported graph pads always, because it has to work for all sizes.
+        # An exported graph always pads, because it has to work for all sizes.
         if torch.compiler.is_compiling() or right or bottom:
-            # On these sides, cell (0, 0) stays at the image's origin; 0 is the mean colour here.
+            # Padding at the right and bottom keeps cell (0, 0) at the image's origin; 0 is the mean colour here.
             images = F.pad(images, (0, right, 0, bottom))
-        # The layout in which convolutions are faster, on CPUs and GPUs. Colours are normalised faster in the other one.
+        # With this layout, convolutions are faster on CPUs and GPUs. Normalising colours is faster without it.
         features = self.features(images.contiguous(memory_format=torch.channels_last))
         if not torch.compiler.is_compiling():
             self._check_features(features, *images.shape[-2:])
         return features[..., : -(-height // self.heatmap_stride), : -(-width // self.heatmap_stride)]
 
     def _check_features(self, features: Tensor, height: int, width: int) -> None:
-        """Checks the features of a padded image: larger ones would be cropped, and trained at a wrong scale."""
+        """Checks the features of a padded image: larger ones would be cropped, and trained at the wrong scale."""
         if not isinstance(features, Tensor):
             raise InputError(
                 f"backbone {type(self).__name__}: features are a {type(features).__name__}, expected a tensor"
@@ -104,16 +104,16 @@ class Backbone(nn.Module):
             got, wanted = ("x".join(map(str, shape)) for shape in (features.shape[1:], expected))
             raise InputError(
                 f"backbone {type(self).__name__}: features of {height}x{width} pixels are {got}, expected {wanted}, "
-                "that is out_channels, and height and width by heatmap_stride"
+                "that is, out_channels, and height and width divided by heatmap_stride"
             )
 
     def encoder_modules(self) -> list[nn.Module]:
-        """Return the modules that `encoder_learning_rate_factor` and `freeze_encoder_epochs` act on, none if empty."""
+        """Return the modules that `encoder_learning_rate_factor` and `freeze_encoder_epochs` act on, [] for none."""
         return []
 
     def untrained_modules(self) -> list[nn.Module]:
-        """Return the modules whose weights start at random, which may learn faster than those of `load_pretrained`."""
+        """Return the modules whose weights start at random; only kernels in these get Muon's orthogonal steps."""
         return [self]
 
     def load_pretrained(self) -> None:
-        """Load weights that were trained elsewhere. It is called once, when a detector is built from scratch."""
+        """Load weights that were trained elsewhere. This is called once, when a detector is built from scratch."""

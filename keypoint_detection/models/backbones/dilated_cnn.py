@@ -15,8 +15,8 @@ from keypoint_detection.models.backbones.layers import ConvBlock, DownBlock, che
 class DilatedCnn(Backbone):
     """Convolutions whose dilation grows and shrinks again, all at the resolution of the heatmaps.
 
-    After Yu and Koltun 2016, Multi-Scale Context Aggregation by Dilated Convolutions. Small and simple; it sees far
-    without losing resolution, and costs much at stride 1.
+    After Yu and Koltun 2016, Multi-Scale Context Aggregation by Dilated Convolutions. Small and simple: it has a large
+    receptive field at full resolution, and is expensive at stride 1.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.

@@ -23,10 +23,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def normalization(channels: int) -> nn.GroupNorm:
-    """Group normalisation (Wu and He 2018) in up to 8 groups of at least 4 channels, where that divides.
+    """Group normalisation (Wu and He 2018) in up to 8 groups of at least 4 channels, as far as these divide evenly.
 
-    It does not look at other images of the batch, so that batches of one train as well, and that training and
-    inference compute the same.
+    It does not depend on other images of the batch, so batches of one image train as well, and training and inference
+    compute the same.
     """
     return nn.GroupNorm(math.gcd(channels, max(1, min(8, channels // 4))), channels)
 
@@ -34,15 +34,15 @@ def normalization(channels: int) -> nn.GroupNorm:
 class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation (Ioffe and Szegedy 2015) over the images of all processes.
 
-    They keep the same statistics, and train as one process does with all of their images. A single value per channel
-    has no spread: the coarsest level of a network comes to that with an image that is left over for a last batch, and
-    is normalised as in inference then.
+    All processes keep the same statistics, and train as one process would with all of their images. A single value per
+    channel has no variance, so it is normalised as in inference. This happens at the coarsest level of a network if a
+    single image is left for the last batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, H, W)` -> the same shape."""
         if x.device.type == "mps":
-            x = x.contiguous()  # gradients of the layout channels_last are wrong there (pytorch issue 175189)
+            x = x.contiguous()  # gradients with the layout channels_last are wrong on MPS (pytorch issue 175189)
         if not self.training:
             return super().forward(x)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -52,7 +52,7 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
     def _over_processes(self, x: Tensor) -> Tensor:
-        """On any device, where torch's own normalisation over processes takes GPUs alone."""
+        """Works on any device, unlike torch's own normalisation over processes, which needs GPUs."""
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         count = values.new_full((1,), values[:, 0].numel())  # new_tensor would wait for the device
         total, count = _SumOfProcesses.apply(torch.cat([values.sum((0, 2, 3)), count])).split([self.num_features, 1])
@@ -69,7 +69,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _SumOfProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes, of which each process has a gradient."""
+    """The sum of a tensor over all processes; its gradient is summed over them, too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -83,12 +83,12 @@ class _SumOfProcesses(torch.autograd.Function):
 
 
 def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable[[Any], nn.Module]) -> None:
-    """Replaces all normalisations of a kind inside of a module, with their scales and shifts.
+    """Replaces all normalisations of one class inside a module, and keeps their scales and shifts.
 
     Args:
-        module: What holds them.
+        module: The module that holds them.
         old: Their class.
-        new: Makes one in the place of another.
+        new: Makes the replacement for one of them.
     """
     for name, child in module.named_children():
         if isinstance(child, old):
@@ -102,7 +102,7 @@ def replace_normalization(module: nn.Module, old: type[nn.Module], new: Callable
 
 @contextmanager
 def as_in_inference(module: nn.Module) -> Iterator[None]:
-    """Lets a module in training mode compute as in inference; afterwards each of its parts is in its own mode again."""
+    """Puts a module in training mode into evaluation mode; afterwards, each of its parts is in its own mode again."""
     in_training = [part for part in module.modules() if part.training] if module.training else []
     for part in in_training:
         part.training = False
@@ -114,17 +114,16 @@ def as_in_inference(module: nn.Module) -> Iterator[None]:
 
 
 def fold_normalization(module: Module) -> Module:
-    """Makes batch normalisations part of the convolutions before them, in a copy.
+    """Folds batch normalisations into the convolutions before them, in a copy.
 
-    Where that is right is what a class says of itself: its `conv_norm_pairs` are names of its own modules, of which the
-    second takes what the first one computes and nothing else does. The copy computes the same but for rounding, in less
-    time.
+    A class declares where that is valid: its `conv_norm_pairs` are pairs of names of its own modules. The output of the
+    first must go to the second and nowhere else. Apart from rounding, the copy computes the same, but faster.
 
     Args:
-        module: In evaluation mode.
+        module: A module in evaluation mode.
 
     Returns:
-        The copy, which is not for training; the module itself where there is nothing to fold.
+        The copy, which is not for training; the module itself if there is nothing to fold.
     """
     if not any(_foldable_pairs(parent) for parent in module.modules()):
         return module
@@ -138,21 +137,21 @@ def fold_normalization(module: Module) -> Module:
 
 
 def _foldable_pairs(parent: nn.Module) -> list[tuple[str, str]]:
-    # Not what a class inherits, because it may compute in another order.
+    # Inherited pairs do not count, because a subclass may compute in another order.
     pairs = vars(type(parent)).get("conv_norm_pairs", ())
     return [pair for pair in pairs if _can_fold(*(getattr(parent, name) for name in pair))]
 
 
 def _can_fold(conv: nn.Module, norm: nn.Module) -> bool:
-    """Whether both compute nothing else, and the normalisation does not look at its batch."""
-    # Subclasses, such as those of timm, may standardise the kernels or go on with an activation, and so may hooks.
+    """Whether both compute nothing else, and the normalisation does not depend on its batch."""
+    # Subclasses, such as those of timm, may standardise the kernels or add an activation, and so may hooks.
     plain = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, BatchNorm)
     hooked = any(module._forward_pre_hooks or module._forward_hooks for module in (conv, norm))
     return plain and not hooked and not norm.training and norm.running_mean is not None
 
 
 def check_channels(n_channels_in: int, n_channels: int) -> None:
-    """Check numbers of channels. One value in all, as a 1x1 image of one channel has, cannot be normalised.
+    """Check numbers of channels. A single value, as in a 1x1 image with one channel, cannot be normalised.
 
     Raises:
         InputError: names the argument and its value.
@@ -203,8 +202,8 @@ class DownBlock(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut, `(B, C, H, W) -> (B, C, H, W)`.
 
-    After He et al. 2016, Deep Residual Learning for Image Recognition. A new block passes its input on: the scale of
-    its last normalisation starts at 0 (Goyal et al. 2017).
+    After He et al. 2016, Deep Residual Learning for Image Recognition. A new block only passes on its input: the scale
+    of its last normalisation starts at 0 (Goyal et al. 2017).
     """
 
     conv_norm_pairs = (("conv2", "norm2"),)
@@ -229,7 +228,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        # The 1x1 convolution comes before the upsampling, where it costs a quarter.
+        # Before the upsampling, the 1x1 convolution costs a quarter of what it would cost after it.
         self.reduce = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.merge = ConvBlock(out_channels + skip_channels, out_channels, kernel_size)
 

@@ -1,4 +1,4 @@
-"""Reads weights of encoders from files, whatever names their library gave them."""
+"""Reads weights of encoders from files, whatever their library named them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
-# Where training scripts put the weights within a checkpoint, and what they put before names.
+# Keys under which training scripts store the weights in a checkpoint, and prefixes that they add to names.
 _NESTS = ("state_dict", "model_state_dict", "model", "model_ema")
 _PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 
@@ -28,7 +28,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         path: A .safetensors file, or one that `torch.save` wrote.
 
     Returns:
-        Weights by name, in the order of the file (of `torch.save`; safetensors files are sorted).
+        Weights by name, in the order of the file (safetensors files are sorted by name).
 
     Raises:
         InputError: when the file is missing or holds no weights, or when the extra `safetensors` is not installed.
@@ -48,12 +48,12 @@ def read_weights(path: str) -> dict[str, Tensor]:
     entries = content.items() if isinstance(content, Mapping) else ()
     weights = {name: value for name, value in entries if isinstance(value, Tensor)}
     if not weights:
-        raise InputError(f"encoder_weights {path} holds no weights, expected names and tensors")
+        raise InputError(f"encoder_weights {path} holds no weights, expected tensors by name")
     return weights
 
 
 def _reader(path: str) -> Callable[[str], Any]:
-    """What reads a file of this name."""
+    """The function that reads a file with this name."""
     if not path.endswith(".safetensors"):
         return partial(torch.load, map_location="cpu", weights_only=True)
     try:
@@ -66,19 +66,19 @@ def _reader(path: str) -> Callable[[str], Any]:
 
 
 def copy_weights(encoder: nn.Module, weights: Mapping[str, Tensor], path: str) -> int:
-    """Copy weights into an encoder, matched by name, and otherwise by order and shape.
+    """Copy weights into an encoder, matched by name, or else by order and shape.
 
-    Files of one architecture differ in the names that their libraries use. Where names do not match but the file
-    starts with the same shapes in the same order, it is the same architecture. What the file has beyond the encoder
-    (its classifier) is left out.
+    Libraries name the weights of the same architecture differently. If names do not match but the file starts with the
+    same shapes in the same order, it is the same architecture. Additional weights in the file (its classifier) are
+    left out.
 
     Args:
         encoder: Module to copy into.
         weights: Weights by name.
-        path: Where they come from, for the error.
+        path: The file that they come from, for the error.
 
     Returns:
-        How many were copied.
+        Number of weights that were copied.
 
     Raises:
         InputError: when neither names nor shapes match; names a weight that is missing.
@@ -96,14 +96,14 @@ def copy_weights(encoder: nn.Module, weights: Mapping[str, Tensor], path: str) -
                 f"encoder_weights {path} does not fit the encoder: {len(missing)} of {len(own)} weights are missing or "
                 f"have another shape, first {missing[0]!r}"
             )
-        logger.info("matched the weights of %s by order and shape, since they have other names", path)
+        logger.info("matched the weights of %s by order and shape, since their names differ", path)
         found = dict(zip(own, in_order, strict=True))
     encoder.load_state_dict(found, strict=False)
     return len(found)
 
 
 def _canonical(name: str) -> str:
-    """Bring a name to the form that is the same for a whole model and for its feature extractor."""
+    """Reduce a name to a form that is the same for a whole model and for its feature extractor."""
     stripped = True
     while stripped:
         stripped = False

@@ -24,8 +24,8 @@ class S3K(Backbone):
     """Two strided convolutions, residual blocks at a quarter of the resolution, and transposed convolutions back up.
 
     After Vecerik et al. 2020, S3K: Self-Supervised Semantic Keypoints for Robotic Manipulation via Multi-View
-    Consistency: its layout, with skip connections at each resolution, group instead of batch normalisation, and
-    widths as arguments. The decoder stops at the stride of the heatmaps.
+    Consistency: the same layout, but with skip connections at each resolution, group instead of batch normalisation,
+    and adjustable widths. The decoder stops at the stride of the heatmaps.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
@@ -50,7 +50,7 @@ class S3K(Backbone):
             raise InputError(f"n_resnet_blocks is {n_resnet_blocks}, expected 0 or more")
         super().__init__(heatmap_stride, n_channels_in, n_channels, size_divisor=4)
         half, quarter = max(n_channels // 2, 2), max(n_channels // 4, 2)
-        # With heatmaps at stride 4 there is no decoder, and at 2 none at full resolution: those skips do not exist.
+        # With heatmaps at stride 4 there is no decoder, and at stride 2 none at full resolution, so no skips there.
         self.down0 = ConvBlock(n_channels_in, quarter, kernel_size)
         self.down1 = DownBlock(quarter, half, kernel_size)
         self.down2 = DownBlock(half, n_channels, kernel_size)

@@ -1,4 +1,4 @@
-"""Decoders of segmentation-models-pytorch over encoders that may be pretrained.
+"""Decoders of segmentation-models-pytorch with encoders that may be pretrained.
 
 B batch, H W image, h w heatmap.
 """
@@ -24,16 +24,17 @@ from keypoint_detection.wording import did_you_mean, first_line
 
 logger = logging.getLogger(__name__)
 
-# Height and width are padded to multiples of the first of these that works. Windowed attention needs larger ones.
+# Height and width are padded to multiples of the first of these that works. Windowed attention needs the larger ones.
 _DIVISORS = (32, 64, 128, 224, 256, 384, 512)
 
 
 class Smp(Backbone):
-    """A decoder of segmentation-models-pytorch over an encoder of its own or of timm.
+    """A decoder of segmentation-models-pytorch with an encoder from that library or from timm.
 
     It needs the extra `encoders`: `pip install "keypoint_detection[encoders]"`. Batch normalisation of a pretrained
-    encoder keeps its pretrained statistics, and that of the decoder becomes group normalisation, so that small batches
-    train as well. An encoder with batch normalisation that is not pretrained wants batches of several images.
+    encoder keeps its pretrained statistics, and that of the decoder is replaced with group normalisation, so that small
+    batches train as well. An encoder that has batch normalisation and is not pretrained needs batches of several
+    images.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
@@ -73,12 +74,12 @@ class Smp(Backbone):
         self.pretrained = pretrained
         self.encoder_weights = encoder_weights
         self.decoder_stride = stride
-        # An encoder of timm says what it was trained with.
+        # An encoder of timm knows the normalisation that it was trained with.
         self._normalize_as(getattr(getattr(self.encoder, "model", None), "pretrained_cfg", None) or {})
         self._freeze_unused()
 
     def _normalize_as(self, config: Mapping[str, Any]) -> None:
-        """Take mean and standard deviation of RGB from a configuration, if it has them; of gray it is the average."""
+        """Use the mean and standard deviation of a configuration, if it has them; for gray, their average over RGB."""
         if config.get("mean") is None:
             return
         mean, std = tuple(config["mean"]), tuple(config["std"])
@@ -88,8 +89,8 @@ class Smp(Backbone):
 
     @torch.enable_grad()
     def _freeze_unused(self) -> None:
-        """Take out of training what the features do not depend on, such as a classifier: processes expect gradients."""
-        if torch.is_inference_mode_enabled():  # whose weights never train
+        """Freeze weights without a gradient, such as a classifier's: several processes expect one for all others."""
+        if torch.is_inference_mode_enabled():  # weights created in it never train
             return
         self.eval()
         self.features(torch.zeros(1, self.n_channels_in, self.size_divisor, self.size_divisor)).sum().backward()
@@ -119,7 +120,7 @@ class Smp(Backbone):
         return [self.decoder] if self._has_pretrained_encoder else [self]
 
     def train(self, mode: bool = True) -> Smp:
-        """Set the mode, in which batch normalisation of a pretrained encoder keeps its statistics."""
+        """Set the mode, but always keep the statistics of batch normalisation in a pretrained encoder."""
         super().train(mode)
         if self._has_pretrained_encoder:
             for module in self.encoder.modules():
@@ -128,15 +129,15 @@ class Smp(Backbone):
         return self
 
     def load_pretrained(self) -> None:
-        """Load the encoder's weights from `encoder_weights` or its library, if they were asked for.
+        """Load the encoder's weights from `encoder_weights` or its library, if requested.
 
         Raises:
-            InputError: when the file does not hold weights of this encoder, or when they cannot be downloaded, or
-                want other colours.
+            InputError: when the file does not hold weights of this encoder, or when they cannot be downloaded or need
+                images in another colour space or range.
         """
         if self.encoder_weights is not None:
             copied = copy_weights(self.encoder, read_weights(self.encoder_weights), self.encoder_weights)
-            logger.info("took %d weights of encoder %s from %s", copied, self.encoder_name, self.encoder_weights)
+            logger.info("loaded %d weights of encoder %s from %s", copied, self.encoder_name, self.encoder_weights)
         elif self.pretrained:
             self._download()
 
@@ -145,17 +146,17 @@ class Smp(Backbone):
         published = library.encoders.encoders.get(self.encoder_name, {}).get("pretrained_settings", {})  # none: timm's
         weights = "imagenet" if "imagenet" in published else next(iter(published), None)
         which = f"weights {weights}" if weights else "weights"
-        logger.info("fetching %s of encoder %s, unless they are here already", which, self.encoder_name)
+        logger.info("downloading %s of encoder %s, unless they are cached", which, self.encoder_name)
         decoder = "dpt" if type(self.encoder).__name__ == "TimmViTEncoder" else "unet"
         config: dict[str, Any] = {}
         try:
             model = _build(library, decoder, self.encoder_name, self.n_channels_in, None, weights=weights or True)
             if weights:
                 config = library.encoders.get_preprocessing_params(self.encoder_name, weights)
-        except Exception as error:  # whatever keeps the hub away has one remedy
+        except Exception as error:  # whatever makes the hub unreachable, the remedy is the same
             raise InputError(
                 f"{which} of encoder {self.encoder_name!r} could not be downloaded ({first_line(error)}), expected "
-                "a reachable hub, or a file with them given as encoder_weights"
+                "a reachable hub, or a file with the weights as encoder_weights"
             ) from error
         colours = config.get("input_space", "RGB"), list(config.get("input_range", [0, 1]))
         if colours != ("RGB", [0, 1]):
@@ -172,8 +173,7 @@ def _import_library() -> ModuleType:
         import segmentation_models_pytorch
     except ImportError as error:
         raise InputError(
-            "backbone_type 'Smp' needs packages that are not installed, expected them after: "
-            'pip install "keypoint_detection[encoders]"'
+            "backbone_type 'Smp' needs the extra encoders: pip install \"keypoint_detection[encoders]\""
         ) from error
     return segmentation_models_pytorch
 
@@ -186,14 +186,14 @@ def _build(
     decoder_channels: list[int] | None,
     weights: str | bool | None = None,
 ) -> nn.Module:
-    """Build the library's whole model, of which encoder and decoder are used."""
+    """Build a whole model of the library; only its encoder and decoder are used."""
     architectures = library.MODEL_ARCHITECTURES_MAPPING
     architecture = look_up(architectures, decoder, "decoder")
     arguments: dict[str, Any] = {}
     if decoder == "dpt":
         arguments["dynamic_img_size"] = True
         if "patch14" in encoder:
-            arguments["patch_size"] = 16  # the decoder doubles resolutions, which 14 does not fit; timm resamples
+            arguments["patch_size"] = 16  # the decoder doubles resolutions, which does not work with 14; timm resamples
     if decoder_channels is not None:
         default = inspect.signature(architecture).parameters.get("decoder_channels")
         if default is None or not decoder_channels or min(decoder_channels) < 1:
@@ -219,7 +219,7 @@ def _build(
 
 
 def _expected(decoder: str, encoder: str) -> str:
-    """What would work in the place of an encoder that does not work with a decoder."""
+    """What would work instead of an encoder that does not work with a decoder."""
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
@@ -237,13 +237,13 @@ def _expected(decoder: str, encoder: str) -> str:
 
 def _decode(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Tensor:
     features = encoder(images)
-    # Vision transformers give their prefix tokens too.
+    # Vision transformers return their prefix tokens, too.
     return decoder(*features) if isinstance(features, tuple) else decoder(features)
 
 
 @torch.no_grad()
 def _probe(model: nn.Module, size: int, n_channels_in: int) -> tuple[int, int]:
-    """Stride and channels of what the decoder makes of an image, found by trying."""
+    """Stride and channels of the decoder's output, found by running it on an image."""
     model.eval()
     for width in (2 * size, size):
         features = _decode(model.encoder, model.decoder, torch.zeros(1, n_channels_in, size, width))
@@ -258,11 +258,11 @@ def _size_divisor(model: nn.Module, encoder: str, n_channels_in: int) -> int:
         except (AssertionError, RuntimeError, ValueError):
             continue
         return divisor
-    raise InputError(f"encoder {encoder!r} takes images of one size only, expected one that takes any")
+    raise InputError(f"encoder {encoder!r} takes images of only one size, expected one that takes any size")
 
 
 def _fit_stride(model: nn.Module, heatmap_stride: int, divisor: int, n_channels_in: int) -> tuple[int, int]:
-    """Drop the last blocks of a decoder that is finer than the heatmaps, where it is a list of doublings."""
+    """Drop the last blocks of a decoder that is finer than the heatmaps, if it is a list of blocks that double it."""
     stride, channels = _probe(model, divisor, n_channels_in)
     blocks = getattr(model.decoder, "blocks", None)
     while stride < heatmap_stride and isinstance(blocks, nn.ModuleList) and len(blocks) > 1:

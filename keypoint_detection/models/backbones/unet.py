@@ -1,4 +1,4 @@
-"""U-Net of residual blocks that computes nothing finer than its output.
+"""U-Net of residual blocks whose decoder stops at the resolution of the heatmaps.
 
 B batch, H W image, h w heatmap.
 """
