@@ -1,4 +1,4 @@
-"""Metrics, exact across processes. A new one is a subclass of `KeypointMetric` and a line in `METRICS`."""
+"""Metrics, exact across processes. To add one, write a subclass of `KeypointMetric` and a line in `METRICS`."""
 
 from __future__ import annotations
 

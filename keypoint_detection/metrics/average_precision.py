@@ -1,4 +1,4 @@
-"""Average precision: how many true keypoints are found, at what cost in false detections.
+"""Average precision: how many true keypoints are found, and at what cost in false detections.
 
 D detections, T threshold distances, N detections of one image, K its true keypoints.
 """
@@ -17,19 +17,19 @@ from keypoint_detection.metrics.base import KeypointMetric, drop_missing
 
 
 def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many detections count at every score threshold, and how many of them are right.
+    """The number of detections at every score threshold, and how many of them are correct.
 
-    Detections of equal score enter together, as one step.
+    Detections with equal scores enter together, as one step.
 
     Args:
         scores: `(D,)` scores of the detections of the whole set, none NaN.
-        true_positives: `(D,)` or `(D, T)` bool, which of them are right.
+        true_positives: `(D,)` or `(D, T)` bool, which of them are correct.
 
     Returns:
         The `(n,)` distinct scores in descending order; for each, how many detections have at least that score, `(n,)`,
-        and how many of these are right, `(n,)` or `(n, T)`.
+        and how many of these are correct, `(n,)` or `(n, T)`.
     """
-    order = scores.numpy().argsort()[::-1]  # no stable one is needed: equal scores are one step
+    order = scores.numpy().argsort()[::-1]  # need not be stable: equal scores are one step
     ordered = scores.numpy()[order]
     last_of_score = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)[: len(ordered)])
     return ordered[last_of_score], last_of_score + 1, true_positives.numpy()[order].cumsum(axis=0)[last_of_score]
@@ -38,16 +38,16 @@ def hits_at_thresholds(scores: Tensor, true_positives: Tensor) -> tuple[np.ndarr
 def precision_recall_curve(scores: Tensor, true_positives: Tensor, num_truths: int) -> tuple[Tensor, Tensor, Tensor]:
     """Precision and recall at every score threshold.
 
-    Detections of equal score enter together, as one step.
+    Detections with equal scores enter together, as one step.
 
     Args:
         scores: `(D,)` scores of the detections of the whole set, none NaN.
-        true_positives: `(D,)` or `(D, T)` bool, which of them are right.
+        true_positives: `(D,)` or `(D, T)` bool, which of them are correct.
         num_truths: number of true keypoints in the whole set.
 
     Returns:
         Precision and recall, `(n,)` or `(n, T)` float64, and the `(n,)` distinct scores in descending order that they
-        belong to (a detection counts when its score is at least that). Recall is NaN without any true keypoint.
+        belong to (a detection counts if its score is at least that). Recall is NaN without any true keypoint.
     """
     thresholds, counts, hits = hits_at_thresholds(scores, true_positives)
     precision, recall = (hits.T / counts).T, hits / (num_truths or math.nan)
@@ -58,11 +58,11 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
     """Area under the precision envelope over recall.
 
     The envelope at a recall is the highest precision at that recall or a higher one (Everingham et al. 2010, The Pascal
-    Visual Object Classes Challenge, from 2010 on with all points).
+    Visual Object Classes Challenge, which uses all points since 2010).
 
     Args:
         scores: `(D,)` scores of the detections of the whole set, none NaN.
-        true_positives: `(D,)` or `(D, T)` bool, which of them are right.
+        true_positives: `(D,)` or `(D, T)` bool, which of them are correct.
         num_truths: number of true keypoints in the whole set.
 
     Returns:
@@ -72,7 +72,7 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
         return torch.full(true_positives.shape[1:], math.nan, dtype=torch.float64)
     order = scores.numpy().argsort()
     ordered = scores.numpy().take(order)
-    # How many detections have a lower score: of those of equal score the same, by the place of the lowest of them.
+    # How many detections have a lower score; for several with equal scores, the position of the first of them.
     lower = np.arange(len(ordered))
     rises = ordered[1:] != ordered[:-1]
     if not rises.all():
@@ -80,9 +80,9 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
         lower = np.maximum.accumulate(lower)
     values = []
     for right in true_positives.reshape(len(ordered), math.prod(true_positives.shape[1:])).numpy().T:
-        # The curve climbs at right detections alone: from the lowest score to the highest, how many are at least as
-        # high, against how many of all. Of those of equal score the first is counted rightly, and the others are below
-        # it and vanish under the envelope.
+        # The curve rises only at correct detections. From the lowest of their scores to the highest: how many correct
+        # detections score at least as high, divided by how many detections do. Among equal scores, the first count is
+        # right; the later ones are too low, and vanish under the envelope.
         climbs = np.flatnonzero(right.take(order))
         precision = np.arange(len(climbs), 0, -1) / (len(ordered) - lower.take(climbs))
         values.append(np.maximum.accumulate(precision).sum() / num_truths)
@@ -90,7 +90,7 @@ def average_precision(scores: Tensor, true_positives: Tensor, num_truths: int) -
 
 
 def mean_of_defined(values: Sequence[float]) -> float:
-    """Mean of those values that are not NaN, NaN if there are none."""
+    """Mean of the values that are not NaN, NaN if there are none."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 
@@ -126,7 +126,7 @@ class AveragePrecision(KeypointMetric):
 class KeypointAveragePrecision(KeypointMetric):
     """Average precision of one class of keypoints, for lists of detections per image.
 
-    Every image that is passed counts, on all processes together.
+    Every image that is passed counts, on all processes together, even if it is passed twice.
 
     Args:
         threshold_distances: distances in pixels within which a detection may match a true keypoint.
@@ -146,13 +146,13 @@ class KeypointAveragePrecision(KeypointMetric):
         """Add images.
 
         Args:
-            predictions: for each image its detections, xy `(N, 2)` in pixels and scores `(N,)`. Those with NaN do not
-                count, so that what `heatmaps.decode` returns can be passed on.
-            targets: for each image its true keypoints, xy `(K, 2)` in pixels, NaN likewise.
+            predictions: detections of each image: xy `(N, 2)` in pixels and scores `(N,)`. Those with NaN do not count,
+                so you can pass what `heatmaps.decode` returns.
+            targets: true keypoints of each image: xy `(K, 2)` in pixels. Those with NaN do not count.
 
         Raises:
-            ValueError: If the numbers of images, or of positions and scores of an image, differ, or positions are not
-                x and y.
+            ValueError: If the numbers of images differ, or those of positions and scores of an image, or positions are
+                not x and y.
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got predictions for {len(predictions)} images and targets for {len(targets)}")
@@ -180,19 +180,19 @@ class KeypointAveragePrecision(KeypointMetric):
 
 
 def _join(images: Sequence[Tensor | np.ndarray], columns: int) -> tuple[Tensor, Tensor]:
-    """The rows of all images below one another, on the CPU, and the number of rows of each image `(B,)`."""
-    # Hundreds of small tensors: what is done to each of them has to be one call.
+    """The rows of all images concatenated, on the CPU, and the number of rows of each image `(B,)`."""
+    # There may be hundreds of small tensors, so each of them is handled with a single call.
     tensors = images if set(map(type, images)) == {Tensor} else [torch.as_tensor(image) for image in images]
     try:
-        rows = torch.stack(tensors)  # which tells that they are alike in less time than it takes to ask each of them
+        rows = torch.stack(tensors)  # fails if shapes differ, which is faster than checking each of them
         counts = torch.full((len(tensors),), tensors[0].numel() // columns)
     except RuntimeError:
         try:
             rows = torch.cat(tensors)
         except RuntimeError as error:
             if columns == 1 or len({tensor.shape[-1:] for tensor in tensors}) == 1:
-                raise  # as tensors on different devices
-            raise ValueError(f"got positions of differing widths, expected (N, {columns})") from error
+                raise  # another problem, such as tensors on different devices
+            raise ValueError(f"got positions of different widths, expected (N, {columns})") from error
         counts = torch.from_numpy(np.fromiter(map(Tensor.numel, tensors), np.int64, len(tensors)) // columns)
     if rows.numel() and columns > 1 and rows.shape[-1] != columns:
         raise ValueError(f"got positions of shape {tuple(tensors[0].shape)}, expected (N, {columns})")

@@ -1,7 +1,7 @@
-"""What the metrics share: their states, exact across processes, and the matching of everything that was seen.
+"""What the metrics share: states that are exact across processes, and the matching of detections to true keypoints.
 
-B batch, C channels, N detections of one channel of one image, K true keypoints likewise, T threshold distances,
-V visits (an image that was passed to `update`), D detections in all, G groups (a channel of an image).
+B batch, C channels, N detections and K true keypoints of one channel of one image, T threshold distances, V visits (an
+image that was passed to `update`), D detections in total, G groups (a channel of an image).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torchmetrics.utilities import dim_zero_cat
 from keypoint_detection.metrics.groups import of_similar_size, padded_rows
 from keypoint_detection.metrics.matching import descending_order, is_descending, match_groups
 
-# Batches that wait at most until what is missing is dropped from them.
+# Maximum number of batches that wait before they are added to the rows, without their missing keypoints.
 _BATCHES_AT_ONCE = 256
-# Stands after the tensors of each batch that waits, since NaN equals nothing: a collection of metrics compares states
-# after the first update, and from then on updates one of those of equal states for all of them.
+# Follows the tensors of each waiting batch. A collection of metrics compares states after the first update, and from
+# then on updates only one of the metrics with equal states. NaN keeps the states from being equal.
 _UNEQUAL = torch.tensor(math.nan, device="cpu")
-# A batch that waits is that many entries of one list: xy, scores, truths, labelled, indices and `_UNEQUAL`. A state of
-# torchmetrics is a tensor or a flat list of them, and what is no state it does not reset, share, merge or store.
+# A waiting batch is this many entries of one flat list: xy, scores, truths, labelled, indices and `_UNEQUAL`. A torchmetrics
+# state is a tensor or a flat list of tensors, and only states are reset, shared, merged and stored.
 _ENTRIES = 6
 
 
@@ -33,7 +33,7 @@ class Matches(NamedTuple):
     """Every detection of every image, matched to the true keypoints.
 
     Attributes:
-        channels: `(D,)` int64, the channel of each detection. They are in ascending order.
+        channels: `(D,)` int64, the channel of each detection, in ascending order.
         images: `(D,)` int64, the index of its image.
         scores: `(D,)` float64.
         distances: `(D, T)` float64, pixels to the true keypoint it matched within each threshold distance, NaN if none.
@@ -53,10 +53,10 @@ class Matches(NamedTuple):
 
 
 class KeypointMetric(Metric):
-    """Collects detections and true keypoints, and matches them when a value is asked for.
+    """Collects detections and true keypoints, and matches them when the value is computed.
 
-    Detections are kept as rows on the CPU, as many as there are. All processes exchange their rows, and an image that
-    several of them saw (or that one saw twice) counts once, so that the value is that of a single process.
+    Detections are kept as rows on the CPU, without padding. All processes exchange their rows, and an image that
+    several processes saw (or that one saw twice) counts once, so the value is the same as with a single process.
 
     Args:
         channel_names: names of the channels, in the order of the tensors.
@@ -77,13 +77,13 @@ class KeypointMetric(Metric):
             raise ValueError("a keypoint metric needs at least one channel and one threshold distance")
         self.channel_names = tuple(channel_names)
         self.threshold_distances = tuple(float(distance) for distance in threshold_distances)
-        # The first state, since torchmetrics 1.6.0 compares no other. Processes exchange states when none waits.
+        # The first state, because torchmetrics 1.6.0 compares only this one. Empty when processes exchange states.
         self.add_state("waiting", default=[], dist_reduce_fx=None)
         for state in self._empty_states():
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def _empty_states(self) -> dict[str, Tensor]:
-        """The rows of each state before anything was seen."""
+        """The rows of each state before the first update."""
         return {
             "indices": torch.zeros(0, dtype=torch.int64),
             "counts": torch.zeros(0, len(self.channel_names), 2, dtype=torch.int64),
@@ -98,20 +98,20 @@ class KeypointMetric(Metric):
             xy: `(B, C, N, 2)` detections in pixels of the original images, NaN for none.
             scores: `(B, C, N)` their scores.
             truths: `(B, C, K, 2)` true keypoints in the same pixels, NaN for none.
-            labelled: `(B, C)` bool, False leaves this channel of this image out.
-            indices: `(B,)` int64, which sample of the data set each image is; -1 for one that is never repeated.
+            labelled: `(B, C)` bool; channels of images with False are left out.
+            indices: `(B,)` int64, the index of each image in the dataset; -1 for one that is never repeated.
         """
-        # Batches may be small and many, so that little is done to each of them.
+        # There may be many small batches, so little is done for each of them.
         if len(self.waiting) >= _ENTRIES * _BATCHES_AT_ONCE:
             self._pack()
         self.waiting.extend((*map(_on_cpu, (xy, scores, truths, labelled, indices)), _UNEQUAL))
 
     def _pack(self) -> None:
-        """Move the batches that wait to the rows."""
+        """Add the waiting batches to the rows."""
         if not self.waiting:
             return
         xy, scores, truths, labelled, indices = (self.waiting[part::_ENTRIES] for part in range(_ENTRIES - 1))
-        self.waiting.clear()  # in place, as rows are appended: metrics that a collection was told to group share both
+        self.waiting.clear()  # in place, like appending rows: metrics that a collection groups explicitly share both
         groups = torch.cat(labelled).reshape(-1)
         detections = torch.cat([_rows_of_batches(xy, 2), _rows_of_batches(scores, 1)], dim=1)
         detections, num_detections = drop_missing(detections, _lengths(scores), groups)
@@ -125,7 +125,7 @@ class KeypointMetric(Metric):
         super().sync(*args, **arguments)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> KeypointMetric:
-        """Move the metric, but not what it has seen: that stays on the CPU until processes exchange it."""
+        """Move the metric, but not its rows: these stay on the CPU until processes exchange them."""
         return super()._apply(fn, exclude_state=(*exclude_state, *self._empty_states(), "waiting"))
 
     def _append(self, indices: Tensor, counts: Tensor, detections: Tensor, truths: Tensor) -> None:
@@ -137,8 +137,8 @@ class KeypointMetric(Metric):
 
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
         """Gather the states of all processes; see the torchmetrics class."""
-        # A process that saw nothing still has to take part with tensors of the right type and number of dimensions,
-        # and the states have to lie where the backend of the processes can read them (on the GPU for NCCL).
+        # A process without any images still has to take part with tensors of the right type and number of dimensions,
+        # and the states have to be where the backend of the processes can read them (on the GPU for NCCL).
         for name, empty in self._empty_states().items():
             setattr(self, name, [dim_zero_cat([empty, *getattr(self, name)]).to(self.device)])
         arguments = {} if dist_sync_fn is None else {"dist_sync_fn": dist_sync_fn}
@@ -147,9 +147,9 @@ class KeypointMetric(Metric):
             setattr(self, name, [dim_zero_cat(getattr(self, name)).cpu()])
 
     def matches(self) -> Matches:
-        """Match everything that was seen, images seen twice once. Inside of `compute` this covers all processes."""
+        """Match all detections; an image seen twice counts once. Inside `compute`, this covers all processes."""
         self._pack()
-        # numpy, because a process that shares its cores with data workers waits long for the threads of torch
+        # numpy, because a process that shares its cores with data workers waits a long time for the threads of torch
         indices, counts, detections, truths = (
             _joined(getattr(self, name), empty).numpy() for name, empty in self._empty_states().items()
         )
@@ -175,9 +175,9 @@ class KeypointMetric(Metric):
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU and out of any graph; most are there already, and to ask is faster than to do it."""
+    """The tensor on the CPU and detached; most already are, and checking that is faster than calling both."""
     tensor = tensor if tensor.is_cpu and not tensor.requires_grad else tensor.detach().cpu()
-    # What a worker of a loader shares holds a file open for as long as it is kept.
+    # Memory shared with a worker of a loader keeps a file open.
     return tensor.clone() if tensor.untyped_storage().is_shared() else tensor
 
 
@@ -192,15 +192,15 @@ def _match_groups(
 
     Args:
         counts: `(G, 2)` number of detections and of true keypoints.
-        starts: `(G, 2)` the first row of each group.
+        starts: `(G, 2)` their first rows in each group.
         detections: `(D, 3)` rows of x, y, score.
         truths: `(n, 2)` rows of xy.
         limits: `(T,)` threshold distances.
 
     Returns:
-        `(T, D)` distances to the true keypoints that were matched, NaN for none.
+        `(T, D)` distances to the matched true keypoints, NaN for none.
     """
-    # The last column stands for the places of groups that are smaller than others; it is missing, and is dropped.
+    # The last column is NaN: smaller groups are padded with it. It is dropped at the end.
     x, y, scores = _columns(detections)
     true_x, true_y = _columns(truths)
     distances = np.full((len(limits), len(x)), np.nan)
@@ -217,14 +217,14 @@ def _match_groups(
 
 
 def _columns(rows: np.ndarray) -> np.ndarray:
-    """Rows `(n, d)` -> `(d, n + 1)`, of which the last column is NaN."""
+    """Rows `(n, d)` -> columns `(d, n + 1)`, followed by NaN."""
     columns = np.full((rows.shape[1], len(rows) + 1), np.nan)
     columns[:, :-1] = rows.T
     return columns
 
 
 def _rows_of_batches(batches: Sequence[Tensor], columns: int) -> Tensor:
-    """The rows of batches `(B, C, N, ...)` below one another, `(n, columns)` float64."""
+    """The rows of batches `(B, C, N, ...)`, concatenated: `(n, columns)` float64."""
     if len({batch.shape[2] for batch in batches}) > 1:
         batches = [batch.reshape(-1) for batch in batches]
     return torch.cat(batches).double().reshape(-1, columns)
@@ -246,9 +246,9 @@ def drop_missing(rows: Tensor, lengths: Tensor, labelled: Tensor | None = None) 
         labelled: `(G,)` bool; None if all are.
 
     Returns:
-        The rows that remain, and the number of each group's.
+        The remaining rows, and their number in each group.
     """
-    # numpy, whose calls on little data take a fraction of torch's
+    # numpy, because its calls on small arrays take a fraction of the time of torch's
     missing = np.isnan(rows.numpy())
     all_labelled = labelled is None or labelled.all()
     if all_labelled and not missing.any():

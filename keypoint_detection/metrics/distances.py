@@ -1,4 +1,4 @@
-"""The threshold distances of the metrics, as a user gives them."""
+"""Parses the threshold distances of the metrics."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# In pixels, of evaluations in training and after it.
+# In pixels, for evaluations during training and after it.
 DEFAULT_DISTANCES = "2 4"
-SMALLEST_DISTANCE = 0.2  # pixels: nearer to the labels than labels are to the truth
+SMALLEST_DISTANCE = 0.2  # pixels: labels themselves are less accurate
 
 
 def parse_distances(distances: str | float | list[float], unit: str = "pixel") -> list[float]:
-    """Reads threshold distances as a flag gives them.
+    """Parses the value of the flag for threshold distances.
 
     Args:
-        distances: A number, several, or a text of numbers separated by spaces.
+        distances: A number, a list of numbers, or a string of numbers separated by spaces.
         unit: `pixel`, or `image` for fractions of the image's diagonal.
 
     Returns:
         The distances in ascending order.
 
     Raises:
-        InputError: If one is no positive number, or no fraction.
+        InputError: If one is not a positive number, or not below 1 although it is a fraction.
     """
     try:
         parts = str(distances).split() if isinstance(distances, (str, float, int)) else distances
@@ -43,7 +43,7 @@ def parse_distances(distances: str | float | list[float], unit: str = "pixel") -
 
 
 def warn_of_tiny(distances: list[float], unit: str) -> None:
-    """Warns of distances in pixels that were probably meant as fractions.
+    """Warns about distances in pixels that were probably meant as fractions.
 
     Args:
         distances: In ascending order.

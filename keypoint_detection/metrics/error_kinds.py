@@ -1,22 +1,22 @@
-"""Names every error of a detector and says how much average precision mending each kind would win back.
+"""Classifies every error of a detector, and computes how much average precision fixing each kind would gain.
 
-At a threshold distance d every wrong detection gets one name, by the first line that fits:
+At a threshold distance d, every wrong detection is of one kind, the first in this list that fits:
 
-- `duplicate`: a true keypoint of its own channel lies within d, but a better detection has found it already;
-- `imprecise`: a true keypoint of its own channel that nobody has found lies within 2 d. The detection claims the
-  nearest such keypoint, better scores first, so that two imprecise detections never share one;
-- `duplicate`: some true keypoint of its own channel lies within 2 d, but all of these are found or claimed;
-- `wrong_channel`: a true keypoint of another channel lies within d. The detection claims the nearest one there that
-  is neither found nor claimed, if there is any;
+- `duplicate`: a true keypoint of its own channel is within d, but a better detection has already found it;
+- `imprecise`: a true keypoint of its own channel that no detection has found is within 2 d. The detection claims the
+  nearest such keypoint, higher scores first, so that two imprecise detections never share one;
+- `duplicate`: a true keypoint of its own channel is within 2 d, but all of these are found or claimed;
+- `wrong_channel`: a true keypoint of another channel is within d. The detection claims the nearest of these that is
+  neither found nor claimed, if there is any;
 - `background`: none of these.
 
-A `miss` is a true keypoint that is neither found nor claimed. Like this every error is counted once.
+A `miss` is a true keypoint that is neither found nor claimed. In this way, every error is counted once.
 
-What mending would win back follows TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection
-Errors"): all errors of one kind are mended at once, the others stay, and AP is computed again. Duplicates and
-background detections are taken away; imprecise ones count as true; those in the wrong channel leave it, and the ones
-that claimed a keypoint count as true where it belongs; misses leave the number of true keypoints. The gains of the
-kinds do not add up, because one error can hide another.
+The gain from fixing errors follows TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection
+Errors"): all errors of one kind are fixed at once, the others stay, and AP is computed again. Duplicates and background
+detections are removed; imprecise ones count as correct; those in the wrong channel are removed from it, and those that
+claimed a keypoint count as correct in its channel; misses are subtracted from the number of true keypoints. The gains
+of the kinds do not add up, because one error can hide another.
 
 I images, C channels, N detections, K true keypoints, R rows.
 """
@@ -34,13 +34,13 @@ from keypoint_detection.metrics.groups import of_similar_size
 from keypoint_detection.metrics.matching import descending_order, match_groups
 
 ERROR_KINDS = ("miss", "duplicate", "imprecise", "wrong_channel", "background")
-IMPRECISE_FACTOR = 2.0  # an imprecise detection lies within this many threshold distances
+IMPRECISE_FACTOR = 2.0  # an imprecise detection is within this many threshold distances
 
 NO_DETECTION, TRUE, DUPLICATE, IMPRECISE, WRONG_CHANNEL, BACKGROUND = -1, 0, 1, 2, 3, 4
 
 
 class Classification(NamedTuple):
-    """What every detection is, and which true keypoints are missed.
+    """The kind of every detection, and which true keypoints are missed.
 
     Attributes:
         kinds: `(I, C, N)` int64: NO_DETECTION, TRUE, DUPLICATE, IMPRECISE, WRONG_CHANNEL or BACKGROUND.
@@ -54,11 +54,11 @@ class Classification(NamedTuple):
 
 
 class ErrorTaxonomy(NamedTuple):
-    """Counts of the errors by kind, and what mending them wins; rows in the order of `ERROR_KINDS`.
+    """Number of errors by kind, and the gain from fixing them; rows in the order of `ERROR_KINDS`.
 
     Attributes:
         counts: `(5, C)` int64, errors of the detections at or above the score thresholds.
-        gains: `(5, C)` float64, AP with this kind mended minus AP, over all detections; NaN without a true keypoint.
+        gains: `(5, C)` float64, AP with this kind fixed minus AP, over all detections; NaN without a true keypoint.
         average_precision: `(C,)` float64 in [0, 1], over all detections; NaN for a channel without a true keypoint.
     """
 
@@ -68,16 +68,16 @@ class ErrorTaxonomy(NamedTuple):
 
 
 def claim(xy: Tensor, scores: Tensor, truths: Tensor, radius: float) -> Tensor:
-    """Lets every detection, in descending score, take the nearest true keypoint within `radius` that is still free.
+    """Lets each detection, from high to low scores, take the nearest true keypoint within `radius` that is still free.
 
     Args:
         xy: `(R, N, 2)` float64 detections in pixels, NaN for none.
-        scores: `(R, N)` scores, any order; of equal ones the earlier is first.
+        scores: `(R, N)` scores, in any order; among equal ones, the earlier comes first.
         truths: `(R, K, 2)` float64 true keypoints in pixels, NaN for none and for those that are not free.
-        radius: largest distance in pixels, included.
+        radius: largest distance in pixels, inclusive.
 
     Returns:
-        `(R, N)` int64, the index of the truth that each detection took, -1 for none.
+        `(R, N)` int64, the index of the true keypoint that each detection took, -1 for none.
     """
     exists = ~xy.isnan().any(-1)
     order = descending_order(scores.masked_fill(~exists, -torch.inf).numpy().T)[: int(exists.sum(-1).amax())]
@@ -90,7 +90,7 @@ def claim(xy: Tensor, scores: Tensor, truths: Tensor, radius: float) -> Tensor:
 
 
 def within(xy: Tensor, truths: Tensor, radius: float) -> Tensor:
-    """Bool `(..., N)`: whether any of the truths `(..., K, 2)` lies within `radius` of the detection `(..., N, 2)`."""
+    """Bool `(..., N)`: whether any of the truths `(..., K, 2)` is within `radius` of the detection `(..., N, 2)`."""
     near = torch.zeros(xy.shape[:-1], dtype=torch.bool)
     for n in range(xy.shape[-2]):  # one at a time: all pairs at once could take too much memory
         x, y = (truths - xy[..., n : n + 1, :]).unbind(-1)
@@ -101,7 +101,7 @@ def within(xy: Tensor, truths: Tensor, radius: float) -> Tensor:
 def classify_detections(
     xy: Tensor, scores: Tensor, truths: Tensor, labelled: Tensor, distance: float
 ) -> Classification:
-    """Names every detection by the rules at the top of this file.
+    """Classifies every detection by the rules at the top of this file.
 
     Args:
         xy: `(I, C, N, 2)` detections in pixels, NaN for none.
@@ -115,7 +115,7 @@ def classify_detections(
     kinds = torch.full(scores.shape, NO_DETECTION, device=xy.device)
     claimed = torch.full_like(kinds, -1)
     missed = torch.zeros(truths.shape[:-1], dtype=torch.bool, device=xy.device)
-    # Images of similar size go together, each without what pads it to the largest one.
+    # Images with similar numbers of points are processed together, to save padding.
     lengths = torch.stack([_used(xy), _used(truths)], dim=1)
     for images in of_similar_size((lengths * scores.shape[1]).numpy()):
         n, k = lengths[images].amax(0).tolist()
@@ -125,14 +125,14 @@ def classify_detections(
 
 
 def _used(points: Tensor) -> Tensor:
-    """How many of the points `(I, C, N, 2)` of each image are needed to have all that are not NaN, `(I,)` int64."""
+    """How many of the N points of each image, `(I, C, N, 2)`, include all that are not NaN: `(I,)` int64."""
     present = ~points.isnan().any(-1).all(1)
     places = torch.arange(1, present.shape[1] + 1, device=points.device)
     return (present * places).amax(1).cpu() if len(places) else torch.zeros(len(points), dtype=torch.int64)
 
 
 def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Classification:
-    """`classify_detections` of images of which all is labelled."""
+    """`classify_detections` for images in which all channels are labelled."""
     n_images, n_channels, n_detections = scores.shape
     radius = IMPRECISE_FACTOR * distance
     wrong = ~xy.isnan().any(-1)
@@ -154,8 +154,8 @@ def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Cl
     name(within(xy, truths, distance), DUPLICATE)
     name(claim_in_channel(radius), IMPRECISE)
     name(within(xy, truths, radius), DUPLICATE)
-    # The channels' axes are joined from here on: a detection may take the keypoint of another channel. Those of its own
-    # lie farther than 2 d from all that is still unnamed, so any truth near is another's.
+    # From here on, the channels are joined, because a detection may take the keypoint of another channel. Those of its
+    # own are farther than 2 d from all detections that remain, so a nearby truth is always another channel's.
     channels = torch.arange(n_channels, device=xy.device).repeat_interleave(truths.shape[2])
     points = xy.masked_fill(~wrong[..., None], torch.nan).flatten(1, 2)
     near = within(points, truths.flatten(1, 2), distance)
@@ -168,7 +168,7 @@ def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Cl
 
 
 def take_away(truths: Tensor, taken: Tensor) -> Tensor:
-    """The truths `(R, K, 2)` with those whose indices stand in `taken` `(R, N)`, where not -1, replaced by NaN."""
+    """The truths `(R, K, 2)`, with NaN in place of those whose indices are in `taken` `(R, N)`; -1 stands for none."""
     rows, detections = (taken >= 0).nonzero(as_tuple=True)
     left = truths.clone()
     left[rows, taken[rows, detections]] = torch.nan
@@ -183,14 +183,14 @@ def error_taxonomy(
     distance: float,
     score_thresholds: Tensor,
 ) -> ErrorTaxonomy:
-    """Counts the errors of each kind at the score thresholds, and the AP that mending each kind would win back.
+    """Counts the errors of each kind at the score thresholds, and computes the AP that fixing each kind would gain.
 
     AP ranks all detections, so the gains do too; only the counts depend on the score thresholds.
 
     Args:
-        xy: `(I, C, N, 2)` detections in original pixels, NaN for none.
+        xy: `(I, C, N, 2)` detections in pixels of the original images, NaN for none.
         scores: `(I, C, N)`.
-        truths: `(I, C, K, 2)` true keypoints in original pixels, NaN for none.
+        truths: `(I, C, K, 2)` true keypoints in pixels of the original images, NaN for none.
         labelled: `(I, C)` bool; detections and truths of an unlabelled channel are left out.
         distance: threshold distance in pixels.
         score_thresholds: `(C,)` lowest score that counts in each channel.
@@ -209,7 +209,7 @@ def error_taxonomy(
 
 
 def _mended(errors: Classification, scores: Tensor, exists: Tensor, channel: int, mend: str | None) -> Tensor:
-    """AP of one channel with the errors of the kind `mend` mended, a float64 scalar."""
+    """AP of one channel with all errors of the kind `mend` fixed, a float64 scalar."""
     kinds, channel_scores = errors.kinds[:, channel], scores[:, channel]
     keep, true = kinds != NO_DETECTION, kinds == TRUE
     n_truths = int(exists[:, channel].sum())
@@ -218,7 +218,7 @@ def _mended(errors: Classification, scores: Tensor, exists: Tensor, channel: int
     extra = scores.new_empty(0)
     if mend == "miss":
         n_truths -= int(errors.missed[:, channel].sum())
-        if n_truths == 0:  # every keypoint was missed, so finding them is all that there is to win
+        if n_truths == 0:  # every keypoint was missed, so finding them gains everything
             return torch.tensor(1.0, dtype=torch.float64)
     elif mend == "imprecise":
         true = true | (kinds == IMPRECISE)

@@ -1,4 +1,4 @@
-"""Divides groups of rows, so that each division can be padded to its largest group within bounded memory.
+"""Divides groups of rows into chunks, so that each chunk can be padded to its largest group within bounded memory.
 
 G groups, n kinds of rows, such as detections and true keypoints.
 """
@@ -9,23 +9,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# Groups, and rows of each kind with what is padded, that a division holds at most, unless it is a single group.
+# Maximum number of groups in a chunk, and of rows of each kind including padding, unless it is a single group.
 _GROUPS_AT_ONCE = 2**13
 _ROWS_AT_ONCE = 2**20
-# Groups with fewer rows than this power of two, nearly all that there are, stay together.
+# Groups with fewer rows than this power of two, which are almost all groups, are not separated by size.
 _SMALL = 6
 
 
 def of_similar_size(counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Divide groups by their sizes: one with very many rows is not to make room for as many in all others.
+    """Divide groups by their sizes, so that one with very many rows does not make all others be padded to its size.
 
     Args:
         counts: `(G, n)` number of rows of each kind.
 
     Yields:
-        The indices of some groups, in ascending order of the last kind of rows; each group is in one division.
+        The indices of the groups of a chunk, ordered by their number of rows of the last kind. Each group is in one
+        chunk.
     """
-    # A group of a class has less than 2 ** size rows of each kind.
+    # A group of a class has fewer than 2 ** size rows of each kind.
     sizes = np.maximum(np.frexp(counts)[1], _SMALL)
     order = counts[:, -1].argsort(kind="stable")
     if (sizes == _SMALL).all():

@@ -1,4 +1,4 @@
-"""How far detections are from the truth, and how good a detector is at its best score threshold."""
+"""How far detections are from the true keypoints, and how good a detector is at its best score threshold."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def best_f1(scores: Tensor, true_positives: Tensor, num_truths: int) -> dict[str
 
     Args:
         scores: `(D,)` scores of the detections of the whole set.
-        true_positives: `(D,)` bool, which of them are right.
+        true_positives: `(D,)` bool, which of them are correct.
         num_truths: number of true keypoints in the whole set.
 
     Returns:
-        `recall`, `precision`, `best_f1` and `best_threshold`: detections with at least this score count. Of several
-        sets of detections that are as good it is that of the highest scores, and the threshold lies in the middle
-        between the lowest of these and the next lower score (0 if there is none), because other images have detections
-        as good with a little less. NaN where undefined: everything without a true keypoint, precision
-        without a detection, and the threshold without one that is right.
+        `recall`, `precision`, `best_f1` and `best_threshold`; detections with at least this score count. If several
+        thresholds reach the best F1, the highest one is used. The returned threshold is halfway between the lowest
+        score that counts and the next lower score (0 if there is none), because in other images, equally good
+        detections have slightly lower scores. Undefined values are NaN: all of them without a true keypoint, precision
+        without a detection, and the threshold without a correct detection.
     """
     thresholds, counts, hits = hits_at_thresholds(scores, true_positives)
     if not num_truths:
         return {"recall": math.nan, "precision": math.nan, "best_f1": math.nan, "best_threshold": math.nan}
     if not len(thresholds):
         return {"recall": 0.0, "precision": math.nan, "best_f1": 0.0, "best_threshold": math.nan}
-    f1 = 2 * hits / (counts + num_truths)  # of whole numbers: what is as good is equal to the last digit
+    f1 = 2 * hits / (counts + num_truths)  # computed from integers, so that equal values are exactly equal
     best = int(f1.argmax())
     if not hits[best]:
         return {"recall": 0.0, "precision": 0.0, "best_f1": 0.0, "best_threshold": math.nan}

@@ -202,7 +202,7 @@ def test_positions_that_are_not_x_and_y_are_refused_however_many_numbers_they_ar
     with pytest.raises(ValueError, match=r"got positions of shape \(1, 4\), expected \(N, 2\)"):
         metric.update([(torch.zeros(1, 4), torch.zeros(2))], [torch.zeros(0, 2)])
     points = [(torch.zeros(1, 2), torch.zeros(1)), (torch.zeros(3, 3), torch.zeros(3))]
-    with pytest.raises(ValueError, match=r"got positions of differing widths, expected \(N, 2\)"):
+    with pytest.raises(ValueError, match=r"got positions of different widths, expected \(N, 2\)"):
         metric.update(points, [torch.zeros(0, 2)] * 2)
 
 
