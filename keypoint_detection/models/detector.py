@@ -39,9 +39,9 @@ class KeypointDetector(pl.LightningModule):
         heatmap_stride: Pixels of the network's input per cell of the heatmaps: 1, 2 or 4.
         learning_rate: Highest learning rate of AdamW; that of Muon's kernels is 10/3 of it.
         backbone_type: Name of the backbone in `BACKBONES`.
-        backbone: Arguments of the backbone by name; what is left out has the backbone's default.
+        backbone: Arguments of the backbone by name; those left out have the backbone's defaults.
         loss: Name of the loss in `LOSSES`.
-        loss_arguments: Arguments of the loss by name; what is left out has the loss's default.
+        loss_arguments: Arguments of the loss by name; those left out have the loss's defaults.
         image_size: Height and width in pixels that images are letterboxed to, None for images as they are.
         max_keypoints: Maximum number of keypoints that are decoded per channel and image. By default 20, or in training
             1.5 times as many as the fullest image holds, if that is more.

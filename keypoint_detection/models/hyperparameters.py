@@ -78,7 +78,7 @@ def check(values: Mapping[str, Any]) -> None:
     """
     channels = values["keypoint_channels"]
     if not isinstance(channels, list) or not channels or len(set(channels)) < len(channels):
-        raise InputError(f"keypoint_channels is {channels!r}, expected a list of different names, at least one")
+        raise InputError(f"keypoint_channels is {channels!r}, expected a list of one or more different names")
     loss = look_up(LOSSES, values["loss"], "loss")
     check_arguments(loss, values["loss_arguments"] or {}, f"loss {values['loss']!r}")
     look_up({**SCHEDULES, PLATEAU: None}, values["learning_rate_schedule"], "learning_rate_schedule")
@@ -106,10 +106,10 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         ),
         "learning_rate": (0 < values["learning_rate"] < math.inf, "more than 0, and finite"),
         "weight_decay": (0 <= values["weight_decay"] < math.inf, "0 or more, and finite"),
-        "learning_rate_warmup": (0 <= values["learning_rate_warmup"] < 1, "a share from 0 up to below 1"),
+        "learning_rate_warmup": (0 <= values["learning_rate_warmup"] < 1, "at least 0 and less than 1"),
         "plateau_factor": (0 < values["plateau_factor"] < 1, "between 0 and 1"),
         "plateau_patience": (values["plateau_patience"] >= 0, "0 or more"),
-        "plateau_relative_threshold": (0 <= values["plateau_relative_threshold"] < 1, "a share from 0 up to below 1"),
+        "plateau_relative_threshold": (0 <= values["plateau_relative_threshold"] < 1, "at least 0 and less than 1"),
         "encoder_learning_rate_factor": (
             0 <= values["encoder_learning_rate_factor"] < math.inf,
             "0 or more, and finite",
