@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Renders with the flags of a command line, which are the arguments of `generate`.
+    """Renders boxes as the command line says; its flags are the arguments of `generate`.
 
     Args:
-        arguments: The flags; those of the process where none are given.
+        arguments: The flags; by default those of the process.
 
     Returns:
         The exit code.

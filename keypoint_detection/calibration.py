@@ -1,14 +1,15 @@
-"""Score thresholds with a promise: a recall that holds for images that nobody has labelled yet.
+"""Score thresholds with a promise: a recall that also holds on new, unlabelled images.
 
-The method is conformal risk control (Angelopoulos et al. 2022). What is exchangeable is the image, not the keypoint:
-keypoints of one image share its light, pose and blur, and stand or fall together. The loss of an image is the share of
-its true keypoints that is missed; it never falls as the threshold rises. Of all thresholds with
+The method is conformal risk control (Angelopoulos et al. 2022). The exchangeable unit is the image, not the keypoint:
+keypoints of one image share its light, pose and blur, and tend to be found or missed together. The loss of an image is
+the share of its true keypoints that are missed; it never falls as the threshold rises. The method chooses the largest
+threshold with
 
     (sum of the losses over n images + 1) / (n + 1) <= 1 - recall
 
-the largest is chosen. Then a new image that holds the channel and comes from where the labelled ones came from has, on
-average over new images and over the choice of the labelled ones, at least that share of its keypoints found. Images
-that were trained on, or neighbouring frames of one video, do not keep that promise.
+Then the detector finds at least the share `recall` of the keypoints in a new image that has the channel and comes from
+the same source as the labelled ones, on average over new images and over the choice of labelled ones. The promise does
+not hold if the labelled images were trained on, or are neighbouring frames of one video.
 
 D detections, n images.
 """
@@ -30,14 +31,14 @@ METHOD = "conformal risk control over images"
 
 @dataclass(frozen=True)
 class ChannelCalibration:
-    """What could be promised for one channel.
+    """What can be promised for one channel.
 
     Attributes:
-        threshold: The score threshold that keeps the promise; None where there is none.
-        images: Number n of labelled images that hold the channel.
-        keypoints: Their true keypoints.
-        measured_recall: Mean over these images of the share of keypoints found at the threshold; without a threshold,
-            of all detections. NaN without an image.
+        threshold: The score threshold that keeps the promise, or None if there is none.
+        images: Number n of labelled images that have keypoints of the channel.
+        keypoints: Number of true keypoints in these images.
+        measured_recall: Share of the keypoints of an image that are found at the threshold (without a threshold: by
+            any detection), averaged over these images. NaN if there are none.
         problem: Why there is no threshold, or None.
     """
 
@@ -53,12 +54,12 @@ def conformal_threshold(scores: np.ndarray, images: np.ndarray, num_truths: np.n
 
     Args:
         scores: `(D,)` scores of the detections that found a true keypoint.
-        images: `(D,)` int, the image of each, below n.
+        images: `(D,)` int, the image of each detection, in [0, n).
         num_truths: `(n,)` number of true keypoints of each image, at least 1.
         recall: The recall to promise, in (0, 1).
 
     Returns:
-        The threshold (a detection counts if its score is at least that), None where no threshold keeps the promise.
+        The threshold (a detection counts if its score is at least that), or None if no threshold keeps the promise.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
@@ -70,20 +71,20 @@ def conformal_threshold(scores: np.ndarray, images: np.ndarray, num_truths: np.n
 
 
 def images_needed(recall: float) -> int:
-    """The fewest images with which anything at all can be promised, were every keypoint found."""
+    """The smallest number of images for which a promise is possible, even if every keypoint is found."""
     return math.ceil(1 / (1 - recall) - 1 - 1e-9)
 
 
 def calibrate_channel(
     matches: Matches, channel: int, position: int, num_truths: Mapping[int, int], recall: float
 ) -> ChannelCalibration:
-    """Looks for a threshold of one channel.
+    """Looks for a threshold for one channel.
 
     Args:
-        matches: All detections of the labelled set.
-        channel: Which channel.
-        position: Which threshold distance a detection has to be within.
-        num_truths: The number of true keypoints of each image that holds the channel, by the index of the image.
+        matches: All detections in the labelled set.
+        channel: Index of the channel.
+        position: Index of the threshold distance within which a detection must be.
+        num_truths: The number of true keypoints in each image that has the channel, by image index.
         recall: The recall to promise, in (0, 1).
 
     Returns:
@@ -99,21 +100,22 @@ def calibrate_channel(
     measured = float((1 / counts[images[shown]]).sum() / len(counts)) if len(counts) else math.nan
     problem = None
     if len(counts) < images_needed(recall):
-        problem = f"too little data: {counted(len(counts), 'image')} with it, at least {images_needed(recall)} needed"
+        found = f"{counted(len(counts), 'image')} with this channel"
+        problem = f"too little data: {found}, at least {images_needed(recall)} needed"
     elif threshold is None:
-        problem = f"out of reach: all detections together find {measured:.3f} in the mean of {len(counts)} images"
+        problem = f"out of reach: even all detections find only {measured:.3f} on average over {len(counts)} images"
     return ChannelCalibration(threshold, len(counts), int(counts.sum()), measured, problem)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Thresholds with a promise for all channels, as a checkpoint keeps them.
+    """Thresholds with a promise for all channels, as they are stored in a checkpoint.
 
     Attributes:
-        recall: What was asked for.
-        distance: Pixels within which a detection finds a keypoint.
+        recall: The recall that was asked for.
+        distance: Distance in pixels within which a detection counts as finding a keypoint.
         data: The labelled file and the fingerprint of its labels.
-        channels: By name.
+        channels: The result for each channel, by name.
     """
 
     recall: float
@@ -137,8 +139,8 @@ class Calibration:
         for name, found in self.channels.items():
             if found.problem is None:
                 images = counted(found.images, "image")
-                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} in the mean of {images})"
+                text = f"{found.threshold:.4f}   ({found.measured_recall:.3f} on average over {images})"
             else:
-                text = f"no promise, the threshold stays   ({found.problem})"
+                text = f"no promise, threshold unchanged   ({found.problem})"
             lines.append(f"{padded(name, width)}  {text}")
         return "\n".join(lines)

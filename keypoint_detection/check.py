@@ -70,17 +70,17 @@ def check(
 
 
 def _check_picture(picture: str) -> None:
-    """Checks that a picture can be written, before the work, and makes its folder."""
+    """Checks that a picture can be written, before any work is done, and makes its folder."""
     check_given(picture, "--picture")
     Image.init()
     kind = Image.registered_extensions().get(Path(picture).suffix.lower())
     if kind not in Image.SAVE:
-        raise InputError(f"--picture {picture}: expected a name that ends as pictures do, such as .png or .jpg")
+        raise InputError(f"--picture {picture}: expected the name of an image file, such as look.png or look.jpg")
     prepare_file(picture, "--picture")
 
 
 def draw_examples(report: CheckReport) -> np.ndarray:
-    """Draws the images that the report names as examples with their labels, `(H, W, 3)` uint8."""
+    """Draws the report's example images with their labels, `(H, W, 3)` uint8."""
     annotations = report.annotations
     pictures = []
     for index in report.examples:

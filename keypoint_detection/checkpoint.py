@@ -1,4 +1,4 @@
-"""`keypoint-detection checkpoint`: what a checkpoint holds, and its weights in a file without anything else."""
+"""`keypoint-detection checkpoint`: shows what a checkpoint holds, and writes its weights to a file of their own."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ SHOWN_METRICS = ("meanAP", "median_distance", "recall", "precision", "best_f1")
 
 
 def store_calibration(path: str | Path, calibration: Calibration) -> None:
-    """Puts the thresholds that keep a promise into a checkpoint, and the record of it; all else stays.
+    """Stores thresholds that keep a promise in a checkpoint, with a record of the promise; the rest stays as it is.
 
     Args:
-        path: The checkpoint, which is replaced whole or not at all.
+        path: The checkpoint, which is replaced as a whole or not at all.
         calibration: The thresholds of some or all of its channels. Channels without a promise keep the threshold that
             they had.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector, or cannot be written.
+        InputError: If the file is not a checkpoint of a detector, or cannot be written.
     """
     checkpoint = load_checkpoint(path)
     names = list(checkpoint["hyper_parameters"]["keypoint_channels"])
@@ -64,13 +64,13 @@ def describe(path: str | Path) -> dict[str, Any]:
         path: The checkpoint. No code from it is run.
 
     Returns:
-        `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (their
-        number), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `evaluation` (which channels of the
-        file are merged, what empty ones mean, the threshold distances, fingerprints of the labels), `metrics` of the
-        validation before it was saved, and `calibration`. None where the file does not say.
+        `file`, `version`, `channels`, `score_thresholds` by channel, `backbone` with its arguments, `parameters` (how
+        many), `heatmap_stride`, `heatmap_sigma`, `image_size`, `epoch`, `step`, `evaluation` (which channels of the
+        labelled file are merged, what empty ones mean, threshold distances, fingerprints of the labels), `metrics` of
+        the validation before it was saved, and `calibration`. What the checkpoint does not record is None.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector.
+        InputError: If the file is not a checkpoint of a detector.
     """
     checkpoint = load_checkpoint(path)
     values, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
@@ -99,7 +99,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 def parameter_count(values: Mapping[str, Any]) -> int | None:
     """Number of parameters of a detector with these hyperparameters.
 
-    None if it cannot be built here, as with a hyperparameter that only another version knows.
+    None if it cannot be built here, for example because of a hyperparameter that only another version knows.
     """
     try:
         with torch.device("meta"):  # shapes only
@@ -125,7 +125,7 @@ def info(path: str, as_json: bool = False) -> None:
 
 
 def _text(name: str, value: Any) -> str:
-    """A value on one line, or one line for each part of it."""
+    """A value as text on one line, or on one line for each of its parts."""
     if value is None:
         return "-"
     if name == "evaluation":
@@ -166,11 +166,11 @@ def export_weights(path: str, output: str) -> None:
         output: The file to write, such as weights.safetensors.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector, both paths are one file, the name of the one to write
+        InputError: If the file is not a checkpoint of a detector, both paths are the same file, the name of the output
             does not end with .safetensors, or the extra `safetensors` is not installed.
     """
     refuse_overwriting(output, [path])
-    if Path(output).suffix != SAFETENSORS:  # by which whatever reads it tells it from a checkpoint
+    if Path(output).suffix != SAFETENSORS:  # readers tell it from a checkpoint by this
         raise InputError(f"{output}: expected a name that ends with {SAFETENSORS}")
     try:
         from safetensors.torch import save
@@ -196,10 +196,10 @@ POSITIONAL = ("path", "output")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Does what a command line asks of a checkpoint.
+    """Runs `keypoint-detection checkpoint`.
 
     Args:
-        arguments: The action and its arguments; those of the process where none are given.
+        arguments: The action and its arguments; by default those of the process.
 
     Returns:
         The exit code.

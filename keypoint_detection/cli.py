@@ -1,4 +1,4 @@
-"""The console script `keypoint-detection`: one subcommand for each thing there is to do."""
+"""The console script `keypoint-detection` and its subcommands."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any, TextIO
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.parent import end_with_first_process
 
-# name -> (what it does, module with a `main(argv) -> int`), imported only when it is asked for: torch takes seconds
+# name -> (what it does, module with a `main(argv) -> int`); imported only when needed, because torch takes seconds
 COMMANDS = {
     "train": ("train a detector on a JSON file and a folder of images", "keypoint_detection.train.train"),
-    "sweep": ("run the trainings of a wandb sweep file, without an account", "keypoint_detection.sweep.command"),
+    "sweep": ("run a wandb sweep file, without an account", "keypoint_detection.sweep.command"),
     "evaluate": ("measure a checkpoint on a labelled set", "keypoint_detection.evaluation.command"),
     "checkpoint": ("say what a checkpoint holds, or export its weights", "keypoint_detection.checkpoint"),
     "predict": ("find keypoints in images, folders and videos", "keypoint_detection.predict_command"),
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Args:
-        arguments: The command line without the program's name; that of the process where none is given.
+        arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit code: 0 done, 1 done in part, 2 bad input or want of memory, 130 interrupted, 141 nobody reads what it
-        prints.
+        The exit code: 0 success, 1 partial success, 2 bad input or out of memory, 130 interrupted, 141 if the reader of
+        its output is gone.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(module: str, arguments: Sequence[str]) -> int:
-    """Runs the `main` of a module; bad input and want of memory are one line on standard error and exit code 2.
+    """Runs the `main` of a module; bad input and lack of memory give one line on standard error and exit code 2.
 
-    Where the reader of a pipe is gone, as behind `| head`, it ends without a word.
+    If the reader of a pipe is gone, as after `| head`, it ends silently.
     """
     try:
         code = _run(module, arguments)
@@ -77,33 +77,33 @@ def run(module: str, arguments: Sequence[str]) -> int:
         gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
         if not gone:
             raise
-        for stream in gone:  # which Python flushes once more when it ends
+        for stream in gone:  # Python flushes them once more when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
     return code
 
 
 def _is_unread(stream: TextIO) -> bool:
-    """Whether a stream is a pipe that nobody reads any more."""
+    """Whether a stream is a pipe that no longer has a reader."""
     try:
         poll = select.poll()
-        poll.register(stream.fileno(), 0)  # which tells errors alone
+        poll.register(stream.fileno(), 0)  # reports errors only
         return bool(poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file at all
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or the stream is not a file
         return False
 
 
 def _run(module: str, arguments: Sequence[str]) -> int:
-    # Of a machine's processes, which all would say the same; the second name is SLURM's.
+    # Only the first process of each machine logs, as all would say the same. The second variable is SLURM's.
     first = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
     end_with_first_process(first)
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     if not first:
-        for reading in ("dataset", "images.attempts"):  # which it alone knows of: images in its share
+        for reading in ("dataset", "images.attempts"):  # problems with images of its share, which only it knows about
             logging.getLogger(f"keypoint_detection.data.{reading}").setLevel(logging.WARNING)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints what it has to say itself
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of channels that the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")  # channel names may not be encodable for the terminal
     try:
         return _load(module).main(arguments)
     except InputError as error:
@@ -121,8 +121,8 @@ def _run(module: str, arguments: Sequence[str]) -> int:
 
 
 def _load(module: str) -> ModuleType:
-    """Imports a module. Ctrl-C ends the process at once meanwhile: imports swallow it, or break where they are."""
-    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored, as in the background of a shell
+    """Imports a module. Meanwhile, Ctrl-C ends the process at once: imports swallow it, or fail halfway through."""
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # it is ignored in a shell's background jobs
     if not own or threading.current_thread() is not threading.main_thread():
         return importlib.import_module(module)
     signal.signal(signal.SIGINT, _end_at_once)

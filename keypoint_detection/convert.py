@@ -1,4 +1,4 @@
-"""`keypoint-detection convert`: a data set in another format, with other channels or coordinates."""
+"""`keypoint-detection convert`: writes a data set in another format, with other channels or coordinates."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def convert(
 ) -> Annotations:
     """Write the labels of a data set in another format, with other channels or coordinates.
 
-    Image paths are written as they are, relative to `image_dataset_path`. Keypoints outside of their image are left
-    out with a warning, as in a training.
+    Image paths are written as they are, relative to `image_dataset_path`. Keypoints outside their image are left out
+    with a warning, as in training.
 
     Args:
         json_dataset_path: JSON file to read, in this library's or COCO's format.
@@ -44,11 +44,11 @@ def convert(
         output_coordinates: Coordinate convention of the native format to write; COCO always uses pixels.
 
     Returns:
-        What was written.
+        The annotations that were written.
 
     Raises:
-        InputError: If something is wrong with the file or its images, as when most keypoints lie outside of them, or
-            the output cannot be written.
+        InputError: If something is wrong with the file or its images, for example if most keypoints are outside their
+            image, or if the output cannot be written.
     """
     check_given(json_dataset_path, "--json_dataset_path")
     check_given(output, "--output")

@@ -1,4 +1,4 @@
-"""Curves of a training as a PNG file, drawn without a display."""
+"""Training curves as a PNG file, drawn without a display."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keypoint_detection.log_names import LogName, parse_log_name
 from keypoint_detection.picture_layout import boxes_for_letters, paper_colours
 
 DISTANCES = {f"{mean}_distance": f"{mean} distance of matched keypoints" for mean in ("median", "mean")}
-# Which kinds of values share a plot.
+# Kinds of values with the same title share a plot.
 TITLES = {
     "loss": "loss",
     "gt_loss": "loss",
@@ -31,11 +31,11 @@ TITLES = {
 LEGEND_CHANNELS = 60
 LEGEND_COLUMNS = 8
 LEGEND_FONT = 8  # points
-# Up to so many points of a curve are marked. With more channels than this their curves are thin and pale.
+# Curves of at most FEW_POINTS have markers. With more than MANY_CHANNELS, the curves of channels are thin and pale.
 FEW_POINTS = 30
 MANY_CHANNELS = 12
-MARGIN = 0.4  # epochs at both sides of a single one
-LEGEND_SPACE = 42  # points of a column beside its longest name
+MARGIN = 0.4  # epochs on either side, if there is only one
+LEGEND_SPACE = 42  # points of a column's width in addition to its longest name
 STAGE_DASHES = {"train": "--", "validation": "-"}
 DISTANCE_DASHES = ("-", "--", ":", "-.")
 TOTAL = "black"
@@ -44,13 +44,13 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def group_series(series: Series) -> dict[str, list[str]]:
-    """Sorts curves into plots by what their values mean.
+    """Groups curves into plots by what their values mean.
 
     Args:
         series: Steps and values by log name.
 
     Returns:
-        Names by title of the plot: losses and average precision each together, all else by its own name.
+        Names by title of the plot: one plot for losses, one for average precision, and one for each other kind.
     """
     groups: dict[str, list[str]] = {}
     for name in series:
@@ -68,17 +68,17 @@ def plot_curves(
     channel_names: Sequence[str] = (),
     distance_unit: str = "pixels",
 ) -> None:
-    """Draws curves of a training, one plot per kind of value.
+    """Draws training curves, one plot per kind of value.
 
-    A channel has one colour everywhere, as in pictures of keypoints, and totals are black; dashes tell training from
-    validation and one threshold distance from another. Legends lie below the plots.
+    A channel has the same colour everywhere, as in pictures of keypoints, and totals are black; dashes distinguish
+    training from validation, and threshold distances from one another. Legends are below the plots.
 
     Args:
         series: Steps and values by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...). NaN leaves a gap.
         path: The PNG file to write.
         x_label: What the steps count.
-        channel_names: The channels in the order of their colours; others follow as they come.
-        distance_unit: What distances count.
+        channel_names: The channels in the order of their colours; others follow in the order of their curves.
+        distance_unit: Unit of distances.
     """
     series = {name: curve for name, curve in series.items() if np.isfinite(curve[1]).any()}
     colours = _colours(series, channel_names)
@@ -100,7 +100,7 @@ def plot_curves(
         if first == last:
             axes.set_xlim(first - MARGIN, last + MARGIN)
         positive = True
-        # Totals come last, so that they lie over the channels.
+        # Totals are drawn last, on top of the channels.
         for name in sorted(names, key=lambda name: parse_log_name(name).channel is None):
             steps, values = (np.asarray(column, dtype=np.float64) for column in series[name])
             known = np.isfinite(values)
@@ -124,7 +124,7 @@ def plot_curves(
 
 
 def _legend_columns(names: Iterable[str], width: float) -> int:
-    """Columns of a legend that fit into a width in inches."""
+    """Number of legend columns that fit into a width in inches."""
     font = FontProperties(size=LEGEND_FONT)
     sizes = (text_to_path.get_text_width_height_descent(name, font, ismath=False) for name in names)
     longest = max((width for width, *_ in sizes), default=0.0)
@@ -166,7 +166,7 @@ def _meaning(curve: LogName) -> str:
 
 
 def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[float]) -> None:
-    """Tells below a plot what its dashes mean, once for all channels; in its title, if all mean the same."""
+    """Explains the dashes below a plot, once for all channels, or in its title if there is only one meaning."""
     curves = [curve for name in names if (curve := parse_log_name(name)).stage]
     curves.sort(key=lambda curve: (curve.distance or 0, curve.kind, curve.stage))
     looks = {_meaning(curve): _look(curve, distances) for curve in curves}
@@ -180,10 +180,10 @@ def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[float
 
 
 def _legend_of_channels(figure: Figure, colours: Mapping[str, tuple[float, ...]]) -> None:
-    """Names the channels' colours below all plots."""
+    """Explains the channels' colours below all plots."""
     if not colours:
         return
-    # What stands between two dollars would be read as a formula.
+    # Text between two dollar signs would be read as a formula.
     shown = [(name.replace("$", r"\$"), colour) for name, colour in colours.items()][:LEGEND_CHANNELS]
     handles = [Line2D([], [], color=TOTAL, linewidth=2.4, label="all channels")]
     handles += [Line2D([], [], color=colour, linewidth=2.4, label=name) for name, colour in shown]

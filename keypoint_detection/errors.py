@@ -1,10 +1,10 @@
-"""The one error that means: the input is wrong, not the program; and what torch says where memory does not suffice."""
+"""The error for wrong input, as opposed to a bug in the program, and torch's out-of-memory errors in plain words."""
 
 from __future__ import annotations
 
 import re
 
-# On a GPU of any maker, and on a CPU.
+# What torch says on a GPU of any vendor, and on a CPU.
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
 
 
@@ -15,7 +15,8 @@ class InputError(ValueError):
     prints it without a traceback and exits with code 2.
 
     Args:
-        message: The text. Of an error in a worker of a data loader, whose message holds its traceback, the last line.
+        message: The text. For an error in a data loader's worker, whose message holds a traceback, only the last line
+            is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -26,11 +27,11 @@ class InputError(ValueError):
 
 
 class ImageError(InputError):
-    """An image that is loaded cannot be read, as one that has disappeared since its header was."""
+    """An image cannot be read when it is loaded, for example because it was deleted after its header was read."""
 
 
 def want_of_memory(error: BaseException) -> str | None:
-    """Says that memory does not suffice and how much was asked for, where an error of torch means that; or None."""
+    """If torch raised this error for lack of memory, says so and how much was asked for; otherwise None."""
     if not isinstance(error, RuntimeError) or not any(words in str(error) for words in _OUT_OF_MEMORY):
         return None
     asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)

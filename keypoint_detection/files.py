@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and what may stand in them."""
+"""Files that are written as a whole or not at all, checks of paths before the work, and what text files may hold."""
 
 from __future__ import annotations
 
@@ -16,71 +16,72 @@ import yaml
 
 from keypoint_detection.errors import InputError
 
-# How text is written that UTF-8 does not have: the bytes of a file's name that are none, as JSON escapes them.
+# How text that UTF-8 cannot encode is written, such as undecodable bytes in a file's name: escaped as in JSON.
 UNENCODABLE = "backslashreplace"
 
 
 def make_folder(folder: Path, asked: str) -> None:
-    """Makes a folder, and checks that files can be written there, before the work that fills it.
+    """Makes a folder and checks that files can be written there, before the work whose results go into it.
 
     Args:
         folder: The folder.
         asked: What the user asked for, such as `--output numbers.json`.
 
     Raises:
-        InputError: If they cannot.
+        InputError: If files cannot be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
-            probe.write(b"0" * 4096)  # a block, which a full disk does not take
+            probe.write(b"0" * 4096)  # a whole block, which fails on a full disk
     except OSError as error:
         raise InputError(f"{asked}: cannot be written there ({error.strerror or error})") from error
 
 
 def check_given(path: str, flag: str, expected: str = "a file") -> None:
-    """Checks that a path is not empty, as a variable of the shell that is not set leaves it.
+    """Checks that a path is not empty, for example because of an unset shell variable.
 
     Args:
         path: The path.
         flag: The flag that it was given for.
-        expected: What the path is to lead to.
+        expected: What the path should lead to.
 
     Raises:
-        InputError: If it is.
+        InputError: If it is empty.
     """
     if not path:
         raise InputError(f"{flag}: is empty, expected {expected}")
 
 
 def refuse_overwriting(output: str | Path, sources: Iterable[str | Path]) -> None:
-    """Checks that what is written does not take the place of what is read.
+    """Checks that the output does not overwrite an input.
 
     Args:
         output: The file to write.
         sources: The files that are read.
 
     Raises:
-        InputError: If it is one of them.
+        InputError: If the output is one of them.
     """
     try:
         existing = Path(output).stat()
-    except OSError:  # what is not there is not read, of a million images either
+    except OSError:  # a new file cannot be a source, so there is no need to look at perhaps a million images
         return
     for source in sources:
-        with contextlib.suppress(OSError):  # whoever reads it will see
-            if os.path.samestat(existing, os.stat(source)):  # noqa: PTH116  a tenth of the time that its real path takes
-                raise InputError(f"{output}: would overwrite the file that is read, expected another name")
+        with contextlib.suppress(OSError):  # reported when it is read
+            if os.path.samestat(existing, os.stat(source)):  # noqa: PTH116  ten times as fast as its real path
+                raise InputError(f"{output}: would overwrite an input file, expected another name")
 
 
 def refuse_repeated_keys(path: str | Path) -> None:
-    """Checks that no key stands twice in a mapping of a YAML file, of which loaders take the last one.
+    """Checks that no mapping in a YAML file repeats a key: loaders would silently take the last one.
 
     Args:
-        path: The file. What cannot be read as YAML, or not twice as a pipe, passes: it is for the loader.
+        path: The file. One that is not YAML, or that cannot be read twice, such as a pipe, passes: that is left to the
+            loader.
 
     Raises:
-        InputError: If one does.
+        InputError: If a key is repeated.
     """
     try:
         nodes = [yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)] if Path(path).is_file() else []
@@ -91,19 +92,19 @@ def refuse_repeated_keys(path: str | Path) -> None:
         keys = [key.value for key, _ in entries]
         for key in keys:
             if keys.count(key) > 1:
-                raise InputError(f"{key} stands there twice, expected it once")
-        nodes += [value for _, value in entries if value not in nodes]  # which may be itself
+                raise InputError(f"{key} appears twice, expected it once")
+        nodes += [value for _, value in entries if value not in nodes]  # a mapping may contain itself
 
 
 def prepare_file(path: str | Path, flag: str) -> None:
-    """Makes the folder of a file, and checks that the file can be written, before the work that fills it.
+    """Makes the folder of a file and checks that the file can be written, before the work whose results go into it.
 
     Args:
         path: The file.
-        flag: The flag that it was given for, or other words that it stands behind in messages.
+        flag: The flag that it was given for, or other words that precede the path in messages.
 
     Raises:
-        InputError: If it cannot, or the path is empty.
+        InputError: If the file cannot be written, or the path is empty.
     """
     check_given(str(path), flag)
     asked = f"{flag} {path}"
@@ -114,20 +115,20 @@ def prepare_file(path: str | Path, flag: str) -> None:
             if not os.access(path, os.W_OK):
                 raise InputError(f"{asked}: cannot be written there (Permission denied)")
             return
-        target = Path(os.path.realpath(path))  # a link is followed
+        target = Path(os.path.realpath(path))  # follow links
         if target.is_symlink():
             raise InputError(f"{asked}: cannot be written there (a link that leads to itself)")
-    except OSError as error:  # e.g. a name that is too long
+    except OSError as error:  # e.g. the name is too long
         raise InputError(f"{asked}: cannot be written there ({error.strerror})") from error
     make_folder(target.parent, asked)
 
 
 def unfinished(path: Path, token: str) -> Path:
-    """The path beside which a file may grow until it is complete: in the folder for temporary files for a device.
+    """The path next to which partial results are kept until the file is complete; a temporary path for a device.
 
     Args:
         path: The file.
-        token: Text that no other command has, the same in all processes of this one.
+        token: Text that is unique to this command and the same in all its processes.
     """
     if not is_special(path):
         return path.resolve()
@@ -136,13 +137,13 @@ def unfinished(path: Path, token: str) -> Path:
 
 @contextlib.contextmanager
 def writing(asked: str) -> Iterator[None]:
-    """What is written within it may fail, as on a disk that is full by now.
+    """Turns errors of writing in its body, such as a full disk, into input errors.
 
     Args:
         asked: What the user asked for, such as `--output numbers.json`.
 
     Raises:
-        InputError: In the place of an `OSError`.
+        InputError: In place of an `OSError`.
     """
     try:
         yield
@@ -152,10 +153,11 @@ def writing(asked: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file to write to that takes the place of `path` once it is complete, so that a reader never finds half of it.
+    """A file to write to that replaces `path` once it is complete, so that readers never see half of it.
 
-    Folders that are missing are made. Where the path is a link, what it leads to is replaced. What is no regular file,
-    such as a pipe or a device, is never replaced: it is written into, as is this process's own output.
+    Missing folders are made. If the path is a link, its target is replaced. Anything but a regular file, such as a
+    pipe or a device, is not replaced but written into, and so is a file that is this process's own standard output or
+    error.
 
     Args:
         path: The file.
@@ -188,27 +190,27 @@ def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
     finally:
         if temporary is not None:
-            with contextlib.suppress(OSError):  # e.g. a folder that is a file, which the error above has told
+            with contextlib.suppress(OSError):  # e.g. the folder is a file, which was reported above
                 temporary.unlink(missing_ok=True)
 
 
 def _write_into(path: Path) -> Path | int | None:
-    """What to open if the path is not to be replaced: itself, or a copy of a descriptor of this process."""
+    """What to open if the path must not be replaced: the path itself, or a copy of a descriptor of this process."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or no file at all
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # the stream is closed, or not a file
             if os.path.samestat(status, os.fstat(stream.fileno())):
-                # A file that the shell opened goes on behind what was said before.
+                # A file that the shell opened is continued after what was written so far.
                 stream.flush()
                 return os.dup(stream.fileno())
     return None if stat.S_ISREG(status.st_mode) else path
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is nothing at a path, as far as the system tells: in a folder that may not be read it does not."""
+    """Whether there is certainly nothing at a path; False if the system does not say, as in an unreadable folder."""
     try:
         return not path.exists()
     except OSError:
@@ -239,7 +241,7 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
 
 
 def finite(value: Any) -> Any:
-    """The same nested value with None for every float that is not finite, which JSON does not have."""
+    """The same nested value with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

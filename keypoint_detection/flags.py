@@ -1,4 +1,4 @@
-"""Flags derived from signatures and docstrings, never repeated: what all subcommands share."""
+"""Flags derived from signatures and docstrings, so that nothing is declared twice: the parser of all subcommands."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from keypoint_detection.files import refuse_repeated_keys
 from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
-# What a user calls types in which the parser does not find a value.
+# Names of types in messages about a value that has none of the expected types.
 _TYPE_NAMES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false", "NoneType": "none"}
 
-# Types of which there are more values than can be listed.
+# Types whose values cannot all be listed.
 _NUMBER_OR_TEXT = "<class '(?!NoneType)"
 
 
 class OneLineParser(ArgumentParser):
-    """A parser whose errors are one clear line, with exit code 2, and whose help leaves types to the text.
+    """A parser whose errors are one clear line, with exit code 2, and whose help does not list types.
 
-    A flag that is true or false may stand alone, which means true, and `none` stands for no value where text does not.
-    Flags are written out, as in a file.
+    A true/false flag without a value is true. `none` means no value, unless the flag takes text. Flags cannot be
+    abbreviated, just as in a file.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, allow_abbrev=False, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
-        """Parses a command line, that of the process where none is given."""
+        """Parses a command line, by default that of the process."""
         return super().parse_args(self._complete(sys.argv[1:] if args is None else args), *others, **options)
 
     def parse_object(self, cfg_obj: Any, *others: Any, **options: Any) -> Any:
@@ -47,7 +47,7 @@ class OneLineParser(ArgumentParser):
         return config
 
     def _complete(self, args: Sequence[str]) -> list[str]:
-        """Writes `--flag` as `--flag=true` where it is true or false and no value follows, and `none` as null."""
+        """Turns a true/false `--flag` without a value into `--flag=true`, and `none` into null."""
         has_paths = any(not action.option_strings for action in self._actions)
         hints = {name: getattr(action, "_typehint", None) for action in self._actions for name in action.option_strings}
         words = [_null_for_none(before, word, hints) for before, word in itertools.pairwise(["", *args])]
@@ -60,8 +60,8 @@ class OneLineParser(ArgumentParser):
         """Raises `InputError` with the message on one line.
 
         Args:
-            message: What was wrong.
-            ex: The error behind it.
+            message: What is wrong.
+            ex: The underlying error.
 
         Raises:
             InputError: Always.
@@ -71,7 +71,7 @@ class OneLineParser(ArgumentParser):
 
 
 def _refuse_empty(parser: ArgumentParser, config: Any) -> None:
-    """Ends with an error where a flag that needs a value has none, as in a file or an object: the parser allows it."""
+    """Raises an error if a flag that needs a value has none: the parser allows that in files and objects."""
     for action in parser._actions:
         is_empty = action.default is not None and action.dest in config and config[action.dest] is None
         if is_empty and type(None) not in get_args(getattr(action, "_typehint", None)):
@@ -79,17 +79,17 @@ def _refuse_empty(parser: ArgumentParser, config: Any) -> None:
 
 
 def _stands_alone(hint: Any, following: str, has_paths: bool) -> bool:
-    """Whether a flag of a type is given without a value, when that word follows; words may be paths if `has_paths`."""
+    """Whether a flag of type `hint`, followed by that word, has no value; a word may be a path if `has_paths`."""
     kinds = set(get_args(hint) or [hint])
     if bool not in kinds:
         return False
-    # Behind a flag that can only be true or false, any other word is something else there.
+    # After a flag that is only ever true or false, any other word must be a path.
     only_bool = has_paths and kinds <= {bool, type(None)} and following.lower() not in ("true", "false", "yes", "no")
     return following.startswith("--") or only_bool
 
 
 def _null_for_none(before: str, word: str, hints: Mapping[str, Any]) -> str:
-    """The word of a command line, `null` for a `none` behind a flag that may be left empty and takes no text."""
+    """A word of a command line, with `null` for `none` if its flag may be empty and does not take text."""
     flag, value = word.split("=", 1) if "=" in word else (before, word)
     kinds = get_args(hints.get(flag))
     if value.lower() != "none" or type(None) not in kinds or str in kinds:
@@ -98,12 +98,12 @@ def _null_for_none(before: str, word: str, hints: Mapping[str, Any]) -> str:
 
 
 def _one_line(message: str, flags: Sequence[str]) -> str:
-    """The parser's message, often several indented lines, as one; with the nearest of the flags for unknown ones."""
+    """The parser's message, often several indented lines, on one line; an unknown flag gets the nearest known one."""
     key_of_file = r"[Kk]ey '([^']*)' is not expected|[Oo]ption '([^']*)' is not accepted"
     unrecognized = re.search(rf"[Uu]nrecognized arguments?: (.*)|{key_of_file}", message)
     if unrecognized:
         words, *keys = unrecognized.groups()
-        # A file names flags without dashes.
+        # In a file, flags have no dashes.
         given, dashes = (keys[0] or keys[1] or "", "") if words is None else (words.strip(), "--")
         unknown = [word[len(dashes) :].split("=")[0] for word in given.split() if word.startswith(dashes)]
         is_word = bool(dashes and given) and not given.startswith(dashes)
@@ -111,7 +111,7 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
         return f"unknown flag: {given}{did_you_mean(unknown, flags, dashes + '{}') or f' (-h lists the flags{advice})'}"
     missing = re.search(r"arguments are required: ([\w, ]+)", message)
     if missing:
-        # Those without dashes are given by their place.
+        # Arguments without dashes are positional.
         given = [f"--{name}" if name in flags else name for name in re.split(r",\s*", missing.group(1).strip())]
         return f"missing: {', '.join(given)} (-h lists the flags)"
     no_file = re.search(r'key "(\w+)": (?:File does not exist|Path is not a file): \'(.*)\'', message)
@@ -130,7 +130,7 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
 
 
 def _names_of_types(types: str) -> list[str]:
-    """What a user calls the types in a message of the parser, such as `<class 'float'>, typing.Literal['auto']`."""
+    """Readable names for types in the parser's messages, such as `<class 'float'>, typing.Literal['auto']`."""
     names = []
     for kind, values in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types):
         names += [_TYPE_NAMES.get(kind, kind)] if kind else [value.strip(" '") for value in values.split(",")]
@@ -145,13 +145,13 @@ def parser_for(
     computed: Collection[str] = (),
     also: Sequence[Callable[..., Any]] = (),
 ) -> OneLineParser:
-    """The parser of a subcommand that calls one function, which `call` then does.
+    """The parser of a subcommand that calls one function; `call` then calls it with the parsed flags.
 
     Args:
         function: What the subcommand calls. The first line of its docstring is the description.
         command: What the user types, such as `keypoint-detection evaluate`.
-        positional: Arguments without a flag, in their order.
-        computed: Arguments that are no flags.
+        positional: Arguments without a flag, in order.
+        computed: Arguments that are not flags.
         also: More functions that the subcommand calls, whose arguments are flags too.
 
     Returns:
@@ -185,7 +185,7 @@ def call(function: Callable[..., T], config: Mapping[str, Any], /, **given: Any)
     Args:
         function: What to call.
         config: All hyperparameters by name.
-        **given: Arguments that are no hyperparameters, or that replace them.
+        **given: Arguments that are not hyperparameters, or that replace them.
 
     Returns:
         What the function returns.
@@ -202,7 +202,7 @@ def parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def documentation(source: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring says of each argument."""
+    """What the docstring says about each argument."""
     texts = [source.__doc__ or "", (source.__init__.__doc__ or "") if inspect.isclass(source) else ""]
     parsed = [param for text in texts for param in docstring_parser.parse(text).params]
     described = {param.arg_name: " ".join((param.description or "").split()) for param in parsed}
@@ -210,10 +210,10 @@ def documentation(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def type_of(source: Callable[..., Any], name: str) -> Any:
-    """The type of an argument, which a user's own loss or backbone may have left out.
+    """The type of an argument.
 
     Raises:
-        InputError: If it has none.
+        InputError: If it has none, as may happen in a user's own loss or backbone.
     """
     types = get_type_hints(source.__init__ if inspect.isclass(source) else source)
     if name not in types:
@@ -237,8 +237,8 @@ def add_flag(
         parser: The parser.
         group: The parser's group that shows the flag, or the parser itself.
         parameter: The argument.
-        source: What has the argument in its signature.
-        first_sentence: Help with the first sentence only, where the paragraphs are for a manual.
+        source: The function or class that has the argument in its signature.
+        first_sentence: Show only the first sentence of its description, if the rest is too long for a help text.
     """
     required = parameter.default is inspect.Parameter.empty
     if any(action.dest == parameter.name for action in parser._actions):
@@ -254,21 +254,21 @@ def add_flag(
 
 
 def _whole_numbers_first(hint: Any) -> Any:
-    """The type with int before float, which takes every number: of Lightning's limits, 1 is one batch and 1.0 all."""
+    """The type with int before float, so that `1` stays whole: for Lightning's limits, 1 is one batch, 1.0 is all."""
     kinds = get_args(hint)
     if not {int, float} <= set(kinds):
         return hint
-    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007  of kinds that are not known here
+    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007  the types are only known at run time
 
 
 class ConfigFile(jsonargparse.ActionConfigFile):
-    """A file with flags, which is named in what is wrong with it."""
+    """A file with flags; errors in it name the file."""
 
     def __call__(self, parser: ArgumentParser, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Takes over the flags of the file.
+        """Reads the flags from the file.
 
         Raises:
-            InputError: If it is no such file.
+            InputError: If it is not a valid file of flags.
         """
         try:
             refuse_repeated_keys(values)
@@ -285,7 +285,7 @@ class ConfigFile(jsonargparse.ActionConfigFile):
 
 
 class HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    """Help with the default behind each text, and without Python types, which say little to a reader."""
+    """Help with the default after each text, and without Python types, which tell users little."""
 
     def _get_help_string(self, action: Any) -> str:
         text = action.help or ""

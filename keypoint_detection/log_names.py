@@ -1,7 +1,7 @@
-"""The names that values are logged by, as in `validation/AP/<channel>/d=2`: built and taken apart.
+"""Builds and parses the names that values are logged under, such as `validation/AP/<channel>/d=2`.
 
-A name is `<stage>/<kind>/<channel>/d=<distance>`, of which only the kind is always there. Users' panels and sweeps know
-values by these names, so they stay as they are.
+A name is `<stage>/<kind>/<channel>/d=<distance>`; every part but the kind is optional. Users' dashboards and sweeps
+refer to values by these names, so they must not change.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# Whose names may end in a distance; a channel of the others may itself be called `d=2`.
+# Only these kinds may end in a distance; in the names of others, `d=2` can only be a channel.
 _KINDS_WITH_DISTANCE = ("AP", "meanAP")
 _DISTANCE = re.compile(r"d=(\d+(?:\.\d+)?(?:e[+-]\d+)?)")
 
@@ -19,10 +19,10 @@ class LogName(NamedTuple):
 
     Attributes:
         kind: What was measured: `loss`, `AP`, `median_distance`, ...
-        channel: None for all channels together. It may hold slashes, or be empty.
+        channel: None for all channels together. It may contain slashes, or be empty.
         distance: Threshold distance, None if the value has none.
-        stage: `train`, `validation`, `best` (the best checkpoint on the validation set) or `test`; None if it is not
-            said, as in the names of metrics and of the learning rate.
+        stage: `train`, `validation`, `best` (the best checkpoint on the validation set) or `test`; None if the name has
+            none, like those of metrics and of the learning rate.
     """
 
     kind: str
@@ -32,10 +32,10 @@ class LogName(NamedTuple):
 
 
 def log_name(kind: str, channel: str | None = None, distance: float | None = None, stage: str | None = None) -> str:
-    """Builds the name that says this.
+    """Builds a log name.
 
     Args:
-        kind: See `LogName`, as for the others.
+        kind: What was measured; for all arguments, see `LogName`.
         channel: Name of the channel.
         distance: Threshold distance.
         stage: Stage of the training.
@@ -45,7 +45,7 @@ def log_name(kind: str, channel: str | None = None, distance: float | None = Non
 
 
 def parse_log_name(name: str) -> LogName:
-    """Takes a name apart that begins with a stage, or is a kind alone, as `learning_rate`."""
+    """Parses a name that begins with a stage, or consists of a kind only, such as `learning_rate`."""
     first, *parts = name.split("/")
     if not parts:
         return LogName(first)

@@ -1,4 +1,4 @@
-"""Keypoints drawn into images. Knows no logger.
+"""Draws keypoints into images. Does not know about loggers.
 
 Pictures are `(H, W, 3)` uint8 RGB arrays. K keypoints, N detections, H W image.
 """
@@ -25,9 +25,9 @@ from keypoint_detection.picture_layout import (
 
 # Drawing at twice the size and averaging smooths the markers.
 SMOOTHING = 2
-# Pixels of the picture from one ring to the next about it, and within which two keypoints have the same place.
+# Pixels of the picture between a ring and the next larger one around it; keypoints closer than this share a place.
 RING_STEP = 3.0
-# Width in pixels of pictures from which lines get thicker with it: larger ones are looked at scaled down.
+# Width in pixels above which lines get thicker: wider pictures are usually viewed scaled down.
 FINE_WIDTH = 1200
 
 
@@ -35,11 +35,11 @@ class Mark(NamedTuple):
     """A keypoint to draw, in pixels of the canvas.
 
     Attributes:
-        channel: Number of its channel, from 0.
-        number: Its own in that channel, from 0.
-        x: Of its centre.
-        y: Likewise.
-        before: How many before it have the same place.
+        channel: Index of its channel.
+        number: Its index in that channel.
+        x: Horizontal position of its centre.
+        y: Vertical position of its centre.
+        before: How many keypoints before it share its place.
         reach: Radius of its ring.
     """
 
@@ -75,16 +75,16 @@ def draw_keypoints(
 ) -> np.ndarray:
     """Draws predicted keypoints as crosses and true ones as rings, in the colour of their channel.
 
-    Rings at the same place lie one about the other. Where there are many channels, each ring has the number of its
-    channel beside it, as in the legend; without true keypoints, each cross.
+    Rings at the same place are concentric. If there are many channels, each ring (or each cross, if there are no true
+    keypoints) has the number of its channel beside it, as in the legend.
 
     Args:
         image: `(3, H, W)` float in [0, 1] or `(H, W, 3)` uint8.
         predicted: For each channel `(N, 2)` xy in continuous pixels of `image`; NaN is skipped.
         true: For each channel `(K, 2)` xy.
-        scores: For each channel `(N,)` in [0, 1]; a cross is the larger, the higher its score.
-        width: Width of the result in pixels, in which a very tall image stands in the middle; that of the image if
-            None.
+        scores: For each channel `(N,)` in [0, 1]; the higher the score, the larger the cross.
+        width: Width of the result in pixels; a very tall image does not fill it and is centred. None keeps the width
+            of the image.
 
     Returns:
         The picture.
@@ -111,7 +111,7 @@ def draw_keypoints(
     if is_numbered(len(names), width):
         size = round(max(10 * SMOOTHING, radius))
         for mark in rings if true else crosses:
-            # Those of one place stand about it, each in a corner of its own.
+            # Numbers at the same place go around it, each in a corner of its own.
             angle, away = math.pi * (mark.before / 2 - 1 / 4), mark.reach + size / 2
             place = mark.x + away * math.cos(angle), mark.y + away * math.sin(angle)
             write_number(draw, mark.channel, place, size)
@@ -125,8 +125,8 @@ def _marks(keypoints: Sequence[np.ndarray | Sequence], scale: float, radius: flo
     Args:
         keypoints: For each channel `(K, 2)` xy in pixels of the image.
         scale: Pixels of the canvas per pixel of the image.
-        radius: Of the first ring at a place, in pixels of the canvas.
-        step: To the radius of the next one.
+        radius: Radius of the first ring at a place, in pixels of the canvas.
+        step: By how much the radius of the next ring at that place is larger.
     """
     places = np.empty((0, 2))
     for channel, points in enumerate(keypoints):
@@ -138,7 +138,7 @@ def _marks(keypoints: Sequence[np.ndarray | Sequence], scale: float, radius: flo
 
 
 def _ring(draw: ImageDraw.ImageDraw, ring: Mark, line: float, colour: tuple[int, ...]) -> None:
-    """Draws a ring with a dark rim; `line` is what its lines go by, in pixels of the canvas."""
+    """Draws a ring with a dark rim; line widths are multiples of `line`, in pixels of the canvas."""
     for extra, ink in ((1.0, (0, 0, 0)), (0.0, colour)):
         reach, thick = ring.reach + extra * line, round(line * (1.6 + 2 * extra))
         draw.ellipse((ring.x - reach, ring.y - reach, ring.x + reach, ring.y + reach), outline=ink, width=thick)

@@ -1,4 +1,4 @@
-"""Processes that are of no use without the one that started them."""
+"""Ends processes when the process that started them ends."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-# The process id of the first of a machine's processes, for those that it starts.
+# Environment variable with the id of a machine's first process, for the processes that it starts.
 FIRST_PROCESS = "KEYPOINT_DETECTION_FIRST_PROCESS"
 
 
 def end_with_parent() -> None:
-    """Asks Linux to end this process by SIGTERM when the one that started it ends, in whatever way."""
+    """Asks Linux to send this process SIGTERM when the one that started it ends, for whatever reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_with_first_process(is_first: bool) -> None:
-    """Ends this process with the first one where that has started it, and not a launcher or a shell of the user's.
+    """Makes this process end with the first one, if that started it, rather than a launcher or the user's shell.
 
-    One that starts would else wait for the first process for half an hour, or for days.
+    Otherwise, a process that is just starting would wait for the first one for half an hour, or even days.
 
     Args:
-        is_first: Whether this is the first of its machine's processes.
+        is_first: Whether this is its machine's first process.
     """
     if is_first:
         os.environ[FIRST_PROCESS] = str(os.getpid())

@@ -1,4 +1,4 @@
-"""Puts pictures together: colours of channels, grids with captions, legends. Knows nothing of tensors.
+"""Composes pictures: colours of channels, grids with captions, legends. Does not know about tensors.
 
 Pictures are `(H, W, 3)` uint8 RGB arrays.
 """
@@ -18,19 +18,19 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; more channels get evenly spread hues.
+# Based on Okabe and Ito's colours, which colour-blind readers can tell apart; more channels get evenly spaced hues.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 200, 130), (230, 120, 190), (0, 114, 230), (213, 60, 0), (240, 228, 66))
-# How bright red, green and blue look, and the brightest that a thin line on white paper may be, of 255.
+# How bright red, green and blue look, and the maximum brightness of a thin line on white paper, out of 255.
 BRIGHTNESS = (0.299, 0.587, 0.114)
 PAPER_BRIGHTNESS = 150.0
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
 GAP = 4  # pixels between the pictures of a grid
-# Narrower pictures, in pixels, have no room for numbers, nor below them for large print and what the marks mean.
+# Pictures below this width in pixels have no room for numbers, nor for large print and an explanation of the marks.
 NARROW = 256
-# How many times its width a picture is high at most; an image that is taller leaves its sides empty.
+# Maximum ratio of a picture's height to its width; the sides of taller images are left empty.
 TALLEST = 3
-# Hues of so many channels are hard to tell apart, so that their numbers stand beside the colours.
+# The hues of this many channels are hard to tell apart, so colours are accompanied by numbers.
 MANY_CHANNELS = 11
 
 
@@ -47,13 +47,13 @@ def channel_colours(count: int) -> np.ndarray:
         return np.array(COLOURS[:count], dtype=np.uint8).reshape(-1, 3)
     shades = ((0.62, 1.0), (0.5, 0.75), (0.78, 0.6))
     colours = np.array([colorsys.hls_to_rgb(i / count, *shades[i % len(shades)]) for i in range(count)])
-    # From one channel to the next by about three eighths of the circle: neighbours are often seen side by side.
+    # Successive channels are about three eighths of the colour circle apart, since they are often seen side by side.
     step = next(step for step in range(3 * count // 8, count) if math.gcd(step, count) == 1)
     return np.rint(255 * colours[step * np.arange(count) % count]).astype(np.uint8)
 
 
 def paper_colours(count: int) -> np.ndarray:
-    """The colours of channels for white paper: the same ones, darker where they are too light for it.
+    """The colours of channels on white paper: the same hues, darkened where they are too light.
 
     Args:
         count: Number of channels.
@@ -68,7 +68,7 @@ def paper_colours(count: int) -> np.ndarray:
 
 
 def resize(picture: np.ndarray, width: int) -> np.ndarray:
-    """Scales a picture to a width, keeping its aspect.
+    """Scales a picture to a width, keeping its aspect ratio.
 
     Args:
         picture: `(H, W, 3)` uint8.
@@ -85,17 +85,17 @@ def resize(picture: np.ndarray, width: int) -> np.ndarray:
 
 
 def width_within(width: int, size: Sequence[int]) -> int:
-    """The width in pixels of an image in a picture: all of it, unless that made the picture very tall.
+    """The width in pixels of an image inside a picture: all of it, unless that would make the picture very tall.
 
     Args:
-        width: Of the picture.
+        width: Width of the picture.
         size: Height and width of the image.
     """
     return max(1, min(width, TALLEST * width * size[1] // size[0]))
 
 
 def fill_width(picture: np.ndarray, width: int) -> np.ndarray:
-    """Centres a picture of at most a width in one of that width."""
+    """Centres a picture in one of the given width, which is at least its own."""
     if picture.shape[1] == width:
         return picture
     left = (width - picture.shape[1]) // 2
@@ -107,22 +107,22 @@ def fill_width(picture: np.ndarray, width: int) -> np.ndarray:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """A font with Latin, Greek and Cyrillic letters, which the one that comes with Pillow has not."""
+    """A font with Latin, Greek and Cyrillic letters; the one that comes with Pillow lacks some."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size)  # Pillow 10.1 takes no path
+    return ImageFont.truetype(str(path), size)  # Pillow 10.1 does not accept a Path
 
 
 @contextmanager
 def boxes_for_letters() -> Iterator[None]:
-    """Lets matplotlib draw a box for a letter that its font lacks without a warning each time, as Pillow does."""
+    """Lets matplotlib, like Pillow, draw a box for a letter that its font lacks, without a warning each time."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Shortens a text in its middle until it fits into a width in pixels, on one line."""
-    text = re.sub(r"\s", " ", text)  # Pillow measures no text that goes over several lines
+    """Shortens a text in the middle until it fits on one line of a width in pixels."""
+    text = re.sub(r"\s", " ", text)  # Pillow cannot measure text of several lines
     kept = len(text)
     shortened = text
     while font.getlength(shortened) > width and kept > 2:
@@ -160,10 +160,10 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (
 
 
 def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts pictures below each other.
+    """Stacks pictures from top to bottom.
 
     Args:
-        pictures: At least one; narrower ones are filled up at the right.
+        pictures: At least one; narrower ones are padded on the right.
 
     Returns:
         The picture.
@@ -177,17 +177,17 @@ def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def add_legend(picture: np.ndarray, entries: Mapping[str, str], marks: str) -> np.ndarray:
-    """Writes the channels in their colours below a picture, and how keypoints are marked.
+    """Adds a legend below a picture: how keypoints are marked, and the channels with their colours.
 
-    Many channels are numbered, as in the picture. Below a narrow picture the channels stand alone.
+    Many channels are numbered, as in the picture. Below a narrow picture, there are only the channels.
 
     Args:
         picture: `(H, W, 3)` uint8.
-        entries: For each channel what to write behind its name.
-        marks: What the marks in the picture mean, and what stands behind the names; a line may end at a comma.
+        entries: The text after the name of each channel.
+        marks: Explains the marks in the picture and the texts after the names; lines may break at its commas.
 
     Returns:
-        A higher picture.
+        The picture with the legend, taller than before.
     """
     width = picture.shape[1]
     font = _font(max(9 if width < NARROW else 11, min(20, width // 45), width // 75))
@@ -204,7 +204,7 @@ def add_legend(picture: np.ndarray, entries: Mapping[str, str], marks: str) -> n
             x, y = height / 2, y + height
         places.append((x, y, text))
         x += needed
-    strip = Image.new("RGB", (width, 2 * round((y + height * 1.5) / 2)), BACKGROUND)  # even, as videos have to be
+    strip = Image.new("RGB", (width, 2 * round((y + height * 1.5) / 2)), BACKGROUND)  # even, as videos require
     draw = ImageDraw.Draw(strip)
     colours = [*[INK] * len(explained), *map(tuple, channel_colours(len(entries)).tolist())]
     for (x, y, text), colour in zip(places, colours, strict=True):
@@ -217,18 +217,18 @@ def add_legend(picture: np.ndarray, entries: Mapping[str, str], marks: str) -> n
 
 
 def is_numbered(channels: int, width: int) -> bool:
-    """Whether channels have their numbers in a picture of a width in pixels and in its legend."""
+    """Whether channels are numbered in a picture of this width in pixels and in its legend."""
     return channels >= MANY_CHANNELS and width >= NARROW
 
 
 def write_number(draw: ImageDraw.ImageDraw, channel: int, place: tuple[float, float], size: int) -> None:
-    """Writes the number of a channel, as legends count them, centred at a place.
+    """Writes the number of a channel, counted from 1 as in legends, centred at a place.
 
     Args:
-        draw: Where to.
-        channel: Number of the channel, from 0.
+        draw: What to draw on.
+        channel: Index of the channel.
         place: x and y in pixels.
-        size: Of the font in pixels.
+        size: Font size in pixels.
     """
     edge = max(1, size // 8)
     draw.text(

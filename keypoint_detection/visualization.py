@@ -1,4 +1,4 @@
-"""Tensors to pictures: heatmaps and keypoints over images, in grids. Knows no logger.
+"""Turns tensors into pictures: heatmaps and keypoints over images, in grids. Does not know about loggers.
 
 Pictures are `(H, W, 3)` uint8 RGB arrays. B batch, C channels, K keypoints, N detections, H W image, h w heatmap.
 """
@@ -33,25 +33,26 @@ LARGEST_CELL = 288
 
 
 def _shadows(images: Tensor, width: int | None) -> np.ndarray:
-    """Images `(B, 3, H, W)` as the dark gray that lies below heatmaps, `(B, H, W)` uint8, scaled to a width."""
+    """Images `(B, 3, H, W)` as the dark gray background of heatmaps, `(B, H, W)` uint8, scaled to a width."""
     pictures = [resize(to_picture(image), width or image.shape[-1]) for image in images]
     return np.stack([0.8 * picture.mean(axis=2) for picture in pictures]).round().astype(np.uint8)
 
 
 def _scale(heatmaps: Tensor, image_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Heatmaps `(B, C, h, w)` at the size of a picture: cells grow about their centres, and padding is cut off.
+    """Scales heatmaps `(B, C, h, w)` to the size of a picture about the centres of cells, and cuts off the padding.
 
     Args:
-        heatmaps: In [0, 1].
-        image_size: Height and width of the image, whose next multiple of the stride (1, 2 or 4) the heatmaps cover.
+        heatmaps: Values in [0, 1].
+        image_size: Height and width of the image; the heatmaps cover it rounded up to a multiple of their stride (1, 2
+            or 4).
         size: Height and width of the picture to which the image was scaled.
     """
     h, w = heatmaps.shape[-2:]
-    # Of few cells the last one may lie mostly outside: 9 pixels have three of 4, as they would of 3.
+    # The quotient may be below the stride, as the last cell may be mostly padding: at stride 4, 9 pixels have 3 cells.
     stride = 2 ** math.ceil(math.log2(max(image_size[0] / h, image_size[1] / w)))
     heatmaps = heatmaps.detach().cpu().float().clamp(0, 1)
     scale = stride * size[1] / image_size[1]
-    if scale <= 0.5:  # peaks that are narrower than a pixel of the picture are to stay visible
+    if scale <= 0.5:  # peaks narrower than a pixel of the picture must stay visible
         step = math.floor(1 / scale)
         heatmaps, scale = F.max_pool2d(heatmaps, step, ceil_mode=True), scale * step
     if scale != 1:
@@ -64,7 +65,7 @@ def _inks() -> np.ndarray:
     """Colours `(256 * 256, 3)` uint8 of each level of a heatmap over each level of gray."""
     levels = np.linspace(0, 1, 256)
     opacity = 0.9 * np.sqrt(levels)[:, None, None]
-    # The dark end of the map would look like the image's shadows, so the colours start a little above it.
+    # The dark end of the colour map would look like shadows in the image, so the colours start a little above it.
     ink = matplotlib.colormaps["inferno"](0.25 + 0.75 * levels)[:, None, :3]
     blended = opacity * 255 * ink + (1 - opacity) * np.arange(256)[:, None]
     return blended.round().astype(np.uint8).reshape(-1, 3)
@@ -109,15 +110,15 @@ def compose_heatmaps(images: Tensor, heatmaps: Tensor, width: int | None = None)
 
 
 def _cell_width(columns: int, image_width: int) -> int:
-    """Width of a picture in a panel: as large as the panel allows, whole multiples for small images."""
+    """Width of a picture in a panel: as large as the panel allows; for small images, a multiple of their width."""
     width = min(PANEL_WIDTH // columns, LARGEST_CELL)
     return width // image_width * image_width if width >= image_width else width
 
 
 def heatmap_panel(images: Tensor, predicted: Tensor, true: Tensor, channel_names: Sequence[str]) -> np.ndarray:
-    """Predicted above true heatmaps of each image: all channels in one picture first, then one column per channel.
+    """Predicted above true heatmaps of each image: first all channels in one picture, then one column per channel.
 
-    Images of few channels stand side by side; more channels than fit go on below, with all images again.
+    With few channels, several images fit side by side. Channels that do not fit continue below, for all images again.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
@@ -163,7 +164,7 @@ def keypoint_panel(
     channel_names: Sequence[str],
     score_thresholds: Sequence[float],
 ) -> np.ndarray:
-    """Predicted against true keypoints of each image, with a legend that tells scores of each channel.
+    """Predicted and true keypoints of each image, with a legend that gives scores for each channel.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
@@ -171,7 +172,7 @@ def keypoint_panel(
         scores: `(B, C, N)` in [0, 1].
         true: `(B, C, K, 2)` xy, NaN for none.
         channel_names: C names.
-        score_thresholds: C scores; detections below that of their channel are not drawn.
+        score_thresholds: C scores; detections below the one of their channel are not drawn.
 
     Returns:
         The panel.

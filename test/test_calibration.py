@@ -125,7 +125,7 @@ def test_it_is_said_why_nothing_can_be_promised():
         matches([(0, i, 0.9, 1.0) for i in range(29)], [30]), 0, 0, dict.fromkeys(range(30), 1), 0.95
     )
     assert near.threshold is None
-    assert near.problem == "out of reach: all detections together find 0.967 in the mean of 30 images"
+    assert near.problem == "out of reach: even all detections find only 0.967 on average over 30 images"
     none = calibrate_channel(matches([(1, 0, 0.9, 1.0)], [0, 1]), 0, 0, {}, 0.95)
     assert none.threshold is None
     assert "0 images" in none.problem
@@ -139,7 +139,7 @@ def test_the_measured_recall_is_said_to_be_the_mean_of_images_and_not_the_share_
     detections = [(0, 0, 0.9, 1.0), (0, 0, 0.9, 1.0), (0, 0, 0.9, 1.0), (0, 1, 0.9, 1.0)]
     found = calibrate_channel(matches(detections, [5]), 0, 0, {0: 3, 1: 2}, 0.5)
     assert Calibration(0.5, 4.0, {}, {"corner": found}).table().splitlines()[1] == (
-        "corner  0.9000   (0.750 in the mean of 2 images)"
+        "corner  0.9000   (0.750 on average over 2 images)"
     )
     assert found.keypoints == 5  # those that are not found too
 

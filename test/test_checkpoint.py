@@ -93,7 +93,7 @@ def test_exported_weights_never_take_the_place_of_the_checkpoint(checkpoint, tmp
     before = path.read_bytes()
     monkeypatch.chdir(tmp_path)
     assert main(["checkpoint", "export-weights", str(path), output]) == 2
-    expected = f"error: {output}: would overwrite the file that is read, expected another name\n"
+    expected = f"error: {output}: would overwrite an input file, expected another name\n"
     assert capsys.readouterr().err == expected
     assert path.read_bytes() == before
 

@@ -309,11 +309,11 @@ LABELS = str(TEST_DATASET / "annotations.json")
         (["check", "--picture", ""], "--picture: is empty, expected a file"),
         (
             ["check", "--picture", "look.foo"],
-            "--picture look.foo: expected a name that ends as pictures do, such as .png or .jpg",
+            "--picture look.foo: expected the name of an image file, such as look.png or look.jpg",
         ),
         (
             ["check", "--picture", "look"],
-            "--picture look: expected a name that ends as pictures do, such as .png or .jpg",
+            "--picture look: expected the name of an image file, such as look.png or look.jpg",
         ),
         (["check", "--picture", "file/look.png"], "--picture file/look.png: cannot be written there (File exists)"),
         (["check", "--decode", "maybe"], "--decode maybe: expected true or false"),
@@ -364,7 +364,7 @@ def test_check_draws_over_no_image_of_the_set(tmp_path, capsys):
     content = image.read_bytes()
     labels = str(tmp_path / "set" / "annotations.json")
     assert main(["check", "--json_dataset_path", labels, "--picture", str(image)]) == 2
-    assert capsys.readouterr().err == f"error: {image}: would overwrite the file that is read, expected another name\n"
+    assert capsys.readouterr().err == f"error: {image}: would overwrite an input file, expected another name\n"
     assert image.read_bytes() == content
 
 

@@ -181,7 +181,7 @@ def test_what_is_read_is_known_by_any_of_its_names(tmp_path):
     loop.symlink_to(loop)
     missing = tmp_path / "missing.png"
     for output in (source, link, tmp_path / "." / "image.png"):
-        with pytest.raises(InputError, match="would overwrite the file that is read, expected another name"):
+        with pytest.raises(InputError, match="would overwrite an input file, expected another name"):
             refuse_overwriting(output, [missing, loop, source])
     refuse_overwriting(tmp_path / "other.png", [missing, loop, source])
 

@@ -621,7 +621,7 @@ def test_the_checkpoint_is_not_overwritten(checkpoint, images, tmp_path, capsys)
     content = own.read_bytes()
     for output in (own, tmp_path / "link.csv"):
         assert run(own, output, "--format", "csv", images) == 2
-        text = f"error: {output}: would overwrite the file that is read, expected another name\n"
+        text = f"error: {output}: would overwrite an input file, expected another name\n"
         assert capsys.readouterr().err == text
     assert own.read_bytes() == content
 
@@ -630,7 +630,7 @@ def test_no_input_is_overwritten_by_the_output(checkpoint, images, capsys):
     image = images / "sub" / "b.jpg"
     content = image.read_bytes()
     assert run(checkpoint, image, "--format", "csv", images) == 2
-    text = f"error: {image}: would overwrite the file that is read, expected another name\n"
+    text = f"error: {image}: would overwrite an input file, expected another name\n"
     assert capsys.readouterr().err == text
     assert image.read_bytes() == content
 

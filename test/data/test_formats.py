@@ -239,7 +239,7 @@ def test_convert_refuses_what_cannot_work(folder):
         convert(source, folder / "out.json", "yolo", folder)
     with pytest.raises(InputError, match="would overwrite"):
         convert(source, folder / "." / "data.json", "coco", folder)
-    with pytest.raises(InputError, match=r"a\.png: would overwrite the file that is read"):
+    with pytest.raises(InputError, match=r"a\.png: would overwrite an input file"):
         convert(source, folder / "a.png", "coco", folder)
     with pytest.raises(InputError, match=r"--output .*a\.png/out\.json: cannot be written"):
         convert(source, folder / "a.png" / "out.json", "coco", folder)

@@ -546,7 +546,7 @@ def test_nothing_that_is_read_is_overwritten(folder, tmp_path, capsys, flag, nam
     flags = ["--checkpoint", "best.ckpt", "--json_dataset_path", "labels.json", "--split", "split.json", flag, name]
     words = [str(tmp_path / word) if "." in word else word for word in flags]
     assert main(["evaluate", *words, "--device", "cpu"]) == 2
-    assert f"{name}: would overwrite the file that is read, expected another name" in capsys.readouterr().err
+    assert f"{name}: would overwrite an input file, expected another name" in capsys.readouterr().err
     assert (tmp_path / name).read_bytes() == before
 
 
@@ -569,7 +569,7 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     flags = ["--checkpoint", path, "--json_dataset_path", folder / "labels.json", "--recall", 0.95, "--distance", 4]
     assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "too little data: 2 images with it, at least 19 needed" in printed
+    assert "too little data: 2 images with this channel, at least 19 needed" in printed
     assert f"nothing to store in {path}" in printed
     assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6}, rel=2e-5)

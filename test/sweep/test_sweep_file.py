@@ -136,7 +136,7 @@ def test_a_wrong_file_is_one_line_that_names_file_and_entry(tmp_path, changes, n
 def test_a_parameter_that_stands_in_the_file_twice_is_named(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("method: random\nparameters:\n  seed: {value: 1}\n  loss: {value: mse}\n  seed: {value: 2}\n")
-    with pytest.raises(InputError, match=rf"^{path}: seed stands there twice, expected it once$"):
+    with pytest.raises(InputError, match=rf"^{path}: seed appears twice, expected it once$"):
         read_sweep_file(path)
 
 

@@ -264,7 +264,7 @@ def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser
         (b"hello", "expected flags such as"),
         (b"# seed: 3", "expected flags such as"),
         (b"", "expected flags such as"),
-        (b"max_epochs: 3\nseed: 1\nmax_epochs: 4", "max_epochs stands there twice, expected it once"),
+        (b"max_epochs: 3\nseed: 1\nmax_epochs: 4", "max_epochs appears twice, expected it once"),
         (b"\xff\xfe", "can't decode byte"),
     ],
 )
