@@ -52,13 +52,13 @@ Prediction = dict[str, Keypoints]
 
 
 class Network(Protocol):
-    """What finds the keypoints: a checkpoint in torch, or an exported file in another runtime."""
+    """What finds the keypoints: a checkpoint run by torch, or an exported file run by another runtime."""
 
     channel_names: list[str]
     score_thresholds: list[float]
-    image_size: Sequence[int] | None  # height and width that images are letterboxed into, None for their own sizes
-    rounding: float  # share by which a score may differ from that of the machine which chose the thresholds
-    evaluation: Mapping[str, Any]  # how the training evaluated, `EVALUATION_KEY` of a checkpoint; empty if not known
+    image_size: Sequence[int] | None  # height and width that images are letterboxed into; None keeps their own sizes
+    rounding: float  # relative difference that a score may have from the machine on which the thresholds were chosen
+    evaluation: Mapping[str, Any]  # how the training run evaluated: `EVALUATION_KEY` of a checkpoint; empty if unknown
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Finds all keypoints.
@@ -67,23 +67,23 @@ class Network(Protocol):
             images: `(H, W, 3)` uint8 RGB each, of any sizes.
 
         Returns:
-            For each image `(C, N, 2)` xy in its pixels, NaN for none, and `(C, N)` scores in descending order.
+            For each image, `(C, N, 2)` xy in its pixels, NaN for none, and `(C, N)` scores in descending order.
         """
 
 
 class TorchNetwork:
-    """A checkpoint that a training wrote, run by torch.
+    """A checkpoint of a training run, run by torch.
 
-    `detector` computes what validation and test computed, to the last digit. `detect` runs a copy of it, made when it
-    is first called, in which batch normalisations are part of the convolutions: its scores and keypoints differ by
-    rounding. On a CPU the process keeps freed memory for the next image (see `keep_freed_memory`).
+    `detector` computes exactly what validation and test computed. `detect` runs a copy of it, made at the first call,
+    in which batch normalisation is folded into the convolutions: its scores and keypoints differ by rounding errors.
+    On a CPU, the process keeps freed memory for the next image (see `keep_freed_memory`).
 
     Args:
         checkpoint: The file. It is read without running code from it.
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
 
     Raises:
-        InputError: If the file is no checkpoint of a detector.
+        InputError: If the file is not a checkpoint of a detector.
     """
 
     def __init__(self, checkpoint: str | PathLike[str], device: str = DEFAULT_DEVICE) -> None:
@@ -94,7 +94,7 @@ class TorchNetwork:
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {first_line(error)}") from error
         if self.device.type == "meta":
-            raise InputError("--device meta: expected one that computes, such as cpu")
+            raise InputError("--device meta: expected a device that computes, such as cpu")
         content = load_checkpoint(checkpoint)
         # Without its loss, which may be the user's own and is needed for training only.
         values = {name: v for name, v in content["hyper_parameters"].items() if name not in ("loss", "loss_arguments")}
@@ -105,13 +105,12 @@ class TorchNetwork:
         try:
             self.detector = KeypointDetector(**values, load_pretrained=False)
         except TypeError as error:
-            message = f"checkpoint {checkpoint}: its hyperparameters are not those of this version's detectors: {error}"
+            message = f"checkpoint {checkpoint}: its hyperparameters do not fit this version's detector: {error}"
             raise InputError(message) from error
         try:
             self.detector.load_state_dict(content["state_dict"])
         except RuntimeError as error:  # torch lists every weight that does not fit, over many lines
-            message = f"checkpoint {checkpoint}: its weights are not those of the network that it describes"
-            raise InputError(message) from error
+            raise InputError(f"checkpoint {checkpoint}: its weights do not fit the network it describes") from error
         self.detector.to(self.device).eval()
         if self.device.type == "cpu":
             keep_freed_memory(*PREDICTION)
@@ -131,7 +130,7 @@ class TorchNetwork:
         size = self.detector.hparams.image_size
         letterboxed = [letterbox(image, tuple(size) if size else None) for image in images]
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        # Images of one size go together: beside a larger one an image would be padded, and its keypoints be others.
+        # Only images of the same size share a batch: padding an image to the size of others would change its keypoints.
         for shape in dict.fromkeys(image.shape for image, _ in letterboxed):
             same = [index for index, (image, _) in enumerate(letterboxed) if image.shape == shape]
             inputs, transforms = zip(*(letterboxed[index] for index in same), strict=True)
@@ -142,38 +141,36 @@ class TorchNetwork:
 
 
 def load_network(path: str | PathLike[str], device: str = DEFAULT_DEVICE) -> Network:
-    """Loads a checkpoint, or a file that `keypoint-detection export` wrote, by the ending of its name."""
+    """Loads a checkpoint, or a file written by `keypoint-detection export`, depending on its file name extension."""
     if Path(path).suffix == ".onnx":
         from keypoint_detection.onnx_network import OnnxNetwork  # needs the optional extra `export`
 
         return OnnxNetwork(path, device)
     if Path(path).suffix == ".pt2":
-        raise InputError(f"{path}: a program, which torch.export.load runs by itself; expected a checkpoint or .onnx")
+        raise InputError(f"{path}: is a program for torch.export.load, expected a checkpoint or an .onnx file")
     return TorchNetwork(path, device)
 
 
 class KeypointPredictor:
     """Finds keypoints in images of any kind and size.
 
-    With a checkpoint on a CPU the process keeps memory that was freed, as `keep_freed_memory` says.
-
-    `KeypointPredictor("best.ckpt")("image.png")["corner"].xy` are the corners in pixels of that image.
+    `KeypointPredictor("best.ckpt")("image.png")["corner"].xy` are the corners in pixels of that image. With a
+    checkpoint on a CPU, the process keeps freed memory (see `keep_freed_memory`).
 
     Args:
-        checkpoint: A checkpoint that a training wrote, or an ONNX file that `keypoint-detection export` wrote.
+        checkpoint: A checkpoint of a training run, or an ONNX file written by `keypoint-detection export`.
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
-            takes the thresholds that the checkpoint holds: those of the best F1 in its validation, or of `evaluate
-            --recall`; 0.1 for a channel without one.
-        max_keypoints: Largest number of keypoints per channel and image, for a checkpoint also above the training's,
-            but for channels with a number of their own (`keypoint_channel_max_keypoints`). None for the training's,
-            which is a tile's where there are tiles. An ONNX file has its own largest number built in.
-        batch_size: Images that go through the network at once.
-        tile: Side in pixels of overlapping tiles, for images much larger than those that the network was trained on.
-            None takes images whole.
+            takes the checkpoint's thresholds: those with the best F1 in validation, or those that `evaluate --recall`
+            stored; 0.1 for a channel without one.
+        max_keypoints: Maximum number of keypoints per channel and image; it may exceed that of the training run, except
+            in an ONNX file or for channels with a maximum of their own (`keypoint_channel_max_keypoints`). None takes
+            that of the training run, which applies to each tile if there are tiles.
+        batch_size: Number of images that go through the network at once.
+        tile: Side length in pixels of overlapping tiles, for images much larger than those of training; None: no tiles.
 
     Raises:
-        InputError: If the file is no checkpoint, or a value is out of its range.
+        InputError: If the file is not a checkpoint, or a value is out of its range.
     """
 
     def __init__(
@@ -222,14 +219,15 @@ class KeypointPredictor:
         """Finds the keypoints of one image or of several.
 
         Args:
-            images: An image (see `to_rgb` for all kinds), or several: a list or iterator of images of any sizes, an
+            images: An image (see `to_rgb` for all kinds), or several: a list or iterator of images of any size, an
                 array `(B, H, W, 1, 3 or 4)` or a tensor `(B, 1, 3 or 4, H, W)`.
 
         Returns:
-            The keypoints by channel, in pixels of the image (a file's or PIL's turned upright as EXIF asks), or a list.
+            The keypoints by channel, in pixels of the image (files and PIL images are first turned upright according
+            to EXIF); for several images, a list.
 
         Raises:
-            InputError: If an image is not usable; the text says what it is.
+            InputError: If an image is not usable; the message says what it is.
         """
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
             return list(self.stream(map(images.__getitem__, range(len(images)))))  # some tensors do not iterate
@@ -242,10 +240,10 @@ class KeypointPredictor:
         return list(self.stream(images))
 
     def stream(self, images: Iterable[ImageInput]) -> Iterator[Prediction]:
-        """Finds keypoints image by image, without holding more than one batch of them in memory.
+        """Finds keypoints image by image, holding at most one batch of images in memory.
 
         Args:
-            images: Images of any kinds and sizes.
+            images: Images of any kind and size.
 
         Yields:
             The keypoints of each image, by channel, in the order of the images.
@@ -271,7 +269,7 @@ class KeypointPredictor:
         return merge_tiles(tiles, found, scale)
 
     def _select(self, xy: np.ndarray, scores: np.ndarray) -> Prediction:
-        """Applies thresholds and the cap to the `(C, N, 2)` keypoints of one image."""
+        """Applies thresholds and the maximum number to the `(C, N, 2)` keypoints of one image."""
         selected = {}
         for name, threshold, points, heights in zip(self.channel_names, self._thresholds, xy, scores, strict=True):
             counts = np.flatnonzero((heights >= threshold) & ~np.isnan(points[:, 0]))[: self.max_keypoints]

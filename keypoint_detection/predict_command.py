@@ -1,4 +1,4 @@
-"""`keypoint-detection predict`: keypoints of files, folders, globs and videos, as a file and as pictures."""
+"""`keypoint-detection predict`: finds keypoints in files, folders, globs and videos; writes a file and pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from keypoint_detection.processes import Processes, start_processes
 
 logger = logging.getLogger(__name__)
 
-# Width in pixels from which a picture has room for a legend below it.
+# Minimum width in pixels of a picture that gets a legend.
 LEGEND_FROM = 150
 FORMAT_ENDINGS = {".json": "native", ".csv": "csv"}
 
@@ -66,18 +66,19 @@ def predict(
         format: native (this library's own, which can be corrected and trained on), csv, coco (results) or auto, which
             chooses by the output's file name extension.
         overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
-        score_threshold: Score from which a detection counts (none is below 0.01), or one per channel.
-        max_keypoints: Maximum number of keypoints per image in channels without their own; by default as in training.
+        score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
+            default the checkpoint's own threshold for each channel.
+        max_keypoints: Maximum number of keypoints per image for channels without their own; by default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
         keypoint_coordinates: Coordinate convention to write: pixel, normalized (origin top left) or blender (origin
             bottom left).
         resume: Continue an interrupted run where it stopped.
-        processes: Those that share the images, of which the first one writes the output. None is this one alone.
+        processes: The processes that share the images; the first one writes the output. None means only this process.
 
     Returns:
-        The number of files that could not be read and of paths that lead to nothing; they were reported and skipped.
+        The number of unreadable files and of paths that lead to nothing; they were reported and skipped.
 
     Raises:
         InputError: If the checkpoint, the output or all of the paths are not usable.
@@ -89,11 +90,11 @@ def predict(
     if format == "auto" and ending not in FORMAT_ENDINGS:
         raise InputError(f"--output {output}: expected a name that ends with .json or .csv, or --format")
     write = FILE_FORMATS[FORMAT_ENDINGS[ending] if format == "auto" else format]
-    write([], [], keypoint_coordinates)  # refuses a convention that the format does not have before any work is done
+    write([], [], keypoint_coordinates)  # rejects a convention that the format lacks, before any work is done
     refuse_overwriting(output, [checkpoint, *files])
     prepare_file(target, "--output")
     if resume and is_special(target):
-        raise InputError(f"--resume: expected an --output that is a file, got {target}")
+        raise InputError(f"--resume: expected a regular file as --output, got {target}")
     processes = processes or Processes(device)
     predictor = KeypointPredictor(checkpoint, processes.device, score_threshold, max_keypoints, batch_size, tile)
     settings = {
@@ -106,13 +107,13 @@ def predict(
     token = processes.gather(secrets.token_hex(8))[0]
     journal = _open_journal(unfinished(target, token), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays is not None else None
-    wrong = [] if processes.rank else wrong  # the first one says what all of them find
+    wrong = [] if processes.rank else wrong  # all processes find the same, so only the first one reports it
     for line in wrong:
         logger.error("skipped: %s", line)
     failed = len(wrong)
     images = processes.share([file for file in files if not is_video(file)])
     warn_of_unused_bits([] if processes.rank else images)
-    hidden = not images or processes.rank > 0 or None  # None: where standard error is no terminal
+    hidden = not images or processes.rank > 0 or None  # None: hidden if standard error is not a terminal
     with tqdm(total=len(images), unit="image", desc="predict", disable=hidden) as bar:
         for chunk in (images[start : start + batch_size] for start in range(0, len(images), batch_size)):
             failed += _predict_images(chunk, root, predictor, journal, pictures)
@@ -123,8 +124,8 @@ def predict(
     if processes.rank == 0:
         if not journal.holds(counts):
             raise InputError(
-                f"--output {target}: files with what was predicted are not there; expected a folder that all machines "
-                "see, and no other predict with this output"
+                f"--output {target}: partial results are missing; expected a folder that all machines see, and no "
+                "other predict command with this output"
             )
         found = _in_order(journal, sorted(files, key=is_video), root)
         with writing(f"--output {target}"):
@@ -135,7 +136,7 @@ def predict(
 
 
 def _in_order(journal: Journal, files: Sequence[Path], root: Path) -> list[PredictedImage]:
-    """What was predicted for the files, in their order; an interrupted run may have predicted others too."""
+    """Predictions for the files, in the order of the files; an interrupted run may also have predicted others."""
     position = {absolute(file).relative_to(root).as_posix(): number for number, file in enumerate(files)}
     found = [image for image in journal if image.name in position]
     return sorted(found, key=lambda image: (position[image.name], image.frame or 0))
@@ -183,7 +184,7 @@ def _predict_video(
         raise InputError(f'{path}: videos need `pip install "keypoint_detection[video]"`') from error
     try:
         frames = enumerate(tqdm(imageio.imiter(path, plugin="FFMPEG"), unit="frame", desc=path.name, disable=None))
-        if pictures is None:  # a video is drawn anew as a whole, its labels go on where they stopped
+        if pictures is None:  # an overlay video is drawn from its first frame, but labels resume where they stopped
             frames = ((number, frame) for number, frame in frames if (name, number) not in journal.done)
         predicted = _predict_frames(frames, predictor)
         if pictures is not None:
@@ -192,9 +193,9 @@ def _predict_video(
             if (name, number) not in journal.done:
                 journal.add(as_predicted(name, number, (frame.shape[0], frame.shape[1]), prediction))
     except (OSError, RuntimeError, StopIteration) as error:
-        if want_of_memory(error):  # the network's, not the video's
+        if want_of_memory(error):  # an error of the network, not of the video
             raise
-        logger.error("skipped: %s: %s", path, str(error).splitlines()[0] if str(error) else "no video")
+        logger.error("skipped: %s: %s", path, str(error).splitlines()[0] if str(error) else "not a video")
         return 1
     return 0
 
@@ -212,14 +213,14 @@ def _predict_frames(frames: Iterable[tuple[int, np.ndarray]], predictor: Keypoin
 class _Overlays:
     """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs.
 
-    Where two of these would be the same, all keep the endings of their inputs: `a.png.jpg` beside `a.tif.jpg`.
+    If two of these paths would be the same, all names keep the extensions of their inputs: `a.png.jpg`, `a.tif.jpg`.
     """
 
     def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
         names = [absolute(file).relative_to(root).as_posix() for file in files]
         self._keep_endings = len({_overlay_path(folder / name, False) for name in names}) < len(names)
-        inputs = set(map(os.path.realpath, files))  # which knows links that lead to themselves, too
+        inputs = set(map(os.path.realpath, files))  # realpath copes with links that lead to themselves
         if absolute(folder) == root or any(os.path.realpath(self._path(name)) in inputs for name in names):
             raise InputError(f"--overlays {folder}: would overwrite the images, expected another folder")
         make_folder(folder, f"--overlays {folder}")
@@ -250,11 +251,11 @@ class _Overlays:
             for number, frame, prediction in frames:
                 with writing(asked):
                     picture = _draw(frame, prediction)
-                    odd = (picture.shape[0] % 2, picture.shape[1] % 2)  # which videos cannot be
+                    odd = (picture.shape[0] % 2, picture.shape[1] % 2)  # the sides of a video must be even
                     writer.append_data(np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge"))
                 count += 1
                 yield number, frame, prediction
-        if count and not path.is_file():  # ffmpeg, a process of its own, fails without a word
+        if count and not path.is_file():  # ffmpeg, a separate process, fails silently
             raise InputError(f"{asked}: cannot be written")
 
 
@@ -278,10 +279,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The flags and paths.
 
     Returns:
-        0, or 1 if a file could not be read or found; of several processes the first one says so.
+        0, or 1 if a file could not be read or found (0 in all processes but the first).
 
     Raises:
-        KeyboardInterrupt: If the user stops it; it says how to go on.
+        KeyboardInterrupt: If the user stops it; its message says how to resume.
     """
     parser = flags.parser_for(
         predict, "keypoint-detection predict", computed={"paths", "processes"}, also=[start_processes]
@@ -294,7 +295,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         failed = flags.call(predict, config, processes=processes)
     except KeyboardInterrupt as error:
-        # The first process speaks for all of them.
-        raise KeyboardInterrupt("" if processes.rank else "interrupted: the same with --resume goes on") from error
-    # Lightning kills its first process, which may still be writing, when another one ends with an error.
+        raise KeyboardInterrupt("" if processes.rank else "interrupted: add --resume to continue") from error
+    # If another process ended with an error, Lightning would kill the first one, which may still be writing.
     return 1 if failed and processes.rank == 0 else 0

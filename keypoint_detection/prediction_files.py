@@ -1,4 +1,4 @@
-"""Where predictions go to: files in several formats, and what was predicted before an interruption.
+"""Writes predictions to files in several formats, and keeps what was predicted before an interruption.
 
 N keypoints.
 """
@@ -28,10 +28,10 @@ class PredictedImage(NamedTuple):
     """The keypoints of one image, or of one frame of a video.
 
     Attributes:
-        name: Path of the image, relative to the folder that all inputs share, with `/`.
+        name: Path of the image, relative to the common folder of all inputs, with `/`.
         frame: Number of the frame in a video, None for an image.
-        width: In pixels.
-        height: In pixels.
+        width: Width in pixels.
+        height: Height in pixels.
         xy: For each channel `(N, 2)` in pixels of the image.
         scores: For each channel `(N,)` in [0, 1].
     """
@@ -45,15 +45,15 @@ class PredictedImage(NamedTuple):
 
     @property
     def path(self) -> str:
-        """What files that have no column for frames call it: `clip.mp4#17` for frame 17 of a video."""
+        """Its name in formats without a column for frames: `clip.mp4#17` for frame 17 of a video."""
         return self.name if self.frame is None else f"{self.name}#{self.frame}"
 
 
 def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
-    """The data set's own format, so that predictions can be corrected and trained on.
+    """The library's own data set format, so that predictions can be corrected and trained on.
 
     Raises:
-        InputError: If a channel's name is taken.
+        InputError: If the format uses a channel's name for something else.
     """
     check_writable(channel_names)
     entries = []
@@ -64,7 +64,7 @@ def native(images: Iterable[PredictedImage], channel_names: Sequence[str], coord
 
 
 def table(images: Iterable[PredictedImage], channel_names: Sequence[str], coordinates: str) -> str:
-    """CSV with a row per keypoint."""
+    """CSV with one row per keypoint."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image_path", "frame", "channel", "x", "y", "score"])
@@ -80,10 +80,10 @@ def coco_results(images: Iterable[PredictedImage], channel_names: Sequence[str],
     """COCO keypoint results, one per keypoint: its category is the channel, counted from 1.
 
     Raises:
-        InputError: For other coordinates than COCO's pixels.
+        InputError: If the coordinates are not COCO's pixels.
     """
     if coordinates != "pixel":
-        raise InputError(f"--keypoint_coordinates {coordinates}: COCO results are always in pixel")
+        raise InputError(f"--keypoint_coordinates {coordinates}: COCO results are always in pixels, expected pixel")
     results = [
         {
             "image_id": number,
@@ -108,12 +108,12 @@ FILE_FORMATS: dict[str, Callable[[Iterable[PredictedImage], Sequence[str], str],
 
 
 def convert_points(points: Sequence[Sequence[float]], width: int, height: int, coordinates: str) -> list[list[float]]:
-    """Keypoints in another convention.
+    """Converts keypoints to another convention.
 
     Args:
         points: `(N, 2)` in pixels.
-        width: Of the image in pixels.
-        height: Of the image in pixels.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
         coordinates: `pixel`, `normalized` or `blender`.
 
     Returns:
@@ -124,7 +124,7 @@ def convert_points(points: Sequence[Sequence[float]], width: int, height: int, c
 
 
 def summary(found: Sequence[PredictedImage]) -> str:
-    """How many keypoints there are in how many images or frames."""
+    """Says how many keypoints there are, in how many images and frames."""
     keypoints = sum(len(scores) for image in found for scores in image.scores.values())
     frames = sum(image.frame is not None for image in found)
     seen = [counted(number, noun) for number, noun in ((len(found) - frames, "image"), (frames, "frame")) if number]
@@ -135,18 +135,18 @@ def summary(found: Sequence[PredictedImage]) -> str:
 
 
 class Journal:
-    """What has been predicted so far, a line per image, so that an interrupted run loses nothing.
+    """What has been predicted so far, one line per image, so that an interrupted run loses nothing.
 
-    Each process writes a file of its own, and reads those of all. Their first line says how they were predicted.
+    Each process writes its own file, and reads those of all processes. The first line of a file holds the settings.
 
     Args:
-        output: The output, beside which the files lie.
+        output: The output; the journal's files are next to it.
         settings: Plain values that the predictions depend on, by the name of their flag.
         rank: Number of this process.
         world: Number of processes.
 
     Raises:
-        InputError: If a file that is there was predicted with other settings.
+        InputError: If an existing file was predicted with different settings.
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
@@ -157,7 +157,7 @@ class Journal:
             _check_settings(path, settings)
         self.done = {(image.name, image.frame) for image in self}
         own = list(_read_journal(self.path))
-        # Without a last line that was cut off in writing.
+        # Written anew without a last line that an interruption cut off.
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in (dict(settings), *own)))
         self._count = len(own)
         self._file = self.path.open("a", encoding="utf-8")
@@ -168,7 +168,7 @@ class Journal:
         return sorted(output.parent.glob(f"{glob.escape(output.name)}.partial*"))
 
     def _all_paths(self) -> list[Path]:
-        # A network disk may list the files of other machines late, and still opens them by name.
+        # A network disk may be slow to list files of other machines, but still open them by name.
         return sorted({*self.paths(self.output), *self._paths})
 
     def __iter__(self) -> Iterator[PredictedImage]:
@@ -188,7 +188,7 @@ class Journal:
         self._count += 1
 
     def close(self) -> int:
-        """Brings the images of this process to the disk, where other machines see them; how many these are."""
+        """Flushes the images of this process to disk, where other machines can see them; returns their number."""
         with writing(str(self.path)):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -196,7 +196,7 @@ class Journal:
         return self._count
 
     def holds(self, counts: Sequence[int]) -> bool:
-        """Whether all images are still there, those of other processes too, for the first one to read.
+        """Whether this process can read the images of all processes, so that none is missing from the output.
 
         Args:
             counts: What `close` returned in each process.
@@ -205,7 +205,7 @@ class Journal:
         return all(sum(1 for _ in _read_journal(path)) == count for path, count in written)
 
     def remove(self) -> None:
-        """Deletes the files of all processes, once the output is written and all of them have closed theirs."""
+        """Deletes the files of all processes; call it after all have closed theirs and the output is written."""
         for path in self._all_paths():
             path.unlink(missing_ok=True)
 
@@ -229,8 +229,8 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if found != settings:
         others = [name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name]]
         raise InputError(
-            f"{path} was begun with another {' and '.join(others)}; expected the same as then, or no --resume, which "
-            "starts anew"
+            f"{path} was started with a different {' and '.join(others)}; expected the same as then, or no --resume to "
+            "start anew"
         )
 
 
@@ -240,7 +240,7 @@ def as_predicted(
     """Turns what a predictor returns into plain values.
 
     Args:
-        name: Path of the image, relative to the folder of all.
+        name: Path of the image, relative to the common folder of all inputs.
         frame: Number of the frame, None for an image.
         size: `(H, W)` in pixels.
         prediction: Keypoints and scores by channel.

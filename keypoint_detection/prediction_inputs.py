@@ -1,4 +1,4 @@
-"""Where predictions come from: images and videos, found by paths."""
+"""Finds the images and videos to predict from the paths that the user gave."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ VIDEO_ENDINGS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg
 
 
 def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list[Path], list[str]]:
-    """Expands files, folders (with all below, links to folders not followed) and globs to images and videos.
+    """Expands files, folders (recursively, but without following links to folders) and globs to images and videos.
 
     Args:
-        paths: As the user typed them.
-        overlays: A folder for pictures with keypoints drawn in: where it lies in one of the others, it is left out.
+        paths: Paths as the user typed them.
+        overlays: Folder for pictures with keypoints drawn in; it is left out if it is inside one of the paths.
 
     Returns:
-        Each file once, in the order of the paths and by name within a folder; and of each path that leads to nothing a
-        line that says so.
+        Each file once, in the order of the paths and by name within a folder; and one line of text for each path that
+        leads to nothing.
 
     Raises:
-        InputError: If all of them lead to nothing, or the folder is an empty text.
+        InputError: If all paths lead to nothing, or `overlays` is an empty text.
     """
     if overlays is not None:
         check_given(overlays, "--overlays", "a folder")
@@ -35,11 +35,11 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
     drawn = None if overlays is None else absolute(Path(overlays))
     for text in paths:
         path = Path(text)
-        if len(paths) > 1 and drawn == absolute(path):  # e.g. of `images/*`
+        if len(paths) > 1 and drawn == absolute(path):  # e.g. a match of `images/*`
             continue
         try:
             candidates = _expand(text)
-        except OSError as error:  # e.g. a name that is too long
+        except OSError as error:  # e.g. the name is too long
             wrong.append(f"{text}: cannot be read ({error.strerror})")
             continue
         candidates = [file for file in candidates if drawn not in absolute(file).parents] or candidates
@@ -53,14 +53,14 @@ def find_inputs(paths: Sequence[str], overlays: str | None = None) -> tuple[list
         others = f"; none of the {len(paths)} paths leads to an image or a video" if len(paths) > 1 else ""
         raise InputError(wrong[0] + others)
     if not found:
-        raise InputError(f"{' '.join(paths)}: expected other images than those of --overlays")
+        raise InputError(f"{' '.join(paths)}: expected images outside the folder of --overlays")
     return list(found.values()), wrong
 
 
 def _expand(text: str) -> list[Path]:
     """The images and videos that a path, a folder or a glob leads to."""
     path = Path(text)
-    if not text:  # e.g. a variable of the shell that is not set, whose path would be the folder that one is in
+    if not text:  # e.g. an unset shell variable; as a path, it would be the current folder
         return []
     if path.is_dir():
         return [file for file in sorted(path.rglob("*")) if _is_media(file)]
@@ -73,20 +73,20 @@ def _expand(text: str) -> list[Path]:
 
 
 def absolute(path: Path) -> Path:
-    """A path from the root without `..`; links stay, but for those that lead to one."""
+    """The absolute path without `..`; links are kept, except those before a `..`."""
     if path.name == "..":
         return path.resolve()
     return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
 
 
 def _is_media(path: Path) -> bool:
-    """Whether a file is an image or a video by its name; so is a link to nothing, which cannot be read."""
+    """Whether a file is an image or a video by its name; a broken link counts, so that it is reported as unreadable."""
     is_named = path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
     return is_named and (path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, by the ending of its name."""
+    """Whether a file is a video, by its file name extension."""
     return path.suffix.lower() in VIDEO_ENDINGS
 
 

@@ -1,4 +1,4 @@
-"""Several processes that share out the images of an evaluation or a prediction."""
+"""Divides the images of an evaluation or a prediction among several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """All processes of a command, as one of them sees them.
+    """The processes of a command, as seen from one of them.
 
     Attributes:
         device: Where the network of this process runs.
@@ -37,7 +37,7 @@ class Processes:
         return items[self.rank :: self.world]
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in the order of their numbers; returns when all of them have come here."""
+        """The values of all processes, in the order of their ranks; waits until all processes have called it."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -46,23 +46,23 @@ class Processes:
 
 
 def device_of(accelerator: str) -> str:
-    """Where a single process runs its network on a kind of device.
+    """The device on which a single process runs its network.
 
     Args:
-        accelerator: Lightning's name of it.
+        accelerator: Kind of device, by Lightning's name.
 
     Returns:
         torch's name of the device, or auto.
 
     Raises:
-        InputError: If this machine has none.
+        InputError: If this machine has no such device.
     """
     present = [torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else []
     if accelerator == "gpu" and present:
         return present[0]
     if accelerator not in ("auto", "cpu", *present):
         choices = " or ".join(["auto", "cpu", *present])
-        raise InputError(f"--accelerator {accelerator}: expected {choices}, which this machine has")
+        raise InputError(f"--accelerator {accelerator}: not on this machine, expected {choices}")
     return accelerator
 
 
@@ -73,7 +73,7 @@ def start_processes(
     strategy: Literal["auto", "ddp"] = "auto",
     num_nodes: int = 1,
 ) -> Processes:
-    """Starts the processes of a command as Lightning does, or joins those that torchrun or SLURM has started.
+    """Starts the processes of a command as Lightning does, or joins those that torchrun or SLURM started.
 
     Args:
         device: Where the network of a single process runs.
@@ -86,14 +86,14 @@ def start_processes(
         The processes, seen from this one.
 
     Raises:
-        InputError: If there are not as many devices.
+        InputError: If there are not enough devices, or a single `device` is given for several processes.
     """
     if devices == 1 and num_nodes == 1 and strategy == "auto":
         return Processes(device_of(accelerator) if device == "auto" else device)
     if device != "auto":
-        raise InputError(f"--device {device}: expected --accelerator with several processes, such as --accelerator gpu")
+        raise InputError(f"--device {device}: is for one process, expected --accelerator, such as --accelerator gpu")
     try:
-        # A process may wait for another one as long as that works on its share.
+        # A process may have to wait until the slowest one has finished its share.
         ddp = DDPStrategy(timeout=timedelta(days=7))
         fabric = Fabric(accelerator=accelerator, devices=devices, strategy=ddp, num_nodes=num_nodes)
         fabric.launch()

@@ -1,4 +1,4 @@
-"""From which score a detection counts, when a detector is used.
+"""The scores from which a detection counts in prediction.
 
 C channels.
 """
@@ -9,30 +9,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Where no validation has found a channel's best score, nothing better is known.
+# For a channel whose best threshold no validation has found.
 FALLBACK_THRESHOLD = 0.1
-# Scores of the same image differ by less, as a share of them, between batches, runtimes and machines.
+# Upper bound of the relative difference between scores of the same image in other batches, runtimes or machines.
 ROUNDING = 1e-5
-# The same on a device other than the CPU, which may convolve with 10 bits of mantissa (TF32).
+# The same for devices other than the CPU, which may convolve with a 10-bit mantissa (TF32).
 ROUNDING_ON_DEVICE = 2e-3
 
 
 def rounding_of(device: str) -> float:
-    """Share by which a score may differ on a kind of device, such as `cpu`, from that of another machine."""
+    """Relative difference that a score on a kind of device, such as `cpu`, may have from that on another machine."""
     return ROUNDING if device == "cpu" else ROUNDING_ON_DEVICE
 
 
 def usable_thresholds(stored: Sequence[float] | np.ndarray, rounding: float = ROUNDING) -> np.ndarray:
-    """Score thresholds to predict with, from those that a checkpoint holds.
+    """Score thresholds for prediction, from those that a checkpoint holds.
 
-    Some are scores of detections that are to count, so all are lowered by as much as rounding may change them.
+    Some equal the score of a detection that must count, so all are lowered by as much as rounding may change a score.
 
     Args:
-        stored: `(C,)`, NaN where none is known.
-        rounding: Share of a score that rounding may change.
+        stored: `(C,)`, NaN if unknown.
+        rounding: Relative difference that rounding may make to a score.
 
     Returns:
-        `(C,)` float32, `FALLBACK_THRESHOLD` where none is known.
+        `(C,)` float32, `FALLBACK_THRESHOLD` if unknown.
     """
     own = np.asarray(stored, dtype=np.float32)
     return np.where(np.isnan(own), FALLBACK_THRESHOLD, own * (1 - rounding)).astype(np.float32)

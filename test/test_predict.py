@@ -260,7 +260,7 @@ def test_the_loss_of_a_training_need_not_be_known_to_use_what_it_trained(checkpo
     ("changes", "message"),
     [
         ({"invented_later": 3}, "does not know the hyperparameter 'invented_later'; an unknown version wrote the file"),
-        ({"weight_decay": None}, "its hyperparameters are not those of this version's detectors"),
+        ({"weight_decay": None}, "its hyperparameters do not fit this version's detector"),
     ],
 )
 def test_hyperparameters_of_another_version_are_one_clear_line(checkpoint, tmp_path, changes, message):

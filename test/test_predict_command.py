@@ -331,7 +331,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
     monkeypatch.setattr(predict_command, "load_image", interrupted)
     output = tmp_path / "out.json"
     assert run(checkpoint, output, images, "--batch_size", 1) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: the same with --resume goes on"
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: add --resume to continue"
     assert not output.exists()
     assert run(checkpoint, output, "--batch_size", 1, "--resume", images) == 0
     assert seen == ["a.png", "b.jpg", "c.png", "c.png"]
@@ -373,7 +373,7 @@ def test_a_run_that_goes_on_has_the_same_checkpoint_and_the_same_folder(checkpoi
     (tmp_path / "out.csv.partial0").write_text(json.dumps(settings) + "\n")
     for model, path, named in ((other, images, "--checkpoint"), (checkpoint, images / "sub", "folder of all PATHS")):
         assert run(model, tmp_path / "out.csv", "--resume", path) == 2
-        assert f"out.csv.partial0 was begun with another {named}; expected the same" in capsys.readouterr().err
+        assert f"out.csv.partial0 was started with a different {named}; expected the same" in capsys.readouterr().err
     assert run(checkpoint, tmp_path / "out.csv", "--resume", images) == 0
 
 
@@ -385,7 +385,7 @@ def test_without_resume_nothing_is_left_of_an_earlier_run(checkpoint, images, tm
 
 def test_only_what_is_a_file_can_be_resumed(checkpoint, images, capsys):
     assert run(checkpoint, "/dev/null", "--format", "csv", "--resume", images) == 2
-    assert capsys.readouterr().err == "error: --resume: expected an --output that is a file, got /dev/null\n"
+    assert capsys.readouterr().err == "error: --resume: expected a regular file as --output, got /dev/null\n"
 
 
 def test_a_video_that_was_interrupted_goes_on_and_is_drawn_whole(checkpoint, tmp_path, monkeypatch):
@@ -466,7 +466,7 @@ def test_one_process_goes_on_where_several_stopped(tmp_path):
     second = prediction_files.Journal(tmp_path / "j", {"--tile": 5}, rank=1, world=2)
     second.add(image)
     second.close()
-    with pytest.raises(InputError, match=r"j\.partial1 was begun with another --tile; expected"):
+    with pytest.raises(InputError, match=r"j\.partial1 was started with a different --tile; expected"):
         prediction_files.Journal(tmp_path / "j", {"--tile": 6})
     alone = prediction_files.Journal(tmp_path / "j", {"--tile": 5})
     assert alone.done == {("clip.mp4", 3)}
@@ -478,7 +478,7 @@ def test_one_process_goes_on_where_several_stopped(tmp_path):
 
 def test_a_file_of_another_kind_in_the_place_of_a_journal_is_refused_and_one_that_is_gone_is_no_error(tmp_path):
     (tmp_path / "j.partial0").write_text("[5]\n")
-    with pytest.raises(InputError, match=r"j\.partial0 was begun with another --tile; expected"):
+    with pytest.raises(InputError, match=r"j\.partial0 was started with a different --tile; expected"):
         prediction_files.Journal(tmp_path / "j", {"--tile": 5})
     journal = prediction_files.Journal(tmp_path / "k", {}, rank=0, world=2)  # the second process has none yet
     journal.close()
@@ -502,9 +502,7 @@ def test_files_of_processes_that_share_no_disk_are_missed(checkpoint, images, tm
 
     output = tmp_path / "out.json"
     processes = NoSharedDisk("cpu", rank=0, world=2)
-    with pytest.raises(
-        InputError, match=r"--output .*out\.json: files with what was predicted are not there; expected"
-    ):
+    with pytest.raises(InputError, match=r"--output .*out\.json: partial results are missing; expected"):
         predict_command.predict([str(images)], str(checkpoint), str(output), processes=processes)
     assert not output.exists()
     kept = (tmp_path / "out.json.partial0").read_text().splitlines()
@@ -525,7 +523,7 @@ def test_of_two_at_once_with_one_output_the_one_that_lost_its_images_says_so(
 
     monkeypatch.setattr(predict_command, "_predict_images", predict_while_another_one_starts_and_ends)
     assert run(checkpoint, output, images) == 2
-    text = "files with what was predicted are not there; expected a folder that all machines see, and no other predict"
+    text = "partial results are missing; expected a folder that all machines see, and no other predict command"
     assert f"error: --output {output}: {text} with this output\n" in capsys.readouterr().err
     assert len(output.read_text().splitlines()) == 1 + 3  # keypoints, which the other one has written
 
@@ -668,7 +666,7 @@ def test_what_belongs_to_the_overlays_is_left_out_of_all_kinds_of_paths(images, 
         found, wrong = find_inputs(paths, "drawn")
         assert not wrong
         assert sorted(path.as_posix() for path in found) == sorted(PLACES), paths
-    with pytest.raises(InputError, match="drawn drawn: expected other images"):
+    with pytest.raises(InputError, match="drawn drawn: expected images outside the folder of --overlays"):
         find_inputs(["drawn", "drawn"], "drawn")
     with pytest.raises(InputError, match=r"^--overlays"):
         find_inputs(["a.png"], "")

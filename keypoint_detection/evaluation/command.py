@@ -87,7 +87,7 @@ def evaluate(
         threshold_unit: Unit of these distances: pixel (of the image file), or image for fractions of its diagonal. By
             default that of the training, or pixels if distances are given.
         distance: One of these distances, at which errors, precision and recall are measured. By default the largest.
-        score_threshold: Score from which a detection counts, or one per channel. By default those of the checkpoint.
+        score_threshold: Score from which a detection counts, or one score per channel. By default the checkpoint's.
         recall: Find score thresholds that promise this recall within the distance on new images, and store them in the
             checkpoint. The labelled images must have been held out from training.
         output: JSON file for all numbers.
