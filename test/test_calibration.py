@@ -114,7 +114,7 @@ def test_the_recall_is_measured_at_the_threshold():
 def test_it_is_said_why_nothing_can_be_promised():
     few = calibrate_channel(matches([(0, 0, 0.9, 1.0)], [1]), 0, 0, {0: 1}, 0.95)
     assert few.threshold is None
-    assert "1 image with it" in few.problem
+    assert "1 image with this channel" in few.problem
     assert "19" in few.problem
     poor = calibrate_channel(matches([(0, 0, 0.9, 1.0)], [30]), 0, 0, dict.fromkeys(range(30), 1), 0.95)
     assert poor.threshold is None

@@ -1,1 +1,1 @@
-"""How good a detector is on a labelled set: the pass over its images, the numbers, and the command that prints them."""
+"""Evaluates a detector on a labelled set: the pass over its images, the numbers, and the command that prints them."""

@@ -1,4 +1,4 @@
-"""`keypoint-detection evaluate`: how good a checkpoint is on a labelled set, and score thresholds with a promise."""
+"""`keypoint-detection evaluate`: evaluates a checkpoint on a labelled set, and finds thresholds with a promise."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from keypoint_detection.report import worst_images, write_report
 logger = logging.getLogger(__name__)
 
 COMMAND = "keypoint-detection evaluate"
-HEATMAPS_IN_REPORT = 50  # of the worst images; each takes the network once more
+HEATMAPS_IN_REPORT = 50  # of the worst images; each needs another pass through the network
 
 
 class UnwrittenError(InputError):
-    """Results of an evaluation that were to be written, and could not.
+    """Results of an evaluation could not be written.
 
     Attributes:
-        evaluation: All that was found.
+        evaluation: The results.
     """
 
     def __init__(self, message: str, evaluation: Evaluation) -> None:
@@ -95,16 +95,16 @@ def evaluate(
         batch_size: Images per batch.
         num_workers: Processes that load images; 0 loads them in this process.
         device: Where the network runs, such as cpu or cuda:0; auto takes an accelerator if there is one.
-        processes: Those that share the images, each of which returns all; only the first one writes files. None is this
-            one alone.
+        processes: The processes that share the images. All of them return all results, but only the first one writes
+            files. None means only this process.
 
     Returns:
         All numbers, and what was found in each image.
 
     Raises:
         InputError: If a file or a value is not usable.
-        UnwrittenError: If the numbers, the report or the thresholds could not be written in the end; it holds what is
-            returned.
+        UnwrittenError: If the numbers, the report or the thresholds could not be written at the end; it holds the
+            evaluation.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if value < least:
@@ -132,14 +132,14 @@ def evaluate(
     for written in filter(None, (output, report)):
         refuse_overwriting(written, map(annotations.path, range(len(annotations))))
     fingerprint = None
-    if processes.rank == 0:  # which warns for all
+    if processes.rank == 0:  # it warns for all processes
         fingerprint = fingerprint_as_trained(network, annotations, sizes, chosen, keypoint_coordinates)
     if split is not None:
         validation = held_out(annotations, split, fingerprint)
         annotations, sizes = annotations.subset(validation), sizes[validation]
     else:
         _warn_of_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
-    # Not every checkpoint says so; then it is what trainings take by default.
+    # A checkpoint that does not record it falls back to the default of training.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     # An exported file resizes images itself.
     image_size = network.image_size if isinstance(network, TorchNetwork) else None
@@ -169,13 +169,13 @@ def evaluate(
 
 
 def _prepare_files(output: str | Path | None, report: str | Path | None, read: Sequence[str | Path]) -> None:
-    """Checks that both files can be written and take the place of nothing that is read, before the work."""
+    """Checks, before any work is done, that both files can be written and do not overwrite an input."""
     for name, path in (("--output", output), ("--report", report)):
         if path is not None:
             refuse_overwriting(path, read)
             prepare_file(path, name)
     if output and report and os.path.realpath(output) == os.path.realpath(report) and not is_special(Path(output)):
-        raise InputError(f"--report {report}: is the file of --output too, expected another name")
+        raise InputError(f"--report {report}: is also the file of --output, expected another name")
 
 
 def _choose_distance(distance: float | None, distances: Sequence[float]) -> float:
@@ -184,8 +184,8 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
     if distance not in distances:
         expected = ", ".join(f"{value:g}" for value in distances)
         raise InputError(
-            f"--distance {distance:g}: expected one of the threshold distances, {expected}, which "
-            "--maximal_gt_keypoint_pixel_distances sets"
+            f"--distance {distance:g}: expected one of the threshold distances {expected}, which are set by "
+            "--maximal_gt_keypoint_pixel_distances"
         )
     return float(distance)
 
@@ -193,29 +193,29 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
 def _warn_of_training_images(
     checkpoint: str | Path, network: Network, source: Path, fingerprint: str | None, is_promise: bool
 ) -> None:
-    """Warns of images of the training, told from the checkpoint or from the record of the run that it lies in."""
+    """Warns if the images were trained on, according to the checkpoint or to the folder of the run that it is in."""
     path = Path(checkpoint).absolute().parent.parent / SPLIT_FILE
     try:
         of_run = recorded_fingerprints(read_split(path))
-    except InputError:  # there is none, or somebody else's
+    except InputError:  # there is none, or an unrelated one
         of_run = {}
     is_its_run = of_run.get("train") == fingerprint
     fingerprints = of_run if is_its_run else recorded_fingerprints(network.evaluation)
     if fingerprint is None or fingerprints.get("train") != fingerprint:
         return
-    # Where images to validate on came from a file of their own, none of these were held out.
+    # If the validation images came from a file of their own, none of these were held out.
     some = "validation" not in fingerprints
     split = f"--split {path}" if is_its_run else f"--split with the {SPLIT_FILE} of its run"
     logger.warning(
-        "%s: the training saw %sthese images, so %s%s",
+        "%s: the detector was trained on %sthese images, so %s on new ones%s",
         source, "most of " if some else "",
-        "new ones may fall short of the promise" if is_promise else "on new ones it may be worse",
-        f"; {split} takes those that were held out" if some else "",
+        "the promise may not hold" if is_promise else "it may be worse",
+        f"; {split} selects those that were held out" if some else "",
     )  # fmt: skip
 
 
 def _write_report(evaluation: Evaluation, path: str | Path, network: Network, dataset: KeypointsDataset) -> None:
-    """Writes the report, with heatmaps of the worst images, which an exported file does not return."""
+    """Writes the report, with heatmaps of the worst images (an exported file does not return any)."""
     checkpoint, labels = (Path(evaluation.sources[name]).name for name in ("checkpoint", "labels"))
     data = evaluation.report_data(f"{checkpoint} on {labels}")
     if isinstance(network, TorchNetwork):
@@ -230,9 +230,9 @@ def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -
     """Looks for the score thresholds that promise a recall within the evaluation's distance.
 
     Args:
-        evaluation: Of images that were held out from training.
-        annotations: Their labels.
-        recall: The recall, in (0, 1).
+        evaluation: An evaluation on images that were held out from training.
+        annotations: The labels of these images.
+        recall: The recall to promise, in (0, 1).
     """
     position = evaluation.threshold_distances.index(evaluation.distance)
     channels = {}
@@ -248,10 +248,10 @@ def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluates with the flags of a command line.
+    """Runs `keypoint-detection evaluate`.
 
     Args:
-        arguments: The flags; those of the process where none are given.
+        arguments: The flags; by default those of the process.
 
     Returns:
         The exit code.
@@ -267,11 +267,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if processes.rank != 0:
         return 0
     sys.stdout.write(f"{evaluation.table()}\n")
-    sys.stdout.flush()  # before what went wrong
+    sys.stdout.flush()  # before the error message
     if problem is not None:
         raise problem
     if evaluation.calibration is not None:
-        stored = "these thresholds are now those of" if evaluation.calibration.promises else "nothing to store in"
+        stored = "stored these thresholds in" if evaluation.calibration.promises else "no thresholds to store in"
         sys.stdout.write(f"{stored} {config['checkpoint']}\n")
     for name in ("output", "report"):
         if config[name]:

@@ -1,4 +1,4 @@
-"""Runs a detector over a labelled set, the way validation does, and keeps what it found in each image.
+"""Runs a detector over a labelled set as validation does, and keeps what it found in each image.
 
 B batch, C channels, N detections, K true keypoints, H W image, h w heatmap.
 """
@@ -31,7 +31,7 @@ from keypoint_detection.report import ReportImage
 
 
 class EvaluatedImages:
-    """Collects batches of detections and labels: the images, and every metric over them.
+    """Collects detections and labels batch by batch: those of each image, and every metric over all images.
 
     Args:
         annotations: The evaluated images.
@@ -39,7 +39,7 @@ class EvaluatedImages:
         threshold_unit: Their unit: `pixel`, or `image` for fractions of the image's diagonal.
 
     Attributes:
-        images: What is true and what was found, by index in the annotations.
+        images: True keypoints and detections of each image, by its index in the annotations.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class EvaluatedImages:
         self.images |= images_of_batch(self.annotations, batch, xy, scores)
 
     def gather(self, processes: Processes) -> None:
-        """Adds the images of all other processes; metrics and matches are over all of them in any case.
+        """Adds the images of all other processes; metrics and matches cover all images in any case.
 
         Args:
-            processes: Those that share the images, which do this together.
+            processes: The processes that share the images; all of them have to call this.
         """
         if processes.world == 1:
             return
@@ -75,7 +75,7 @@ class EvaluatedImages:
         self.images = gather_images(self.images, processes)
 
     def values(self) -> dict[str, float]:
-        """All metrics by log name, as training logs them."""
+        """All metrics, by the names that training logs them under."""
         return metric_values(self.metrics)
 
     def matches(self) -> Matches:
@@ -86,7 +86,7 @@ class EvaluatedImages:
 
 
 def make_metrics(channel_names: Sequence[str], threshold_distances: Sequence[float]) -> dict[str, KeypointMetric]:
-    """Makes all metrics of `METRICS`, by their names there, and sees that no two have a value of one name.
+    """Makes all metrics of `METRICS`, by their names there, and checks that no two log a value under the same name.
 
     Args:
         channel_names: Names of the channels.
@@ -100,7 +100,7 @@ def make_metrics(channel_names: Sequence[str], threshold_distances: Sequence[flo
 
 
 def metric_names(channel_names: Sequence[str], threshold_distances: Sequence[float]) -> list[str]:
-    """The log names of all values of `METRICS`, as metrics give them that have seen no image.
+    """The log names of all values of `METRICS`, taken from metrics that have not seen any image.
 
     Args:
         channel_names: Names of the channels.
@@ -111,9 +111,9 @@ def metric_names(channel_names: Sequence[str], threshold_distances: Sequence[flo
     """
     metrics = _new_metrics(channel_names, threshold_distances)
     for metric in metrics.values():
-        metric.distributed_available_fn = lambda: False  # each process asks its own
+        metric.distributed_available_fn = lambda: False  # no communication: each process computes the names itself
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of metrics that have seen no image yet, whose names are all that is asked
+        warnings.simplefilter("ignore")  # metrics warn that they have not seen any image, but only names matter here
         return list(metric_values(metrics))
 
 
@@ -144,8 +144,8 @@ def update_metrics(
 def _points(batch: Batch, xy: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Detections, scores and true keypoints in pixels of the image files, on the CPU.
 
-    In float32, as reports hold them: where a detection is just as far from a keypoint as it may be, the errors that are
-    counted of the one are those that lower the recall and precision of the other.
+    They are float32, as in reports. So if a detection is at exactly the threshold distance from a keypoint, the errors
+    that a report counts agree with the recall and precision of the metrics.
     """
     return xy.float().cpu(), scores.float().cpu(), batch.file_keypoints().float()
 
@@ -157,28 +157,28 @@ def metric_values(metrics: Mapping[str, KeypointMetric]) -> dict[str, float]:
         metrics: The metrics by their names in `METRICS`.
 
     Raises:
-        InputError: If two have a value of the same name, or one has that of a loss.
+        InputError: If two metrics have a value of the same name, or one uses the name of a loss.
     """
     values: dict[str, float] = {}
-    owners = dict.fromkeys(("loss", "gt_loss"), "the training")
+    owners = dict.fromkeys(("loss", "gt_loss"), "training")
     for name, metric in metrics.items():
         for key, value in metric.compute().items():
             if key in owners:
-                raise InputError(f"metric {name}: {key!r} is a value of {owners[key]}, expected a name of its own")
+                raise InputError(f"metric {name}: {key!r} is already logged by {owners[key]}, expected a unique name")
             owners[key], values[key] = name, float(value)
     return values
 
 
 def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: Tensor) -> dict[int, ReportImage]:
-    """The images of a batch by index, for a report, without those of which nothing counts.
+    """The images of a batch for a report, by index, without padding and images in which no channel is labelled.
 
     Args:
         annotations: The images and their labels.
-        batch: Some of them.
+        batch: Some of these images.
         xy: `(B, C, N, 2)` detections in pixels of the image files, NaN for none.
         scores: `(B, C, N)`.
     """
-    # A copy of what is kept as it is: memory that a worker of a loader shares holds a file open.
+    # This array is kept, so it is copied: memory shared by a data loader's worker keeps a file open.
     labelled = batch.labelled.cpu().numpy().copy()
     points, values, truths = (value.numpy() for value in _points(batch, xy, scores))
     found, true = ~np.isnan(points).any(-1), ~np.isnan(truths).any(-1)
@@ -200,7 +200,7 @@ def images_of_batch(annotations: Annotations, batch: Batch, xy: Tensor, scores: 
 
 
 def gather_images(images: dict[int, ReportImage], processes: Processes) -> dict[int, ReportImage]:
-    """The images of all processes, which do this together, by index."""
+    """The images of all processes, by index; all processes have to call this."""
     return dict(sorted(entry for share in processes.gather(images) for entry in share.items()))
 
 
@@ -210,7 +210,7 @@ def make_dataset(annotations: Annotations, empty_channels: str, image_size: Sequ
     Args:
         annotations: The images and their labels.
         empty_channels: See `KeypointsDataset`.
-        image_size: Height and width that images are letterboxed into, None for their own sizes.
+        image_size: Height and width that images are letterboxed into; None keeps their own sizes.
     """
     return KeypointsDataset(
         annotations,
@@ -227,11 +227,11 @@ def make_dataset(annotations: Annotations, empty_channels: str, image_size: Sequ
 def make_loader(
     dataset: KeypointsDataset, sizes: np.ndarray, batch_size: int, num_workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[Batch]:
-    """Batches that hold images of one size, in the order of validation.
+    """A loader whose batches hold images of one size, in the order of validation.
 
     Args:
         dataset: The samples.
-        sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
+        sizes: `(N, 2)` int width and height of the image files, 0 if unknown.
         batch_size: Images per batch.
         num_workers: Processes that load data; 0 loads in this one.
         rank: Number of this process.
@@ -242,11 +242,11 @@ def make_loader(
 
 
 def find_keypoints(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Finds the keypoints of a batch as validation does, or as prediction does with an exported file.
+    """Finds the keypoints of a batch: as validation does for a checkpoint, as prediction does for an exported file.
 
     Args:
         network: A checkpoint, or an exported file.
-        batch: Images that are letterboxed as the checkpoint wants them, or of their own sizes for an exported file.
+        batch: Images, letterboxed to the checkpoint's size, or at their own sizes for an exported file.
 
     Returns:
         `(B, C, N, 2)` xy in pixels of the image files, NaN for none, and `(B, C, N)` scores.
@@ -262,7 +262,7 @@ def find_keypoints(network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def run_network(network: Network, loader: DataLoader[Batch], collected: EvaluatedImages, progress: bool = True) -> None:
-    """Finds the keypoints of all batches, and keeps those of the channels that are collected.
+    """Finds the keypoints of all batches, and keeps those of the channels in `collected`.
 
     Args:
         network: A checkpoint, or an exported file.
@@ -271,7 +271,7 @@ def run_network(network: Network, loader: DataLoader[Batch], collected: Evaluate
         progress: Show a progress bar.
     """
     channels = [network.channel_names.index(name) for name in collected.annotations.channel_names]
-    hidden = None if progress else True  # None shows it on a terminal
+    hidden = None if progress else True  # None: shown on a terminal only
     bar = tqdm(total=sum(map(len, loader.batch_sampler)), desc="evaluate", unit="image", disable=hidden)
     with bar:
         for batch in loader:
@@ -282,7 +282,7 @@ def run_network(network: Network, loader: DataLoader[Batch], collected: Evaluate
 
 @torch.inference_mode()
 def add_heatmaps(detector: KeypointDetector, dataset: KeypointsDataset, images: Mapping[int, ReportImage]) -> None:
-    """Predicts the heatmaps of some images again, one at a time, and keeps them with the images.
+    """Predicts the heatmaps of some images again, one image at a time, and stores them in these images.
 
     Args:
         detector: The detector, in evaluation mode, on its device.

@@ -1,4 +1,4 @@
-"""What an evaluation takes from its flags, and where these are silent from the training that wrote the checkpoint."""
+"""What an evaluation takes from its flags or, if they are not given, from the training run of the checkpoint."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from keypoint_detection.predict import Network
 def chosen_distances(
     trained: Mapping[str, Any], given: str | float | list[float] | None, unit: str | None
 ) -> tuple[list[float], str]:
-    """Threshold distances and their unit: those that are given, or of the training.
+    """Threshold distances and their unit: those that are given, or those of the training run.
 
     Args:
-        trained: How the training evaluated, as a `Network` knows it; empty where it does not.
+        trained: How the training run evaluated, as recorded in a `Network`; empty if unknown.
         given: Distances, or None.
         unit: `pixel`, `image` or None.
 
     Raises:
-        InputError: If they are no distances of that unit.
+        InputError: If these are not valid distances in that unit.
     """
     if given is None and trained and unit in (None, trained["threshold_unit"]):
         return list(trained["distances"]), trained["threshold_unit"]
@@ -43,17 +43,18 @@ def chosen_distances(
 
 
 def chosen_channels(network: Network, given: str | list[str] | None) -> dict[str, str | ChannelGroup]:
-    """Which channels are evaluated, and what of a file they are made of: what is given, or as in the training.
+    """Which channels are evaluated, and which channels of a file they consist of: as given, or as in training.
 
     Args:
         network: A checkpoint, or an exported file.
-        given: Some of its channels, which may say what they are made of, as `a=b`. None takes all.
+        given: Some of its channels; `a=b` says which channels of the file one consists of. None takes all.
 
     Returns:
-        For each of them by its name what `read_annotations` is asked for.
+        For each of these channels, by name, what to ask of `read_annotations`.
 
     Raises:
-        InputError: If nothing is asked for, or the checkpoint has no such channel.
+        InputError: If no channel is given, the checkpoint has no such channel, one is given twice, or nothing is left
+            for one because another takes all of it.
     """
     names, members = network.channel_names, network.evaluation.get("channel_members", {})
     words = given.split() if isinstance(given, str) else names if given is None else given
@@ -62,7 +63,9 @@ def chosen_channels(network: Network, given: str | list[str] | None) -> dict[str
     asked_for = {parts[0]: (word, parts) for word in words for parts in [split_word(word, names)]}
     unknown = sorted(set(asked_for) - set(names))
     if unknown:
-        raise InputError(f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, but {', '.join(names)}")
+        raise InputError(
+            f"--keypoint_channels: the checkpoint has no {unknown[0]!r}, expected some of: {', '.join(names)}"
+        )
     if len(asked_for) < len(words):
         raise InputError(f"--keypoint_channels {' '.join(words)}: expected each channel once")
     taken = {part: word for word, parts in asked_for.values() if len(parts) > 1 for part in parts}
@@ -70,7 +73,7 @@ def chosen_channels(network: Network, given: str | list[str] | None) -> dict[str
     for name, (word, parts) in asked_for.items():
         left = tuple(member for member in members.get(name, [name]) if member not in taken)
         if len(parts) == 1 and not left:
-            raise InputError(f"--keypoint_channels {taken[name]}: leaves nothing for {name!r} of the checkpoint")
+            raise InputError(f"--keypoint_channels {taken[name]}: leaves nothing for the checkpoint's channel {name!r}")
         chosen[name] = word if len(parts) > 1 else ChannelGroup(name, left)
     return chosen
 
@@ -82,17 +85,17 @@ def fingerprint_as_trained(
     chosen: Mapping[str, str | ChannelGroup],
     keypoint_coordinates: str,
 ) -> str | None:
-    """The fingerprint that a labelled file has in a training, whichever of its channels are evaluated.
+    """The fingerprint that a labelled file would have in training, no matter which of its channels are evaluated.
 
     Args:
         network: A checkpoint, or an exported file.
-        annotations: The labels that are evaluated, of the whole file.
+        annotations: The evaluated labels, of all images in the file.
         sizes: `(N, 2)` width and height of its images.
-        chosen: What the evaluated channels are made of, see `chosen_channels`.
+        chosen: What the evaluated channels consist of, see `chosen_channels`.
         keypoint_coordinates: Convention of a native file.
 
     Returns:
-        The fingerprint, or None if the file has not all channels of the checkpoint.
+        The fingerprint, or None if the file lacks some of the checkpoint's channels.
     """
     trained = chosen_channels(network, None)
     if list(chosen.items()) == list(trained.items()):
@@ -118,14 +121,14 @@ def read_labels(
     Args:
         json_path: The file.
         folder: Folder of its images.
-        channels: Which of its channels are read, and which of them are merged.
+        channels: Which of its channels to read, and which of them to merge.
         keypoint_coordinates: Convention of a native file.
 
     Returns:
-        The labels, and `(N, 2)` int width and height of the images, 0 where the header was not read.
+        The labels, and `(N, 2)` int width and height of the images, 0 if the header was not read.
 
     Raises:
-        InputError: In one line, for whatever is wrong with the data.
+        InputError: If anything is wrong with the data; the message is one line.
     """
     annotations = read_annotations(
         json_path, folder, keypoint_channels=channels, keypoint_coordinates=keypoint_coordinates
@@ -135,18 +138,18 @@ def read_labels(
 
 
 def held_out(annotations: Annotations, split: str | Path, fingerprint: str | None) -> np.ndarray:
-    """Finds the images that a training held out to validate on.
+    """Finds the images that a training run held out for validation.
 
     Args:
         annotations: The labels of the whole file.
-        split: The split.json of the training.
-        fingerprint: What `fingerprint_as_trained` gives for the file; None warns of no change.
+        split: The split.json of the training run.
+        fingerprint: The file's `fingerprint_as_trained`, to warn if the labels have changed; None does not check that.
 
     Returns:
-        Their positions.
+        The indices of these images.
 
     Raises:
-        InputError: If the file is no record of a split, or one of other images.
+        InputError: If `split` is not a record of a split, or belongs to other images.
     """
     record = read_split(split)
     validation = recorded_split(annotations, record, f"--split {split}")[1]

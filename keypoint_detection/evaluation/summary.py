@@ -1,4 +1,4 @@
-"""How good a detector is on a labelled set: the numbers, as text, as JSON and as a report.
+"""The numbers that say how good a detector is on a labelled set: as text, as JSON and as a report.
 
 C channels.
 """
@@ -33,18 +33,18 @@ class Evaluation:
     Attributes:
         sources: What was evaluated: the checkpoint, the labelled file and the folder of images.
         channel_names: Names of the C channels.
-        threshold_distances: Distances of the average precision.
+        threshold_distances: Distances for average precision.
         threshold_unit: Unit of all distances and localisation errors: `pixel`, or `image` for fractions of the image's
             diagonal.
-        distance: The one of them at which errors, precision and recall are measured.
+        distance: The threshold distance at which errors, precision and recall are measured.
         score_thresholds: `(C,)` scores from which a detection counts.
         metrics: All metrics by the names that training logs them under, without `validation/`.
-        channels: For each channel by name `truths`; `average_precision`, one for each distance; `median`, `mean` and
-            `p90` of the localisation error; `threshold` with `recall`, `precision` and `f1` there;
-            `best_threshold` with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
-        mean: The same, averaged over the channels for which it is defined; `truths` is their sum.
+        channels: For each channel, by name: the number of `truths`; `average_precision`, one for each distance;
+            `median`, `mean` and `p90` of the localisation error; `threshold`, with `recall`, `precision` and `f1` at
+            it; `best_threshold`, with `best_recall`, `best_precision` and `best_f1`. NaN where undefined.
+        mean: The same values, averaged over the channels for which they are defined; `truths` is the sum.
         errors: Errors by kind.
-        images: What is true and what was found in each image, by its place among those that were evaluated.
+        images: True keypoints and detections of each image, by its index among the evaluated images.
         matches: All detections, matched.
         calibration: Thresholds with a promise, if they were asked for.
     """
@@ -73,8 +73,8 @@ class Evaluation:
 
         Returns:
             `sources`, `images` (how many), `distances`, `unit`, `distance`; `channels` and `mean` as described above,
-            with `average_precision` by distance; `errors`, for each kind `count` and `average_precision_won_back`, in
-            all and by channel; `metrics`; `calibration`, None unless thresholds with a promise were asked for.
+            with `average_precision` by distance; `errors`: for each kind, `count` and `average_precision_won_back`,
+            overall and by channel; `metrics`; `calibration`, None unless thresholds with a promise were asked for.
         """
         gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
         errors = {
@@ -103,7 +103,7 @@ class Evaluation:
         return finite(values)
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_dict` to a file, whole or not at all."""
+        """Writes `to_dict` to a file, as a whole or not at all."""
         write_atomic(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
     def report_data(self, title: str) -> ReportData:
@@ -132,7 +132,7 @@ class Evaluation:
 
     def _precision_table(self) -> str:
         header = ["channel", "true", *(f"AP@{d:g}" for d in self.threshold_distances), "median", "mean", "90 %"]
-        truths = [*(str(row["truths"]) for row in self.channels.values()), ""]  # their sum is no mean
+        truths = [*(str(row["truths"]) for row in self.channels.values()), ""]  # their sum would not be a mean
         digits = 2 if self.threshold_unit == "pixel" else 4
         rows = [
             [name, number, *map(_number, row["average_precision"])]
@@ -149,7 +149,7 @@ class Evaluation:
         keys = ["threshold", "recall", "precision", "f1"]
         keys += ["best_threshold", "best_recall", "best_precision", "best_f1"]
         rows = [[name, *(_number(row[key]) for key in keys)] for name, row in self._rows()]
-        return _table(f"At the score threshold, and at the one of the best F1, {self._within()}", header, rows)
+        return _table(f"At the score threshold, and at that of the best F1, {self._within()}", header, rows)
 
     def _error_table(self) -> str:
         gains, counts = self.errors.gains.tolist(), self.errors.counts.tolist()
@@ -157,18 +157,18 @@ class Evaluation:
             [kind.replace("_", " "), str(sum(counts[row])), _number(mean_of_defined(gains[row]))]
             for row, kind in enumerate(ERROR_KINDS)
         ]
-        title = f"Errors {self._within()}: count at the score threshold, AP won by mending those of all scores"
-        return _table(title, ["error", "count", "AP won"], rows)
+        title = f"Errors {self._within()}: count at the score threshold, AP gained by fixing those at all scores"
+        return _table(title, ["error", "count", "AP gain"], rows)
 
 
 def summarise(
     evaluated: EvaluatedImages, distance: float, score_thresholds: Sequence[float], sources: dict[str, str]
 ) -> Evaluation:
-    """Takes all numbers from what a detector found.
+    """Computes all numbers from what a detector found.
 
     Args:
         evaluated: All images of a labelled set.
-        distance: Threshold distance of errors, precision and recall, one of those of `evaluated`.
+        distance: Threshold distance for errors, precision and recall, one of those of `evaluated`.
         score_thresholds: `(C,)` scores from which a detection counts.
         sources: See `Evaluation`.
     """
@@ -203,7 +203,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
-    """Columns to the right, but the first to the left; a line before the row of means, and what dashes stand for."""
+    """Aligns columns right, except the first; adds a line before the row of means, and an explanation of dashes."""
     first, *widths = [max(map(cells, column)) for column in zip(header, *rows, strict=True)]
     lines = ["  ".join([padded(name, first), *map(str.rjust, numbers, widths)]) for name, *numbers in [header, *rows]]
     rule = "-" * len(lines[0])

@@ -119,7 +119,7 @@ def test_errors_are_counted_at_the_threshold_and_their_gains_are_over_all_scores
     # no error that counts, and yet what green's AP is lost by.
     found = evaluate(folder / "best.ckpt", folder / "labels.json", score_threshold=1.0, device="cpu")
     title, _, _, *rows = found.table().split("\n\n")[2].splitlines()
-    assert title == "Errors within 4 px: count at the score threshold, AP won by mending those of all scores"
+    assert title == "Errors within 4 px: count at the score threshold, AP gained by fixing those at all scores"
     assert rows[0].split()[:2] == ["miss", "4"]
     assert rows[3].split() == ["wrong", "channel", "0", "0.500"]
 
@@ -311,7 +311,7 @@ def test_what_was_found_is_told_where_the_checkpoint_or_the_report_cannot_be_wri
     told = capsys.readouterr()
     assert told.err.splitlines()[-1] == f"error: {what}: cannot be written (No space left on device)"
     assert "2 images with 4 true keypoints" in told.out
-    assert "these thresholds are now" not in told.out
+    assert "stored these thresholds in" not in told.out
     assert json.loads((tmp_path / "metrics.json").read_text())["calibration"]["recall"] == 0.3
     assert (tmp_path / "report.html").exists() is (failing == "store_calibration")
     assert path.read_bytes() == before
@@ -328,7 +328,7 @@ def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, capl
         (tmp_path / "run" / "split.json").write_text(json.dumps(record))
         caplog.clear()
         evaluate("best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
-        assert ("the training saw most of these images" in caplog.text) is warned
+        assert ("the detector was trained on most of these images" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors", "onnx"])
@@ -336,7 +336,7 @@ def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder,
     def told(**given):
         caplog.clear()
         evaluate(tmp_path / f"a.{kind}", folder / "labels.json", device="cpu", **given)
-        return [record.getMessage() for record in caplog.records if "the training saw" in record.getMessage()]
+        return [record.getMessage() for record in caplog.records if "was trained on" in record.getMessage()]
 
     labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
     cases = [
@@ -352,14 +352,14 @@ def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder,
             export(str(tmp_path / "a.ckpt"), str(tmp_path / "a.onnx"))
         if kind == "safetensors":
             checkpoint.export_weights(str(tmp_path / "a.ckpt"), str(tmp_path / "a.safetensors"))
-        text = f"{folder / 'labels.json'}: the training saw {seen} images, so on new ones it may be worse"
-        advice = "; --split with the split.json of its run takes those that were held out" if split else ""
+        text = f"{folder / 'labels.json'}: the detector was trained on {seen} images, so it may be worse on new ones"
+        advice = "; --split with the split.json of its run selects those that were held out" if split else ""
         assert told() == ([text + advice] if seen else [])
     checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": labels.fingerprint()})
     (tmp_path / "split.json").write_text(json.dumps({"train": ["0.png"], "validation": ["1.png"]}))
     assert not told(split=tmp_path / "split.json")
     if kind == "ckpt":
-        assert "new ones may fall short of the promise" in told(recall=0.3)[0]
+        assert "so the promise may not hold on new ones" in told(recall=0.3)[0]
 
 
 def test_a_checkpoint_in_the_folder_of_another_run_still_knows_its_own_images(folder, tmp_path, caplog):
@@ -369,7 +369,7 @@ def test_a_checkpoint_in_the_folder_of_another_run_still_knows_its_own_images(fo
     path = checkpoint_of(folder, tmp_path / "checkpoints" / "a.ckpt", fingerprints=known)
     (tmp_path / "split.json").write_text(json.dumps({"fingerprints": {"train": "of others"}}))
     evaluate(path, folder / "labels.json", device="cpu")
-    assert "worse; --split with the split.json of its run takes those that were held out" in caplog.text
+    assert "worse on new ones; --split with the split.json of its run selects those that were held out" in caplog.text
 
 
 @pytest.mark.parametrize("channels", ["green", "green red", ["red"], "red=green"])
@@ -377,7 +377,7 @@ def test_images_of_the_training_are_warned_of_with_a_choice_of_its_channels(fold
     labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
     path = checkpoint_of(folder, tmp_path / "a.ckpt", fingerprints={"train": labels.fingerprint()})
     evaluate(path, folder / "labels.json", keypoint_channels=channels, device="cpu")
-    assert caplog.text.count("the training saw most of these images") == 1
+    assert caplog.text.count("the detector was trained on most of these images") == 1
     content = json.loads((folder / "labels.json").read_text())
     for entry in content["dataset"]:
         del entry["red_keypoints" if "red_keypoints" in entry else "red"]
@@ -398,7 +398,7 @@ def test_a_file_with_a_keypoint_outside_is_known_as_the_training_read_it_whichev
     evaluate(path, tmp_path / "labels.json", folder, **given)
     outside, known = (record.getMessage() for record in caplog.records)
     assert "1 of 5 keypoints" in outside
-    assert "the training saw most of these images" in known
+    assert "the detector was trained on most of these images" in known
 
 
 @pytest.mark.parametrize("channels", [None, "green", "green red", "red=green"])
@@ -530,7 +530,7 @@ def test_numbers_and_report_are_two_files(folder, tmp_path, capsys):
     (tmp_path / "link").symlink_to(written)
     words = ["--checkpoint", folder / "best.ckpt", "--json_dataset_path", folder / "labels.json", "--device", "cpu"]
     assert main(["evaluate", *map(str, words), "--output", str(written), "--report", str(tmp_path / "link")]) == 2
-    expected = f"error: --report {tmp_path / 'link'}: is the file of --output too, expected another name\n"
+    expected = f"error: --report {tmp_path / 'link'}: is also the file of --output, expected another name\n"
     assert capsys.readouterr().err == expected
     assert not written.exists()
 
@@ -570,7 +570,7 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     assert main(["evaluate", *map(str, flags), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "too little data: 2 images with this channel, at least 19 needed" in printed
-    assert f"nothing to store in {path}" in printed
+    assert f"no thresholds to store in {path}" in printed
     assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6}, rel=2e-5)
 
@@ -722,7 +722,7 @@ def test_exported_weights_know_it_too(folder, labels, tmp_path):
 def test_flags_that_leave_a_channel_or_a_distance_out_are_named(folder, labels, tmp_path, caplog):
     path = checkpoint_of(folder, tmp_path / "a.ckpt")
     with pytest.raises(
-        InputError, match=r"^--keypoint_channels red=green: leaves nothing for 'green' of the checkpoint$"
+        InputError, match=r"^--keypoint_channels red=green: leaves nothing for the checkpoint's channel 'green'$"
     ):
         evaluate(path, labels, folder, device="cpu", keypoint_channels="red=green green")
     with pytest.raises(InputError, match=r"^--keypoint_channels red=green red=pink: expected each channel once$"):

@@ -110,14 +110,14 @@ def values_beside(name):
     return metric_values(metrics)
 
 
-@pytest.mark.parametrize(("taken", "owner"), [("recall", "localization"), ("loss", "the training")])
+@pytest.mark.parametrize(("taken", "owner"), [("recall", "localization"), ("loss", "training")])
 def test_a_metric_of_ones_own_does_not_take_the_place_of_another(taken, owner, monkeypatch):
-    with pytest.raises(InputError, match=f"^metric mine: '{taken}' is a value of {owner}, expected a name of its own$"):
+    with pytest.raises(InputError, match=f"^metric mine: '{taken}' is already logged by {owner}, expected a unique"):
         values_beside(taken)
     monkeypatch.setitem(METRICS, "mine", named(taken))
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)  # where GPUs could exchange no state of a CPU
     for start in (make_evaluated, lambda: MetricsLogger(EvaluationRow(), ["a"])):  # before any image is seen
-        with pytest.raises(InputError, match=f"^metric mine: '{taken}' is a value of {owner}"):
+        with pytest.raises(InputError, match=f"^metric mine: '{taken}' is already logged by {owner}"):
             start()
     monkeypatch.undo()
     values = values_beside("count/a")
