@@ -57,8 +57,8 @@ def decode_detections(
         sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding. If it is on the CPU,
             reading it does not wait for a device.
         caps: Maximum number of keypoints of each of the C channels.
-        min_distance: If the cells of two peaks of one channel are this close, in pixels, only the higher one is decoded;
-            see `heatmaps.decode`.
+        min_distance: If the cells of two peaks of one channel are this close, in pixels, only the higher peak is
+            decoded; see `heatmaps.decode`.
         stride: Pixels per cell of the heatmaps.
 
     Returns:
