@@ -138,7 +138,7 @@ def evaluate(
         validation = held_out(annotations, split, fingerprint)
         annotations, sizes = annotations.subset(validation), sizes[validation]
     else:
-        _warn_of_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
+        _check_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
     # A checkpoint that does not record it falls back to the default of training.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     # An exported file resizes images itself.
@@ -190,10 +190,14 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
     return float(distance)
 
 
-def _warn_of_training_images(
+def _check_training_images(
     checkpoint: str | Path, network: Network, source: Path, fingerprint: str | None, is_promise: bool
 ) -> None:
-    """Warns if the images were trained on, according to the checkpoint or to the folder of the run that it is in."""
+    """Warns if the images were trained on, according to the checkpoint or to the folder of the run that it is in.
+
+    Raises:
+        InputError: If a promise about new images was to be made from them.
+    """
     path = Path(checkpoint).absolute().parent.parent / SPLIT_FILE
     try:
         of_run = recorded_fingerprints(read_split(path))
@@ -206,12 +210,11 @@ def _warn_of_training_images(
     # If the validation images came from a file of their own, none of these were held out.
     some = "validation" not in fingerprints
     split = f"--split {path}" if is_its_run else f"--split with the {SPLIT_FILE} of its run"
-    logger.warning(
-        "%s: the detector was trained on %sthese images, so %s on new ones%s",
-        source, "most of " if some else "",
-        "the promise may not hold" if is_promise else "it may be worse",
-        f"; {split} selects those that were held out" if some else "",
-    )  # fmt: skip
+    trained = f"{source}: the detector was trained on {'most of ' if some else ''}these images"
+    advice = f"; {split} selects those that were held out" if some else ""
+    if is_promise:
+        raise InputError(f"{trained}: expected held-out images to promise a recall on new ones{advice}")
+    logger.warning("%s, so it may be worse on new ones%s", trained, advice)
 
 
 def _write_report(evaluation: Evaluation, path: str | Path, network: Network, dataset: KeypointsDataset) -> None:

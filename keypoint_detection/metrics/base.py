@@ -24,8 +24,8 @@ _BATCHES_AT_ONCE = 256
 # Follows the tensors of each waiting batch. A collection of metrics compares states after the first update, and from
 # then on updates only one of the metrics with equal states. NaN keeps the states from being equal.
 _UNEQUAL = torch.tensor(math.nan, device="cpu")
-# A waiting batch is this many entries of one flat list: xy, scores, truths, labelled, indices and `_UNEQUAL`. A state of
-# torchmetrics is a tensor or a flat list of tensors, and only states are reset, shared, merged and stored.
+# A waiting batch is this many entries of one flat list: xy, scores, truths, labelled, indices and `_UNEQUAL`. For
+# torchmetrics, a state is a tensor or a flat list of tensors, and only states are reset, shared, merged and stored.
 _ENTRIES = 6
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,18 +318,25 @@ def test_what_was_found_is_told_where_the_checkpoint_or_the_report_cannot_be_wri
     assert path.read_bytes() == before
 
 
-def test_a_promise_on_images_of_the_training_is_warned_of(folder, tmp_path, caplog, monkeypatch):
+def test_a_promise_from_images_of_the_training_is_refused(folder, tmp_path, monkeypatch):
     checkpoints = tmp_path / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     shutil.copy(folder / "best.ckpt", checkpoints)
     monkeypatch.chdir(checkpoints)
     labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
     split = {"fingerprints": {"train": labels.fingerprint()}, "train": [labels.name(0)], "validation": [labels.name(1)]}
-    for record, warned in ((split, True), (split | {"fingerprints": {"train": "of others"}}, False)):
-        (tmp_path / "run" / "split.json").write_text(json.dumps(record))
-        caplog.clear()
+    (tmp_path / "run" / "split.json").write_text(json.dumps(split))
+    before = Path("best.ckpt").read_bytes()
+    with pytest.raises(InputError) as error:
         evaluate("best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
-        assert ("the detector was trained on most of these images" in caplog.text) is warned
+    assert str(error.value) == (
+        f"{folder / 'labels.json'}: the detector was trained on most of these images: expected held-out images to "
+        f"promise a recall on new ones; --split {tmp_path / 'run' / 'split.json'} selects those that were held out"
+    )
+    assert Path("best.ckpt").read_bytes() == before
+    (tmp_path / "run" / "split.json").write_text(json.dumps(split | {"fingerprints": {"train": "of others"}}))
+    evaluate("best.ckpt", folder / "labels.json", recall=0.3, device="cpu")
+    assert Path("best.ckpt").read_bytes() != before
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors", "onnx"])
@@ -359,7 +367,8 @@ def test_images_of_the_training_are_warned_of_wherever_the_checkpoint_is(folder,
     (tmp_path / "split.json").write_text(json.dumps({"train": ["0.png"], "validation": ["1.png"]}))
     assert not told(split=tmp_path / "split.json")
     if kind == "ckpt":
-        assert "so the promise may not hold on new ones" in told(recall=0.3)[0]
+        with pytest.raises(InputError, match="expected held-out images to promise a recall"):
+            told(recall=0.3)
 
 
 def test_a_checkpoint_in_the_folder_of_another_run_still_knows_its_own_images(folder, tmp_path, caplog):
