@@ -109,6 +109,11 @@ def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> d
     return {members[0]: list(members) for members in (split_word(word, names) for word in words)}
 
 
+def of_all_channels(numbers: Sequence[int], num_channels: int) -> list[int]:
+    """One number per channel, where a single one holds for all."""
+    return list(numbers) * (num_channels if len(numbers) == 1 else 1)
+
+
 def parse_numbers(numbers: str | int | Sequence[int] | None) -> list[int] | None:
     """The most keypoints of each channel, from `"-1 4"`, `[-1, 4]` or a number alone.
 

@@ -15,7 +15,7 @@ from keypoint_detection import heatmaps
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
-from keypoint_detection.data.channels import parse_numbers
+from keypoint_detection.data.channels import of_all_channels, parse_numbers
 from keypoint_detection.data.dataset import KeypointsDataset
 from keypoint_detection.data.geometry import fit_sizes, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
@@ -45,8 +45,8 @@ class KeypointsDataModule(pl.LightningDataModule):
         image_test_dataset_path: folder of its images; the default is as for image_validation_dataset_path.
         keypoint_channels: channels to detect, separated by spaces; a=b merges b into a, or renames b to a if there is
             no a. By default all.
-        keypoint_channel_max_keypoints: maximum number of keypoints in an image for each channel, -1 for any number; by
-            default any number.
+        keypoint_channel_max_keypoints: maximum number of keypoints in an image for each channel, or one number for all
+            channels; -1 for any number, which is the default.
         keypoint_coordinates: coordinate convention of the native format: blender (origin bottom left, in [0, 1]),
             normalized (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation if no file is given; above 0 and
@@ -150,6 +150,8 @@ class KeypointsDataModule(pl.LightningDataModule):
                 seed=self.seed,
                 split=self._given_split,
             )
+            if numbers := self.keypoint_channel_max_keypoints:
+                self.keypoint_channel_max_keypoints = of_all_channels(numbers, len(self.channel_names))
 
     @property
     def parts(self) -> Parts:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
+from keypoint_detection.data.channels import of_all_channels
 from keypoint_detection.data.copies import find_copies_of_training_images
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
@@ -134,10 +135,11 @@ def _check_same_channels(train: Annotations, other: Annotations) -> None:
 
 def _maxima(max_keypoints: Sequence[int], names: Sequence[str]) -> np.ndarray:
     """The largest number of keypoints for each channel, `(C,)` int64, or an error if the numbers make no sense."""
+    max_keypoints = of_all_channels(max_keypoints, len(names))
     if len(max_keypoints) != len(names):
         raise InputError(
-            f"keypoint_channel_max_keypoints has {counted(len(max_keypoints), 'number')}, expected {len(names)}, one "
-            f"for each of: {', '.join(names)}"
+            f"keypoint_channel_max_keypoints has {counted(len(max_keypoints), 'number')}, expected one for all, or "
+            f"{len(names)}, one for each of: {', '.join(names)}"
         )
     for name, maximum in zip(names, max_keypoints, strict=True):
         if maximum < 1 and maximum != -1:

@@ -389,6 +389,7 @@ def test_cache(folder):
 
 def test_maximum_of_keypoints(folder):
     assert ready(folder, keypoint_channel_max_keypoints="1 -1").keypoint_channel_max_keypoints == [1, -1]
+    assert ready(folder, keypoint_channel_max_keypoints=3).keypoint_channel_max_keypoints == [3, 3]
     with pytest.raises(InputError, match="keypoint_channel_max_keypoints"):
         ready(folder, keypoint_channel_max_keypoints="1 x")
 

@@ -234,7 +234,10 @@ def test_only_images_with_too_many_keypoints_are_looked_at_where_sizes_are_not_k
 @pytest.mark.parametrize(
     ("maxima", "said"),
     [
-        ("1", "keypoint_channel_max_keypoints has 1 number, expected 2, one for each of: a, b"),
+        (
+            "1 1 1",
+            "keypoint_channel_max_keypoints has 3 numbers, expected one for all, or 2, one for each of: a, b",
+        ),
         ("0 -1", 'keypoint_channel_max_keypoints is 0 for channel "a", expected -1 \\(any\\) or at least 1'),
     ],
 )
