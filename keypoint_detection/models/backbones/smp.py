@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import textwrap
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -212,14 +213,11 @@ def _build(
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         if weights is not None:
             raise
-        raise InputError(
-            f"encoder {encoder!r} does not work with decoder {decoder!r} ({first_line(error)[:80]}), expected "
-            f"{_expected(decoder, encoder)}"
-        ) from error
+        raise InputError(_refusal(decoder, encoder, error)) from error
 
 
-def _expected(decoder: str, encoder: str) -> str:
-    """What would work instead of an encoder that does not work with a decoder."""
+def _refusal(decoder: str, encoder: str, error: Exception) -> str:
+    """What is wrong with an encoder that could not be built with a decoder, and what would work."""
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
@@ -227,12 +225,18 @@ def _expected(decoder: str, encoder: str) -> str:
     is_of_timm = name != encoder and timm.is_model(name) and ("." not in name or timm.is_model_pretrained(name))
     if encoder not in own and not is_of_timm:
         hint = did_you_mean(encoder, own + [f"tu-{model}" for model in timm.list_models()], most=3)
-        return f"a name that segmentation-models-pytorch knows, or 'tu-' and a name that timm knows{hint}"
+        return (
+            f"encoder {encoder!r} is not known, expected a name that segmentation-models-pytorch knows, or 'tu-' and a "
+            f"name that timm knows{hint}"
+        )
     if decoder == "dpt":
-        return "a vision transformer of timm, such as tu-vit_small_patch16_224"
-    if is_of_timm:
-        return "another encoder, or --decoder dpt, which vision transformers need"
-    return "another encoder or decoder"
+        expected = "a vision transformer of timm, such as tu-vit_small_patch16_224"
+    elif is_of_timm:
+        expected = "another encoder, or --decoder dpt, which vision transformers need"
+    else:
+        expected = "another encoder or decoder"
+    reason = textwrap.shorten(first_line(error), 80, placeholder=" ...")
+    return f"encoder {encoder!r} does not work with decoder {decoder!r} ({reason}), expected {expected}"
 
 
 def _decode(encoder: nn.Module, decoder: nn.Module, images: Tensor) -> Tensor:
