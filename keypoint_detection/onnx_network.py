@@ -1,4 +1,4 @@
-"""A detector that `keypoint-detection export` wrote as ONNX, run by onnxruntime instead of torch.
+"""Runs an ONNX file written by `keypoint-detection export`, with onnxruntime instead of torch.
 
 C channels, H W image, N keypoints.
 """
@@ -29,12 +29,13 @@ class OnnxNetwork:
 
     Args:
         path: The file.
-        device: Where onnxruntime runs it: `cpu`, `cuda` or `cuda:1`, or `auto` for the better one that it offers. It
-            runs on the CPU, with a warning, where onnxruntime offers no other.
+        device: Where onnxruntime runs it: `cpu`, `cuda` or `cuda:1`, or `auto` for CUDA if available. If onnxruntime
+            does not offer the device, it runs on the CPU, with a warning.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
 
     Raises:
-        InputError: If the extra `export` is not installed, it is no exported detector, or there is no such device.
+        InputError: If the extra `export` is not installed, the file is not an exported detector, or the device is
+            unknown.
     """
 
     def __init__(self, path: str | PathLike[str], device: str = "auto", threads: int = 0) -> None:
@@ -51,7 +52,7 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads that go on spinning after a run would take the cores from torch and from reading images.
+        # Threads that keep spinning after a run would take the cores from torch and from reading images.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = _providers(device, onnxruntime.get_available_providers())
         try:
@@ -64,7 +65,7 @@ class OnnxNetwork:
             thresholds = list(metadata["score_thresholds"])
         except Exception as error:  # onnxruntime's errors have no common base
             raise InputError(
-                f"model {path} is no ONNX file that `keypoint-detection export` wrote: {first_line(error)}"
+                f"model {path} is not an ONNX file written by `keypoint-detection export`: {first_line(error)}"
             ) from error
         self.score_thresholds: list[float] = [math.nan if value is None else value for value in thresholds]
         self.rounding = rounding_of(self.session.get_providers()[0].removesuffix("ExecutionProvider").lower())
@@ -72,11 +73,11 @@ class OnnxNetwork:
         self._arguments = Path(path).absolute(), device, threads
 
     def __reduce__(self) -> tuple[type[OnnxNetwork], tuple[Path, str, int]]:
-        """Goes to another process as the file's name: a session of onnxruntime stays where it is."""
+        """Sends only the arguments to another process, because a session of onnxruntime cannot be pickled."""
         return OnnxNetwork, self._arguments
 
     def detect(self, images: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """See `predict.Network`. Images go through one at a time: on a CPU, batches are no faster."""
+        """See `predict.Network`. Images are processed one at a time: on a CPU, batches are no faster."""
         return [self._detect(image) for image in images]
 
     def _detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,12 +87,12 @@ class OnnxNetwork:
 
 
 def split_channels(rows: np.ndarray, channels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sorts what an exported detector returns by channel.
+    """Splits the output of an exported detector by channel.
 
     Args:
         rows: `(N, 4)` channel, x, y and score.
         channels: C.
-        count: M, the most keypoints of a channel.
+        count: M, the maximum number of keypoints of a channel.
 
     Returns:
         `(C, M, 2)` xy, NaN for none, and `(C, M)` scores.
@@ -105,7 +106,7 @@ def split_channels(rows: np.ndarray, channels: int, count: int) -> tuple[np.ndar
 
 
 def _providers(device: str, offered: Sequence[str]) -> list[str | tuple[str, dict[str, int]]]:
-    """What onnxruntime is to run on, the best first."""
+    """The providers that onnxruntime runs on, the best first."""
     kind, _, number = device.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps", "xpu") or not (number or "0").isdigit():
         raise InputError(f"--device {device}: expected cpu, cuda or auto")

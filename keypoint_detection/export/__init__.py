@@ -1,4 +1,4 @@
-"""A checkpoint as one file that goes from an image to keypoints: ONNX, or a program of torch.export."""
+"""Exports a checkpoint to one file that turns an image into keypoints: ONNX, or a torch.export program."""
 
 from keypoint_detection.export.command import export
 

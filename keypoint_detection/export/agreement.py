@@ -1,4 +1,4 @@
-"""Compares an exported detector with the checkpoint it came from.
+"""Compares an exported detector with its checkpoint.
 
 C channels, N keypoints, H W image.
 """
@@ -26,13 +26,14 @@ logger = logging.getLogger(__name__)
 # See `Network.detect`.
 Detect = Callable[[list[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
 
-# Height and width in pixels: odd, tiny, flat, and ones that no stride divides.
+# Height and width in pixels: odd, tiny, very wide, and ones that no stride divides.
 SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
 IMAGES_PER_SIZE = 2
-# Some peaks are so flat that the last bit of a float32 moves them by hundredths of a pixel, between two machines in
-# PyTorch as well. At most this share of the keypoints, but one at least, may be farther off than `Tolerance.pixels`.
+# Some peaks are so flat that the last bit of a float32 moves them by hundredths of a pixel. PyTorch itself differs like
+# this between machines. At most this share of the keypoints, or a single one, may be off by more than
+# `Tolerance.pixels`.
 FLAT_SHARE = 0.1
-# Above this score all of them are flat.
+# Peaks above this score are all flat.
 SATURATED = 0.999
 
 
@@ -40,10 +41,10 @@ class Tolerance(NamedTuple):
     """How far an exported detector may be off.
 
     Attributes:
-        pixels: Largest distance of a keypoint from the checkpoint's, in pixels of the image, but for a few.
-        flat_pixels: Largest distance of all.
-        score: Largest difference of its score. A keypoint whose score is this close to the threshold, or to that of
-            the last keypoint that fits, may be missing.
+        pixels: Maximum distance of a keypoint from the checkpoint's, in pixels of the image; a few may exceed it.
+        flat_pixels: Maximum distance for these, too.
+        score: Maximum difference of the scores. A keypoint may be missing if its score is this close to the threshold,
+            or to that of the last keypoint if the maximum number is found.
     """
 
     pixels: float
@@ -54,23 +55,23 @@ class Tolerance(NamedTuple):
 FULL = Tolerance(pixels=0.01, flat_pixels=0.1, score=1e-3)
 # Half precision rounds weights to 11 bits.
 HALF = Tolerance(pixels=0.25, flat_pixels=0.5, score=0.02)
-# A runtime that can be asked for all it finds is compared from this score on, and none below it.
+# No keypoint below this score is compared, even if a runtime can return them.
 LOWEST_SCORE = 0.05
 
 
 def write_checked(path: Path, content: bytes, check: Callable[[Path], Any]) -> Path:
-    """Writes an exported file, after a look at what it does; what was there before stays if that is wrong.
+    """Writes an exported file if it passes a check; otherwise, an existing file stays as it is.
 
     Args:
         path: The file.
         content: What to write.
-        check: Compares a file with what it was exported from, and returns what is to be said of it.
+        check: Compares a file with the checkpoint, and returns a report to log. It raises an InputError if they differ.
 
     Returns:
         The file.
 
     Raises:
-        InputError: If it cannot be written, or is wrong.
+        InputError: If the file cannot be written, or does not pass the check.
     """
     candidate = path.with_name(f".{path.stem}.new{path.suffix}")
     try:
@@ -79,7 +80,7 @@ def write_checked(path: Path, content: bytes, check: Callable[[Path], Any]) -> P
         try:
             report = check(candidate)
         except InputError as error:
-            raise InputError(f"{path} is not written: {error}") from error
+            raise InputError(f"{path} was not written: {error}") from error
         with writing(f"output {path}"):
             write_atomic(path, candidate.read_bytes())
     finally:
@@ -92,10 +93,10 @@ class ExportAgreement(NamedTuple):
     """How well two detectors agree.
 
     Attributes:
-        images: Images that were compared.
-        keypoints: Keypoints that were compared.
+        images: Number of images that were compared.
+        keypoints: Number of keypoints that were compared.
         pixels: Largest distance, in pixels of the image.
-        score: Largest difference of two scores.
+        score: Largest difference between two scores.
     """
 
     images: int
@@ -106,7 +107,7 @@ class ExportAgreement(NamedTuple):
     def __str__(self) -> str:
         checked = f"checked against PyTorch on {counted(self.images, 'image')}"
         if not self.keypoints:
-            return f"{checked}, in which neither finds a keypoint: that tells little"
+            return f"{checked}, but neither found a keypoint, so this says little"
         return (
             f"{checked}: {counted(self.keypoints, 'keypoint')}, "
             f"at most {self.pixels:.2g} px and {self.score:.2g} of score apart"
@@ -139,22 +140,23 @@ def check_network(
 
     Args:
         expected: The checkpoint.
-        found: What the exported detector finds.
-        caps: Most keypoints of each channel.
-        tolerance: How far they may be apart.
-        lowest: Compare from this score on, where the thresholds of the checkpoint are higher; never below
+        found: The exported detector.
+        caps: Maximum number of keypoints of each channel.
+        tolerance: How far apart they may be.
+        lowest: Compare keypoints from this score on, even if the thresholds of the checkpoint are higher; never below
             `LOWEST_SCORE`.
-        smallest: Height and width in pixels that images need.
+        smallest: Minimum height and width of images in pixels.
 
     Returns:
-        How far they were apart.
+        How far apart they were.
 
     Raises:
         InputError: If they are farther apart; says where.
     """
     images = [image for image in check_images() if min(image.shape[:2]) >= smallest]
-    # Of random images a detector is rarely sure, so what it finds below its thresholds is compared, too. Peaks that are
-    # lower still, as those of a detector that has hardly trained, are so flat that rounding moves them.
+    # On random images, a detector rarely finds anything with a high score, so keypoints below its thresholds are
+    # compared, too. Even lower peaks, like those of a detector that has hardly been trained, are so flat that rounding
+    # moves them.
     thresholds = usable_thresholds(expected.score_thresholds).clip(max=lowest).clip(min=LOWEST_SCORE)
     pairs: list[_Pair] = []
     for image in images:
@@ -177,7 +179,7 @@ def check_network(
 
 
 class _Pair(NamedTuple):
-    """A keypoint, and how far from it the nearest of the other detector is, in pixels and in score."""
+    """A keypoint, and how far away the other detector's nearest one is, in pixels and in score."""
 
     distance: float
     difference: float
@@ -196,7 +198,7 @@ def _pair_up(
 ) -> list[_Pair]:
     """Finds each keypoint of `rows` in `others`, both `(N, 3)` of x, y, score.
 
-    Left out are those that are hardly above the threshold, or hardly higher than the last one of a full list.
+    Keypoints barely above the threshold, or barely above the last one of a full list, are left out.
     """
     least = max(threshold, rows[cap - 1, 2]) + tolerance.score
     found = []

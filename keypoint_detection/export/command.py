@@ -1,4 +1,4 @@
-"""`keypoint-detection export`: a checkpoint as one file that goes from the bytes of an image to keypoints.
+"""`keypoint-detection export`: writes a checkpoint as one file that turns the bytes of an image into keypoints.
 
 C channels, H W image, N keypoints.
 """
@@ -16,7 +16,7 @@ from keypoint_detection.predict import TorchNetwork
 
 logger = logging.getLogger(__name__)
 
-# Resizing, reductions while scattering and much else of the graph came with this version of the operators.
+# The first version of the operators with resizing, scattering with a reduction, and others that the graph needs.
 LOWEST_OPSET = 18
 
 
@@ -25,10 +25,10 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
 
     The file takes `image`, `(1, H, W, 3)` uint8 RGB of any size, and gives `keypoints`, `(N, 4)` float32: the number of
     the channel, x, y in pixels of the image, and the score. Channels come in order, and the keypoints of each in
-    descending order of score. In ONNX a second input, `score_thresholds` `(C,)`, may be left out: it is then the
-    checkpoint's. A program of torch.export has those built in, and needs images of at least three cells of the heatmap
-    (9 pixels at stride 4), also when they are resized, and at most 8192 pixels on each side. The file is compared with
-    PyTorch on images of several sizes, and not written if they differ.
+    descending order of score. An ONNX file has a second, optional input, `score_thresholds` `(C,)`, with the
+    checkpoint's as its default. In a torch.export program, these are built in, and images need at least three cells of
+    the heatmap (9 pixels at stride 4), before and after resizing, and at most 8192 pixels on each side. The file is
+    compared with PyTorch on images of several sizes, and not written if they differ.
 
     Args:
         checkpoint: Checkpoint of a training run.
@@ -64,7 +64,7 @@ def export(checkpoint: str, output: str, half: bool = False, opset: int = LOWEST
 
 
 def _require_onnx(opset: int) -> None:
-    """Checks that the extra is installed, and knows this version of the operators."""
+    """Checks that the extra is installed, and supports this version of the operators."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -72,15 +72,15 @@ def _require_onnx(opset: int) -> None:
     except ImportError as error:
         raise InputError(f'{error}: pip install "keypoint_detection[export]"') from error
     newest = onnx.defs.onnx_opset_version()
-    if opset > newest:  # else the exporter finds out after seconds, and prints the traceback of a converter
-        raise InputError(f"--opset {opset}: expected at most {newest}, the newest that onnx {onnx.__version__} knows")
+    if opset > newest:  # otherwise the exporter fails after seconds, and prints the traceback of a converter
+        raise InputError(f"--opset {opset}: expected at most {newest}, the newest in onnx {onnx.__version__}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports what a command line asks for.
+    """Runs the command.
 
     Args:
-        arguments: The flags; those of the process where none are given.
+        arguments: The flags; by default, those of the process.
 
     Returns:
         The exit code.

@@ -1,6 +1,6 @@
 """The last nodes of an exported ONNX graph: from heatmaps to keypoints.
 
-They compute what `heatmaps.decode` computes.
+They compute the same as `heatmaps.decode`.
 C channels, G groups of connected cells, M cells that may be peaks, N keypoints, h w heatmap.
 """
 
@@ -21,7 +21,7 @@ class DecodingOptions(NamedTuple):
     """How heatmaps are decoded.
 
     Attributes:
-        caps: Most keypoints of each of the C channels.
+        caps: Maximum number of keypoints of each of the C channels.
         min_distance: See `heatmaps.decode`, in pixels.
         stride: Pixels per cell.
     """
@@ -32,13 +32,13 @@ class DecodingOptions(NamedTuple):
 
 
 def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options: DecodingOptions, output: str) -> None:
-    """Appends the way from heatmaps to keypoints.
+    """Appends the nodes from heatmaps to keypoints.
 
     Args:
         nodes: The graph.
         maps: `(1, C, h, w)` float32 in [0, 1], of the padded image.
         thresholds: `(C,)` float32, the score from which a detection of each channel counts.
-        image: The sizes.
+        image: The sizes of the image.
         options: How heatmaps are decoded.
         output: Name of the result, `(N, 4)` float32: channel, x, y in pixels of the image, score.
     """
@@ -67,7 +67,7 @@ def decode(nodes: Nodes, maps: str, thresholds: str, image: ImageSizes, options:
 
 
 def _pool(nodes: Nodes, maps: str, radius: int) -> str:
-    """Maximum over the square window around each cell, as if -inf lay outside of the map."""
+    """Maximum over the square window around each cell, with -inf outside the map."""
     side = 2 * radius + 1
     if radius == 1:
         return nodes("MaxPool", maps, kernel_shape=[side, side], pads=[radius] * 4)
@@ -76,7 +76,7 @@ def _pool(nodes: Nodes, maps: str, radius: int) -> str:
 
 
 def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple[str, str]:
-    """Cells that are peaks, one of each plateau: `plateaus.merge_ties`.
+    """Cells that are peaks, one per plateau, as in `plateaus.merge_ties`.
 
     Returns:
         `(G,)` int64, flat cells in all maps, and `(G, 2)` float32 column and row of the plateau's centre, NaN along an
@@ -87,7 +87,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
     others = _pool(nodes, nodes("Where", is_peak, scalar(-math.inf), maps), 1)
     shoulder = nodes("And", is_peak, nodes("Equal", others, maps))
     members = nodes("Squeeze", nodes("NonZero", nodes("Reshape", is_peak, integers(-1))), integers(0))
-    # Cells by their place among those that may be peaks: a float32 counts no further than to 2 ** 24.
+    # Cells are numbered only among those that may be peaks, because float32 cannot count beyond 2 ** 24.
     number = nodes("Squeeze", nodes("Shape", members), integers(0))
     number = nodes.cast(nodes("Range", scalar(0, np.int64), number, scalar(1, np.int64)), np.float32)
     shape = nodes("Shape", maps)
@@ -112,7 +112,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
     stays = nodes("Less", reduce(on_shoulder, "max", 0), scalar(1, np.float64))
     cell = nodes("Mod", members, area)
     centres = []
-    # A float32 cannot hold the sum of many positions.
+    # As float64, because float32 cannot hold the sum of many positions.
     for position in (nodes.cast(nodes(operator, cell, width), np.float64) for operator in ("Mod", "Div")):
         extent = nodes("Sub", reduce(position, "max", -1), reduce(position, "min", 2.0**31))
         mean = nodes("Div", reduce(position, "add", 0), nodes.cast(counts, np.float64))
@@ -128,7 +128,7 @@ def _peaks(nodes: Nodes, maps: str, width: str, area: str, radius: int) -> tuple
 
 
 def _spread_out(nodes: Nodes, roots: str, order: str, shape: str, radius: int) -> str:
-    """Which of the peaks `(G,)` stay when those in the window of a kept one of the same height go."""
+    """Which of the peaks `(G,)` remain if those within the window of a kept one of the same height are dropped."""
     none = nodes("Expand", scalar(0), shape)
     ones = nodes("Expand", scalar(1), nodes("Shape", roots))
     flat = nodes("ScatterElements", nodes("Reshape", none, integers(-1)), roots, ones, axis=0)

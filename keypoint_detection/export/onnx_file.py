@@ -1,4 +1,4 @@
-"""Writes a detector as ONNX: the network by torch's exporter, what surrounds it node by node.
+"""Writes a detector as ONNX: the network with torch's exporter, and everything around it node by node.
 
 C channels, H W image, h w heatmap.
 """
@@ -32,15 +32,15 @@ from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.wording import first_line
 
-# The exporter's libraries tell every step they take.
+# Libraries of the exporter that log every step.
 _TALKATIVE = ("onnxscript", "onnx_ir", "torch.onnx")
-# Smaller tensors, such as biases and shapes, keep all their bits.
+# Tensors with fewer values, such as biases and shapes, keep all their bits.
 _LEAST_HALVED = 64
-_EXAMPLE_CELLS = (3, 5)  # height and width of the example in multiples of the backbone's divisor; not special
+_EXAMPLE_CELLS = (3, 5)  # height and width of the example, in multiples of the backbone's divisor; arbitrary
 
 
 class _CentredNetwork(nn.Module):
-    """From padded images, of which the mean colour was subtracted so that padding is 0, to heatmaps."""
+    """From padded images to heatmaps. The mean colour has been subtracted from the images, so padding is 0."""
 
     def __init__(self, detector: KeypointDetector) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class _CentredNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`(1, 3, H, W)` in [-255, 255] -> `(1, C, h, w)` in [0, 1]."""
         backbone = self.detector.backbone
-        if type(backbone).forward is not Backbone.forward:  # one of the user's own, which may not normalise
+        if type(backbone).forward is not Backbone.forward:  # the user's own one, which may not normalise
             return self.detector((images + self.mean) / 255).float().sigmoid()
-        # What `Backbone.forward` does to whole images, in one pass instead of four.
+        # The same as `Backbone.forward`, but with one pass over whole images instead of four.
         if backbone.n_channels_in == 1:
             images = images.mean(dim=1, keepdim=True)
         return self.detector.head(backbone.features(images * self.factor)).float().sigmoid()
@@ -72,12 +72,12 @@ def write_onnx(network: TorchNetwork, path: Path, half: bool, opset: int) -> Pat
         The file.
 
     Raises:
-        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. What was
-            there before stays then.
+        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. An existing
+            file then stays as it is.
     """
     model = build_model(network, half, opset)
     tolerance, lowest = (HALF, 1.0) if half else (FULL, LOWEST_SCORE)
-    # Enlarged, an image of one pixel is flat, and rounding moves its peaks.
+    # An enlarged image of one pixel is uniform, so rounding moves its peaks.
     smallest = 2 if network.detector.hparams.image_size else 1
     caps = keypoint_caps(network.detector.hparams)
     return write_checked(
@@ -109,7 +109,7 @@ def build_model(network: TorchNetwork, half: bool, opset: int) -> onnx.ModelProt
             helper.make_tensor_value_info("score_thresholds", TensorProto.FLOAT, [len(caps)]),
         ],
         [helper.make_tensor_value_info("keypoints", TensorProto.FLOAT, ["keypoints", 4])],
-        # An input with an initializer has that as its default.
+        # The initializer of an input is its default.
         [*before.constants, *exported.graph.initializer, *after.constants,
          numpy_helper.from_array(usable_thresholds(thresholds), "score_thresholds")],
     )  # fmt: skip
@@ -132,11 +132,11 @@ def build_model(network: TorchNetwork, half: bool, opset: int) -> onnx.ModelProt
 
 
 def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
-    """The network alone, `images` -> `heatmaps`, by torch's exporter."""
+    """Exports only the network, `images` -> `heatmaps`, with torch's exporter."""
     divisor = detector.backbone.size_divisor
     module = _CentredNetwork(detector).eval()
     height, width = (cells * divisor for cells in _EXAMPLE_CELLS)
-    # Multiples of the divisor, so that the graph neither pads nor crops: both happen outside.
+    # Multiples of the divisor, so that this graph neither pads nor crops: other nodes do that.
     axes = {axis: divisor * torch.export.Dim(name, min=1, max=2**12) for axis, name in ((2, "rows"), (3, "columns"))}
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -153,14 +153,14 @@ def _export_network(detector: KeypointDetector, opset: int) -> onnx.ModelProto:
                 output_names=["heatmaps"],
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever it runs into
-        reason = first_line(error.__cause__ or error)  # around which the exporter puts advice on how to mend itself
+    except Exception as error:  # the exporter passes on errors of any kind
+        reason = first_line(error.__cause__ or error)  # without the advice that the exporter adds on how to debug it
         what = f"torch {torch.__version__} cannot export the backbone {detector.hparams.backbone_type}"
         raise InputError(f"{what}: {reason}") from error
     model = program.model_proto
     written = next(operators.version for operators in model.opset_import if not operators.domain)
-    if written != opset:  # what it says of that goes to a log, with a traceback
-        raise InputError(f"--opset {opset}: expected a version that the exporter can write, as it can {written}")
+    if written != opset:  # the exporter only logs this, with a traceback
+        raise InputError(f"--opset {opset}: expected a version that the exporter can write, such as {written}")
     for node in model.graph.node:  # the exporter's notes are longer than the graph
         del node.metadata_props[:]
         node.doc_string = ""

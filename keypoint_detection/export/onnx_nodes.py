@@ -11,13 +11,13 @@ from onnx import helper, numpy_helper
 
 
 class Nodes:
-    """Nodes and constants of a graph that grows.
+    """Nodes and constants of a graph under construction.
 
     `nodes("Add", a, b)` appends a node and returns the name of its output. Inputs are names of values, or numpy arrays,
-    which become constants. `""` leaves an optional input out.
+    which become constants. `""` leaves out an optional input.
 
     Args:
-        prefix: What all names of new values begin with.
+        prefix: Prefix of the names of all new values.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -44,21 +44,21 @@ class Nodes:
         return name
 
     def columns(self, *values: str) -> str:
-        """Appends what joins vectors `(N,)` to `(N, number of them)`."""
+        """Appends nodes that stack vectors `(N,)` as columns: `(N, number of vectors)`."""
         return self("Concat", *(self("Unsqueeze", value, integers(1)) for value in values), axis=1)
 
     def cast(self, value: str, dtype: type | np.dtype) -> str:
-        """Appends a conversion to another type."""
+        """Appends a conversion to another data type."""
         return self("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def repeat(self, states: list[str], types: list[type], step: Callable[[Nodes, list[str]], list[str]]) -> list[str]:
-        """Appends a loop that repeats a step while its condition holds, and at least once.
+        """Appends a loop that repeats a step while its condition holds, but runs it at least once.
 
         Args:
-            states: The values at the start.
+            states: Names of the values at the start.
             types: Their numpy types.
             step: Gets a builder for the body and the names of the states there; returns the names of the condition, a
-                bool, and of the next states. It may use values from outside.
+                bool, and of the next states. It may use values from outside the loop.
 
         Returns:
             Names of the values at the end.
@@ -86,7 +86,7 @@ class Nodes:
 
 
 def integers(*values: int) -> np.ndarray:
-    """A constant vector of int64, as shapes and axes are given."""
+    """A constant int64 vector, for shapes and axes."""
     return np.array(values, dtype=np.int64)
 
 

@@ -1,6 +1,6 @@
-"""Nodes of an exported ONNX graph that find where between its cells a peak lies.
+"""Nodes of an exported ONNX graph that find sub-pixel positions of peaks.
 
-They compute what `heatmaps.refine` computes.
+They compute the same as `heatmaps.refine`.
 N keypoints, h w heatmap.
 """
 
@@ -41,7 +41,7 @@ def refine(nodes: Nodes, flat: str, keys: str, peaks: str, size: tuple[str, str]
     is_high = nodes("Unsqueeze", nodes("GreaterOrEqual", lowest, scalar(SMALLEST_HEIGHT)), integers(1))
     is_inside = nodes("And", nodes("And", nodes("Equal", peaks, middles), has_three), is_high)
     logarithms = nodes("Log", nodes("Max", heights, scalar(_TINY)))
-    # The weights (N, 2, 3) of three columns and three rows: the peak's own alone where it is not in the middle.
+    # The weights (N, 2, 3) of three columns and three rows: only the peak's own if it is not in the middle.
     place = nodes("Unsqueeze", nodes("Sub", peaks, nodes("Sub", middles, integers(1))), integers(2))
     own = nodes.cast(nodes("Equal", place, integers(0, 1, 2)), np.float32)
     weights = nodes("Where", nodes("Unsqueeze", is_inside, integers(2)), _WEIGHTS, own)
@@ -68,7 +68,7 @@ def refine(nodes: Nodes, flat: str, keys: str, peaks: str, size: tuple[str, str]
 
 
 def _heights(nodes: Nodes, flat: str, keys: str, peaks: str, middles: str, lengths: str) -> str:
-    """Heights `(N, 3, 3)` of the cells around `middles`; arbitrary outside of maps with fewer than three cells."""
+    """Heights `(N, 3, 3)` of the cells around `middles`; arbitrary outside maps with fewer than three cells."""
     steps = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).astype(np.int64)  # column and row, of (row, column)
     middle, peak = (nodes("Unsqueeze", value, integers(1, 2)) for value in (middles, peaks))
     places = nodes("Min", nodes("Add", middle, steps), nodes("Sub", lengths, integers(1)))

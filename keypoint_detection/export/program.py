@@ -1,4 +1,4 @@
-"""Writes a detector as a program of `torch.export`, which runs in torch without this library.
+"""Writes a detector as a torch.export program, which runs in torch without this library.
 
 C channels, H W image, h w heatmap or resized image, N keypoints.
 """
@@ -30,9 +30,9 @@ from keypoint_detection.score_thresholds import usable_thresholds
 from keypoint_detection.wording import first_line
 
 METADATA_NAME = "keypoint_detection.json"
-LARGEST_SIDE = 8192  # of an image in pixels; the exporter wants to know
-_FEWEST_CELLS = 3  # of a heatmap along an axis, since a peak is told by three
-_EXAMPLE_SIZE = (75, 107)  # not special
+LARGEST_SIDE = 8192  # of an image in pixels; the exporter needs a limit
+_FEWEST_CELLS = 3  # of a heatmap along each axis, because refining a peak needs three
+_EXAMPLE_SIZE = (75, 107)  # arbitrary
 
 
 def write_program(network: TorchNetwork, path: Path) -> Path:
@@ -46,8 +46,8 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
         The file.
 
     Raises:
-        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. What was
-            there before stays then.
+        InputError: If torch cannot export the network, the file cannot be written, or its keypoints differ. An existing
+            file then stays as it is.
     """
     program, stream = export_program(network.detector), io.BytesIO()
     metadata = {
@@ -70,10 +70,10 @@ def write_program(network: TorchNetwork, path: Path) -> Path:
 
 
 def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:
-    """Records the whole way from an image to keypoints.
+    """Records the whole computation from an image to keypoints.
 
     Raises:
-        InputError: If torch cannot follow it.
+        InputError: If torch cannot export it.
     """
     example = torch.randint(0, 256, (1, *_EXAMPLE_SIZE, 3), dtype=torch.uint8)
     least = smallest_side(detector)
@@ -83,18 +83,18 @@ def export_program(detector: KeypointDetector) -> torch.export.ExportedProgram:
             warnings.simplefilter("ignore")
             module = ImageToKeypoints(detector).eval().requires_grad_(False)
             return torch.export.export(module, (example,), dynamic_shapes={"image": sides})
-    except Exception as error:  # the exporter raises whatever it runs into
+    except Exception as error:  # the exporter passes on errors of any kind
         what = f"torch {torch.__version__} cannot export the backbone {detector.hparams.backbone_type}"
         raise InputError(f"{what}: {first_line(error)}") from error
 
 
 def smallest_side(detector: KeypointDetector) -> int:
-    """Height and width in pixels that images of a program need at least, where it does not resize them."""
+    """Minimum height and width in pixels of images for a program, also if it resizes them."""
     return (_FEWEST_CELLS - 1) * detector.hparams.heatmap_stride + 1
 
 
 def load_program(path: Path) -> Detect:
-    """Loads an exported program; what it finds is above its own thresholds."""
+    """Loads an exported program. It returns only keypoints above its built-in thresholds."""
     extra = {METADATA_NAME: ""}
     program = torch.export.load(path, extra_files=extra).module()
     metadata = json.loads(extra[METADATA_NAME])
@@ -108,7 +108,7 @@ def load_program(path: Path) -> Detect:
 
 
 class ImageToKeypoints(nn.Module):
-    """From the bytes of an image to its keypoints, without a branch on a value, so that the exporter can follow.
+    """From the bytes of an image to its keypoints, without branches on values, which the exporter cannot record.
 
     Args:
         detector: The detector.
@@ -149,7 +149,7 @@ class ImageToKeypoints(nn.Module):
         return tuple(_bounded(fitted[axis], side) for axis, side in enumerate(image_size))
 
     def _heatmaps(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """`(1, 3, H, W)` in [0, 1] -> `(C, h, w)` in [0, 1]; the network pads nothing, since it gets whole cells."""
+        """`(1, 3, H, W)` in [0, 1] -> `(C, h, w)` in [0, 1]. This pads the images, so that the network does not."""
         divisor, stride = self.detector.backbone.size_divisor, self.detector.hparams.heatmap_stride
         mean = self.detector.backbone.image_mean
         padded = images - mean
@@ -181,12 +181,12 @@ class ImageToKeypoints(nn.Module):
 
 
 def _number(value: int) -> Tensor:
-    """A size, known or not yet, as a tensor."""
+    """A size as a tensor, even if it is only known when the program runs."""
     return torch.full((), value, dtype=torch.float64)
 
 
 def _bounded(value: Tensor, most: int) -> int:
-    """A number of pixels or blocks that the exporter learns when the program runs."""
+    """A number of pixels or blocks that is only known when the program runs; tells the exporter its bounds."""
     number = value.item()
     torch._check(number >= 1)
     torch._check(number <= most)

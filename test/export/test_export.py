@@ -226,7 +226,7 @@ def test_the_check_compares_all_but_peaks_so_low_that_rounding_moves_them(score)
 
 
 def test_a_check_that_compared_nothing_says_so():
-    assert str(ExportAgreement(10, 0, 0.0, 0.0)).endswith("in which neither finds a keypoint: that tells little")
+    assert str(ExportAgreement(10, 0, 0.0, 0.0)).endswith("but neither found a keypoint, so this says little")
     assert str(ExportAgreement(10, 2, 0.01, 0.001)).endswith("2 keypoints, at most 0.01 px and 0.001 of score apart")
 
 
@@ -354,7 +354,7 @@ def test_an_earlier_file_stays_where_a_new_one_finds_something_else(checkpoint, 
         raise InputError("it differs")
 
     monkeypatch.setattr(f"keypoint_detection.{module}.check_network", wrong)
-    with pytest.raises(InputError, match=f"{name} is not written: it differs"):
+    with pytest.raises(InputError, match=f"{name} was not written: it differs"):
         export(str(checkpoint), str(tmp_path / name))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "the earlier one")]
 
@@ -395,7 +395,7 @@ def test_an_exported_detector_runs_where_it_is_told_to(device, offered, chosen, 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *others, providers: asked.append(providers))
     (tmp_path / "model.onnx").touch()
-    with pytest.raises(InputError, match="no ONNX file"):  # of what stands in for the session
+    with pytest.raises(InputError, match="not an ONNX file"):  # of what stands in for the session
         OnnxNetwork(tmp_path / "model.onnx", device)
     assert asked == [chosen]
     assert ("onnxruntime offers no cuda here" in caplog.text) is warned
@@ -452,7 +452,7 @@ def test_a_version_of_the_operators_that_the_exporter_does_not_reach_is_named(ch
     )
     # A converter that fails leaves the version that it began with.
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(model_proto=model))
-    text = "^--opset 20: expected a version that the exporter can write, as it can 18$"
+    text = "^--opset 20: expected a version that the exporter can write, such as 18$"
     with pytest.raises(InputError, match=text):
         export(str(checkpoint), str(tmp_path / "model.onnx"), opset=20)
     assert not list(tmp_path.iterdir())
