@@ -29,7 +29,7 @@ __all__ = [
     "heatmaps",
 ]
 
-# No name of a module or folder of this package, such as `export`: it would stand for that once it has been imported.
+# No name here may be that of a module or folder of this package, such as `export`: importing the module would hide it.
 _MODULES = {
     "KeypointAveragePrecision": "keypoint_detection.metrics.average_precision",
     "KeypointDetector": "keypoint_detection.models.detector",
@@ -42,7 +42,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for, when it is asked for: a command's `-h` need not wait for Lightning."""
+    """Imports a name when it is first used, so that a command's `-h` does not wait for Lightning."""
     if name == "heatmaps":
         return importlib.import_module("keypoint_detection.heatmaps")
     if name == "__version__":

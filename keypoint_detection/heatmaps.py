@@ -1,8 +1,8 @@
 """Keypoints to heatmaps and back, and the coordinate rule of the whole library.
 
 A keypoint is `(x, y)` in continuous pixels: the origin is the top-left corner of the image, pixel `i` spans
-`[i, i + 1)` and its centre lies at `i + 0.5`. Cell `i` of a heatmap with stride `s` spans `[i * s, (i + 1) * s)`.
-No other file of the library says what half a cell or pixel is; those that add it take `HALF_CELL` from here.
+`[i, i + 1)` and its centre is at `i + 0.5`. Cell `i` of a heatmap with stride `s` spans `[i * s, (i + 1) * s)`.
+No other file of the library defines half a cell or pixel; those that add it use `HALF_CELL` from here.
 
 B batch, C channels, K true keypoints, N decoded keypoints, M maps (B * C), H W image, h w heatmap.
 """
@@ -28,15 +28,16 @@ from keypoint_detection.peaks import (
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.subpixel import SMALLEST_HEIGHT, vertices
 
-# Cells around a keypoint that are always rendered, however small sigma is: decoding reads two cells from the peak.
+# Cells on each side of a keypoint that are always rendered, however small sigma is: decoding reads cells up to two
+# away from the peak.
 _SMALLEST_RADIUS = 2.5
-# Where a missing keypoint is drawn, in pixels: not at infinity, where the gradient would be NaN.
+# Where a missing keypoint is drawn, in pixels: not at infinity, because the gradient would be NaN.
 _FAR = -1e15
-# Keypoints of a map from which on it is worth a look whether the other maps of a batch have far fewer.
+# With more keypoints per map than this, it is worth checking whether most of them are missing ones.
 _CROWD = 64
-# The height that a peak has to reach.
+# The height that a peak must reach.
 PEAK_THRESHOLD = 0.01
-# From the border of a cell or pixel to its centre, for what works in numpy or writes a graph.
+# From the border of a cell or pixel to its centre, for code that uses numpy or writes a graph.
 HALF_CELL = 0.5
 
 
@@ -63,11 +64,11 @@ def cell_indices(keypoints: Tensor, sizes: Tensor, stride: int) -> Tensor:
 
     Args:
         keypoints: `(..., K, 2)` xy in pixels, NaN for none.
-        sizes: `(..., 2)` int64 height and width in pixels of the image of a map, without padding.
+        sizes: `(..., 2)` int64 height and width in pixels of each map's image, without padding.
         stride: pixels per cell of the heatmap.
 
     Returns:
-        `(..., K, 2)` int64 column and row, moved to the nearest cell for a keypoint outside of the image; -1 for NaN.
+        `(..., K, 2)` int64 column and row, those of the nearest cell for a keypoint outside the image; -1 for NaN.
     """
     last = (-(-sizes // stride) - 1).flip(-1)[..., None, :]
     cells = (keypoints / stride).floor().clamp_min(0).minimum(last)
@@ -76,10 +77,10 @@ def cell_indices(keypoints: Tensor, sizes: Tensor, stride: int) -> Tensor:
 
 
 def valid_mask(sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-    """Tell the cells that see the image from those that see only padding.
+    """Find the cells that cover some of the image and not just padding.
 
-    The last row and column of cells may be cut by the border of the image. They count as image, because a keypoint
-    near that border has its peak there.
+    The border of the image may cut the last row and column of cells. They count as image, because a keypoint near that
+    border has its peak there.
 
     Args:
         sizes: `(B, 2)` height and width in pixels of the part of each image that is not padding.
@@ -96,12 +97,12 @@ def valid_mask(sizes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 
 def window_radius(min_distance: float, stride: int) -> int:
-    """Cells on each side of the window in which a peak is the highest, for the `min_distance` of `decode`."""
+    """Number of cells on each side of the window in which a peak is highest, for the `min_distance` of `decode`."""
     return max(1, math.floor(min_distance / stride))
 
 
 def entropy(heatmaps: Tensor) -> Tensor:
-    """Binary entropy of every cell in nats: the floor of the binary cross-entropy to these heatmaps.
+    """Binary entropy of every cell in nats: the minimum of the binary cross-entropy with these heatmaps.
 
     Args:
         heatmaps: any shape, in [0, 1].
@@ -109,7 +110,7 @@ def entropy(heatmaps: Tensor) -> Tensor:
     Returns:
         The same shape, 0 where a cell is 0 or 1.
     """
-    # torch's own `entr` is slow on a CPU, and so is the logarithm of 0 and of the smallest numbers.
+    # torch's own `entr` is slow on a CPU, and so are logarithms of 0 and of the smallest numbers.
     smallest = max(1e-30, torch.finfo(heatmaps.dtype).tiny)
     rest = 1 - heatmaps
     return -(heatmaps * heatmaps.clamp(min=smallest).log() + rest * rest.clamp(min=smallest).log())
@@ -118,12 +119,12 @@ def entropy(heatmaps: Tensor) -> Tensor:
 def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int = 1) -> Tensor:
     """Draw a Gaussian of height 1 at each keypoint and combine those of one map by their maximum.
 
-    The result is exact wherever it exceeds 1e-6; what lies below may be 0. Only a patch around each keypoint is
-    computed, as the product of a row and a column, so that the cost is little more than that of the empty output.
+    The result is exact wherever it exceeds 1e-6; smaller values may be 0. Only a patch around each keypoint is
+    computed, as the product of a row and a column, so rendering costs little more than allocating the output.
 
     Args:
-        keypoints: `(..., K, 2)` xy in pixels of the image, NaN for none. One outside of the image still adds the part
-            of its Gaussian that reaches inside.
+        keypoints: `(..., K, 2)` xy in pixels of the image, NaN for none. A keypoint outside the image still adds the
+            part of its Gaussian that reaches inside.
         size: height and width of the image in pixels.
         sigma: standard deviation of the Gaussian in pixels of the image.
         stride: pixels per cell of the heatmap.
@@ -132,10 +133,10 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
         `(..., ceil(H / stride), ceil(W / stride))` in [0, 1], float32 (float64 for float64 keypoints).
 
     Raises:
-        ValueError: If sigma is not from 1e-18 to 1e18, stride is not positive, or the keypoints are of another shape.
+        ValueError: If sigma is not from 1e-18 to 1e18, stride is not positive, or the keypoints have another shape.
     """
-    if not 1e-18 <= sigma <= 1e18 or stride < 1:  # beyond, its square is no number in 32 bits
-        raise ValueError(f"sigma (1e-18 to 1e18) and stride have to be positive, got sigma {sigma} and stride {stride}")
+    if not 1e-18 <= sigma <= 1e18 or stride < 1:  # beyond these limits, float32 cannot hold the square of sigma
+        raise ValueError(f"sigma (1e-18 to 1e18) and stride must be positive, got sigma {sigma} and stride {stride}")
     if keypoints.ndim < 2 or keypoints.shape[-1] != 2:
         raise ValueError(f"keypoints of shape {tuple(keypoints.shape)}, expected (..., K, 2)")
     height, width = heatmap_size(size, stride)
@@ -145,11 +146,12 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
     if heatmaps.numel() and count:
         xy, target, first_row = keypoints.reshape(maps, count, 2).to(dtype), heatmaps, 0
         if count > _CROWD and xy.device.type == "cpu":
-            # One map with very many keypoints fills the others up with missing ones: all maps are then drawn as one.
+            # If one map has very many keypoints, the others are padded with missing ones. Then all maps are drawn as
+            # one, with only the keypoints that exist.
             present = ~xy.isnan().any(-1)
             if 2 * present.sum() < present.numel():
                 xy, target, first_row = xy[present][None], heatmaps.view(1, -1), present.nonzero()[:, :1] * height
-        # A missing keypoint is far away: its patch lies somewhere in the map and is all zeros.
+        # A missing keypoint is far away: its patch is somewhere in the map and all zeros.
         xy = xy.nan_to_num(nan=_FAR, posinf=_FAR, neginf=_FAR)
         columns, column_heights = _patch_side(xy[..., 0], width, sigma, stride)
         rows, row_heights = _patch_side(xy[..., 1], height, sigma, stride)
@@ -168,7 +170,7 @@ def _zeros(rows: int, columns: int, dtype: torch.dtype, device: torch.device) ->
 
 
 def _patch_side(positions: Tensor, cells: int, sigma: float, stride: int) -> tuple[Tensor, Tensor]:
-    """One axis of the patches around keypoints: `(M, K)` pixels -> cells `(M, K, P)` and Gaussian heights in them."""
+    """One axis of the patches around keypoints: `(M, K)` pixels -> P cells each, `(M, K, P)`, and their heights."""
     radius = max(sigma / stride * math.sqrt(-2 * math.log(SMALLEST_HEIGHT)), _SMALLEST_RADIUS)
     length = min(cells, math.floor(2 * radius) + 1)
     first = (positions / stride - 0.5 - radius).ceil().clamp(0, cells - length)
@@ -184,29 +186,29 @@ def decode(
     """Find the peaks of heatmaps, with sub-pixel positions.
 
     A peak is a cell that no cell within `min_distance` (in a square window) exceeds. Connected cells of equal height
-    are one peak. The position comes from a quadratic surface through the logarithms of a peak and its neighbours, which
-    is exact for a Gaussian; at a border it takes the two nearest cells on the inner side.
+    are one peak. Its position comes from a quadratic surface fitted to the logarithms of the peak and its neighbours,
+    which is exact for a Gaussian; at a border, the fit uses the two nearest cells on the inner side.
 
     Args:
         heatmaps: `(..., h, w)` in [0, 1].
         max_keypoints: N, how many of the highest peaks of each map are returned.
         min_distance: peaks of one map whose cells are this close in x and in y, in pixels of the image, are suppressed
-            by the highest one. It is rounded down to whole cells, and covers at least the neighbouring ones.
-        threshold: the height that a peak has to reach.
+            by the highest one. It is rounded down to whole cells and always covers at least the neighbouring ones.
+        threshold: the height that a peak must reach.
         stride: pixels of the image per cell of the heatmap.
 
     Returns:
         Keypoints `(..., N, 2)` xy in pixels of the image and their scores `(..., N)`, the heights of the peaks, in
-        descending order. Where there are fewer than N peaks, the rest is NaN with a score of 0.
+        descending order. If there are fewer than N peaks, the rest is NaN with a score of 0.
     """
     lead, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     dtype = torch.promote_types(heatmaps.dtype, torch.float32)
     maps = heatmaps.reshape(math.prod(lead), height, width).to(dtype)
-    # A window larger than the map would see no more of it, and take memory. A graph does not know the map's size.
+    # A window larger than the map would find nothing more and take memory. A graph does not know the map's size.
     farthest = math.inf if is_exporting() else stride * max(height, width)
     radius = window_radius(min(min_distance, farthest), stride)
     count = min(max_keypoints, height * width)
-    # One more than asked for tells whether the last one is tied with one that is left out. A graph does not ask.
+    # One extra peak shows whether the last one is tied with one that is left out. A graph treats all maps as tied.
     wanted = count if is_exporting() else min(count + 1, height * width)
     scores, cells = highest_peaks(maps, wanted, radius, threshold)
     around = neighbourhoods(maps, cells)
@@ -223,7 +225,7 @@ def decode(
 
 
 def _decode_tied(maps: Tensor, tied: Tensor, scores: Tensor, xy: Tensor, radius: int, threshold: float) -> None:
-    """Correct scores `(M, N)` and positions `(M, N, 2)` in the few maps `tied` `(n,)` in which equal cells compete."""
+    """Correct, in place, scores `(M, N)` and positions `(M, N, 2)` of the few maps `tied` `(n,)` with equal cells."""
     if len(tied):
         maps = maps[tied]
         is_peak, centres = merge_ties(maps, (maps == window_maximum(maps, radius)) & (maps >= threshold), radius)
@@ -233,7 +235,7 @@ def _decode_tied(maps: Tensor, tied: Tensor, scores: Tensor, xy: Tensor, radius:
 
 
 def to_pixels(cells: Tensor, stride: int) -> Tensor:
-    """Pixels of the image, of columns and rows of cells as real numbers (the centre of cell `i` is `i`)."""
+    """Convert real-valued columns and rows of cells (the centre of cell `i` is `i`) to pixels of the image."""
     return (cells + 0.5) * stride
 
 
@@ -245,7 +247,7 @@ def refine(around: Neighbourhoods, size: tuple[int, int]) -> Tensor:
         size: h and w of the maps.
 
     Returns:
-        `(M, N, 2)` column and row as real numbers, within half a cell of the peak.
+        `(M, N, 2)` real-valued column and row, within half a cell of the peak.
     """
     return vertices(around, size).clamp(around.peaks - 0.5, around.peaks + 0.5)
 
@@ -255,10 +257,10 @@ def transform_points(points: Tensor, homography: Tensor) -> Tensor:
 
     Args:
         points: `(..., 2)` xy in pixels, or `(B, ..., 2)` for batched homographies. NaN stays NaN.
-        homography: `(3, 3)`, or `(B, 3, 3)` with one for each of the B first entries of `points`.
+        homography: `(3, 3)`, or `(B, 3, 3)` with one for each entry along the first axis of `points`.
 
     Returns:
-        The shape and type of `points`, computed in the precision of the homography.
+        The shape and type of `points`, computed in the higher of the two precisions.
     """
     inner = [1] * (points.ndim - homography.ndim + 1)
     by_x, by_y, constant = homography.reshape(*homography.shape[:-2], *inner, 3, 3).unbind(-1)
@@ -267,7 +269,7 @@ def transform_points(points: Tensor, homography: Tensor) -> Tensor:
 
 
 def sampling_grid(homography: Tensor, size: tuple[int, int], source_size: tuple[int, int]) -> Tensor:
-    """Where each output pixel lies in the source image, in the form that `grid_sample` reads.
+    """Where each output pixel is in the source image, in the form that `grid_sample` reads.
 
     Args:
         homography: `(3, 3)`, from pixels of the output to pixels of the source.
@@ -281,7 +283,7 @@ def sampling_grid(homography: Tensor, size: tuple[int, int], source_size: tuple[
     by_x, by_y, constant = (extent @ homography).to(torch.float64).unbind(-1)
     x = cell_centres(size[1], 1, device=homography.device)
     y = cell_centres(size[0], 1, device=homography.device)[:, None]
-    # A sum of a row and a column per coordinate is a fraction of the work of a matrix product per pixel.
+    # Adding a row and a column per coordinate takes a fraction of the time of a matrix product per pixel.
     lines = [(x * by_x[i].item(), y * by_y[i].item() + constant[i].item()) for i in range(3)]
     grid = torch.empty(1, *size, 2, device=homography.device)
     inverse = torch.add(*lines[2]).reciprocal_()

@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Cells of all maps that are worked on at once: what stays in the cache of a CPU, and little memory.
+# Cells of all maps that are processed at once: they fit into the cache of a CPU and take little memory.
 _CELLS_AT_ONCE = 2**20
-# Share of pairs of cells above the threshold from which on peaks are looked for in all cells.
+# If more than this share of the pairs of cells is above the threshold, all cells are searched for peaks.
 _SPARSE = 0.15
-# A cell that is no peak loses this many times what it lacks to the maximum of its window.
+# A cell that is not a peak is lowered by this many times its difference from the maximum of its window.
 _SUPPRESSION = 1e30
 
 
 def is_exporting() -> bool:
-    """Whether a graph is being recorded, which cannot branch on values and takes any number of maps."""
+    """Whether a graph is being recorded, which cannot branch on values and must take any number of maps."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -34,10 +34,11 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
         maps: `(M, h, w)` heights.
         count: N, at most `h * w`.
         radius: cells on each side of the window.
-        threshold: lower ones need not be found.
+        threshold: lower peaks need not be found.
 
     Returns:
-        Heights `(M, N)` in descending order, lower than the threshold where there are fewer, and flat cells `(M, N)`.
+        Heights `(M, N)` in descending order, and flat cells `(M, N)`. If a map has fewer than N peaks that reach the
+        threshold, the remaining heights are below it.
     """
     if is_exporting():
         return highest(_suppress(maps, radius), count)
@@ -48,7 +49,7 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
             return _highest_of(*peaks, maps.shape, count)
     memory = None
     if radius == 1 and min(maps.shape[-2:]) > 1:
-        # New memory for every step on every group would cost more than the steps.
+        # Allocating memory for every step on every group would cost more than the steps.
         memory = torch.empty_like(groups[0]), torch.empty_like(groups[0])
     found = [highest(_suppress(group, radius, memory).nan_to_num_(-math.inf), count) for group in groups]
     scores, cells = zip(*found, strict=True)
@@ -58,25 +59,25 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
 def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the cells that reach the threshold and that none of their neighbours exceeds, on a CPU.
 
-    Most cells of a heatmap are close to 0: what is asked of every cell is the maximum of two rows, and all else only
-    of the pairs, a cell in an even row and the one below it, that reach the threshold. The pair to the left and the one
-    to the right hold four neighbours of the higher cell of a pair, and its other cell is one: `_tops_of_pairs` asks the
-    three that remain. Of two equal cells in a pair, the upper one stands for both.
+    Most cells of a heatmap are close to 0. So only the maximum of each pair, a cell in an even row and the one below it,
+    is computed everywhere, and everything else only for the pairs that reach the threshold. The pairs to the left and
+    right cover four neighbours of a pair's higher cell, its lower cell is a fifth, and `_tops_of_pairs` checks the
+    other three. Of two equal cells in a pair, the upper one represents both.
 
-    To copy the maps with a border and to ask the eight neighbours of each cell that reaches the threshold in turn would
-    be half as long, but to decode would take a tenth longer.
+    Comparing each cell that reaches the threshold with its eight neighbours in a padded copy would be half as much
+    code, but decoding would take a tenth longer.
 
     Args:
         groups: `(m, h, w)` heights, the first group being the largest.
-        threshold: height that a peak has to reach.
+        threshold: height that a peak must reach.
 
     Returns:
-        Height and index in the maps of all groups, of each peak, `(n,)`; None where so many pairs of some group
-        reach the threshold that looking at all cells, of all groups, is faster.
+        The heights of the peaks, `(n,)`, and their indices in the maps of all groups, `(n,)`; None if so many pairs of
+        some group reach the threshold that it is faster to search all cells of all groups.
     """
     height, width = groups[0].shape[-2:]
     lines = -(-height // 2)
-    # One column more, which is as low as can be, so that the first and the last cell of a row have a neighbour there.
+    # The extra column of -inf is the outer neighbour of the first and the last cell of a row.
     memory = groups[0].new_full((len(groups[0]), lines, width + 1), -math.inf)
     before = 0
     found = []
@@ -101,12 +102,12 @@ def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarra
 
 
 def _tops_of_pairs(maps: Tensor, heights: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Those of the maxima of two rows that no cell in the row beside exceeds: heights and indices in the maps, `(n,)`.
+    """Keep the maxima of pairs that no cell in the row next to them exceeds: heights and indices in the maps, `(n,)`.
 
     Args:
         maps: `(m, h, w)` heights.
         heights: `(p,)` maxima of an upper and a lower cell.
-        pairs: `(p,)` where they are in an array `(m, ceil(h / 2), w + 1)`.
+        pairs: `(p,)` flat indices of these pairs in an array `(m, ceil(h / 2), w + 1)`.
     """
     height, width = maps.shape[-2:]
     cells = maps.contiguous().numpy().ravel()
@@ -121,7 +122,7 @@ def _tops_of_pairs(maps: Tensor, heights: np.ndarray, pairs: np.ndarray) -> tupl
     np.maximum(beside, first, out=beside)
     np.minimum(beside, first + (height - 1), out=beside)
     beside *= width
-    # First the cell that excludes most, for few are left then.
+    # First the cell that rules out the most, so that few are left for the other two.
     stays = np.flatnonzero(cells.take(beside + column) <= heights)
     heights, column, beside = heights.take(stays), column.take(stays), beside.take(stays)
     row = (upper + in_lower).take(stays)
@@ -159,24 +160,26 @@ def _suppress(maps: Tensor, radius: int, memory: tuple[Tensor, Tensor] | None = 
     Args:
         maps: `(M, h, w)` heights.
         radius: cells on each side of the window.
-        memory: see `_maximum_of_neighbours`, which is used with it; the result will lie in it. For a radius of 1.
+        memory: work memory for `_maximum_of_neighbours`, which is used if it is given. It will hold the result. Only
+            for a radius of 1.
     """
     maximum = window_maximum(maps, radius) if memory is None else _maximum_of_neighbours(maps, memory)
-    # A long step away from the maximum of the window: one pass, where a comparison and `where` take several times that.
+    # A long step away from the maximum of the window. This is one pass; a comparison and `where` take several times as
+    # long.
     return torch.lerp(maps, maximum, -_SUPPRESSION, out=None if memory is None else maximum)
 
 
 def highest(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest cells of `(M, h, w)`: heights `(M, count)` in descending order and flat cells."""
     width = maps.shape[-1]
-    # They lie in the rows with the `count` highest maxima.
+    # They are in the rows with the `count` highest maxima.
     rows = maps.amax(-1).topk(min(count, maps.shape[-2])).indices
     heights, cells = maps[torch.arange(len(maps), device=maps.device)[:, None], rows].flatten(1).topk(count)
     return heights, rows.gather(1, cells // width) * width + cells % width
 
 
 def window_maximum(maps: Tensor, radius: int) -> Tensor:
-    """Maximum over the square window of `2 * radius + 1` cells around each cell, as if -inf lay outside of the map.
+    """Maximum over the square window of `2 * radius + 1` cells around each cell, with -inf outside the map.
 
     Several times as fast as max pooling on a CPU, because whole rows are compared at once.
 
@@ -190,10 +193,10 @@ def window_maximum(maps: Tensor, radius: int) -> Tensor:
     outside = -math.inf if maps.is_floating_point() else -1
     result = F.pad(maps, (radius, radius, radius, radius), value=outside)
     for axis in (-2, -1):
-        length = 1  # every cell holds the maximum of this many cells that begin with it
+        length = 1  # every cell holds the maximum of this many cells, starting with itself
         while length < 2 * radius + 1:
             step = min(length, 2 * radius + 1 - length)
-            # Without arithmetic on sizes, which programs of torch.export cannot keep in a loop.
+            # No arithmetic on sizes: torch.export programs do not support it in a loop.
             if axis == -1:
                 result = torch.maximum(result[..., :-step], result[..., step:])
             else:
@@ -203,11 +206,11 @@ def window_maximum(maps: Tensor, radius: int) -> Tensor:
 
 
 def _maximum_of_neighbours(maps: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-    """`window_maximum` with a radius of 1, of maps `(M, h, w)` with at least two rows and columns.
+    """`window_maximum` with a radius of 1, for maps `(M, h, w)` with at least two rows and columns.
 
     Args:
         maps: `(M, h, w)`.
-        memory: two tensors `(at least M, h, w)` to work in. The result lies in the second one.
+        memory: two tensors `(at least M, h, w)` to work in. The result is in the second one.
     """
     first, second = memory[0][: len(maps)], memory[1][: len(maps)]
     for axis in (-2, -1):
@@ -223,11 +226,11 @@ def _maximum_of_neighbours(maps: Tensor, memory: tuple[Tensor, Tensor]) -> Tenso
 
 
 class Neighbourhoods(NamedTuple):
-    """Cells around peaks: 3x3 of them, within the map, so that a peak on its border is not in their middle.
+    """The 3x3 cells around peaks. They are all within the map, so a peak on its border is not in the middle.
 
     Attributes:
-        heights: `(M, N, 3, 3)`. Arbitrary outside of a map that is less than three cells wide or high.
-        middles: `(M, N, 2)` column and row of the middle.
+        heights: `(M, N, 3, 3)`. Arbitrary outside a map that is less than three cells wide or high.
+        middles: `(M, N, 2)` column and row of the middle cell.
         peaks: `(M, N, 2)` column and row of the peak.
     """
 
@@ -262,7 +265,7 @@ def tied_maps(heights: Tensor, scores: Tensor, threshold: float) -> Tensor:
     Args:
         heights: `(M, N, 3, 3)` heights around peaks, see `Neighbourhoods`.
         scores: `(M, N)` heights of the peaks in descending order.
-        threshold: lower ones are no peaks.
+        threshold: lower cells are not peaks.
 
     Returns:
         Indices of such maps, `(n,)` int64. Waits once for the device.

@@ -1,4 +1,4 @@
-"""Settles which of the peaks of a heatmap counts where several have the same height.
+"""Decides which peaks of a heatmap count if several have the same height.
 
 Everything here is in cells. T maps, h w heatmap.
 """
@@ -16,18 +16,18 @@ from keypoint_detection.peaks import is_exporting, window_maximum
 
 
 def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Leave one peak of each plateau, and one of the peaks of equal height within a window.
+    """Keep one peak of each plateau, and one of the peaks of equal height within a window.
 
-    A plateau beside which an equal cell has a higher neighbour is a shoulder and no peak.
+    A plateau is a shoulder and not a peak if an equal cell next to it has a higher cell in its own window.
 
     Args:
         maps: `(T, h, w)` heights.
-        is_peak: `(T, h, w)` bool, cells that no cell of their window exceeds.
+        is_peak: `(T, h, w)` bool, cells that no cell in their window exceeds.
         radius: cells on each side of the window, at least 1.
 
     Returns:
-        The peaks that stay, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centre of each one's plateau:
-        NaN along an axis in which it is a single cell long, where its neighbours tell its position better.
+        The peaks that are kept, `(T, h, w)` bool, and `(T, h, w, 2)` column and row of the centres of their plateaus:
+        NaN along an axis in which a plateau is a single cell long, because its neighbours give a better position there.
     """
     height, width = maps.shape[-2:]
     shoulder = is_peak & (window_maximum(maps.masked_fill(is_peak, -math.inf), 1) == maps)
@@ -38,7 +38,7 @@ def merge_ties(maps: Tensor, is_peak: Tensor, radius: int) -> tuple[Tensor, Tens
     positions = torch.stack([members % width, members // width % height], dim=1)
     groups = group[:, None].expand(-1, 2)
     lowest, highest = (_reduce(positions, groups, roots.shape[0], how) for how in ("amin", "amax"))
-    # Summed as integers: a float32 cannot hold the sum of many positions.
+    # Summed as integers: float32 cannot hold the sum of many positions.
     sums, counts = (_reduce(values, groups, roots.shape[0], "sum") for values in (positions, torch.ones_like(groups)))
     means = sums.to(maps.dtype) / counts
     centres = maps.new_full((maps.numel(), 2), math.nan)
@@ -57,7 +57,7 @@ def _connect(mask: Tensor) -> Tensor:
     def spread(labels: Tensor, changed: Tensor) -> tuple[Tensor, Tensor]:
         inside = mask.flatten()
         wider = window_maximum(labels.view(mask.shape), 1).flatten().where(inside, -1)
-        # A cell also takes over what its label's cell has learnt, so that labels travel twice as far every round.
+        # A cell also takes the label of the cell that its label names, so labels travel twice as far in every round.
         wider = torch.maximum(wider, wider[wider.clamp_min(0)].where(inside, -1))
         return wider, (wider != labels).any()
 
@@ -66,7 +66,7 @@ def _connect(mask: Tensor) -> Tensor:
 
 
 def _spread_out(mask: Tensor, radius: int) -> Tensor:
-    """Go through the True cells of `(T, h, w)` from the last to the first; drop those in the window of a kept one."""
+    """Go through the True cells of `(T, h, w)` from last to first, and drop those in the window of a kept one."""
     order = torch.arange(mask.numel(), device=mask.device)
 
     def highest_in_window(values: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ def _spread_out(mask: Tensor, radius: int) -> Tensor:
 def _repeat(
     goes_on: Callable[..., Tensor], step: Callable[..., tuple[Tensor, ...]], states: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    """Repeat a step on tensors while a condition on them holds; a loop of the graph where one is recorded.
+    """Repeat a step on tensors while a condition on them holds; this becomes a loop of the graph if one is recorded.
 
-    A recorded loop takes tensors in one row, whose memory layout it knows, and none that share memory.
+    A recorded loop takes only one-dimensional tensors, whose memory layout it knows, and none that share memory.
     """
     if is_exporting():
         return while_loop(goes_on, step, states)

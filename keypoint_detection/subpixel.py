@@ -1,4 +1,4 @@
-"""Where between its cells a peak of a heatmap lies.
+"""Sub-pixel positions of the peaks of a heatmap.
 
 Everything here is in cells. M maps, N peaks per map, h w heatmap.
 """
@@ -10,31 +10,31 @@ from torch import Tensor
 
 from keypoint_detection.peaks import Neighbourhoods
 
-# Weight of each of the outer two of three rows or columns around a peak, the middle one's being what is left. Their
-# logarithms are less certain, and another keypoint may be near (benchmarks/README.md).
+# Weight of each of the two outer rows or columns around a peak; the middle one gets the rest. The logarithms of the
+# outer ones are less certain, and another keypoint may be near (benchmarks/README.md).
 OUTER_WEIGHT = 0.2
-# Below this height a cell counts for nothing: most of its logarithm is rounding, which differs between devices. So the
-# Gaussians of true keypoints may be cut off there.
+# Cells below this height are not reliable: most of their logarithm is rounding error, which differs between devices.
+# So `heatmaps.render` may cut off its Gaussians there.
 SMALLEST_HEIGHT = 1e-6
-# Largest mixed derivative, as a share of that of a ridge without an end; it leaves one six times as long as wide.
+# Largest mixed derivative, as a fraction of that of an endless ridge. It allows peaks six times as long as wide.
 LARGEST_TWIST = 0.95
 
 
 def vertices(around: Neighbourhoods, size: tuple[int, int]) -> Tensor:
-    """Vertices of quadratic surfaces that are fitted to the logarithms of the 3x3 cells around peaks.
+    """Vertices of quadratic surfaces fitted to the logarithms of the 3x3 cells around peaks.
 
-    The logarithm of a Gaussian is such a surface, however it is stretched and turned: slopes, curvatures and the mixed
-    derivative give its vertex (DARK, Zhang et al. 2020). They are those of a least-squares fit with fixed weights
-    (after Guo 2011, A simple algorithm for fitting a Gaussian function). Where a cell is next to 0, or the peak is on
-    the border of the map and so not in the middle of the cells, only its own row and column are fitted to.
+    The logarithm of a Gaussian is such a surface, however it is stretched and rotated: slopes, curvatures and the mixed
+    derivative give its vertex (DARK, Zhang et al. 2020). They come from a least-squares fit with fixed weights (after
+    Guo 2011, A simple algorithm for fitting a Gaussian function). If one of the cells is close to 0, or the peak is on
+    the border of the map and so not in the middle of the cells, the fit uses only the peak's own row and column.
 
     Args:
         around: The cells around N peaks of each of M maps.
         size: h and w of the maps.
 
     Returns:
-        `(M, N, 2)` column and row as real numbers; those of the peak along an axis on which the surface does not bend
-        down.
+        `(M, N, 2)` real-valued column and row. Along an axis in which the surface does not curve downwards, it is the
+        position of the peak's cell.
     """
     logarithms = around.heights.clamp_min(torch.finfo(around.heights.dtype).tiny).log()
     places = around.peaks - around.middles + 1  # 0, 1 or 2, of the peak among the cells
@@ -60,12 +60,12 @@ def vertices(around: Neighbourhoods, size: tuple[int, int]) -> Tensor:
 
 
 def _line(logarithms: Tensor, place: Tensor, is_inside: Tensor, axis: int) -> Tensor:
-    """Joins the three rows or columns, along `axis` of `(M, N, 3, 3)`, to one `(M, N, 3)`.
+    """Averages the three rows or columns, along `axis` of `(M, N, 3, 3)`, into one: `(M, N, 3)`.
 
     Args:
-        logarithms: The cells.
-        place: `(M, N)` which of the three the peak is in.
-        is_inside: `(M, N)` bool, whether all of them count, or that one alone.
+        logarithms: Logarithms of the cells.
+        place: `(M, N)`, which of the three the peak is in.
+        is_inside: `(M, N)` bool, whether all three count, or only the one with the peak.
         axis: -2 for rows, -1 for columns.
     """
     index = place[..., None, None].expand(*place.shape, *((1, 3) if axis == -2 else (3, 1)))

@@ -1,4 +1,4 @@
-"""Overlapping tiles of a large image, and one set of keypoints out of those of its tiles.
+"""Splits a large image into overlapping tiles, and merges the keypoints of its tiles.
 
 C channels, N keypoints, H W image.
 """
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Neighbouring tiles share this part of their side, so that each keypoint is seen with what surrounds it.
+# Neighbouring tiles share this fraction of their side, so that each keypoint is seen with its surroundings.
 OVERLAP = 0.25
-# A keypoint near a seam may be found on one side of it in one tile and on the other side in the next; pixels of what
-# the network sees.
+# In pixels of the network's input. A keypoint near a seam may be found on one side of it in one tile and on the other
+# side in the next.
 SEAM_PIXELS = 3.0
 
 
@@ -25,8 +25,8 @@ class Tile(NamedTuple):
     Attributes:
         rows: Its rows.
         columns: Its columns.
-        core: `(x0, y0, x1, y1)` in pixels of the image: the part that lies nearer to this tile's centre than to that of
-            a neighbour.
+        core: `(x0, y0, x1, y1)` in pixels of the image: the part that is closer to this tile's centre than to that of
+            any neighbour.
     """
 
     rows: slice
@@ -35,7 +35,7 @@ class Tile(NamedTuple):
 
 
 def split_into_tiles(size: tuple[int, int], side: int) -> list[Tile]:
-    """Covers an image with overlapping tiles.
+    """Splits an image into overlapping tiles.
 
     Args:
         size: `(H, W)` of the image in pixels.
@@ -65,12 +65,12 @@ def _intervals(length: int, side: int) -> list[tuple[int, int, float, float]]:
 def merge_tiles(
     tiles: Sequence[Tile], found: Sequence[tuple[np.ndarray, np.ndarray]], scale: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Joins the keypoints of the tiles of one image.
+    """Merges the keypoints of the tiles of one image.
 
     Args:
-        tiles: As `split_into_tiles` made them.
+        tiles: The tiles that `split_into_tiles` returned.
         found: For each tile `(C, N, 2)` xy in pixels of the tile, NaN for none, and `(C, N)` scores.
-        scale: Pixels of a tile in one pixel of what the network sees of it, at least 1.
+        scale: Pixels of a tile per pixel of the network's input, at least 1.
 
     Returns:
         `(C, M, 2)` xy in pixels of the image, NaN for none, and `(C, M)` scores in descending order.
@@ -94,7 +94,7 @@ def merge_tiles(
 
 
 def _in_core(xy: np.ndarray, tile: Tile, seam: float) -> np.ndarray:
-    """Which `(C, N, 2)` points of a tile lie in its core, or no further from it than doubles are looked for."""
+    """Which `(C, N, 2)` points of a tile are in its core, or near enough to it to be a duplicate."""
     x0, y0, x1, y1 = tile.core
     low = np.array([x0 - tile.columns.start, y0 - tile.rows.start]) - seam / 2
     high = np.array([x1 - tile.columns.start, y1 - tile.rows.start]) + seam / 2
@@ -102,7 +102,7 @@ def _in_core(xy: np.ndarray, tile: Tile, seam: float) -> np.ndarray:
 
 
 def _drop_doubles(points: np.ndarray, scores: np.ndarray, owners: np.ndarray, seam: float) -> None:
-    """Removes, in place, each `(N, 2)` point that lies next to one of a higher score that another tile found."""
+    """Removes, in place, each `(N, 2)` point that is near one with a higher score from another tile."""
     for index in np.flatnonzero(scores > 0)[1:]:
         elsewhere = points[:index][owners[:index] != owners[index]]
         if (np.hypot(*(elsewhere - points[index]).T) < seam).any():
