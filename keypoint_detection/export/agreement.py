@@ -30,7 +30,7 @@ Detect = Callable[[list[np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]
 SIZES = ((64, 96), (97, 131), (1, 1), (37, 200), (240, 319), (150, 150))
 IMAGES_PER_SIZE = 2
 # Some peaks are so flat that the last bit of a float32 moves them by hundredths of a pixel. PyTorch itself differs like
-# this between machines. At most this share of the keypoints, or a single one, may be off by more than
+# this between machines. At most this share of the keypoints (or one, if that is more) may be off by more than
 # `Tolerance.pixels`.
 FLAT_SHARE = 0.1
 # Peaks above this score are all flat.

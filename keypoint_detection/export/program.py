@@ -94,7 +94,7 @@ def smallest_side(detector: KeypointDetector) -> int:
 
 
 def load_program(path: Path) -> Detect:
-    """Loads an exported program. It returns only keypoints above its built-in thresholds."""
+    """Loads an exported program. It returns only keypoints that reach its built-in thresholds."""
     extra = {METADATA_NAME: ""}
     program = torch.export.load(path, extra_files=extra).module()
     metadata = json.loads(extra[METADATA_NAME])

@@ -192,7 +192,7 @@ def _match_groups(
 
     Args:
         counts: `(G, 2)` number of detections and of true keypoints.
-        starts: `(G, 2)` their first rows in each group.
+        starts: `(G, 2)` first row of each group's detections and of its true keypoints.
         detections: `(D, 3)` rows of x, y, score.
         truths: `(n, 2)` rows of xy.
         limits: `(T,)` threshold distances.

@@ -59,7 +59,7 @@ def batches_per_epoch(trainer: pl.Trainer) -> int:
 
 
 def steps_per_epoch(trainer: pl.Trainer) -> int:
-    """Number of optimiser steps in an epoch. Its last batches are one step even if fewer than for other steps."""
+    """Number of optimiser steps in an epoch. The last one may accumulate fewer batches than the others."""
     return math.ceil(batches_per_epoch(trainer) / trainer.accumulate_grad_batches)
 
 

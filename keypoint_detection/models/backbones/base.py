@@ -75,7 +75,7 @@ class Backbone(nn.Module):
             `(B, out_channels, ceil(H / heatmap_stride), ceil(W / heatmap_stride))`.
 
         Raises:
-            InputError: If `features` does not return a tensor, or one with another number of channels or another size.
+            InputError: If `features` does not return a tensor with the expected number of channels and size.
         """
         height, width = images.shape[-2:]
         if self.n_channels_in == 1 and images.shape[1] == 3:

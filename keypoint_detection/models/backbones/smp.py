@@ -90,7 +90,7 @@ class Smp(Backbone):
 
     @torch.enable_grad()
     def _freeze_unused(self) -> None:
-        """Freeze weights without a gradient, such as a classifier's: several processes expect one for all others."""
+        """Freeze weights without a gradient, such as a classifier's: several processes need one for all that train."""
         if torch.is_inference_mode_enabled():  # weights created in it never train
             return
         self.eval()

@@ -27,8 +27,9 @@ class Unet(Backbone):
     """Encoder and decoder of residual blocks with skip connections between them.
 
     After Ronneberger et al. 2015, U-Net: Convolutional Networks for Biomedical Image Segmentation. Level `i` works at
-    a stride of `2 ** i` pixels. The decoder stops at the stride of the heatmaps, and above it the encoder is a single
-    convolution per level: at stride 4 most of the computation happens on a sixteenth of the pixels.
+    a stride of `2 ** i` pixels. The decoder stops at the stride of the heatmaps. At strides below 4, the encoder has a
+    single convolution per level, and none at full resolution unless the heatmaps have stride 1. So with heatmaps at
+    stride 4, most of the computation happens on a sixteenth of the pixels.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
