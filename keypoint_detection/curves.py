@@ -162,7 +162,7 @@ def _meaning(curve: LogName) -> str:
         return f"d={curve.distance:g}"
     if curve.kind == "meanAP":
         return "mean over d"
-    return f"{curve.stage}, lowest that BCE can be" if curve.kind == "gt_loss" else curve.stage
+    return f"{curve.stage}, lowest possible BCE" if curve.kind == "gt_loss" else curve.stage
 
 
 def _legend_of_looks(axes: Axes, names: Iterable[str], distances: Sequence[float]) -> None:

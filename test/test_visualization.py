@@ -465,9 +465,9 @@ def test_what_all_lines_of_a_plot_mean_is_in_its_title_and_the_rest_in_a_legend(
         losses = canvas.figure.axes[0]
         seen.append((losses.get_title(), sorted(text.get_text() for text in losses.get_legend().texts)))
     assert seen == [
-        ("loss", ["train", "validation", "validation, lowest that BCE can be"]),
+        ("loss", ["train", "validation", "validation, lowest possible BCE"]),
         ("loss", ["train", "validation"]),
-        ("loss", ["validation", "validation, lowest that BCE can be"]),
+        ("loss", ["validation", "validation, lowest possible BCE"]),
     ]
     plot_curves({"train/loss": ([0, 1], [1.0, 0.5])}, tmp_path / "curves.png")
     (axes,) = figures[-1].figure.axes

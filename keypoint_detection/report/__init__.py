@@ -1,6 +1,6 @@
 """`report.html`: one file that shows in any browser, offline, how good a detector is and where it fails.
 
-Fill a `ReportData` and call `write_report`. The page itself lies in `template/`.
+Fill a `ReportData` and call `write_report`. The page itself is in `template/`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training curves, sorted into charts by their log names."""
+"""Training curves, grouped into charts by their log names."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from keypoint_detection.log_names import log_name, parse_log_name
 Curve = tuple[Sequence[float], Sequence[float]]
 
 STAGES = ("train", "validation")
-MEANINGS = {"gt_loss": ", the lowest that BCE can be"}
+MEANINGS = {"gt_loss": ", the lowest possible BCE"}
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
 
 
 def curve_charts(curves: Mapping[str, Curve], channel_names: Sequence[str], unit: str) -> list[dict[str, Any]]:
-    """Charts of loss, mean AP, AP per channel, loss per channel and learning rate, as far as there are curves for them.
+    """Charts of loss, mean AP, AP per channel, loss per channel and learning rate, without those that have no curve.
 
     Args:
-        curves: steps and values by log name: `train/loss`, `validation/meanAP`, `validation/AP/<channel>/d=2` ...
-        channel_names: names of the channels.
-        unit: what the distances in these names count.
+        curves: Steps and values by log name: `train/loss`, `validation/meanAP`, `validation/AP/<channel>/d=2` ...
+        channel_names: Names of the channels.
+        unit: Unit of the distances in these names.
     """
     distances = sorted({distance for key in curves if (distance := parse_log_name(key).distance) is not None})
     losses = [log_name(kind, stage=stage) for stage in STAGES for kind in ("loss", "gt_loss")]
@@ -45,15 +45,15 @@ def _chart(
     unit: bool = False,
     axis: str | None = None,
 ) -> dict[str, Any]:
-    """One chart of those `keys` that were logged; `names` are the channels they belong to, `unit` means [0, 1].
+    """One chart of those `keys` that were logged; `names` are the channels that they belong to.
 
-    What its values are called beside them is `axis`, or else the title.
+    With `unit`, values are in [0, 1]. `axis` is the label of the vertical axis, by default the title.
     """
     series = []
     for position, key in enumerate(keys):
         if key not in curves or not len(curves[key][0]):
             continue
-        # A log axis has no place for zeros, such as the rate at a schedule's end.
+        # A log axis cannot show zeros, such as the learning rate at the end of a schedule.
         shown = [(step, value) for step, value in zip(*curves[key], strict=True) if not (log and value <= 0)]
         if not shown:
             continue

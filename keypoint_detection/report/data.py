@@ -1,4 +1,4 @@
-"""What a report is made of: images with their true and predicted keypoints, and what is known of the run.
+"""The content of a report: images with their true and predicted keypoints, and information about the run.
 
 C channels, N detections, K true keypoints, h w heatmap.
 """
@@ -17,28 +17,29 @@ import numpy as np
 from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.wording import command_line
 
-# How epochs are counted in pictures' names, checkpoints, logs and here. A value stands where the epoch ends that it is
-# of, and one that was measured within an epoch before that.
+# How epochs are counted in the names of pictures, in checkpoints, in logs and here. The value of an epoch is drawn at
+# the end of that epoch; one that was measured within an epoch is drawn before its end.
 EPOCH_AXIS = "epoch (the first is 0; before training: -1)"
 
 
 @dataclass
 class ReportImage:
-    """One image with what is true and what was predicted, in pixels of the image file (after its EXIF rotation).
+    """One image with its true and predicted keypoints, in pixels of the image file (after its EXIF rotation).
 
     Attributes:
-        name: as it shall be shown, usually the path as written in the data set.
-        width: of the image file in pixels.
-        height: of the image file in pixels.
-        truths: per channel the true keypoints, `(K, 2)` xy.
-        xy: per channel the detections, `(N, 2)` xy. Keep low scores too: the reader moves the threshold.
-        scores: per channel the scores of the detections, `(N,)` in [0, 1].
-        labelled: `(C,)` bool; where False, nothing of that channel counts in this image.
-        path: where the picture is read from when it is needed; None: there is no picture.
-        heatmaps: `(C, h, w)` predicted heatmaps in [0, 1], or None. Only the gallery's images need them
-            (see `worst_images`).
-        heatmap_extent: left, top, right and bottom of the rectangle that the heatmaps cover, in pixels of the image
-            file. None: the whole image.
+        name: The name to show, usually the path as written in the data set.
+        width: Width of the image file in pixels.
+        height: Height of the image file in pixels.
+        truths: For each channel, the true keypoints, `(K, 2)` xy.
+        xy: For each channel, the detections, `(N, 2)` xy. Include those with low scores: readers can move the
+            threshold.
+        scores: For each channel, the scores of the detections, `(N,)` in [0, 1].
+        labelled: `(C,)` bool; if False, that channel is ignored in this image.
+        path: The image file, read when its picture is needed. None means that there is no picture.
+        heatmaps: `(C, h, w)` predicted heatmaps in [0, 1], or None. Only the images in the gallery need them (see
+            `worst_images`).
+        heatmap_extent: Left, top, right and bottom of the rectangle that the heatmaps cover, in pixels of the image
+            file. None means the whole image.
     """
 
     name: str
@@ -55,26 +56,26 @@ class ReportImage:
 
 @dataclass
 class ReportData:
-    """All that a report shows.
+    """Everything that a report shows.
 
     Attributes:
-        title: heading of the page.
-        channel_names: in the order of the arrays.
-        threshold_distances: in pixels, those of the metric.
-        images: the evaluated images.
-        score_thresholds: `(C,)` lowest score that counts. None: the best F1 of each channel at `distance`,
-            and where that is undefined, what a detector is used with.
-        distance: threshold distance that the page starts with, and at which precision, recall and localisation are
-            measured; one of `threshold_distances`. None: the largest, as in the logged metrics.
-        metrics: values by log name (`meanAP`, `meanAP/d=2`, `AP/<channel>/d=2`) that are shown in place of what these
-            images give, for a set of which not all images are here.
-        test_images: those of a test set, for a table of their own at the same thresholds; none if empty.
-        curves: training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
-        curves_unit: what the distances in their names count.
-        note: what else there is to say of the numbers, below their table.
-        run_info: name -> value, shown at the end; see `run_information`.
-        max_images: most images in the gallery, the worst ones.
-        max_bytes: what the pictures of the gallery may take in all, about.
+        title: Heading of the page.
+        channel_names: Names of the channels, in the order of the arrays.
+        threshold_distances: Threshold distances of the metrics, in pixels.
+        images: The evaluated images.
+        score_thresholds: `(C,)` lowest score that counts. None takes the one with the best F1 of each channel at
+            `distance` or, if that is undefined, the default for prediction.
+        distance: Threshold distance that the page starts with, and at which precision, recall and localisation are
+            measured; one of `threshold_distances`. None takes the largest, as in the logged metrics.
+        metrics: Values by log name (`meanAP`, `meanAP/d=2`, `AP/<channel>/d=2`) that are shown instead of those
+            computed from `images`, if not all images of the set are there.
+        test_images: The images of a test set, which gets a table of its own at the same thresholds; no table if empty.
+        curves: Training curves by log name (`train/loss`, `validation/AP/<channel>/d=2`, ...): steps and values.
+        curves_unit: Unit of the distances in the names of the curves.
+        note: A further remark on the numbers, shown below their table.
+        run_info: Names and values that are shown at the end; see `run_information`.
+        max_images: Maximum number of images in the gallery, which shows the worst ones.
+        max_bytes: Approximate maximum size of all pictures in the gallery together.
     """
 
     title: str

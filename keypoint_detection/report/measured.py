@@ -1,4 +1,4 @@
-"""A report's data, matched: what the numbers, the gallery and its order are taken from.
+"""Matches the data of a report: the basis of its numbers, its gallery and the order of the images.
 
 I images, C channels, N detections, K true keypoints.
 """
@@ -20,11 +20,11 @@ class Measured(NamedTuple):
     """The points of a report, matched within each threshold distance.
 
     Attributes:
-        points: all detections and true keypoints.
-        matches: of `points` within `distances`.
-        distances: threshold distances in pixels.
-        position: index in `distances` of the one that the page starts with.
-        thresholds: score threshold of each channel.
+        points: All detections and true keypoints.
+        matches: The matches between them within each of `distances`.
+        distances: Threshold distances in pixels.
+        position: Index in `distances` of the one that the page starts with.
+        thresholds: Score threshold of each channel.
     """
 
     points: Points
@@ -38,28 +38,28 @@ def measure(data: ReportData) -> Measured:
     """Checks and matches the data of a report.
 
     Raises:
-        ValueError: if `distance` is none of the threshold distances, or something does not fit the channels.
+        ValueError: If `distance` is not one of the threshold distances, or something does not fit the channels.
     """
     distances = [float(distance) for distance in data.threshold_distances]
     distance = max(distances) if data.distance is None else float(data.distance)
     if distance not in distances:
-        raise ValueError(f"distance {distance:g} is none of the threshold distances {distances}")
+        raise ValueError(f"distance {distance:g}: expected one of the threshold distances {distances}")
     channels = len(data.channel_names)
     for image in data.images:
         if any(len(values) != channels for values in (image.truths, image.xy, image.scores, image.labelled)):
-            raise ValueError(f"image {image.name!r} does not hold {channels} channels")
+            raise ValueError(f"image {image.name!r}: expected {channels} channels in each of its arrays")
     position = distances.index(distance)
     points = pad(data.images, channels)
     matches = match_points(points, data.channel_names, distances)
     given = data.score_thresholds
     thresholds = best_thresholds(matches, position) if given is None else [float(value) for value in given]
     if len(thresholds) != channels:
-        raise ValueError(f"got {len(thresholds)} score thresholds for {channels} channels")
+        raise ValueError(f"got {len(thresholds)} score thresholds, expected one for each of {channels} channels")
     return Measured(points, matches, distances, position, thresholds)
 
 
 def pad(images: Sequence[ReportImage], channels: int) -> Points:
-    """The images' points as padded float64 tensors of float32 values, which are what the page holds as well."""
+    """The points of images as padded float64 tensors, with values rounded to float32 as in the page."""
     most = max((len(values) for image in images for values in image.scores), default=0)
     most_truths = max((len(values) for image in images for values in image.truths), default=0)
     xy = np.full((len(images), channels, most, 2), np.nan, np.float32)
@@ -83,9 +83,9 @@ def rank_images(measured: Measured) -> list[int]:
 
 
 def worst_images(data: ReportData) -> list[int]:
-    """Indices of the images that the gallery will show, worst first: those whose heatmaps and previews are needed.
+    """Indices of the images that the gallery will show, worst first: only these need heatmaps and previews.
 
-    The error of an image is the number of its misses and false positives at the score thresholds and `distance`; of
-    images with as many, the one whose true detections lie farther off on average comes first.
+    The error of an image is the number of its misses and false positives at the score thresholds and `distance`. Ties
+    are broken by the mean distance of the true detections, the largest first.
     """
     return rank_images(measure(data))[: data.max_images]

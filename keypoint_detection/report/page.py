@@ -1,4 +1,4 @@
-"""Builds and writes the page.
+"""Builds and writes the page of a report.
 
 C channels, N detections, K true keypoints.
 """
@@ -25,11 +25,11 @@ from keypoint_detection.wording import counted
 
 TEMPLATE = Path(__file__).with_name("template")
 SCRIPTS = ("matching.js", "charts.js", "page.js", "gallery.js", "controls.js")
-MAX_DETECTIONS = 100_000  # of larger sets the browser counts only the images of the gallery, to stay quick
+MAX_DETECTIONS = 100_000  # with more, the browser counts only in the images of the gallery, to stay fast
 
 
 def write_report(data: ReportData, path: str | Path) -> None:
-    """Writes the page of `build_report`; readers see the old file or the new one, never half of one."""
+    """Writes the page of `build_report`; readers see the old file or the new one, never half of it."""
     write_atomic(Path(path), build_report(data))
 
 
@@ -37,10 +37,10 @@ def build_report(data: ReportData) -> str:
     """The page as text: one HTML file that needs nothing else.
 
     Raises:
-        ValueError: if `distance` is none of the threshold distances, or something does not fit the channels.
-        InputError: naming the file, if the picture of an image cannot be read.
+        ValueError: If `distance` is not one of the threshold distances, or something does not fit the channels.
+        InputError: If the picture of an image cannot be read; the message names the file.
     """
-    # Nothing in the JSON may end the script element that it stands in, whatever a channel or an image is called.
+    # The names of channels and images must not be able to end the script element that holds the JSON.
     payload = json.dumps(finite(_payload(data)), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     parts = {
         "TITLE": html.escape(data.title),
@@ -57,13 +57,13 @@ def _template(name: str) -> str:
 
 
 def _payload(data: ReportData) -> dict[str, Any]:
-    """All that the scripts of the page need, as plain values."""
+    """Everything that the scripts of the page need, as plain values."""
     measured = measure(data)
     points, matches, distances, position, thresholds = measured
     order = rank_images(measured)
     shown, rest = order[: data.max_images], order[data.max_images :]
     few = len(matches.scores) <= MAX_DETECTIONS
-    budget = data.max_bytes * 3 // 4 // max(len(shown), 1)  # base64 makes four characters of three bytes
+    budget = data.max_bytes * 3 // 4 // max(len(shown), 1)  # base64 turns three bytes into four characters
     return {
         "subtitle": ", ".join(
             [
@@ -96,15 +96,15 @@ def _gallery_note(shown: int, left_out: int, few: bool) -> str:
     note = (
         "Worst first: the images with the most misses and false positives at the thresholds that the page opens with; "
     )
-    note += "of equal ones, the less precise. "
+    note += "ties are broken by the localisation error. "
     if left_out:
-        note += f"Shown are the {shown} worst of {counted(shown + left_out, 'image')}; {left_out} left out"
+        note += f"The {shown} worst of {counted(shown + left_out, 'image')} are shown; {left_out} left out"
         note += ", but counted." if few else ", and not counted below."
     return note
 
 
 def _image(image: ReportImage, budget: int) -> dict[str, Any]:
-    """One image of the gallery: its points, and its pictures in about `budget` bytes."""
+    """One image of the gallery: its points, and its pictures, which take about `budget` bytes."""
     source = heatmaps = None
     if image.heatmaps is not None:
         extent = image.heatmap_extent or (0.0, 0.0, float(image.width), float(image.height))
@@ -122,7 +122,7 @@ def _image(image: ReportImage, budget: int) -> dict[str, Any]:
 def _points(image: ReportImage) -> dict[str, Any]:
     """Truths and detections per channel as flat lists (x, y and x, y, score), detections in descending score.
 
-    A channel that is not labelled is None.
+    Unlabelled channels are None.
     """
     truths: list[list[float] | None] = []
     detections: list[list[float] | None] = []
@@ -142,5 +142,5 @@ def _points(image: ReportImage) -> dict[str, Any]:
 
 
 def _shortest(values: np.ndarray) -> list[float]:
-    """Floats with the fewest digits that round to the same float32; the page rounds them so (`Math.fround`)."""
+    """Floats with the fewest digits that still round to the same float32, as the page does with `Math.fround`."""
     return [float(str(value)) for value in values.astype(np.float32).ravel()]

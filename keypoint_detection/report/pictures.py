@@ -1,4 +1,4 @@
-"""Pictures inside of a report: previews and heatmaps, small enough that hundreds of them fit into one file.
+"""Pictures inside a report: previews and heatmaps, small enough that hundreds of them fit into one file.
 
 C channels, H W image, h w heatmap.
 """
@@ -14,16 +14,17 @@ from PIL import Image
 
 PREVIEW_SIDE = 640  # longest side of a preview in pixels
 HEATMAP_SIDE = 200  # longest side of an embedded heatmap in cells
-# Longest side and JPEG quality, tried in turn until a preview is small enough. The last one is taken in any case.
+# Longest side and JPEG quality, tried in turn until a preview is small enough. The last pair is accepted in any case.
 _ATTEMPTS = ((PREVIEW_SIDE, 85), (PREVIEW_SIDE, 72), (512, 70), (400, 65), (320, 60))
 
 
 def encode_preview(image: np.ndarray, max_bytes: int | None = None) -> bytes:
-    """JPEG of an image, its longest side at most `PREVIEW_SIDE` pixels; the shape keeps its proportions.
+    """JPEG of an image, scaled so that its longest side is at most `PREVIEW_SIDE` pixels.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        max_bytes: size to stay below, as far as that goes, by a lower quality and then a smaller picture. None: any.
+        max_bytes: Size not to exceed, if possible: first the quality is lowered, then the picture gets smaller. None
+            means no limit.
     """
     picture = Image.fromarray(image)
     data = b""
@@ -39,13 +40,13 @@ def encode_preview(image: np.ndarray, max_bytes: int | None = None) -> bytes:
 
 
 def heatmap_payload(heatmaps: np.ndarray, extent: tuple[float, float, float, float]) -> dict[str, Any]:
-    """Heatmaps as one gray PNG, channels one below the other, and the rectangle of the image that they cover.
+    """Heatmaps as one gray PNG, channels stacked vertically, and the rectangle of the image that they cover.
 
-    Large ones are reduced by the maximum of blocks, which keeps their peaks.
+    Large ones are reduced to the maxima of blocks, which keeps their peaks.
 
     Args:
         heatmaps: `(C, h, w)` float in [0, 1].
-        extent: left, top, right and bottom in pixels of the image.
+        extent: Left, top, right and bottom of the rectangle that they cover, in pixels of the image.
     """
     channels, height, width = heatmaps.shape
     block = -(-max(height, width) // HEATMAP_SIDE)
@@ -55,7 +56,7 @@ def heatmap_payload(heatmaps: np.ndarray, extent: tuple[float, float, float, flo
         padded[:, :height, :width] = heatmaps
         heatmaps = padded.reshape(channels, rows, block, columns, block).max((2, 4))
     gray = np.rint(np.nan_to_num(heatmaps, nan=0.0).clip(0, 1) * 255).astype(np.uint8)
-    gray[gray < 3] = 0  # noise that nobody sees, but that takes most of the file
+    gray[gray < 3] = 0  # invisible noise, which would take up most of the file
     stream = io.BytesIO()
     Image.fromarray(gray.reshape(channels * rows, columns)).save(stream, "PNG")
     left, top, right, bottom = extent

@@ -26,12 +26,12 @@ from keypoint_detection.score_thresholds import FALLBACK_THRESHOLD
 
 CALIBRATION_BINS = 10
 HISTOGRAM_BINS = 20
-CURVE_POINTS = 200  # most points of a precision-recall curve that a report holds
+CURVE_POINTS = 200  # approximate maximum number of points of a precision-recall curve in a report
 
 MEANINGS = {
     "miss": "a true keypoint that no detection found or came near",
-    "duplicate": "one more detection of a keypoint that a better one has already",
-    "imprecise": "farther than d from a keypoint that nobody found, but within 2 d of it",
+    "duplicate": "another detection of a keypoint that a better one has already claimed",
+    "imprecise": "farther than d from a keypoint that no detection found, but within 2 d of it",
     "wrong_channel": "within d of a keypoint of another channel",
     "background": "no keypoint near, of any channel",
 }
@@ -44,7 +44,7 @@ class Points(NamedTuple):
         xy: `(I, C, N, 2)` float64 detections in original pixels, NaN for none.
         scores: `(I, C, N)` float64 in [0, 1].
         truths: `(I, C, K, 2)` float64 true keypoints in original pixels, NaN for none.
-        labelled: `(I, C)` bool; where False, nothing of that channel of that image counts.
+        labelled: `(I, C)` bool; if False, that channel is ignored in that image.
     """
 
     xy: Tensor
@@ -61,9 +61,9 @@ def match_points(points: Points, channel_names: Sequence[str], threshold_distanc
 
 
 def best_thresholds(matches: Matches, position: int) -> list[float]:
-    """Score threshold of the best F1 per channel at the threshold distance at `position`.
+    """Score threshold with the best F1 of each channel, at the threshold distance at `position`.
 
-    Where it is undefined, it is what a detector is used with.
+    If that is undefined, the threshold is the fallback for prediction, `FALLBACK_THRESHOLD`.
     """
     values = []
     for channel in range(len(matches.num_truths)):
@@ -74,17 +74,17 @@ def best_thresholds(matches: Matches, position: int) -> list[float]:
 
 
 def channel_numbers(matches: Matches, channel: int, position: int, threshold: float) -> dict[str, Any]:
-    """What the table says of one channel.
+    """The numbers of one channel, for tables.
 
     Args:
-        matches: of the whole set.
-        channel: which channel.
-        position: which threshold distance precision, recall, F1 and the localisation error are taken at.
-        threshold: the channel's score threshold.
+        matches: The matches of the whole set.
+        channel: Index of the channel.
+        position: Index of the threshold distance for precision, recall, F1 and the localisation error.
+        threshold: The channel's score threshold.
 
     Returns:
-        `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the distances of
-        matched detections in pixels; `precision`, `recall`, `f1` at the score `threshold`; `best_f1` and its
+        The number of `truths`; `average_precision`, one per threshold distance; `median`, `mean` and `p90` of the
+        distances of matched detections; `precision`, `recall`, `f1` at the score `threshold`; `best_f1` and its
         `best_threshold`, `best_precision` and `best_recall`. NaN where undefined.
     """
     scores, distances, num_truths = matches.of_channel(channel)
@@ -112,7 +112,7 @@ def channel_numbers(matches: Matches, channel: int, position: int, threshold: fl
 
 
 def mean_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the channels for which a value is defined; true keypoints are summed."""
+    """Means over the channels for which a value is defined; numbers of true keypoints are summed."""
 
     def mean(of: Callable[[dict[str, Any]], float]) -> float:
         return mean_of_defined([of(row) for row in rows])
@@ -127,7 +127,8 @@ def mean_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def curve_points(scores: Tensor, matched: Tensor, num_truths: int, threshold: float) -> dict[str, list[float]]:
     """Precision, recall and score of one curve, thinned evenly along the curve to about `CURVE_POINTS` points.
 
-    The last point above the score threshold and the one of the best F1 are kept. There is no curve without truths.
+    The last point that reaches the score threshold and the one with the best F1 are kept. Without true keypoints, the
+    curve is empty.
     """
     if not num_truths:
         return {"precision": [], "recall": [], "score": []}
@@ -143,7 +144,7 @@ def curve_points(scores: Tensor, matched: Tensor, num_truths: int, threshold: fl
 
 
 def calibration_bins(scores: Tensor, matched: Tensor) -> dict[str, list[float]]:
-    """Reliability diagram: per bin of scores the number of detections, how many are true, and the sum of the scores.
+    """Reliability diagram: for each bin of scores, the numbers of detections and of true ones, and the sum of scores.
 
     Bins are `CALIBRATION_BINS` equal parts of [0, 1]; a score on an edge belongs to the bin above (1 to the last).
 
@@ -151,7 +152,7 @@ def calibration_bins(scores: Tensor, matched: Tensor) -> dict[str, list[float]]:
         scores: `(D,)` float in [0, 1].
         matched: `(D,)` bool, which detections are true.
     """
-    # Edges by comparison: score * bins would put some scores on an edge into the bin below.
+    # Comparing with edges is exact: by rounding, score * bins would put some scores on an edge into the bin below.
     edges = torch.arange(1, CALIBRATION_BINS, dtype=torch.float64) / CALIBRATION_BINS
     index = torch.searchsorted(edges, scores.double(), right=True)
     return {
@@ -189,7 +190,7 @@ def quality(
 
 
 def histogram(matches: Matches, threshold_distances: Sequence[float], position: int) -> dict[str, list]:
-    """Distances of the matched detections of each channel, in `HISTOGRAM_BINS` bins up to one threshold distance."""
+    """Distances of matched detections per channel as a histogram: `HISTOGRAM_BINS` bins up to a threshold distance."""
     limit = float(threshold_distances[position])
     counts = []
     for channel in range(len(matches.num_truths)):
@@ -205,8 +206,8 @@ def image_errors(
 ) -> Tensor:
     """How bad each image is, `(I,)` float64: misses plus false positives at the thresholds.
 
-    Of images with as many errors, the one is worse whose true detections lie farther off on average: that mean distance
-    over the threshold distance, a number below 1, is added.
+    To break ties, the mean distance of the true detections, as a fraction of the threshold distance, is added; it is
+    below 1.
     """
     shown = matches.scores >= torch.tensor(thresholds, dtype=torch.float64)[matches.channels]
     near = matches.distances[:, position]

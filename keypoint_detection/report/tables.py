@@ -1,4 +1,4 @@
-"""The numbers of a report as tables: those of its images, and those of a test set."""
+"""Tables with the numbers of a report: for its images, and for a test set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keypoint_detection.report.statistics import channel_numbers, mean_numbers
 
 
 def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
-    """`table` of the numbers per channel, the mean first, and `figures`, the key figures as name, value and hint."""
+    """`table` with the mean and the numbers per channel, and `figures`, the key figures as name, value and hint."""
     matches, distances, position = measured.matches, measured.distances, measured.position
     rows = [channel_numbers(matches, c, position, t) for c, t in enumerate(measured.thresholds)]
     for name, row in zip(data.channel_names, rows, strict=True):
@@ -26,15 +26,15 @@ def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
     mean_ap = data.metrics.get("meanAP", mean_of_defined(mean["average_precision"]))
     keys = ("median", "mean", "p90", "threshold", "precision", "recall", "f1", "best_f1", "best_threshold")
     columns = ["Channel", "True", *(f"AP {d:g} px" for d in distances), "Median px", "Mean px", "90 % px"]
-    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "Its threshold"]
+    columns += ["Threshold", "Precision", "Recall", "F1", "Best F1", "Best threshold"]
     cells = [
         [name, row["truths"], *row["average_precision"], *(row[key] for key in keys)]
         for name, row in zip(("mean", *data.channel_names), (mean, *rows), strict=True)
     ]
-    cells[0][1] = f"{mean['truths']} in all"
+    cells[0][1] = f"{mean['truths']} in total"
     within = f"within {distances[position]:g} px"
-    note = f"AP is over all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
-    note += f"at the score threshold of each channel, {within}. A dash is undefined and left out of means."
+    note = f"AP covers all scores. Distances are those of matched detections {within}; precision, recall and F1 are "
+    note += f"at the score threshold of each channel, {within}. A dash means undefined, and is left out of means."
     note = f"{note} {data.note}".rstrip()
     figures = [["Mean AP", f"{mean_ap:.3f}", "over distances and channels"]]
     if len(distances) > 1:
@@ -48,7 +48,7 @@ def numbers(data: ReportData, measured: Measured) -> dict[str, Any]:
 
 
 def test_table(data: ReportData, measured: Measured) -> dict[str, Any] | None:
-    """The table of the test set at the score thresholds of the page, with its mean AP; None where there is none."""
+    """The table of the test set at the score thresholds of the page, titled with its mean AP; None without test set."""
     if not data.test_images:
         return None
     tested = replace(data, images=data.test_images, metrics={}, score_thresholds=measured.thresholds)

@@ -80,7 +80,7 @@ def test_numbers_worked_out_by_hand():
     assert row["AP 4 px"] == pytest.approx(1 / 3 + 1 / 3 * 2 / 3)
     assert [row["Median px"], row["Mean px"], row["90 % px"]] == pytest.approx([1.5, 1.5, 2.7])
     assert [row["Precision"], row["Recall"], row["F1"]] == pytest.approx([1 / 2, 1 / 3, 2 / 5])
-    assert [row["Best F1"], row["Its threshold"]] == pytest.approx([2 / 3, 0.625 / 2])
+    assert [row["Best F1"], row["Best threshold"]] == pytest.approx([2 / 3, 0.625 / 2])
     assert payload["distance"] == 4
     assert payload["histogram"]["counts"] == [[1, *[0] * 14, 1, *[0] * 4]]
     bins = payload["quality"][1]["bins"][0]
@@ -120,7 +120,7 @@ def test_worst_images_first_and_the_rest_counted():
     payload = payload_of(build_report(data))
     assert [image["name"] for image in payload["images"]] == ["missed and false", "missed", "a pixel off"]
     assert [image["name"] for image in payload["others"]] == ["perfect"]
-    assert "Shown are the 3 worst of 4 images; 1 left out, but counted." in payload["gallery_note"]
+    assert "The 3 worst of 4 images are shown; 1 left out, but counted." in payload["gallery_note"]
 
 
 def test_points_keep_their_float32_values_and_detections_descend():
@@ -180,9 +180,9 @@ def test_report_without_images_or_keypoints():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distance": 3.0}, "distance 3 is none of the threshold distances"),
-        ({"score_thresholds": [0.5]}, "got 1 score thresholds for 3 channels"),
-        ({"channel_names": ("a", "b")}, "does not hold 2 channels"),
+        ({"distance": 3.0}, "distance 3: expected one of the threshold distances"),
+        ({"score_thresholds": [0.5]}, "got 1 score thresholds, expected one for each of 3 channels"),
+        ({"channel_names": ("a", "b")}, "expected 2 channels"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(change, message):

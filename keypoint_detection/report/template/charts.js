@@ -32,7 +32,7 @@ function ticksBetween(low, high, count) {
 }
 
 function logTicks(low, high) {
-  for (const parts of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]]) { // as few as give three ticks
+  for (const parts of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]]) { // the fewest that give three ticks
     const ticks = [];
     for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p += 1) ticks.push(...parts.map((part) => part * 10 ** p));
     const inside = ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
@@ -129,7 +129,7 @@ const diagonal = (frame, options) => vector("line", { class: "diagonal", x1: fra
 const emptyNote = (frame) => vector("text", { class: "axis", x: (frame.area.left + frame.area.right) / 2,
   y: (frame.area.top + frame.area.bottom) / 2, "text-anchor": "middle" }, "nothing to show");
 
-// Shows what lies under the pointer: find(x, y) in pixels of the chart -> {x, y, text} or null.
+// Shows what is under the pointer: find(x, y) in pixels of the chart -> {x, y, text} or null.
 function pointAt(host, frame, find) {
   const dot = vector("circle", { r: 5, class: "pointer", visibility: "hidden" });
   const tip = element("div", { class: "tip", hidden: true });

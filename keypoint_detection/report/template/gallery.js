@@ -27,7 +27,7 @@ function marksOf(channels) {
   channels.forEach((channel, c) => {
     if (channel === null || !state.visible[c]) return;
     for (const truth of channel.truths) {
-      const kind = truth.found ? "true keypoint" : truth.taken ? "true keypoint, claimed by a detection that errs" : "miss";
+      const kind = truth.found ? "true keypoint" : truth.taken ? "true keypoint, claimed by a wrong detection" : "miss";
       marks.push({ c, outcome: truth.found ? "found" : "missed", truth: true, kind, xy: truth.xy, score: NaN, distance: NaN });
     }
     for (const d of channel.detections) {
@@ -78,7 +78,7 @@ function drawPicture() {
   return channels;
 }
 
-// The heatmaps of an image come as one gray PNG, channels one below the other; shown is their maximum, in colour.
+// The heatmaps of an image come as one gray PNG, channels stacked vertically; their maximum is shown, in colour.
 function drawHeatmap(layer) {
   const image = current(), shown = visibleChannels();
   byId("heat-controls").hidden = !report.images.some((i) => i.heatmaps);
@@ -157,7 +157,7 @@ function select(image, focus = false) {
     button.setAttribute("aria-current", chosen);
     if (!chosen) continue;
     if (focus) button.focus({ preventScroll: true });
-    const strip = byId("strip"); // scrolls the strip alone, not the page
+    const strip = byId("strip"); // scrolls only the strip, not the page
     strip.scrollTo({ left: button.offsetLeft - strip.offsetLeft - strip.clientWidth / 2 + button.clientWidth / 2 });
   }
   drawGallery();
@@ -168,7 +168,7 @@ function move(step) {
   if (place >= 0 && place < order.length) select(order[place], byId("strip").contains(document.activeElement));
 }
 
-// The error of an image: misses plus false positives; ties by the mean distance of the true ones over the threshold.
+// The error of an image: misses plus false positives; ties are broken by the mean distance of its true detections.
 function sortImages() {
   const sums = report.images.map((image) => addCounts(countChannels(classify(image, view.distance, thresholdsNow())).filter((_, c) => state.visible[c])));
   const off = (s) => ratio(s.distance, s.tp) || 0;

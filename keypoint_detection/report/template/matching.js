@@ -1,5 +1,5 @@
-// The metric's rule, in the browser: the same decisions as keypoint_detection/metrics/error_kinds.py, with which a test
-// compares it.
+// The metric's rule, in the browser: the same decisions as keypoint_detection/metrics/error_kinds.py, which a test
+// verifies.
 // An image holds per channel `truths` [[x, y], ...] and `detections` [[x, y, score], ...] in descending score;
 // null stands for a channel that is not labelled in this image.
 
@@ -12,7 +12,7 @@ function distanceBetween(a, b) {
   return Math.sqrt(dx * dx + dy * dy);
 }
 
-// The nearest truth within the radius that is free and allowed: {truth, distance}, or null. Of equals, the first.
+// The nearest truth within the radius that is free and allowed: {truth, distance}, or null. Ties go to the first.
 function nearestFree(detection, truths, radius, allowed = () => true) {
   let best = null;
   for (const truth of truths) {

@@ -20,8 +20,8 @@ const state = {
 };
 const painters = []; // drawn again when a channel, the distance or the width changes
 
-const colourOf = (channel) => report.colours[channel]; // darker, the one that it has in pictures
-// Of lines that are no channels; colour-blind readers can tell them apart (Okabe and Ito).
+const colourOf = (channel) => report.colours[channel]; // as in pictures, but darker if it is light
+// For lines that are not channels; colour-blind readers can tell these colours apart (Okabe and Ito).
 const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5fd0", "#8a7a3b"];
 const dashOf = (channel) => ["none", "7 3", "2 3", "9 3 2 3"][Math.floor(channel / PALETTE.length) % 4];
 const visibleChannels = () => report.channels.map((_, c) => c).filter((c) => state.visible[c]);
@@ -38,7 +38,7 @@ function setVisible(channels, shown) {
   paint();
 }
 
-// A long name, whose lines end at its underscores, or else anywhere, where there is no room for it.
+// A long name, which wraps at its underscores if there is no room for it, or else anywhere.
 const breakable = (name) => element("span", { class: "name" }, ...name.split("_").flatMap((part, i) => i ? ["_", element("wbr"), part] : [part]));
 
 function channelToggle(channel) {
@@ -101,7 +101,7 @@ function drawTraining() {
       const series = chart.series.filter((s) => s.channel === null || state.visible[s.channel])
         .map((s) => ({ name: s.name, x: s.steps, y: s.values, colour: colour(s), dash: s.dash, marks: s.steps.length === 1 ? [0] : [] }));
       const values = series.flatMap((s) => s.y).filter((v) => v !== null);
-      const steps = chart.series.flatMap((s) => [s.steps[0], s.steps.at(-1)]); // all at once are too many arguments
+      const steps = chart.series.flatMap((s) => [s.steps[0], s.steps.at(-1)]); // all steps would be too many arguments
       const x = [Math.min(...steps), Math.max(...steps)];
       if (x[0] === x[1]) x[1] += 1;
       lineChart(host, { x, y: chart.unit ? [0, 1] : span(values, chart.log), log: chart.log && values.length > 0,
@@ -190,7 +190,7 @@ function drawCalibration(within) {
   const error = ratio(sumOver(bars.filter((bar) => bar.count), (bar) => bar.count * Math.abs(bar.value - bar.score)), all);
   barChart(byId("calibration"), { x: [0, 1], y: [0, 1], xLabel: "score", yLabel: "share that is true", diagonal: true, headroom: 22,
     label: `Share of true detections per bin of scores, ${within}; expected calibration error ${number(error)}` }, bars);
-  byId("calibration-note").textContent = "Share of true detections per bin of scores; above each bar, how many. On the dashed line a score is a probability. "
+  byId("calibration-note").textContent = "Share of true detections per bin of scores; the number of detections is above each bar. On the dashed line, a score is a probability. "
     + `Expected calibration error: ${number(error)}.`;
 }
 
@@ -200,11 +200,11 @@ function drawTaxonomy(within) {
     gain: mean(channels.map((c) => row.gain[c]).filter((gain) => gain !== null)) }));
   const most = Math.max(...rows.map((row) => row.gain || 0), 1e-9);
   const all = rows.reduce((sum, row) => sum + row.total, 0);
-  byId("taxonomy").replaceChildren(table(["Error", "Count", "Share", "AP won back"], rows.map((row) => [
+  byId("taxonomy").replaceChildren(table(["Error", "Count", "Share", "AP gain"], rows.map((row) => [
     element("span", {}, row.name, element("span", { class: "meaning" }, row.meaning)), String(row.total), all ? `${number(100 * row.total / all, 1)} %` : "–",
     element("span", { class: "gain" }, element("span", { class: "gain-bar", style: `width:${Math.max(0, 6 * (row.gain || 0) / most)}rem` }), `${row.gain > 0 ? "+" : ""}${number(row.gain)}`)])));
   byId("taxonomy-note").textContent = `Counts are at the score thresholds, summed over the channels shown, with d ${within.replace("within", "=")}. `
-    + "AP won back is what mean AP, over all scores, would gain if all errors of this kind were mended and the others stayed; "
+    + "AP gain is how much mean AP, over all scores, would rise if all errors of this kind were fixed and the others stayed; "
     + "gains do not add up, because one error can hide another (after TIDE, Bolya et al. 2020).";
 }
 
