@@ -1,4 +1,4 @@
-"""Stops a training whose loss is no longer a number, before its weights are spoilt."""
+"""Stops a training run whose loss is NaN or infinite, before it corrupts the weights."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ NAMES_SHOWN = 3
 
 
 class StopAtBadLoss(pl.Callback):
-    """Stops at a loss of NaN or infinity, and saves the batch that it came from.
+    """Stops at a loss that is NaN or infinite, and saves the batch that caused it.
 
-    The weights are not touched by it, and the checkpoints so far stay as they are.
+    The weights are not updated with it, and existing checkpoints stay as they are.
 
     Args:
-        folder: Where `bad_batch.pt` goes, or `bad_batch-<rank>.pt` with several processes: the fields of the batch by
-            name (see `Batch`), `paths` of its images (None for a blank), `loss`, `epoch` and `step`; `torch.load` reads
-            it.
+        folder: Where to save `bad_batch.pt`, or `bad_batch-<rank>.pt` with several processes. `torch.load` reads it. It
+            holds the fields of the batch by name (see `Batch`), the `paths` of its images (None for a blank image),
+            `loss`, `epoch` and `step`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Batch | None = None
         self._loss: Tensor | None = None
-        # Whether the loss is bad here, and in how many processes; on a GPU, with what tells that they have arrived.
+        # Whether the loss is bad here, and in how many processes. On a GPU, the event says when both have been copied.
         self._is_bad: Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
 
@@ -45,11 +45,11 @@ class StopAtBadLoss(pl.Callback):
         self._batch = batch
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """Looks at the loss, without waiting for a GPU to have computed it."""
+        """Checks the loss, without waiting for the GPU to compute it."""
         self._loss = loss.detach()
         is_bad = (~self._loss.isfinite()).float()
         processes = is_bad.clone()
-        if trainer.world_size > 1:  # or the others would wait for this process for ever
+        if trainer.world_size > 1:  # otherwise the others would wait for this process for ever
             dist.all_reduce(processes)
         on_gpu = loss.device.type == "cuda"
         self._is_bad = torch.stack([is_bad, processes]).to("cpu", non_blocking=on_gpu)
@@ -58,29 +58,29 @@ class StopAtBadLoss(pl.Callback):
             self._arrived.record()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops before the optimiser's step; a GPU is still busy with the gradients.
+        """Stops before the optimiser's step, while a GPU is still busy with the gradients.
 
         Raises:
-            InputError: In the first process, if the loss is no number in any.
-            SystemExit: In the others then, with code 0.
+            InputError: In the first process, if the loss of any process is NaN or infinite.
+            SystemExit: In the other processes in that case, with code 0.
         """
         if self._arrived is not None:
             self._arrived.synchronize()
         is_bad, some_is_bad = self._is_bad.bool().tolist()
         if not some_is_bad:
-            self._batch = None  # its memory is free for the next one
+            self._batch = None  # frees its memory for the next one
             return
-        another = f"the loss of another process is no number at step {trainer.global_step}"
+        another = f"the loss of another process is NaN or infinite at step {trainer.global_step}"
         message = self._save(trainer, float(self._loss)) if is_bad else another
         if trainer.is_global_zero:
             raise InputError(message)
         if is_bad:
             logger.error(message)
-        # Lightning kills its first process, which may still be writing, when another one ends with an error.
+        # An error in another process makes Lightning kill the first one, which may still be writing.
         raise SystemExit(0)
 
     def _save(self, trainer: pl.Trainer, loss: float) -> str:
-        """Saves the batch; what to tell the user."""
+        """Saves the batch, and returns the message for the user."""
         annotations = trainer.datamodule.train_annotations
         paths = [None if index < 0 else str(annotations.path(index)) for index in self._batch.indices.tolist()]
         known = [path for path in paths if path]

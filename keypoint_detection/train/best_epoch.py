@@ -1,4 +1,4 @@
-"""Which epoch of a training its best checkpoint is from, and what that tells about the training."""
+"""Which epoch the best checkpoint of a training run is from, and what that says about the run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# A best epoch within this share of all is an early one, of more than so many evaluations: of fewer, it may be chance.
+# The best epoch counts as early within this share of all epochs. With few evaluations, it may be early by chance.
 EARLY = 0.1
 FEW_EVALUATIONS = 10
 
 
 @dataclass(frozen=True)
 class BestEpoch:
-    """When in a training its best checkpoint was written.
+    """When in a training run its best checkpoint was written.
 
     Attributes:
-        epochs: Epochs that its weights were trained for; 0 for those that the training started from.
-        total: Epochs of the training.
-        images: Validation images, on which it was found to be the best.
-        curves: Epochs, -1 before the first step, and values by log name.
+        epochs: Epochs that its weights were trained for; 0 for the weights that the run started from.
+        total: Epochs of the whole run.
+        images: Number of validation images on which it was the best.
+        curves: Epochs (-1 before the first step) and values, by log name.
     """
 
     epochs: float
@@ -34,7 +34,7 @@ class BestEpoch:
     curves: Mapping[str, tuple[list[float], list[float]]]
 
     def text(self, name: str, mean_ap: float) -> str:
-        """One line that says it.
+        """Describes it in one line.
 
         Args:
             name: Name of the checkpoint.
@@ -44,26 +44,26 @@ class BestEpoch:
         if self._start is None:
             return after
         if self.epochs == 0:
-            return f"{name}: the weights of --checkpoint as they were, with a mean AP of {mean_ap:.3f}"
+            return f"{name}: the unchanged weights of --checkpoint, with a mean AP of {mean_ap:.3f}"
         return (
             f"{after}, with a mean AP of {mean_ap:.3f} on {counted(self.images, 'validation image')}; the weights of "
             f"--checkpoint had {self._start:.3f}"
         )
 
     def warn(self, collapsed: bool = False) -> bool:
-        """Warns where the training came to nothing better than what it started from, or soon got worse.
+        """Warns if training never improved on the weights that it started from, or soon made them worse.
 
         Args:
-            collapsed: Whether it found nothing in the end, which is not for want of images.
+            collapsed: Whether the detector found nothing in the end, for which a lack of images is not the cause.
 
         Returns:
-            Whether it did, so that to train for longer is no advice.
+            Whether it warned. If so, training for longer will not help.
         """
         count = sum(epoch != START_EPOCH for epoch in self.curves.get(MONITOR, ([], []))[0])
         if self._start is not None and self.epochs == 0 and count:
             logger.warning(
-                "none of %s while training was as good as the weights of --checkpoint, so best.ckpt holds these as "
-                "they were; a lower --learning_rate or more images may help",
+                "none of %s during training was as good as the weights of --checkpoint, so best.ckpt holds those "
+                "weights unchanged; a lower --learning_rate or more images may help",
                 counted(count, "evaluation"),
             )
             return True
@@ -72,21 +72,21 @@ class BestEpoch:
         overfits = is_early and not collapsed and len(losses) > 1 and losses[-1] < losses[0]
         if overfits:
             logger.warning(
-                "best.ckpt is from the first tenth of the epochs: of %d evaluations none that followed was as good, "
-                "while the training loss fell from %.3g to %.3g, as where images are learnt by heart; fewer epochs, "
-                "more images or more augmentation may help",
+                "best.ckpt is from the first tenth of the epochs: of %d evaluations, no later one was as good, while "
+                "the training loss fell from %.3g to %.3g, which suggests overfitting; fewer epochs, more images or "
+                "more augmentation may help",
                 count, losses[0], losses[-1],
             )  # fmt: skip
         return overfits
 
     @property
     def _start(self) -> float | None:
-        """Mean AP of the weights that the training started from, if they were evaluated."""
+        """Mean AP of the weights that the run started from, if they were evaluated."""
         points = zip(*self.curves.get(MONITOR, ([], [])), strict=True)
         return next((value for epoch, value in points if epoch == START_EPOCH), None)
 
     @property
     def _losses_since(self) -> list[float]:
-        """Training losses from the best epoch on, whose number counts from 0."""
+        """Training losses from the best epoch on. The curves number epochs from 0."""
         points = zip(*self.curves.get("train/loss", ([], [])), strict=True)
         return [value for epoch, value in points if epoch > self.epochs - 1.5]

@@ -1,4 +1,4 @@
-"""From hyperparameters to the parts of a training: data, detector and callbacks."""
+"""From hyperparameters to the parts of a training run: data, detector and callbacks."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ from keypoint_detection.wording import counted, first_line
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 2, 1)
-# Flags that lead to a file or a folder; those of a backbone are its own matter.
+# Flags that name a file or a folder. A backbone checks its own.
 PATHS = (
     "json_dataset_path", "json_validation_dataset_path", "json_test_dataset_path", "image_dataset_path",
     "image_validation_dataset_path", "image_test_dataset_path", "run_dir", "resume", "checkpoint",
 )  # fmt: skip
-# Detections beyond those that are labelled, so that wrong ones do not crowd out right ones.
+# Detections per labelled keypoint, so that wrong ones do not crowd out right ones.
 MORE_THAN_LABELLED = 1.5
-# Share of a GPU's memory for what is kept of images in 32 bits. At their peak, steps on a CPU took 1.1 to 1.5 times as
-# much; the rest is for weights and what computes with them.
+# Share of a GPU's memory for what the network keeps of the images in 32 bits. At their peak, steps on a CPU took 1.1 to
+# 1.5 times as much; the rest is for the weights and the computations on them.
 MEMORY_OF_IMAGES = 0.5
 
 
@@ -69,11 +69,11 @@ def prepare_data(
 
     Args:
         config: A value for every flag.
-        split: The split of an interrupted run, to use it again.
-        trained_channels: Names of the channels that the weights which the training starts from have learnt.
+        split: The split of an interrupted run, which is used again.
+        trained_channels: Names of the channels that the initial weights have learnt.
 
     Returns:
-        The data module, ready to load, and the choices.
+        The data module, ready to load data, and the choices.
     """
     datamodule = call(
         KeypointsDataModule, config, augmentation=None, heatmap_sigma=None,
@@ -103,7 +103,7 @@ def prepare_data(
 
 
 def _device(config: Mapping[str, Any], channels: list[str]) -> Device:
-    """What Lightning will train on; of several GPUs it may take any."""
+    """The device that Lightning will train on. If there are several GPUs, it may use any of them."""
     present = torch.cuda.is_available() or torch.backends.mps.is_available()
     if not present or config["accelerator"] == "cpu":
         return Device("cpu")
@@ -116,41 +116,43 @@ def _device(config: Mapping[str, Any], channels: list[str]) -> Device:
 def _fitting(
     config: Mapping[str, Any], channels: list[str], gpus: Sequence[torch.device], stride: int, height: int, width: int
 ) -> float:
-    """How many images fit into the smallest GPU, told from its size alone: all processes have to find the same."""
-    with torch.random.fork_rng(devices=[]):  # the weights of the training are to be drawn as without it
+    """How many images fit into the smallest GPU, from its total memory alone, so that all processes agree."""
+    with torch.random.fork_rng(devices=[]):  # so that the initial weights stay the same
         detector = _untrained(config, channels, stride)
     memory = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus)
     try:
         return MEMORY_OF_IMAGES * memory / kept_bytes(detector, (detector.backbone.n_channels_in, height, width))
-    except Exception as error:  # noqa: BLE001  a backbone of one's own may need values, and trains all the same
-        logger.info("what an image takes of the memory is not known: %s", first_line(error))
+    except Exception as error:  # noqa: BLE001  a custom backbone may need real values, and can still be trained
+        logger.info("cannot tell how much memory an image takes: %s", first_line(error))
         return math.inf
 
 
 def _untrained(config: Mapping[str, Any], channels: list[str], stride: int) -> KeypointDetector:
-    """The detector at this stride, whatever else of it is still to be decided."""
+    """The detector with this stride, with placeholders for what is not decided yet."""
     undecided = {"image_size": None, "keypoint_channel_max_keypoints": None, "heatmap_stride": stride}
     undecided |= {name: 1.0 for name in ("heatmap_sigma", "learning_rate") if config[name] == "auto"}
     return build_detector({**config, **undecided}, channels, load_pretrained=False)
 
 
 def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) -> dict[str, Any]:
-    """How many keypoints of a channel are decoded.
+    """How many keypoints are decoded per channel.
+
+    Logs the number if it is not the usual one, and suggests `keypoint_channel_max_keypoints` if it might help.
 
     Args:
         datamodule: The data, set up.
-        max_keypoints: The number that was asked for, or None.
+        max_keypoints: The requested number, or None for one that suits the data.
 
     Returns:
-        `max_keypoints`, where None was asked for the number that suits the data, which is logged if it is not the
-        usual one; and `keypoint_channel_max_keypoints`, which is suggested where it might help.
+        `max_keypoints` and `keypoint_channel_max_keypoints`.
     """
     of_channels = datamodule.keypoint_channel_max_keypoints
     fullest = np.max([part.counts().max(axis=0) for part in datamodule.parts.annotations.values()], axis=0)
     single = [name for name, count in zip(datamodule.channel_names, fullest, strict=True) if count == 1]
     if single and of_channels is None:
         logger.info(
-            'no image holds more than one keypoint of %s: --keypoint_channel_max_keypoints "%s" finds no second one',
+            'no image holds more than one keypoint of %s: --keypoint_channel_max_keypoints "%s" would detect at most '
+            "one",
             ", ".join(single) if len(single) < len(fullest) else "any channel",
             " ".join("1" if count == 1 else "-1" for count in fullest),
         )  # fmt: skip
@@ -164,10 +166,10 @@ def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) ->
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Finds what is wrong with values of flags by themselves, before data is read, which may take long.
+    """Checks the values of flags that can be checked without data, since reading data may take long.
 
     Args:
-        config: A value for every flag; `auto` passes. Those of the detector are for `check_detector`.
+        config: A value for every flag; `auto` is accepted. `check_detector` checks the flags of the detector.
 
     Raises:
         InputError: If a value is not usable.
@@ -187,10 +189,11 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 
 def check_detector(config: Mapping[str, Any]) -> None:
-    """Finds what is wrong with the flags of the detector without its data, which may take long to read.
+    """Checks the flags of the detector without data, since reading data may take long.
 
     Args:
-        config: A value for every flag. `auto` passes, and of a stride of `auto` one has to suit the backbone.
+        config: A value for every flag; `auto` is accepted. If the stride is `auto`, at least one stride has to suit
+            the backbone.
 
     Raises:
         InputError: If a name or a value is not usable.
@@ -203,16 +206,16 @@ def check_detector(config: Mapping[str, Any]) -> None:
         except InputError:
             if stride == strides[-1]:
                 raise
-    nothing = torch.zeros(1, 1, 16, 16)  # on which a loss tells what is wrong with its arguments
+    nothing = torch.zeros(1, 1, 16, 16)  # enough for a loss to reject bad arguments
     targets = LossTargets(nothing, nothing > 0, nothing == 0)
     evaluate_loss(detector.hparams.loss, detector.hparams.loss_arguments, nothing, targets)
     _warn_of_random_encoder(config, detector.backbone)
     if not config["ema_decay"] and config["learning_rate_schedule"] == "cosine_to_half":
-        logger.warning("--ema_decay 0: without an average, --learning_rate_schedule cosine ends better")
+        logger.warning("--ema_decay 0: without averaged weights, --learning_rate_schedule cosine gives better results")
 
 
 def _warn_of_random_encoder(config: Mapping[str, Any], backbone: Backbone) -> None:
-    """Warns of an encoder that does not train, and that has learnt nothing before."""
+    """Warns if an encoder has random weights and is not trained."""
     encoder, untrained = (
         {parameter for module in modules for parameter in module.parameters()}
         for modules in (backbone.encoder_modules(), backbone.untrained_modules())
@@ -231,9 +234,9 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
     """Makes the detector that the flags describe.
 
     Args:
-        config: A value for every flag, `auto` replaced.
+        config: A value for every flag, with `auto` replaced.
         channels: Names of the channels.
-        load_pretrained: False leaves pretrained weights of the backbone out, because a checkpoint replaces them.
+        load_pretrained: False skips the backbone's pretrained weights, because a checkpoint replaces them.
 
     Returns:
         The untrained detector.
@@ -253,16 +256,16 @@ def build_detector(config: Mapping[str, Any], channels: list[str], load_pretrain
 def build_callbacks(
     config: Mapping[str, Any], folder: RunFolder, channels: list[str], is_trained: bool = False
 ) -> list[pl.Callback]:
-    """Makes the callbacks of a training.
+    """Makes the callbacks of a training run.
 
     Args:
         config: A value for every flag.
         folder: Folder of the run.
         channels: Names of the channels.
-        is_trained: Whether the detector knows all channels already.
+        is_trained: Whether the detector already knows all channels.
 
     Returns:
-        The callbacks in the order in which they have to run.
+        The callbacks, in the order in which they have to run.
     """
     row = EvaluationRow()
     metrics = call(MetricsLogger, config, row=row, channel_names=channels)
@@ -271,7 +274,7 @@ def build_callbacks(
         call(Curriculum, config),
         ResumeState(),
         EvaluationSchedule(automatic=config["ap_epoch_freq"] == "auto" and config["val_check_interval"] is None),
-        # Before everything that saves or validates: those are to see the averaged weights.
+        # Before everything that saves or validates, which has to see the averaged weights.
         *([call(ExponentialMovingAverage, config)] if config["ema_decay"] else []),
         StopAtBadLoss(folder.path),
         LossLogger(row, channels),

@@ -1,4 +1,4 @@
-"""What the training logs: losses and metrics per channel.
+"""What training logs: losses and metrics per channel.
 
 C channels.
 """
@@ -29,7 +29,7 @@ from keypoint_detection.train.progress_lines import loss_of_batch
 
 
 class ChannelMeans(Metric):
-    """Mean per channel over all cells of all batches and processes, exact for batches of unequal size."""
+    """Mean per channel over all cells of all batches and processes; exact even if batches differ in size."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -43,15 +43,15 @@ class ChannelMeans(Metric):
         self.weight += weights
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Mean loss and mean entropy of the true heatmaps per channel, `(C,)` each; NaN where no cell was seen."""
+        """Mean loss and mean entropy of the true heatmaps per channel, `(C,)` each; NaN if no cell was seen."""
         return self.loss / self.weight, self.gt_loss / self.weight
 
 
 class LossLogger(pl.Callback):
-    """Logs the loss, in total and per channel, and of BCE its floor, the entropy of the true heatmaps (`gt_loss`).
+    """Logs the loss, in total and per channel, and for BCE its lower bound, the entropy of the true heatmaps.
 
     Args:
-        row: Takes what is logged of an evaluation.
+        row: Collects what an evaluation logs.
         channel_names: Names of the channels.
     """
 
@@ -62,7 +62,7 @@ class LossLogger(pl.Callback):
         self.logged_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Moves the sums to where processes can exchange them, which a checkpoint of the start asks for already."""
+        """Moves the sums to the device where processes can exchange them, as even a checkpoint at the start needs."""
         self.means["train"].to(pl_module.device)
 
     def on_train_batch_end(
@@ -73,11 +73,11 @@ class LossLogger(pl.Callback):
         step, every = trainer.global_step, trainer.log_every_n_steps
         is_logged = every and step > self.logged_step and step % every == 0
         if not is_logged and not outputs["loss"].is_cpu:
-            return  # to ask for it would wait for a GPU to end its step, as Lightning's `log` with a bar does each time
+            return  # reading it would wait for the GPU at every step, as Lightning's `log` with a progress bar does
         loss = loss_of_batch(trainer, outputs)
         trainer.progress_bar_metrics["train/loss_step"] = loss
         if is_logged:
-            # At once: Lightning would log it after a checkpoint of this step, and lose it if killed in between.
+            # At once: Lightning would log it after the checkpoint of this step, and lose it if killed in between.
             self.logged_step = step
             for run_logger in trainer.loggers:
                 run_logger.log_metrics({"train/loss_step": loss, "epoch": trainer.current_epoch}, step=step - 1)
@@ -95,7 +95,7 @@ class LossLogger(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the means of the epoch, and the learning rate at its end."""
-        # All processes have the same values; to say that they are to be synchronised spares a warning for each.
+        # All processes have the same values already; `sync_dist` avoids a warning for each of them.
         pl_module.log_dict(self._compute("train", "train"), sync_dist=True)
         pl_module.log("learning_rate", current_learning_rate(trainer.optimizers[0]), sync_dist=True)
 
@@ -115,7 +115,7 @@ class LossLogger(pl.Callback):
         return {"sums": sums, "logged_step": self.logged_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the sums of an epoch; the other processes begin with none."""
+        """Restores the sums of an interrupted epoch in the first process; the others start from zero."""
         self.logged_step = state_dict["logged_step"]
         if rank_zero_only.rank == 0:
             for name, value in state_dict["sums"].items():
@@ -128,7 +128,7 @@ class LossLogger(pl.Callback):
         )
 
     def _compute(self, stage: str, prefix: str) -> dict[str, float]:
-        # The reshaping is for a single channel, whose values torchmetrics makes scalars.
+        # torchmetrics squeezes the values of a single channel to scalars.
         means = [value.reshape(len(self.channel_names)) for value in self.means[stage].compute()]
         (loss, *losses), (gt_loss, *_) = torch.stack([torch.cat([v.nanmean()[None], v]) for v in means]).tolist()
         values = {f"{prefix}/loss": loss} | ({} if math.isnan(gt_loss) else {f"{prefix}/gt_loss": gt_loss})
@@ -139,7 +139,7 @@ class LossLogger(pl.Callback):
 
 
 def log_prefix(trainer: pl.Trainer) -> str:
-    """How the names of values on the validation set begin: those of the best checkpoint are kept apart."""
+    """Prefix of the log names of validation values; those of the best checkpoint have their own."""
     return "validation" if trainer.state.fn == "fit" else "best"
 
 
@@ -147,7 +147,7 @@ class MetricsLogger(pl.Callback):
     """Computes and logs all metrics of `METRICS`, per channel and threshold distance.
 
     Args:
-        row: Takes what is logged.
+        row: Collects what is logged.
         channel_names: Names of the channels.
         maximal_gt_keypoint_pixel_distances: Distances for average precision: how far from a true keypoint, in pixels of
             the image file, a detection may be to count as correct. Separate several with spaces.
@@ -181,20 +181,20 @@ class MetricsLogger(pl.Callback):
         }
         self.channel_names = channel_names
         self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first
-        self.score_thresholds: torch.Tensor | None = None  # (C,) those of the best F1 in the latest validation
+        self.score_thresholds: torch.Tensor | None = None  # (C,) at the best F1 of the latest validation
 
     def evaluates(self, trainer: pl.Trainer) -> bool:
-        """Whether the validation that runs now is one after which the metrics are logged."""
+        """Whether the current validation computes and logs the metrics."""
         if trainer.sanity_checking:
             return False
         if trainer.state.fn != "fit" or self.row.checkpoint_epoch is not None or is_last_epoch(trainer):
             return True
         if any(isinstance(c, RelativeEarlyStopping) and c.may_stop(trainer) for c in trainer.callbacks):
-            return True  # whether it does is known only after the images have gone through the network
-        epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first that may be evaluated
+            return True  # whether it does stop is only known once all images have gone through the network
+        epochs = trainer.current_epoch + 1 - self.ap_epoch_start  # since the first one that may be evaluated
         if epochs < 0 or self.ap_epoch_freq == "auto":
             return epochs >= 0
-        # Whether an epoch was due after the validation before: not every epoch is validated.
+        # Whether an evaluation became due since the previous validation: not every epoch is validated.
         before = epochs - epochs_since_validation(trainer)
         return epochs // self.ap_epoch_freq > before // self.ap_epoch_freq
 
@@ -225,9 +225,9 @@ class MetricsLogger(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the latest score thresholds and metrics, and what they are of.
+        """Adds the latest score thresholds and metrics, and the settings and data that they were measured with.
 
-        Here, where the averaged weights have been put in their place already.
+        By now, the averaged weights are already in the checkpoint.
         """
         if self.score_thresholds is not None:
             checkpoint["state_dict"]["score_thresholds"] = self.score_thresholds.clone()
@@ -244,7 +244,7 @@ class MetricsLogger(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Goes on with the thresholds and metrics of a checkpoint, until the next validation finds new ones."""
+        """Restores the thresholds and metrics of a checkpoint, until the next validation computes new ones."""
         self.latest = dict(checkpoint.get(METRICS_KEY, {}))
         thresholds = checkpoint["state_dict"].get("score_thresholds")
         if thresholds is not None and len(thresholds) == len(self.channel_names):

@@ -1,4 +1,4 @@
-"""Which checkpoints a training keeps, and what they say about themselves."""
+"""Which checkpoints a training run keeps, and what they contain."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
 
 MONITOR = "validation/meanAP"
-# What Lightning and its averaging of weights put into a checkpoint for a training that goes on.
+# What Lightning and its weight averaging add to a checkpoint only for resuming.
 TRAINING_STATE = (
     "optimizer_states", "lr_schedulers", "callbacks", "loops", "current_model_state", "averaging_state",
     "MixedPrecision",
 )  # fmt: skip
-# Mean APs that lie below the highest by this share of it at most are as good as it.
+# A mean AP within this fraction of the highest counts as equally good.
 _AS_GOOD = 0.01
 
 
 class TopCheckpoints(ModelCheckpoint):
-    """Keeps the checkpoints with the highest mean AP, looking only after validations that computed it.
+    """Keeps the checkpoints with the highest mean AP. Only validations that computed it count.
 
-    They are for use, and leave out what only a training that goes on needs: a half to three quarters of it all.
+    These checkpoints are for use, and leave out what only resuming needs: half to three quarters of the size.
     """
 
     _saving = False
@@ -37,7 +37,7 @@ class TopCheckpoints(ModelCheckpoint):
             super().on_validation_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Whether a checkpoint with this mean AP is kept: not where there was no true keypoint to find."""
+        """Whether to keep a checkpoint with this mean AP; never if there was no true keypoint to find."""
         if current is None or current.isnan():
             return False
         return super().check_monitor_top_k(trainer, current)
@@ -45,21 +45,21 @@ class TopCheckpoints(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Leaves out the state of the training, if it is one of these that is saved."""
+        """Leaves out the training state if this callback is the one that saves."""
         if self._saving:
             for key in TRAINING_STATE:
                 checkpoint.pop(key, None)
 
     def _monitor_candidates(self, trainer: pl.Trainer) -> dict[str, Tensor]:
-        # Lightning's copies all metrics, hundreds where there are many channels; this is what is compared, and all that
-        # names of files have in them.
+        # Lightning would copy all metrics, which are hundreds with many channels. Only these are compared or occur in
+        # file names.
         candidates = {"epoch": torch.tensor(trainer.current_epoch), "step": torch.tensor(trainer.global_step)}
         if MONITOR in trainer.callback_metrics:
             candidates[MONITOR] = trainer.callback_metrics[MONITOR].clone()
         return candidates
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        # Lightning's `save_weights_only` would leave out what the other callbacks add: averaged weights, thresholds.
+        # Lightning's `save_weights_only` would leave out what other callbacks add: averaged weights and thresholds.
         self._saving = True
         try:
             super()._save_checkpoint(trainer, filepath)
@@ -68,23 +68,23 @@ class TopCheckpoints(ModelCheckpoint):
 
 
 class BestCheckpoint(TopCheckpoints):
-    """Keeps the latest of the checkpoints whose mean AP is the highest, or lower by a hundredth of it at most.
+    """Keeps the latest checkpoint whose mean AP is within a hundredth of the highest.
 
-    On some dozens of validation images such a difference is chance, and the later one has learnt for longer. The
-    weights that a training starts from are one of them, if they are evaluated.
+    With a few dozen validation images, such a difference is chance, and the later checkpoint has trained for longer. If
+    the weights that a run starts from are evaluated, they count too.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(monitor=MONITOR, mode="max", save_top_k=1, **arguments)
-        self._last_global_step_saved = -1  # Lightning's 0 would keep it from saving before the first step
+        self._last_global_step_saved = -1  # with Lightning's 0, it could not save before the first step
         self.highest = 0.0
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
-        """Whether a checkpoint with this mean AP takes the place of the one before."""
+        """Whether a checkpoint with this mean AP replaces the previous one."""
         if current is None or current.isnan():
             return False
         self.highest = max(self.highest, float(current))
-        # All processes have to agree, whatever the last bits of their values are.
+        # All processes have to agree, even if their values differ in the last bits.
         return trainer.strategy.reduce_boolean_decision(float(current) >= (1 - _AS_GOOD) * self.highest)
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class BestCheckpoint(TopCheckpoints):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state."""
         super().load_state_dict(state_dict)
-        best = state_dict["best_model_score"]  # all that older checkpoints hold
+        best = state_dict["best_model_score"]  # older checkpoints hold nothing else
         self.highest = state_dict.get("highest", 0.0 if best is None else float(best))
 
 
@@ -104,7 +104,7 @@ def create_checkpoint_callbacks(
     checkpoint_every_n_epochs: int | Literal["auto"] = "auto",
     checkpoint_every_n_steps: int | None = None,
 ) -> list[Checkpoint]:
-    """Callbacks that write `best.ckpt` and `last.ckpt`.
+    """Makes the callbacks that write `best.ckpt` and `last.ckpt`.
 
     Args:
         folder: Where the checkpoints go.
@@ -126,7 +126,7 @@ def create_checkpoint_callbacks(
         raise InputError(f"--save_top_k {save_top_k}: expected a number of checkpoints, or -1 for all")
     common: dict[str, Any] = {
         "dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False,
-        "save_on_train_epoch_end": False,  # but after validations
+        "save_on_train_epoch_end": False,  # save after validations instead
     }  # fmt: skip
     best = BestCheckpoint(filename="best", **common)
     last = LastCheckpoint(folder / "last.ckpt", checkpoint_every_n_epochs, checkpoint_every_n_steps)

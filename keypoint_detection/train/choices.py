@@ -1,4 +1,4 @@
-"""What takes the place of `auto`, and why."""
+"""What replaces `auto`, and why."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ logger = logging.getLogger(__name__)
 
 
 class Choices:
-    """Puts a value in the place of each `auto`, logs it and keeps why.
+    """Replaces each `auto` by a value, logs it and keeps the reason.
 
     Attributes:
-        reasons: Why a value was chosen, by name; nothing of values that were given.
+        reasons: Why a value was chosen, by flag name; values that were given have no entry.
     """
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
     def choose(self, name: str, given: Any, choice: Any, reason: str, is_news: bool = True) -> Any:
-        """Returns what was given, or the choice where that is `auto`.
+        """Returns the given value, or the choice if that value is `auto`.
 
         Args:
             name: Name of the flag.
             given: Its value.
             choice: What `auto` means.
             reason: Why, as text.
-            is_news: Whether the choice is logged: not where it has no effect.
+            is_news: Whether to log the choice; False if it has no effect.
         """
         if given != "auto":
             return given

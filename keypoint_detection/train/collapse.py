@@ -1,4 +1,4 @@
-"""A training that finds nothing is noticed, and told with what to try."""
+"""Notices a detector that finds nothing in training, and advises what to try."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from keypoint_detection.train.progress_lines import loss_of_batch
 
 logger = logging.getLogger(__name__)
 
-# A training finds nothing where all heatmaps stay below the first, ten times what they start at, or the AP below the
-# second, in so many evaluations in a row.
+# A detector finds nothing if all heatmaps stay below NEAR_ZERO (ten times their initial value), or the AP below NO_AP,
+# for this many evaluations in a row.
 NEAR_ZERO = 0.05
 NO_AP = 1e-4
 EVALUATIONS = 3
-# Before this share of a training, or with so few steps, any may be like that.
+# Before this share of a training run, or in its first steps, that is normal.
 SHARE = 0.5
 STEPS = 50
 STEPS_OF_ENDLESS = 1000
-# A loss of an epoch that is more than so many times that of the first batch has not come of overfitting.
+# If the loss of an epoch is more than this many times that of the first batch, overfitting is not the cause.
 RISE = 3.0
 COLLAPSE_STATE = ("advice", "first_loss", "highest_loss", "low_evaluations", "empty_evaluations")
 
 
 class CollapseWarning(pl.Callback):
-    """Warns once where a training that is well under way finds nothing, and says what to try.
+    """Warns once if training is well under way and the detector finds nothing, and says what to try.
 
-    Either the heatmaps are near zero everywhere, or they are not and the average precision stays 0 all the same. The
-    loss tells neither: that of empty heatmaps is what it begins with.
+    Either the heatmaps are near zero everywhere, or they are not but the average precision still stays 0. The loss
+    shows neither: it starts at the loss of empty heatmaps.
 
     Attributes:
         advice: What to try, once it has warned.
@@ -41,7 +41,7 @@ class CollapseWarning(pl.Callback):
 
     def __init__(self) -> None:
         self.advice: str | None = None
-        self.first_loss: float | None = None  # of a batch, when next to nothing is predicted
+        self.first_loss: float | None = None  # of the first batch, when the predictions are close to zero
         self.highest_loss = 0.0  # of an epoch, in training or validation
         self.low_evaluations = self.empty_evaluations = 0  # in a row, up to the latest
         self._highest: Tensor | None = None  # value of the heatmaps of an evaluation, on the device
@@ -53,7 +53,7 @@ class CollapseWarning(pl.Callback):
             self.first_loss = loss_of_batch(trainer, outputs)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the heatmaps of the evaluation before."""
+        """Forgets the heatmaps of the previous evaluation."""
         self._highest = torch.zeros((), device=trainer.strategy.root_device)
 
     def on_validation_batch_end(
@@ -63,7 +63,7 @@ class CollapseWarning(pl.Callback):
         self._highest = torch.maximum(self._highest, outputs["heatmaps"].amax())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks at the heatmaps and the AP, if there is one: without a single true keypoint it is no number."""
+        """Checks the heatmaps and the AP, if there is one: without any true keypoint, it is NaN."""
         values = trainer.callback_metrics
         mean_ap = float(values.get("validation/meanAP", math.nan))
         if self.advice is not None or trainer.sanity_checking or trainer.state.fn != "fit" or math.isnan(mean_ap):
@@ -85,7 +85,7 @@ class CollapseWarning(pl.Callback):
             change = "larger --maximal_gt_keypoint_pixel_distances"
             found = (
                 f"the AP has stayed 0 for {self.empty_evaluations} evaluations, with heatmaps of up to {highest:.2g}: "
-                "what is found lies too far from the truth, or is something else; the pictures show which"
+                "detections are too far from the true keypoints, or are of something else; the pictures show which"
             )
         else:
             return
@@ -94,29 +94,29 @@ class CollapseWarning(pl.Callback):
             logger.warning("%s. Try %s", found, self.advice)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """What has been observed so far."""
         return {name: getattr(self, name) for name in COLLAPSE_STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what was seen."""
+        """Restores what was observed before."""
         for name in COLLAPSE_STATE:
             setattr(self, name, state_dict[name])
 
     def _is_under_way(self, trainer: pl.Trainer) -> bool:
-        """Whether as much of the training is done as any needs to find something."""
+        """Whether training has come far enough for any detector to find something."""
         if not has_end(trainer):
             return trainer.global_step >= STEPS_OF_ENDLESS
         self._progress = self._progress or TrainingProgress(trainer)
         return self._progress(trainer.global_step) >= SHARE and trainer.global_step >= STEPS
 
     def _what_to_try(self, pl_module: pl.LightningModule, otherwise: str) -> str:
-        """What may help; `otherwise` comes first where the loss has not risen."""
+        """What may help; `otherwise` comes first if the loss has not risen."""
         values = pl_module.hparams
         if self.first_loss is not None and self.highest_loss > RISE * self.first_loss:
             rise = f"from {self.first_loss:.3g} to {self.highest_loss:.3g}"
             return f"a lower --learning_rate than {values.learning_rate:g} first: the loss has risen {rise}"
         focal = "" if values.loss == "focal" else "--loss focal, "
         return (
-            f"{otherwise}, {focal}a larger --image_size, a lower --learning_rate or a longer training, and see in "
-            "augmentations.jpg whether the labels are right"
+            f"{otherwise}, {focal}a larger --image_size, a lower --learning_rate or longer training, and check in "
+            "augmentations.jpg that the labels are right"
         )

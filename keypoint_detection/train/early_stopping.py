@@ -1,4 +1,4 @@
-"""When a training stops early: its validation loss no longer falls."""
+"""Stops training early when the validation loss no longer falls."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class RelativeEarlyStopping(pl.Callback):
         self.without_progress = 0
 
     def may_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether the training stops after the validation that runs now, unless that is progress."""
+        """Whether training will stop after the current validation, unless that one shows progress."""
         return self._is_due(trainer, trainer.current_epoch + trainer.is_last_batch, self.without_progress + 1)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops a training that had stopped before, and was interrupted at its very end."""
+        """Stops a resumed run that had already stopped early, and was interrupted at its very end."""
         if self._is_due(trainer, trainer.current_epoch, self.without_progress):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the validation loss with the best so far; that before the first step is no progress."""
+        """Compares the validation loss with the best so far; a validation before the first step does not count."""
         loss = trainer.callback_metrics.get("validation/loss")
         before = trainer.sanity_checking or trainer.global_step == 0
         if self.early_stopping_relative_threshold < 0 or before or loss is None:
@@ -57,12 +57,12 @@ class RelativeEarlyStopping(pl.Callback):
         if stops:
             trainer.should_stop = True
             logger.info(
-                "stopping early: the validation loss has not fallen by %g of %.4g in %d validations",
+                "stopping early: the validation loss has not fallen by a fraction of %g below %.4g in %d validations",
                 self.early_stopping_relative_threshold, self.best, self.without_progress,
             )  # fmt: skip
 
     def _is_due(self, trainer: pl.Trainer, epochs: int, without_progress: int) -> bool:
-        """Whether the training stops after so many epochs, and so many validations without progress."""
+        """Whether training stops after this number of epochs and of validations without progress."""
         stops = self.early_stopping_relative_threshold >= 0 and without_progress >= self.early_stopping_patience
         return stops and may_end(trainer, epochs)
 

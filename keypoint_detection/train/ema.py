@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is what is validated and saved."""
+"""An exponential moving average of the weights, which is validated and saved instead of the current ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from keypoint_detection.errors import InputError
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """Validates and saves a moving average of the weights, which is steadier than the last step.
+    """Validates and saves a moving average of the weights, which is steadier than the current weights.
 
-    Statistics of batch normalisation are averaged too.
+    Batch normalisation statistics are averaged too.
 
-    The decay grows with the number n of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that a short training is not
-    held back by its random start (as in TensorFlow's `ExponentialMovingAverage`).
+    The decay grows with the number n of steps, `min(ema_decay, (1 + n) / (10 + n))`, so that the random initial weights
+    do not hold a short training run back (as in TensorFlow's `ExponentialMovingAverage`).
 
     Args:
         ema_decay: Share of the average that each step keeps, in [0, 1). 0 trains without averaging; a
@@ -35,9 +35,9 @@ class ExponentialMovingAverage(WeightAveraging):
         super().__init__(use_buffers=True)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes how many steps the average has seen, since reading it later would wait for the device at each."""
+        """Reads how many steps the average has seen, since reading it at each step would wait for the device."""
         self._updates = int(self._average_model.n_averaged)
-        # Collecting them takes as long as averaging them.
+        # Once, since collecting them takes as long as averaging them.
         self._averaged, self._current = (
             [*module.parameters(), *module.buffers()] for module in (self._average_model.module, pl_module)
         )
@@ -48,11 +48,11 @@ class ExponentialMovingAverage(WeightAveraging):
             return
         self._average(self._averaged, self._current, self._updates)
         self._updates += 1
-        self._average_model.n_averaged += 1  # which goes into the checkpoint
+        self._average_model.n_averaged += 1  # saved in the checkpoint
         self._latest_update_step = trainer.global_step
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the averaged weights in place while a training validates; a loaded checkpoint already has its own."""
+        """Swaps in the averaged weights for a validation during training; a loaded checkpoint already has them."""
         if trainer.state.fn == "fit":
             super().on_validation_epoch_start(trainer, pl_module)
 
@@ -62,12 +62,12 @@ class ExponentialMovingAverage(WeightAveraging):
             super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves the current weights as they are: the checkpoints have both."""
+        """Leaves the current weights as they are: the averaged ones are in the checkpoints."""
 
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], updates: int) -> None:
         decay = min(self.ema_decay, (1 + updates) / (10 + updates)) if updates else 0.0
-        floats, others = [], []  # others are such as how many batches a normalisation has seen
+        floats, others = [], []  # others: for example, how many batches a normalisation layer has seen
         for pair in zip(averaged, current, strict=True):
             (floats if pair[0].is_floating_point() else others).append(pair)
         torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - decay)

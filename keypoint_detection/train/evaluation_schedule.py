@@ -1,4 +1,4 @@
-"""When a training validates: often enough to see it learn, seldom enough to cost little, and always at its end."""
+"""When to validate: often enough to see the network learn, rarely enough to cost little, and always at the end."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pytorch_lightning as pl
 from keypoint_detection.models.progress import find_timer, may_end, most_epochs, most_steps, steps_per_epoch
 
 EVALUATIONS_PER_RUN = 25
-# Of a training that is sized in time, at most this share for evaluations: with many or large images there are fewer.
+# Evaluations take at most about this share of a run sized in time: with many or large images, there are fewer of them.
 LARGEST_SHARE = 0.1
-# A batch of a validation takes about this share of the time that one to train on takes.
+# A validation batch takes about this share of the time of a training batch.
 VALIDATION_COST = 1 / 3
-# Divides the number of no epoch: the interval, in epochs, of a run that is not to validate yet.
+# An interval in epochs that divides no epoch number: a run is not to validate yet.
 NOT_YET = 2**31
-# Batches from one look at the clock within an epoch to the next, at which processes wait for one another.
+# Batches between two looks at the clock within an epoch, since processes wait for one another at each.
 BATCHES_BETWEEN_LOOKS = 10
 
 
 def is_last_epoch(trainer: pl.Trainer) -> bool:
-    """Whether the training ends with the epoch that runs now."""
+    """Whether training ends with the current epoch."""
     stops = trainer.should_stop and may_end(trainer, trainer.current_epoch + 1)
     return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or stops
 
 
 def epochs_since_validation(trainer: pl.Trainer) -> int:
-    """How many epochs before this one the latest validation was, at least 1: also where this epoch was validated."""
+    """How many epochs ago the previous validation was; at least 1, even if it was in this epoch."""
     every = trainer.check_val_every_n_epoch
-    if every is not None or trainer.val_check_batch is None:  # the latter where the interval is a time
+    if every is not None or trainer.val_check_batch is None:  # the latter if the interval is a time
         return every or 1
     latest = (trainer.fit_loop.total_batch_idx - trainer.val_check_batch) // trainer.num_training_batches
     return max(1, trainer.current_epoch - latest)
@@ -45,45 +45,44 @@ def _reaches_last_step(trainer: pl.Trainer) -> bool:
 
 
 def _ends_after(trainer: pl.Trainer, last_batch: bool) -> bool:
-    """Whether the training ends after the batch that was just trained on, the last one of its epoch or another."""
+    """Whether training ends after the current batch, which may be the last one of its epoch."""
     if _reaches_last_step(trainer) or (last_batch and _reaches_last_epoch(trainer)):
         return True
     return trainer.should_stop and may_end(trainer, trainer.current_epoch + last_batch)
 
 
 class EvaluationSchedule(pl.Callback):
-    """Chooses after which epochs the training validates, and sees to it that it does so at its end.
+    """Chooses after which epochs to validate, and makes sure that training ends with a validation.
 
-    Runs that are sized in epochs or steps validate after the same epochs whenever they are repeated. A run that is
-    sized in time looks at its clock, also where it has a largest number of epochs or steps, and takes the shorter
-    interval, within epochs too where these are long; and it evaluates less often where that would take more than a
-    tenth of the time.
+    Runs sized in epochs or steps validate after the same epochs every time. A run sized in time follows its clock; if
+    it also has a maximum number of epochs or steps, the shorter of the two intervals applies. If its epochs are long,
+    it validates within them too. It validates less often if validations would take more than a tenth of the time.
     """
 
     def __init__(self, automatic: bool) -> None:
         """Makes the callback.
 
         Args:
-            automatic: Validate about 25 times in a run, unless `check_val_every_n_epoch` is not Lightning's default.
-                Not where a `val_check_interval` was asked for.
+            automatic: Validate about 25 times in a run, unless `check_val_every_n_epoch` differs from Lightning's
+                default. Has to be False if a `val_check_interval` is given.
         """
         self.automatic = automatic
         self._duration: float | None = None
-        self._longest_interval = math.inf  # of a run with a largest number of epochs
+        self._longest_interval = math.inf  # in epochs; finite if the number of epochs is limited
         self._epoch_started = 0.0
         self._training_seconds = 0.0
-        self._epochs_seen = 0.0  # of one that goes on, the part that was left
+        self._epochs_seen = 0.0  # of a resumed epoch, only the part that was left
         self._batches_seen = 0  # of this epoch
         self._evaluation_started = self._evaluated = 0.0
         self._evaluations = 0
         self._shortest_evaluation = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Chooses the interval where the number of epochs is known."""
+        """Chooses the interval if the number of epochs is known."""
         timer = find_timer(trainer)
-        # Of all of it, also where a training goes on: it is not to validate as often in what is left.
+        # Of the whole run, even if it is resumed: the rest of it should not get the validations of a whole run.
         self._duration = None if timer is None else timer.time_elapsed() + timer.time_remaining()
-        # An epoch that goes on after an interruption does not start again.
+        # `on_train_epoch_start` is not called for an epoch that is resumed in the middle.
         self._epoch_started = self._evaluated = time.perf_counter()
         self.automatic = self.automatic and trainer.check_val_every_n_epoch == 1
         if not self.automatic:
@@ -103,7 +102,7 @@ class EvaluationSchedule(pl.Callback):
         self._evaluation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps how long an evaluation takes."""
+        """Measures how long an evaluation takes."""
         if not trainer.sanity_checking:
             self._evaluated = time.perf_counter()
             self._evaluations += 1
@@ -112,7 +111,7 @@ class EvaluationSchedule(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Lets the last batch validate, whatever the interval, and others where an epoch is long."""
+        """Validates after the last batch of the training, whatever the interval, and within long epochs."""
         last_batch = batch_idx + 1 >= trainer.num_training_batches
         self._batches_seen += 1
         if self.automatic and self._duration is not None:
@@ -121,7 +120,7 @@ class EvaluationSchedule(pl.Callback):
                 self._end_epoch(trainer, self._duration)
             elif (batch_idx + 1) % BATCHES_BETWEEN_LOOKS == 0:
                 self._look_at_clock(trainer, self._duration, batch_idx + 1)
-        if _ends_after(trainer, last_batch):  # whatever the epochs, batches or time between validations
+        if _ends_after(trainer, last_batch):  # whatever the interval in epochs, batches or time
             trainer.check_val_every_n_epoch = 1
             trainer._val_check_time_interval = None
             trainer.val_check_batch = batch_idx + 1
@@ -139,7 +138,7 @@ class EvaluationSchedule(pl.Callback):
         trainer.check_val_every_n_epoch = 1 if due else NOT_YET
 
     def _look_at_clock(self, trainer: pl.Trainer, duration: float, batches: int) -> None:
-        """Validates after so many batches of an epoch if that is due, and not soon due after all of them."""
+        """Validates after this many batches of an epoch if that is due and the end of the epoch is not near."""
         now = time.perf_counter()
         seconds_per_batch = (now - self._epoch_started) / self._batches_seen
         interval = self._affordable(trainer, duration / EVALUATIONS_PER_RUN, seconds_per_batch)

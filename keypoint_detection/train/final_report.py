@@ -25,17 +25,18 @@ from keypoint_detection.train.wandb_logger import RunLogger
 
 logger = logging.getLogger(__name__)
 
-# What the report may cost at the end of a training.
+# Limits to what the report costs at the end of a training run.
 MAX_IMAGES = 100
 MAX_BYTES = 8_000_000
-MAX_HEATMAPS = 24  # each takes the network once more
+MAX_HEATMAPS = 24  # each needs another pass of the network
 
 
 class FoundImages(pl.Callback):
-    """Keeps what the validation and the test at the end of a training find in each image.
+    """Keeps the detections of the validation and the test at the end of a training run.
 
     Attributes:
-        images: `validation` and `test`, as far as they ran: what is true and what was found, by index in the set.
+        images: True keypoints and detections of each image by its index in the set, for `validation` and `test` if they
+            ran.
     """
 
     def __init__(self) -> None:
@@ -82,14 +83,14 @@ def write_final_report(
     found: FoundImages,
     curves: Mapping[str, tuple[list[float], list[float]]],
 ) -> None:
-    """Writes the report. A picture that cannot be read, or a full disk, costs the report and not the training.
+    """Writes the report. An unreadable image or a full disk costs the report, but does not fail the training run.
 
     Without a validation, as with `--limit_val_batches 0`, there is nothing to report.
 
     Args:
-        trainer: The trainer, which has validated the best checkpoint.
-        result: What the training came to. Its detector moves to the trainer's device.
-        found: What that checkpoint found.
+        trainer: The trainer, after it has validated the best checkpoint.
+        result: The result of the training run. Its detector moves to the trainer's device.
+        found: What that checkpoint detected.
         curves: Epochs and values by log name.
     """
     images = found.images.get("validation")
@@ -98,7 +99,7 @@ def write_final_report(
         return
     detector = result.detector
     distances = _pixel_distances(result, images)
-    # What was measured in fractions was within other distances in pixels where images differ in size.
+    # If images differ in size, distances in fractions of the diagonal are different distances in pixels for each.
     in_pixels = result.threshold_unit == "pixel" or len(set(_diagonals(images))) == 1
     if in_pixels:
         curves = {_in_pixels(name, distances): curve for name, curve in curves.items()}
@@ -131,7 +132,7 @@ def write_final_report(
 
 
 def log_report(run_logger: RunLogger, path: Path) -> None:
-    """Lays a copy of the report, if it was written, among the files of a wandb run, which uploads it as it is."""
+    """Copies the report, if it was written, to the files of a wandb run, which uploads it as it is."""
     if run_logger.lost or rank_zero_only.rank > 0 or not path.exists():
         return
     run = run_logger.experiment
@@ -143,9 +144,10 @@ def log_report(run_logger: RunLogger, path: Path) -> None:
 
 
 def _pixel_distances(result: TrainingResult, images: Mapping[int, ReportImage]) -> dict[float, float]:
-    """Each threshold distance in pixels; those in fractions of the diagonal as they are for the median image.
+    """Each threshold distance in pixels; fractions of the diagonal are converted with the median image.
 
-    Where all images are of one size they are the very distances of the metrics, so that the report counts the same.
+    If all images have the same size, these are exactly the distances of the metrics, so that the report agrees with
+    them.
     """
     if result.threshold_unit == "pixel":
         return {distance: distance for distance in result.threshold_distances}
@@ -158,14 +160,15 @@ def _pixel_distances(result: TrainingResult, images: Mapping[int, ReportImage]) 
 
 
 def _note_on_fractions(result: TrainingResult, found: FoundImages) -> str:
-    """Says that the numbers of the training are others than the report's, where its distances are no pixels of all."""
+    """Explains why the report's numbers differ from those of the training run; empty if they do not."""
     sizes = {diagonal for images in found.images.values() for diagonal in _diagonals(images)}
     if result.threshold_unit == "pixel" or len(sizes) < 2:
         return ""
     fractions = " and ".join(f"{distance:g}" for distance in result.threshold_distances)
     return (
-        f"The training measured within {fractions} of each image's diagonal, so the numbers of metrics.csv are others: "
-        "here all images are measured within the pixels that these are of the median validation image."
+        f"Training measured within {fractions} of each image's diagonal, so the numbers in metrics.csv differ: here, "
+        "all images are measured within the distances in pixels that these fractions give for the median validation "
+        "image."
     )
 
 
@@ -174,7 +177,7 @@ def _diagonals(images: Mapping[int, ReportImage]) -> list[float]:
 
 
 def _in_pixels(name: str, distances: Mapping[float, float]) -> str:
-    """The log name of a curve with its distance, if it has one, in pixels."""
+    """The log name of a curve, with its distance, if any, in pixels."""
     parsed = parse_log_name(name)
     pixels = {float(f"{distance:g}"): value for distance, value in distances.items()}
     return log_name(*parsed._replace(distance=pixels.get(parsed.distance, parsed.distance)))

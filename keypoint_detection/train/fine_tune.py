@@ -1,4 +1,4 @@
-"""Starting a training from the weights of another one, which may have had other channels and other data."""
+"""Starting from the weights of another training run, which may have had other channels and other data."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ NAMES_SHOWN = 4
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """The weights that a training starts from.
+    """The weights that a training run starts from.
 
     Attributes:
         name: The file or artifact that they are from.
-        content: What is in it.
+        content: Its content.
     """
 
     name: str
     content: Mapping[str, Any]
 
     def channels(self, config: Mapping[str, Any]) -> list[str]:
-        """Names of the channels that they have learnt, none where the flags describe a network that few of them fit.
+        """Names of the channels that the weights know; none if the flags describe a backbone that they do not fit.
 
         Args:
-            config: A value for every flag, those that `inherit` takes over included.
+            config: A value for every flag, including those that `inherit` takes over.
         """
         values = self.content["hyper_parameters"]
         fits = all(plain(name, config.get(name, value)) == value for name, value in values["backbone"].items())
         return list(values["keypoint_channels"]) if fits else []
 
     def inherit(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Takes over what the weights fit to: arguments of the backbone that are not given, and an automatic stride.
+        """Takes over what the weights need: backbone arguments that are not given, and the stride if it is `auto`.
 
         Args:
             config: A value for every flag.
@@ -59,45 +59,45 @@ class TrainedWeights:
             A value for every flag.
 
         Raises:
-            InputError: If the backbone is another one.
+            InputError: If the flags name another backbone.
         """
         values = self.content["hyper_parameters"]
         backbone = values["backbone_type"]
         check_registered(BACKBONES, backbone, "backbone", f"--checkpoint {self.name}")
         if config["backbone_type"] != backbone:
             raise InputError(
-                f"--checkpoint {self.name} has a backbone_type {backbone}, expected {config['backbone_type']}; give "
+                f"--checkpoint {self.name} has backbone_type {backbone}, expected {config['backbone_type']}; pass "
                 f"--backbone_type {backbone}"
             )
         inherited = {name: value for name, value in values["backbone"].items() if config.get(name, 0) is None}
         if config["heatmap_stride"] == "auto":
             inherited["heatmap_stride"] = values["heatmap_stride"]
         if inherited:
-            logger.info("--checkpoint: %s as there", ", ".join(f"{name} {value}" for name, value in inherited.items()))
+            logger.info("--checkpoint sets %s", ", ".join(f"{name} {value}" for name, value in inherited.items()))
         return {**config, **inherited}
 
     def load(self, detector: KeypointDetector) -> bool:
-        """Puts the weights into a detector, and says what was taken over and what was not.
+        """Loads the weights into a detector, and logs which ones were used.
 
         Returns:
-            Whether they are all of its weights, so that it finds all channels as it is.
+            Whether they cover all weights of the detector, so that it knows all channels without training.
 
         Raises:
             InputError: If none of them fits.
         """
         report = detector.load_matching_weights(self.content)
         count = len(set(self.content["state_dict"]) - set(report.unused) - {"score_thresholds"})
-        # Norms have fewer shapes than kernels: those of two networks may fit one another by chance.
+        # Only kernels count: the shapes of normalisation weights vary little, and may match by chance.
         kernels = [name for name, value in detector.backbone.named_parameters(prefix="backbone") if value.ndim > 1]
         if all(name in report.missing for name in kernels):
             raise InputError(f"--checkpoint {self.name}: none of its weights fits the backbone that the flags describe")
-        logger.info("--checkpoint %s: %d of %d weights taken over", self.name, count, count + len(report.unused))
+        logger.info("--checkpoint %s: loaded %d of %d weights", self.name, count, count + len(report.unused))
         for text, names in (
-            ("channels that go on", report.kept_channels),
-            ("channels that start anew", report.new_channels),
-            ("channels that are left out", report.dropped_channels),
-            ("weights that start anew", report.missing),
-            ("weights that are left out", report.unused),
+            ("continued channels", report.kept_channels),
+            ("new channels", report.new_channels),
+            ("unused channels", report.dropped_channels),
+            ("new weights", report.missing),
+            ("unused weights", report.unused),
         ):
             if names:
                 more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
@@ -114,10 +114,10 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
             file.
 
     Returns:
-        The weights, or None to start anew.
+        The weights, or None to start from scratch.
 
     Raises:
-        InputError: If there are none.
+        InputError: If the checkpoint cannot be found or read.
     """
     if checkpoint is None:
         return None

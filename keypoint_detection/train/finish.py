@@ -1,4 +1,4 @@
-"""The end of a training: its best checkpoint evaluated, and its curves drawn."""
+"""The end of a training run: evaluates its best checkpoint, and draws its curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from keypoint_detection.train.wandb_logger import RunLogger, finish_wandb, log_c
 logger = logging.getLogger(__name__)
 
 HARDLY_LEARNED = 0.2  # F1
-# Stages and kinds of what `curves.png` shows.
+# Stages and kinds of the values that `curves.png` shows.
 CURVES = {
     *((stage, kind) for stage in ("train", "validation") for kind in ("loss", "gt_loss")),
     *(("validation", kind) for kind in ("AP", "meanAP", "median_distance")),
@@ -44,23 +44,23 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     """Evaluates the best checkpoint, on the test set too if there is one, draws the curves and writes the report.
 
     Args:
-        trainer: The trainer, which has trained.
+        trainer: The trainer, after training.
         folder: Folder of the run.
 
     Returns:
-        What the training came to.
+        The result of the training run.
     """
-    # Under SLURM, Lightning would put the weights of an interruption in the place of all that it is given to evaluate.
+    # Under SLURM, Lightning would evaluate the weights of an interruption, whichever it is given.
     if trainer.is_global_zero:
         for path in folder.requeued:
             path.unlink()
     trainer.strategy.barrier()
     metrics = next(callback for callback in trainer.callbacks if isinstance(callback, MetricsLogger))
     shares = next(callback for callback in trainer.callbacks if isinstance(callback, TimeShares))
-    if shares.seconds["step"]:  # a training that had ended before it was resumed makes none
+    if shares.seconds["step"]:  # there are no steps if the run had already ended before it was resumed
         logger.info(shares.summary(advise(trainer.train_dataloader, trainer)))
     else:
-        logger.info("the training had ended already")
+        logger.info("training had already ended")
     best = folder.checkpoints / "best.ckpt"
     if not best.exists():  # no evaluation saw a single true keypoint
         best = folder.checkpoints / "last.ckpt"
@@ -69,7 +69,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     metrics.row.checkpoint_epoch = saved["epoch"]
     found = FoundImages()
     trainer.callbacks.append(found)
-    logger.info("evaluating %s and writing the report", best.name)  # with large images it takes its time
+    logger.info("evaluating %s and writing the report", best.name)  # slow with large images
     with stops_when_terminated(trainer):
         trainer.validate(detector, datamodule=trainer.datamodule, verbose=False)
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -106,39 +106,39 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
 def warn_of_hardly_learned(
     metrics: Mapping[str, float], channel_names: Sequence[str], advice: str | None = None, gets_worse: bool = False
 ) -> None:
-    """Warns of channels of which most that `predict` finds will be wrong, whatever the score threshold.
+    """Warns of channels that `predict` will not detect reliably at any score threshold.
 
     Args:
-        metrics: Values of the best checkpoint on the validation set, as `best/<name>`.
+        metrics: Values of the best checkpoint on the validation set, named `best/<name>`.
         channel_names: Names of the channels.
-        advice: What to try where no channel was learned, if the training has collapsed.
-        gets_worse: Whether the training was too long already.
+        advice: What to try if no channel was learned; None unless training has collapsed.
+        gets_worse: Whether training was too long already.
     """
     known = {name: metrics.get(log_name("best_f1", name, stage="best"), math.nan) for name in channel_names}
     weak = [name for name, f1 in known.items() if f1 < HARDLY_LEARNED]
     if weak:
         some_learned = any(f1 >= HARDLY_LEARNED for f1 in known.values())
-        usual = "look at its labels and at augmentations.jpg, or label more images"
+        usual = "look at the labels and at augmentations.jpg, or label more images"
         if not gets_worse:
-            longer = "where its validation loss still falls (curves.png), train longer or with a larger --learning_rate"
-            usual = f"{longer}; elsewhere {usual}"
+            longer = "if the validation loss still falls (curves.png), train longer or with a larger --learning_rate"
+            usual = f"{longer}; otherwise {usual}"
         logger.warning(
-            "hardly learned: %s (F1 below %g at the best score threshold), so predict misses most of it or most that "
-            "it finds is wrong; %s",
+            "hardly learned: %s (F1 below %g at the best score threshold), so predict will miss most keypoints, or "
+            "most detections will be wrong; %s",
             ", ".join(weak), HARDLY_LEARNED, usual if some_learned or advice is None else f"try {advice}",
         )  # fmt: skip
 
 
 def read_curves(path: Path, steps: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Reads what was logged while training.
+    """Reads what was logged during training.
 
     Args:
         path: `metrics.csv` of a run.
-        steps: How many optimiser steps an epoch has, for a last one that was not completed.
+        steps: Number of optimiser steps in an epoch, in case the last epoch was not completed.
 
     Returns:
-        Epochs, counted from 0 as everywhere, and values by name. What was measured within an epoch lies between the
-        whole number of the one before and its own, and what was before the first step at -1.
+        Epochs, counted from 0 as everywhere, and values, by name. A value from the middle of an epoch lies between the
+        number of the previous epoch and its own. A value from before the first step is at -1.
     """
     if not path.exists():  # --fast_dev_run logs nothing
         return {}
@@ -157,7 +157,7 @@ def read_curves(path: Path, steps: int) -> dict[str, tuple[list[float], list[flo
                         last_steps[epoch] = step
     starts = dict(zip([*last_steps][1:], last_steps.values(), strict=False))
     final = next(reversed(last_steps))
-    if final in starts:  # where that was not completed, its end is yet to come
+    if final in starts:  # if the last epoch was not completed, estimate where it would have ended
         last_steps[final] = max(last_steps[final], starts[final] + steps)
 
     def place(step: int, epoch: int) -> float:

@@ -1,7 +1,8 @@
-"""The command line: flags derived from the signatures of what they configure, never repeated.
+"""The command line: flags derived from the signatures of what they configure, never declared twice.
 
-A flag, a constructor argument and a logged hyperparameter are one thing. `build_parser` reads them from the signatures
-and docstrings of `SOURCES` and of everything in the registries; `keypoint_detection.flags.call` hands them back.
+A flag, a constructor argument and a logged hyperparameter are the same thing. `build_parser` reads them from the
+signatures and docstrings of `SOURCES` and of everything in the registries; `keypoint_detection.flags.call` passes their
+values back.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from keypoint_detection.train.wandb_logger import create_wandb_logger
 
 logger = logging.getLogger(__name__)
 
-# (title, what has the signature, arguments that are not flags because the training computes them)
+# (title, function or class with the signature, arguments that are not flags because training computes them)
 SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     (
         "Recipe (`auto` chooses from the data and the device)",
@@ -81,14 +82,14 @@ SOURCES: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("Stopping early", RelativeEarlyStopping, set()),
     ("Checkpoints", create_checkpoint_callbacks, {"folder"}),
     ("Run folder", RunFolder.choose, {"name"}),
-    ("Going on", find_interrupted, {"run_dir"}),
+    ("Resuming", find_interrupted, {"run_dir"}),
     ("Fine-tuning", find_trained_weights, set()),
     ("Weights & Biases", create_wandb_logger, {"run_dir", "hyperparameters", "resume_id"}),
     ("Duration and devices", create_trainer, {"config", "folder", "callbacks", "batches_per_epoch"}),
 ]
 
 
-# What `-h` explains; `--help_all` explains all flags.
+# The flags that `-h` explains; `--help_all` explains all.
 USUAL = (
     "json_dataset_path", "image_dataset_path", "json_validation_dataset_path", "validation_split_ratio",
     "json_test_dataset_path", "keypoint_channels", "empty_channels", "keypoint_coordinates", "image_size",
@@ -96,12 +97,12 @@ USUAL = (
     "maximal_gt_keypoint_pixel_distances", "max_epochs", "max_time", "devices", "run_dir", "resume", "checkpoint",
     "wandb_project", "wandb_mode", "config",
 )  # fmt: skip
-# Its texts begin where those of all flags but the longest fit beside their names.
+# Column at which its texts begin: all flags but the longest fit to the left of it.
 _USUAL_COLUMN = 28
 
 
 def build_parser() -> OneLineParser:
-    """The parser of all flags of a training.
+    """Makes the parser of all training flags.
 
     Returns:
         A parser with one flag for each hyperparameter. Its `error` raises `InputError`.
@@ -133,7 +134,7 @@ def build_parser() -> OneLineParser:
 
 
 def learning_flags() -> set[str]:
-    """Flags that say what a training learns and how: all of it has to be trained with the same."""
+    """Flags that affect what a training run learns and how. They have to stay the same throughout the run."""
     sources = (choose_recipe, Augmentation, KeypointDetector, ExponentialMovingAverage)
     names = {
         parameter.name
@@ -144,32 +145,32 @@ def learning_flags() -> set[str]:
     for registry in (BACKBONES, LOSSES):
         names = names.union(*map(_member_flags, registry.values()))
     names |= {"keypoint_channels", "empty_channels", "accumulate_grad_batches", "gradient_clip_val"}
-    # A batch size is checked with the order of the images; the others depend on the device, or only on what is found.
+    # The sampler checks the batch size itself; the others depend on the device, or only affect what is detected.
     return names - {"batch_size", "precision", "max_keypoints", "minimal_keypoint_extraction_pixel_distance"}
 
 
 def automatic_flags() -> set[str]:
-    """Flags whose `auto` is decided by the data and the device, once for a training."""
+    """Flags whose `auto` depends on the data and the device, and is decided once per training run."""
     return {p.name for p in parameters(choose_recipe) if p.default == "auto"}
 
 
 class _TrainingParser(OneLineParser):
-    """A parser that says of flags which are missing that `--resume` does not bring them."""
+    """A parser whose error about missing flags says that `--resume` does not supply them."""
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Any:
-        """Parses a command line, that of the process where none is given."""
+        """Parses a command line, by default that of the process."""
         words = sys.argv[1:] if args is None else args
         try:
             return super().parse_args(words, *others, **options)
         except InputError as error:
             if not str(error).startswith("missing: ") or all(word.split("=")[0] != "--resume" for word in words):
                 raise
-            advice = "--resume goes on with the same flags, given again or by --config and the run's hparams.yaml"
+            advice = "--resume needs the same flags again, or --config with the run's hparams.yaml"
             raise InputError(f"{error}; {advice}") from error
 
 
 class _UsualHelp(argparse.Action):
-    """Prints a help that fits a screen."""
+    """Prints a help text that fits on a screen."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
@@ -180,7 +181,7 @@ class _UsualHelp(argparse.Action):
 
 
 def usual_help(parser: argparse.ArgumentParser) -> str:
-    """The help of the usual flags, a sentence each, and what other flags there are."""
+    """The help of the usual flags, one sentence each, and the groups of the others."""
     actions = {action.dest: copy.copy(action) for action in parser._actions}
     for action in actions.values():
         action.help = re.split(r"(?<=[.;:])\s", action.help or "", maxsplit=1)[0].rstrip(".;:")
@@ -199,12 +200,12 @@ def usual_help(parser: argparse.ArgumentParser) -> str:
 def registry_arguments(
     registry: Mapping[str, Callable[..., Any]], flag: str, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments that were given for one member of a registry.
+    """The arguments that the flags give to the chosen member of a registry.
 
     Args:
         registry: `BACKBONES` or `LOSSES`.
         flag: The flag that chooses the member, without its dashes.
-        config: All hyperparameters by name; None stands for the member's own default.
+        config: All hyperparameters by name; None means the member's own default.
 
     Returns:
         The arguments to pass to the member.
@@ -217,10 +218,10 @@ def registry_arguments(
 
 
 def warn_of_unused(config: Mapping[str, Any]) -> None:
-    """Warns of flags that were given, but have no effect beside the others.
+    """Warns of flags that were given, but have no effect because of the others.
 
     Args:
-        config: A value for every flag, as it was given.
+        config: A value for every flag, as given.
     """
     augmentation = {parameter.name for parameter in parameters(Augmentation)} | {"augmented_share"}
     schedule, plateau = config["learning_rate_schedule"], {name for name in config if name.startswith("plateau_")}
@@ -231,9 +232,9 @@ def warn_of_unused(config: Mapping[str, Any]) -> None:
         (schedule != PLATEAU, plateau, f"--learning_rate_schedule is {schedule}"),
         (schedule == PLATEAU, {"learning_rate_warmup"}, f"--learning_rate_schedule is {schedule}"),
         (stops_at < 0, {"early_stopping_patience"}, never),
-        (bool(validation), {"validation_split_ratio"}, "--json_validation_dataset_path is what is validated on"),
+        (bool(validation), {"validation_split_ratio"}, "--json_validation_dataset_path is the validation set"),
         (config["augment_train"] is False, augmentation, "--augment_train is false"),
-        (bool(weights and config["pretrained"]), {"pretrained"}, "--encoder_weights is what the encoder starts with"),
+        (bool(weights and config["pretrained"]), {"pretrained"}, "the encoder starts from --encoder_weights"),
     ]
     for registry, name in ((BACKBONES, config["backbone_type"]), (LOSSES, config["loss"])):
         if name in registry:
@@ -258,7 +259,7 @@ def _member_flags(member: Callable[..., Any]) -> set[str]:
 
 
 def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Callable[..., Any]]) -> None:
-    """Adds the arguments of all members of a registry; a flag that is left out means the chosen member's default."""
+    """Adds the arguments of all members of a registry; a flag that is not given means the chosen member's default."""
     described: dict[str, tuple[Any, dict[str, str], list[str]]] = {}
     for name, member in registry.items():
         for parameter in own_arguments(member):
@@ -276,12 +277,12 @@ def _add_registry(parser: ArgumentParser, title: str, registry: Mapping[str, Cal
 
 
 def _check_member_flag(parser: ArgumentParser, member: Callable[..., Any], parameter: inspect.Parameter) -> None:
-    """Checks that an argument, perhaps of a user's own loss or backbone, can be a flag."""
+    """Checks that an argument can be a flag; it may belong to a user's own loss or backbone."""
     name = parameter.name
     problem = ""
     if parameter.default is parameter.empty:
-        problem = f"has no default; a flag needs a type and one, such as `{name}: float = 1.0`"
+        problem = f"has no default; a flag needs a type and a default, such as `{name}: float = 1.0`"
     elif name in trainer_flags() or any(f"--{name}" in action.option_strings for action in parser._actions):
-        problem = f"has the name of another flag, --{name}; expected one of its own"
+        problem = f"has the same name as the flag --{name}; expected a name of its own"
     if problem:
         raise InputError(f"{member.__module__}.{member.__qualname__}: the argument {name} {problem}")

@@ -1,4 +1,4 @@
-"""At which size images are trained on: whole or in parts, and how fine their heatmaps are."""
+"""The size of training images, whole or in crops, and the resolution of their heatmaps."""
 
 from __future__ import annotations
 
@@ -17,51 +17,55 @@ logger = logging.getLogger(__name__)
 
 # The largest side of an image, in pixels, that trains well in minutes on a CPU and in an hour on a GPU.
 LARGEST_SIDE = {"cpu": 288, "gpu": 640}
-# A longer and a shorter side of which that is meant. Flatter images are larger: they keep as many pixels.
+# Longer side divided by shorter side of the images that this is meant for. Flatter images get a larger longer side, so
+# that they keep as many pixels.
 USUAL_SHAPE = 4 / 3
-# On a CPU, images with a side below the first shrink to the second: the pixels that are left out would have cost more
-# images of training than they were worth (benchmarks/README.md).
+# On a CPU, images with a longer side below CHEAP_BELOW shrink to CHEAP_SIDE: the extra pixels are worth less than the
+# additional images that training gets through without them (benchmarks/README.md).
 CHEAP_BELOW, CHEAP_SIDE = 330, 256
-# How many times this side an object should lie across in the median. Where it is less, images may be larger, up to so
-# many times, and the network trains on parts of about this side, in the time that small images take.
+# The median object should extend across this many times LARGEST_SIDE. If it extends across less, images may be up to
+# LARGEST_FACTOR times as large, and the network trains on crops of about LARGEST_SIDE, which take no longer than small
+# images.
 ACROSS = 1.2
 LARGEST_FACTOR = {"cpu": 3, "gpu": 2}
-# Parts of images are no smaller than the above side, nor than what the objects of most images lie across divided by
-# this. They pay only where they are much smaller than the images, and the objects lie in less than this share.
+# The side of crops is at least LARGEST_SIDE, and at least the extent of the objects in most images divided by
+# ACROSS_CROP. Crops only pay off if their side is less than LARGEST_CROP of the image's longer side, and if the median
+# object extends across less than LARGEST_ACROSS of it.
 ACROSS_CROP = 1.6
 LARGEST_CROP = 0.75
 LARGEST_ACROSS = ACROSS * LARGEST_CROP
-# So many keypoints of one channel in the median image are of as many objects, if their number varies by this factor
-# from the tenth to the ninetieth percentile. One object with as many shows about the same number everywhere.
+# If the median image has this many keypoints of one channel, and their number varies by this factor from the tenth to
+# the ninetieth percentile, each belongs to an object of its own. A single object with that many keypoints would show
+# about the same number in every image.
 FEWEST_OF_MANY = 10
 NUMBERS_VARY = 4 / 3
-# A side that the backbones need not pad.
+# Backbones need no padding for sides that are multiples of this.
 SIDE_MULTIPLE = 32
-# Smaller images keep their sizes, unless there are also large ones among them.
+# Smaller images keep their sizes, unless there are large ones among them.
 SMALLEST_FITTED = 4 * SIDE_MULTIPLE
 # Two Gaussians with this many cells between them still have two peaks.
 CELLS_PER_GAP = 2.5
-# Images of a large set that are looked at.
+# About how many images of a large set are measured.
 MOST_IMAGES = 2000
-# Distances between keypoints that are computed at once, so that a crowd takes no more memory than others.
+# Distances between keypoints that are computed at once, which limits the memory for crowded images.
 DISTANCES_AT_ONCE = 2**20
 
 
 def choose_size(
     choices: Choices, image_size: str | int | list[int] | None, sizes: np.ndarray, across: np.ndarray, accelerator: str
 ) -> tuple[list[int] | None, int, int]:
-    """Choose what images are letterboxed into.
+    """Choose the size that images are letterboxed into.
 
     Args:
-        choices: What the choice is added to.
-        image_size: The size that was given.
-        sizes: `(N, 2)` int width and height of the image files; 0 where they are not known.
-        across: What `extents` returns; empty where training will not see parts, for which alone images are larger.
+        choices: The choice is added to these.
+        image_size: The given size.
+        sizes: `(N, 2)` int width and height of the image files; 0 if they are not known.
+        across: What `extents` returns; empty if training will not use crops, without which images stay smaller.
         accelerator: `cpu` or `gpu`.
 
     Returns:
-        Height and width, or None for images as they are, and the median longer and shorter side of what then enters
-        the network.
+        Height and width, or None for images at their own sizes, and the median longer and shorter side of the
+        network's input that results.
     """
     known = sizes[sizes.min(axis=1) > 0]
     sides = known.max(axis=1) if len(known) else np.array([LARGEST_SIDE["cpu"]])
@@ -81,9 +85,9 @@ def choose_size(
     if small and not keep:
         reason += f", the largest {sides.max()} px"
     elif in_parts:
-        reason += f", of which an object lies about {share:.0%} across"
+        reason += f", and an object extends across about {share:.0%} of it"
     elif side > limit:
-        reason += f", and {limit} px train on more images in the same time on the {accelerator}"
+        reason += f", and at {limit} px, training sees more images in the same time on the {accelerator}"
     chosen = choices.choose("image_size", image_size, None if keep else fitted, reason)
     size = parse_image_size(None if chosen == "none" else chosen)
     fits = fit_sizes(known, size) if len(known) else np.array([[side, side]])
@@ -92,13 +96,13 @@ def choose_size(
 
 
 def flatness(sizes: np.ndarray) -> float:
-    """How many times as large flat images may be to have as many pixels, in the mean, as those of the usual shape.
+    """Factor for the longer side of flat images that gives them, on average, as many pixels as the usual shape.
 
     Args:
         sizes: `(n, 2)` int sides of images in pixels.
 
     Returns:
-        At least 1, which is that of all images that are less flat.
+        The factor, at least 1. It is 1 for images that are no flatter than usual.
     """
     if not len(sizes):
         return 1.0
@@ -110,9 +114,9 @@ def _multiple(side: float) -> int:
 
 
 def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:
-    """The side of the parts in which to show images with a longer side of so many pixels; None where it would not pay.
+    """The side of crops for images with a longer side of this many pixels, or None if crops would not pay off.
 
-    That is where the objects of most images fill them, or where a part would be most of an image.
+    They do not if objects fill most of their images, or if a crop would be most of an image.
     """
     side = max(LARGEST_SIDE[accelerator], _quantile(across, 0.9) * longer / ACROSS_CROP)
     if _quantile(across, 0.5) >= LARGEST_ACROSS or side >= LARGEST_CROP * longer:
@@ -121,7 +125,7 @@ def crop_side(longer: int, across: np.ndarray, accelerator: str) -> int | None:
 
 
 def _quantile(across: np.ndarray, share: float) -> float:
-    """How far the objects of that share of the images lie across at most; infinity where nothing is known."""
+    """The extent that objects do not exceed in this share of the images; infinity if none is known."""
     return float(np.quantile(across, share)) if len(across) else math.inf
 
 
@@ -133,22 +137,22 @@ def choose_crop(
     across: np.ndarray,
     accelerator: str,
 ) -> tuple[list[int] | None, int, int]:
-    """Choose in parts of which size training images are shown.
+    """Choose the size of the crops in which training images are shown.
 
     Args:
         choices: As for `choose_size`.
-        crop_size: The size that was given.
+        crop_size: The given size.
         longer: The median longer side of images as they enter the network.
-        shorter: The median shorter side.
+        shorter: Their median shorter side.
         across: What `extents` returns.
         accelerator: `cpu` or `gpu`.
 
     Returns:
-        Height and width, or None for whole images, and the longer and shorter side of what the network then trains on.
+        Height and width, or None for whole images, and the longer and shorter side of the training input that results.
     """
     crop = crop_side(longer, across, accelerator)
     most = _quantile(across, 0.9) * longer
-    reason = f"faster than whole images of {longer} px, in which objects mostly lie at most {most:.0f} px across"
+    reason = f"faster than whole images of {longer} px, in which most objects extend across at most {most:.0f} px"
     chosen = choices.choose("train_crop_size", crop_size, crop, reason) if crop or crop_size != "auto" else None
     size = parse_image_size(None if chosen == "none" else chosen, "train_crop_size")
     if size is None:
@@ -157,22 +161,23 @@ def choose_crop(
 
 
 def choose_stride(side: int, gap: float) -> int:
-    """The coarsest stride at which a side has 32 cells and neighbouring keypoints have peaks of their own."""
+    """The coarsest stride at which a side has at least 32 cells and neighbouring keypoints have separate peaks."""
     return next((stride for stride in (4, 2) if side >= 32 * stride and gap >= CELLS_PER_GAP * stride), 1)
 
 
 def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
-    """How far across an object lies in each image, as far as labels tell.
+    """How far an object extends in each image, judging by the labels.
 
-    If an image holds many objects, and these fill the box around all keypoints, an object has its share of the area.
+    If an image holds many objects, they are assumed to fill the box around all keypoints, with an equal share of its
+    area each.
 
     Args:
         annotations: The images.
-        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+        sizes: `(N, 2)` int width and height of their files; images with 0 are skipped.
 
     Returns:
         `(n,)` the diagonal of the box around an object's keypoints, as a fraction of the image's longer side, for
-        images with keypoints in at least two places; of a large set, for some of them.
+        images with keypoints in at least two places; for a sample of these if the set is large.
     """
     known = np.flatnonzero(sizes.min(axis=1) > 0)
     objects = _numbers_of_objects(annotations)
@@ -187,7 +192,7 @@ def extents(annotations: Annotations, sizes: np.ndarray) -> np.ndarray:
 
 
 def _numbers_of_objects(annotations: Annotations) -> np.ndarray:
-    """`(N,)` how many objects each image holds, as far as labels tell: one, or as many as keypoints of a channel."""
+    """`(N,)` how many objects each image holds, judging by the labels: one, or one per keypoint of a channel."""
     most = annotations.counts().max(axis=1)
     if most.any():
         low, median, high = np.quantile(most[most > 0], (0.1, 0.5, 0.9))
@@ -197,11 +202,11 @@ def _numbers_of_objects(annotations: Annotations) -> np.ndarray:
 
 
 def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None) -> float:
-    """How near the nearest keypoints of one channel come to one another.
+    """How close the closest keypoints of one channel are to one another.
 
     Args:
         annotations: The images.
-        sizes: `(N, 2)` int width and height of their files; those of 0 are passed over.
+        sizes: `(N, 2)` int width and height of their files; images with 0 are skipped.
         image_size: Height and width that the images are letterboxed into, or None.
 
     Returns:
@@ -227,36 +232,36 @@ def keypoint_gap(annotations: Annotations, sizes: np.ndarray, image_size: tuple[
 def warn_of_fine_distances(
     distances: Sequence[float], unit: str, sizes: np.ndarray, image_size: Sequence[int] | None
 ) -> None:
-    """Warns where no distance of average precision is as large as a pixel of the network's input.
+    """Warns if no average precision distance is as large as a pixel of the network's input.
 
     Args:
         distances: The threshold distances.
         unit: Their unit: `pixel` of the image file, or `image` for fractions of its diagonal.
-        sizes: `(N, 2)` int width and height of the image files; those of 0 are passed over.
+        sizes: `(N, 2)` int width and height of the image files; images with 0 are skipped.
         image_size: Height and width that the images are letterboxed into, or None.
     """
     known = sizes[sizes.min(axis=1) > 0]
-    if not len(known) or (unit == "pixel" and max(distances) < SMALLEST_DISTANCE):  # of which `warn_of_tiny` warns
+    if not len(known) or (unit == "pixel" and max(distances) < SMALLEST_DISTANCE):  # `warn_of_tiny` warns of these
         return
     fitted = fit_sizes(known, parse_image_size(image_size))
     units = np.hypot(*fitted.T) if unit == "image" else fitted.max(axis=1) / known.max(axis=1)
     largest = max(distances) * float(np.median(units))
     if largest < 1:
         logger.warning(
-            "--maximal_gt_keypoint_pixel_distances %s: at most %.2g px of the network's input, into which images of %d "
-            "px shrink to %d px, and finer than most keypoints are found. AP will stay low, and which checkpoint is "
-            "the best will be left to chance. Try larger distances, or a larger --image_size.",
+            "--maximal_gt_keypoint_pixel_distances %s: at most %.2g px of the network's input, for which images of %d "
+            "px shrink to %d px, and finer than the error of most detections. AP will stay low, and the choice of the "
+            "best checkpoint will be left to chance. Try larger distances, or a larger --image_size.",
             " ".join(f"{distance:g}" for distance in distances), largest,
             np.median(known.max(axis=1)), np.median(fitted.max(axis=1)),
         )  # fmt: skip
 
 
 def warn_of_large_parts(crop_size: Sequence[int] | None, sizes: np.ndarray, image_size: Sequence[int] | None) -> None:
-    """Warns where the parts in which training images are shown are no smaller than any of these.
+    """Warns if training crops are at least as large as all training images.
 
     Args:
-        crop_size: Height and width of the parts, or None.
-        sizes: `(N, 2)` int width and height of the image files; those of 0 are passed over.
+        crop_size: Height and width of the crops, or None.
+        sizes: `(N, 2)` int width and height of the image files; images with 0 are skipped.
         image_size: Height and width that the images are letterboxed into, or None.
     """
     largest = fit_sizes(sizes, parse_image_size(image_size)).max(axis=0)

@@ -1,4 +1,4 @@
-"""`last.ckpt`: written so that a training which goes on from it ends as if it had never been interrupted."""
+"""`last.ckpt`: written so that a run that resumes from it ends as if it had never been interrupted."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _REASONS = {signal.SIGTERM: "stopped by SIGTERM", signal.SIGINT: "interrupted"}
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes the latest checkpoint after epochs and steps, and when SIGTERM or Ctrl-C asks the training to stop.
+    """Writes the latest checkpoint after epochs and steps, and when SIGTERM or Ctrl-C asks training to stop.
 
-    The end of an epoch is the moment before the next one: its validation is done by then, its schedule has made its
-    step, and its values are logged. In mid-epoch a checkpoint is written after a step that no validation follows;
-    where one does, the next step or epoch writes it.
+    The checkpoint of an epoch is written just before the next one starts: by then, the validation is done, the schedule
+    has made its step, and all values are logged. In mid-epoch, a checkpoint is only written after a step that is not
+    followed by a validation; otherwise it is written after the next step or epoch.
 
     Args:
         path: The file.
-        every_n_epochs: Epochs from one writing to the next; auto writes after every epoch that does not end within a
-            few seconds of the last writing, because epochs of a few images would spend their time on the disk.
-        every_n_steps: Optimiser steps from one writing to the next; None writes at the ends of epochs only.
+        every_n_epochs: Epochs from one checkpoint to the next. auto writes one after each epoch, but at most every five
+            seconds, because epochs of a few images would otherwise spend most of their time writing.
+        every_n_steps: Optimiser steps from one checkpoint to the next; None writes only at the ends of epochs.
 
     Raises:
         InputError: For an interval below 1.
@@ -53,23 +53,23 @@ class LastCheckpoint(Checkpoint):
         self._first_step = 0
         self._saved_at = -math.inf
         self._due = False
-        self._signal: signal.Signals | None = None  # that asked this process to stop
-        self._stopping = False  # what all processes know
+        self._signal: signal.Signals | None = None  # the one that asked this process to stop
+        self._stopping = False  # whether any process was asked to stop; the same in all processes
         self._between_epochs = False
 
     @property
     def exists(self) -> bool:
-        """Whether the file is one that this training has written."""
+        """Whether this run has written the file."""
         return self._saved_at > -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes where it begins, and takes the signals from Lightning, which would stop without a checkpoint."""
+        """Notes the first step, and takes the signals over from Lightning, which would stop without a checkpoint."""
         self._first_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in _REASONS:
-                signal.signal(number, self._ask_to_stop)  # Lightning puts the former handlers back after the training
-            # It would ask all processes before each batch whether the first one has got a SIGTERM, which it no longer
-            # learns.
+                signal.signal(number, self._ask_to_stop)  # Lightning restores the original handlers after training
+            # Before each batch, Lightning would tell all processes whether the first one has received SIGTERM, which it
+            # no longer notices.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_train_batch_end(
@@ -78,7 +78,7 @@ class LastCheckpoint(Checkpoint):
         """Saves in mid-epoch."""
         batches = batch_idx + 1
         if batches % trainer.accumulate_grad_batches and batches < trainer.num_training_batches:
-            return  # half of the gradients of a step are not in a checkpoint
+            return  # a checkpoint cannot hold the gradients of an unfinished step
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._due = True
         if trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
@@ -87,7 +87,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, between_epochs=False, stops=self._stopping)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves what the epoch before has come to."""
+        """Saves the state at the end of the previous epoch."""
         if trainer.global_step == self._first_step:
             return
         stops = self._stops(trainer)
@@ -95,9 +95,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, between_epochs=True, stops=stops)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves the end of the training, and ends it there where its last validation was to be stopped.
+        """Saves the end of training, and ends the process if it was asked to stop during the last validation.
 
-        Nothing is saved where it had ended before it was interrupted: its checkpoint is there.
+        A resumed run that had already ended before saves nothing: its checkpoint exists.
         """
         if trainer.global_step > self._first_step:
             self._save(trainer, between_epochs=True, stops=self._stops(trainer))
@@ -105,20 +105,20 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Lets Lightning go on with the next epoch where one has ended."""
+        """Makes Lightning resume with the next epoch if the checkpoint is written between two epochs."""
         if self._between_epochs:
             _set_to_last_batch(checkpoint["loops"]["fit_loop"])
-            checkpoint["epoch"] -= 1  # Lightning writes the one that would follow, and does not read it
+            checkpoint["epoch"] -= 1  # Lightning writes the next one here, and never reads it
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self._signal is not None:
                 raise KeyboardInterrupt
-            logger.warning("stopping after this step, or the validation that runs; Ctrl-C once more stops at once")
+            logger.warning("stopping after this step or the current validation; press Ctrl-C again to stop at once")
         self._signal = signal.Signals(number)
 
     def _stops(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was asked to stop: all of them have to save together."""
+        """Whether any process was asked to stop. All of them have to save together."""
         return trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
 
     def _epoch_is_due(self, trainer: pl.Trainer) -> bool:
@@ -129,39 +129,40 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, *, between_epochs: bool, stops: bool = False) -> None:
         self._between_epochs = between_epochs
-        trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser and all that a resume needs
+        trainer.save_checkpoint(self.path, weights_only=False)  # with everything that resuming needs
         self._between_epochs = False
         self._due = False
         self._saved_at = time.monotonic()
         if stops:
-            number = self._signal or signal.SIGTERM  # another process may have got it
+            number = self._signal or signal.SIGTERM  # another process may have received it
             if trainer.is_global_zero:
                 logger.warning(
-                    "%s after step %d: the same flags with --resume %s go on from there",
+                    "%s after step %d: resume with the same flags and --resume %s",
                     _REASONS[number], trainer.global_step, self.path.parents[1],
                 )  # fmt: skip
             end_as_stopped_by(number, trainer)
 
 
 def end_as_stopped_by(number: signal.Signals, trainer: pl.Trainer) -> NoReturn:
-    """Ends this process as one that a signal has stopped.
+    """Ends this process like one that was stopped by a signal.
 
     Args:
         number: The signal.
         trainer: Says which process this is.
 
     Raises:
-        SIGTERMException: Always, with the exit code of the signal: 143 for SIGTERM, 130 for SIGINT.
+        SIGTERMException: Always. The first process has the exit code of the signal: 143 for SIGTERM, 130 for SIGINT.
+            The others have 0.
     """
-    # Lightning kills its first process when another one ends with an error.
+    # An error in another process makes Lightning kill the first one.
     raise SIGTERMException(128 + number if trainer.is_global_zero else 0)
 
 
 @contextmanager
 def stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
-    """Ends with the exit code of SIGTERM where that came before the first step, or in an evaluation.
+    """Ends with the exit code of SIGTERM if it arrives before the first step or during an evaluation.
 
-    Lightning leaves out the rest then and ends with exit code 0, as if all were done.
+    Lightning would skip the rest and end with exit code 0, as if everything were done.
 
     Args:
         trainer: The trainer that trains or evaluates.
@@ -169,14 +170,14 @@ def stops_when_terminated(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except SIGTERMException as stopped:
-        if stopped.code is not None:  # of `end_as_stopped_by`
+        if stopped.code is not None:  # raised by `end_as_stopped_by`
             raise
     if trainer.received_sigterm:
         end_as_stopped_by(signal.SIGTERM, trainer)
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether a validation, or the end of the epoch, follows this batch: it would be left out after an interruption."""
+    """Whether this batch is followed by a validation or the end of the epoch, which a resumed run would skip."""
     if batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop:
         return True
     batches = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
@@ -184,18 +185,18 @@ def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 def _set_to_last_batch(fit_loop: dict[str, Any]) -> None:
-    """Winds Lightning's counters back to the end of the last batch of the epoch that is complete.
+    """Rewinds Lightning's counters to the end of the last batch of the completed epoch.
 
-    It is the one state between two epochs from which Lightning goes on correctly however the training is sized: from
-    there it begins the next epoch, and neither validates nor logs once more. (With `max_steps`, it takes every other
-    one for an interrupted epoch.)
+    This is the only state between two epochs from which Lightning resumes correctly for every kind of training length:
+    it starts the next epoch, and neither validates nor logs the previous one again. (With `max_steps`, it takes any
+    other state for an interrupted epoch.)
     """
     for part in ("total", "current"):
         epochs, batches = fit_loop["epoch_progress"][part], fit_loop["epoch_loop.batch_progress"][part]
         epochs["ready"] = epochs["started"] = epochs["completed"]
         epochs["processed"] = epochs["completed"] = epochs["completed"] - 1
         batches["completed"] -= 1
-    # The validation batches of the epoch that is over, which Lightning counts twice when it goes on behind them.
+    # Otherwise, Lightning would count the validation batches of the completed epoch twice after resuming.
     validated = fit_loop["epoch_loop.val_loop.batch_progress"]["total"]
     validated.update(dict.fromkeys(validated, 0))
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -1,4 +1,4 @@
-"""What an image takes of the memory, and what needs less of it where it does not suffice for a training."""
+"""How much memory an image takes, and what to change if there is too little memory for training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.autograd.graph import saved_tensors_hooks
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.train.run_folder import RunFolder
 
-# As many times the heatmaps are there beside the network: what they are to be, and what the loss computes from both.
+# Tensors of the heatmaps' size that the network itself does not keep: the targets, and what the loss computes.
 HEATMAPS = 4
 
 
 def kept_bytes(network: nn.Module, size: tuple[int, int, int]) -> int:
-    """Counts what a network and its loss keep of an image for the backward pass, in 32 bits, without computing it.
+    """Counts what a network and its loss keep of an image for the backward pass, in 32 bits, without running it.
 
     Args:
-        network: The network, which moves to the device meta.
+        network: The network. It is moved to the device `meta`.
         size: Channels, height and width of the image.
 
     Returns:
-        The bytes.
+        The number of bytes.
     """
     network.to("meta")
     own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
@@ -42,15 +42,15 @@ def kept_bytes(network: nn.Module, size: tuple[int, int, int]) -> int:
 
 
 def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], folder: RunFolder) -> InputError | None:
-    """Says in one line what needs less memory, and what there is to go on with; None for errors of another kind.
+    """Explains in one line what needs less memory, and what to resume from; None for other kinds of errors.
 
     Args:
-        error: What has ended the training.
-        config: A value for every flag, `auto` replaced.
+        error: The error that has ended training.
+        config: A value for every flag, with `auto` replaced.
         folder: Folder of the run.
 
     Returns:
-        The error to end with.
+        The error to raise instead.
     """
     want = want_of_memory(error)
     if want is None:
@@ -60,20 +60,20 @@ def explain_want_of_memory(error: BaseException, config: Mapping[str, Any], fold
         parts = next(number for number in range(2, batch + 1) if batch % number == 0)
         needs_less.append(
             f"a --batch_size below {batch} ({batch // parts} with --accumulate_grad_batches "
-            f"{parts * config['accumulate_grad_batches']} for steps of as many images)"
+            f"{parts * config['accumulate_grad_batches']} for as many images per step)"
         )
-    # The validation sees whole images.
+    # Validation uses whole images, so smaller crops alone are not enough.
     needs_less.append("a smaller --image_size" + (" and --train_crop_size" if config["train_crop_size"] else ""))
     whole = config["precision"].startswith("32")
     if whole:
         needs_less.append("--precision bf16-mixed")
     *first, final = needs_less
-    text = f"{want}: less of it needs {', '.join([*first, f'or {final}' if first else final])}"
+    text = f"{want}: to use less, try {', '.join([*first, f'or {final}' if first else final])}"
     last = folder.checkpoints / "last.ckpt"
     if last.exists():
         text += (
-            f"; {last} is whole: the same flags with --resume {folder.path} go on where there is more memory"
-            f"{' or with --precision bf16-mixed' if whole else ''}, --checkpoint {last} starts from its weights with "
-            "other flags"
+            f"; {last} is intact: resume with the same flags and --resume {folder.path} where there is more memory"
+            f"{' or with --precision bf16-mixed' if whole else ''}, or start from its weights with other flags and "
+            f"--checkpoint {last}"
         )
     return InputError(text)

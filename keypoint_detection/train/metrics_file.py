@@ -1,4 +1,4 @@
-"""`metrics.csv` and `hparams.yaml` of a run, which survive a kill at any moment."""
+"""`metrics.csv` and `hparams.yaml` of a run; `metrics.csv` survives a kill at any moment."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pytorch_lightning.utilities import rank_zero_only
 from keypoint_detection.files import write_atomic
 
 STEP = "step"
-# How the names of the first columns begin, in their order.
+# Prefixes of the names of the first columns, in order.
 _FIRST = (STEP, "epoch", "learning_rate", "train/", "validation/")
 
 
 class MetricsFile(Logger):
-    """Writes a row whenever something is logged, at once, so that nothing waits in memory.
+    """Writes a row as soon as something is logged, so that nothing waits in memory.
 
-    Columns begin with what tells of the training, and those of one kind are sorted by name. A new one rewrites the
-    file, which is replaced as a whole.
+    The columns about training come first, and columns of one kind are sorted by name. A new column rewrites the file,
+    which is then replaced as a whole.
 
     Args:
         folder: Folder of the run.
-        first_step: Keep the rows of earlier steps that the file holds, and none of later ones: they were logged after
-            the checkpoint that the training goes on from, and are logged again.
+        first_step: The file keeps its rows of earlier steps. Its other rows are dropped: they were logged after the
+            checkpoint that the run resumes from, and will be logged again.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
@@ -39,12 +39,12 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """None of its own."""
+        """Empty: the folder alone names the run."""
         return ""
 
     @property
     def version(self) -> str:
-        """None of its own."""
+        """Empty: the folder alone names the run."""
         return ""
 
     @property
@@ -80,7 +80,7 @@ class MetricsFile(Logger):
             self._rewrite([*self._read(), row])
 
     def _read(self) -> list[dict[str, str]]:
-        """The rows so far, without a last one that was cut off in writing."""
+        """The rows so far, without a last row that was only partly written."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         return [{name: v for name, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
@@ -95,5 +95,5 @@ class MetricsFile(Logger):
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Sorts columns."""
+    """Sort key of a column."""
     return next((place for place, start in enumerate(_FIRST) if name.startswith(start)), len(_FIRST)), name

@@ -1,4 +1,4 @@
-"""The pictures that a training writes and logs: what it sees, and what it predicts.
+"""The pictures that training writes and logs: what the network sees, and what it predicts.
 
 B batch, C channels, H W image, h w heatmap.
 """
@@ -28,18 +28,19 @@ from keypoint_detection.train.callbacks import MetricsLogger, log_prefix
 from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
-# Share of a training's time that its pictures may take.
+# Share of the training time that pictures may take.
 PICTURES_SHARE = 0.01
-# Predicted heatmaps in one picture, about: with many channels it shows fewer images, or it would be slow and huge.
+# Approximate number of predicted heatmaps in one picture: with many channels, it shows fewer images, as it would
+# otherwise be slow and huge.
 HEATMAPS = 40
-# Of the picture of augmented images: images, versions of each, and width of each in pixels.
+# The picture of augmented images: number of images, versions of each, and width of each in pixels.
 IMAGES = 6
 VERSIONS = 3
 WIDTH = 320
 
 
 class AugmentationPicture(pl.Callback):
-    """Draws some training images with their labels, as the first epochs change and mix them."""
+    """Draws some training images with their labels, as augmented and mixed in the first epochs."""
 
     def __init__(self, path: Path, channel_names: list[str]) -> None:
         """Makes the callback.
@@ -53,7 +54,7 @@ class AugmentationPicture(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the picture, and logs it to wandb."""
-        if not trainer.is_global_zero or trainer.global_step > 0:  # a training that goes on has it
+        if not trainer.is_global_zero or trainer.global_step > 0:  # a resumed run already has it
             return
         dataset = trainer.datamodule.dataset("train")
         versions = VERSIONS if dataset.augmentation is not None else 1
@@ -72,14 +73,14 @@ class AugmentationPicture(pl.Callback):
 
 
 class HeatmapPictures(pl.Callback):
-    """Writes and logs pictures of some images at evaluations, as many as cost little of the time.
+    """Writes and logs pictures of some images at evaluations, but only as often as they cost little time.
 
-    They are from all over the set, since neighbours are often frames of one video. Of several processes, which would
-    have to wait for one another, the first one shows its first batch.
+    The images are spread over the whole set, since neighbours are often frames of one video. With several processes,
+    which would have to wait for one another, the first one shows images of its first batch instead.
 
     Args:
-        metrics: Says which validations evaluate.
-        folder: Where the pictures go.
+        metrics: Knows which validations compute the metrics.
+        folder: Where the pictures are saved.
         channel_names: Names of the channels.
         max_pictures: Maximum number of images that are drawn at an evaluation. With their heatmaps, it is at most 40
             divided by the number of channels, but at least one. 0 draws none.
@@ -93,7 +94,7 @@ class HeatmapPictures(pl.Callback):
         self.channel_names = channel_names
         self.max_pictures = max_pictures
         self._started = time.monotonic()
-        # Seconds for all pictures, for those of the latest evaluation, and of these for what they show.
+        # Seconds spent on all pictures, on those of the latest evaluation, and on choosing the images of the latter.
         self._drawing = self._latest = self._choosing = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -103,9 +104,9 @@ class HeatmapPictures(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
-        """Draws pictures at the first batch, unless they would take too long with these."""
+        """Draws pictures at the first batch, unless that would exceed their share of the time."""
         affordable = self._drawing + self._latest <= PICTURES_SHARE * (time.monotonic() - self._started)
-        # After the training, the best checkpoint is drawn in any case.
+        # After training, pictures of the best checkpoint are drawn in any case.
         if batch_idx == 0 and self.metrics.evaluates(trainer) and (affordable or trainer.state.fn != "fit"):
             shown = self._choose("validation", trainer, pl_module, outputs, batch)
             self._draw(log_prefix(trainer), trainer, pl_module, *shown)
@@ -121,7 +122,7 @@ class HeatmapPictures(pl.Callback):
     def _choose(
         self, stage: Stage, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Batch
     ) -> tuple[dict[str, Tensor], Batch]:
-        """What is to be drawn: images from all over the set and what is found in them, or the given batch."""
+        """What to draw: images from all over the set and the predictions for them, or the given batch."""
         start = time.monotonic()
         if trainer.world_size == 1 and self.max_pictures > 0:
             data, device = trainer.datamodule, pl_module.device
@@ -134,7 +135,7 @@ class HeatmapPictures(pl.Callback):
         return outputs, batch
 
     def _score_thresholds(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[float]:
-        """From which scores on a checkpoint of now would predict: those of its latest evaluation, if there was one."""
+        """The thresholds of a checkpoint written now: those of the latest evaluation, if there was one."""
         found = self.metrics.score_thresholds if trainer.state.fn == "fit" else None
         own = (pl_module.score_thresholds if found is None else found).cpu()
         return usable_thresholds(own, rounding_of(pl_module.score_thresholds.device.type)).tolist()

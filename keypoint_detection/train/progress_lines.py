@@ -1,4 +1,4 @@
-"""The progress of a training as lines: above a progress bar, and alone where that would fill a log file with itself."""
+"""Progress of training as lines: above the progress bar, or alone where a bar would flood a log file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _WITHIN_EPOCHS = 60.0
 
 
 def shows_bars() -> bool:
-    """Whether the output is one in which a progress bar replaces itself: a terminal or a notebook."""
+    """Whether a progress bar can overwrite itself in the output: in a terminal or a notebook."""
     return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 def loss_of_batch(trainer: pl.Trainer, outputs: Mapping[str, Tensor]) -> float:
-    """The loss of a training step, which Lightning has divided by the number of batches that share an update.
+    """The loss of a training batch, which Lightning has divided by the number of batches per optimiser step.
 
     Args:
         trainer: The trainer.
-        outputs: What Lightning passes on of the step. To read it waits for a GPU.
+        outputs: What Lightning passes to callbacks after the batch. Reading it waits for a GPU.
     """
     return float(outputs["loss"]) * trainer.accumulate_grad_batches
 
 
 class ProgressLines(pl.Callback):
-    """Prints a line after validations, at most every five seconds; without these and a bar, one a minute."""
+    """Prints a line after validations, at most every five seconds; between them, one a minute if there is no bar."""
 
     def __init__(self) -> None:
         self._started = self._printed = time.monotonic()
@@ -43,7 +43,7 @@ class ProgressLines(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Prints where a long epoch is."""
+        """Prints the progress of a long epoch."""
         if time.monotonic() - self._printed >= _WITHIN_EPOCHS and trainer.progress_bar_callback is None:
             loss = loss_of_batch(trainer, outputs)
             self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")

@@ -1,4 +1,4 @@
-"""What `auto` means: choices from the data and the device, each with its reason."""
+"""What `auto` means: choices based on the data and the device, each with its reason."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ from keypoint_detection.wording import counted
 
 Auto = Literal["auto"]
 
-# Sigma as a fraction of the longer side (see `flatness`), and its least in cells: below that a peak falls between them.
+# Sigma as a fraction of the longer side (see `flatness`), and its minimum in cells, so that no peak falls between them.
 SIGMA_FRACTION = 0.015
 SMALLEST_SIGMA_CELLS = 0.8
 # Two Gaussians this many sigmas apart still have two peaks.
 SIGMAS_PER_GAP = 3.0
 FEWEST_AUGMENTED = 10
-# Images of a batch on a CPU, and the pixels of a batch that are worth a step: of small images more are in it, since it
-# takes hardly longer with them (benchmarks/README.md).
+# Batch sizes on a CPU, and the pixels that make a batch worth a step: batches of small images have more of them, since
+# a step hardly takes longer with them (benchmarks/README.md).
 CPU_BATCHES = (4, 8, 16)
 FEWEST_PIXELS = 130_000
 GPU_BATCHES = (16, 8, 4, 2, 1)
-# Agreement of directions, in [0, 1], from which things count as having an upright, or an axis.
+# Agreement of directions, in [0, 1], from which objects count as having an upright direction, or an axis.
 SAME_WAY = 0.6
 SAME_AXIS = 0.5
-# The same of senses of rotation, from which mirrored images show what does not exist.
+# The same for senses of rotation, from which mirrored images would show objects that do not exist.
 SAME_HAND = 0.8
-# Where a mirrored copy of each image leaves no more than this share of either agreement, it has other labels.
+# If adding a mirrored copy of each image leaves at most this share of either agreement, mirrored labels would be wrong.
 LEFT_IN_MIRRORS = 0.8
-# Degrees of rotation where the labels tell nothing, and where they never turn.
+# Degrees of rotation if the labels indicate nothing, and if they never turn.
 UNKNOWN_ROTATION = 30.0
 SMALLEST_ROTATION = 15.0
-# Share of a training in which images are changed at random, where the labels hardly turn: it ends with images such as
-# will come, and finds their keypoints more exactly (benchmarks/README.md).
+# Share of the training in which images are augmented if the labels hardly turn. Training then ends on images like those
+# that the detector will be used on, and keypoints are located more exactly (benchmarks/README.md).
 AUGMENTED_SHARE = 0.7
-# Share of a training in which its images grow, see `Curriculum`.
+# Share of the training in which images grow, see `Curriculum`.
 GROWING_SHARE = 0.6
-# Where weights go on that know at least this share of the channels, small images and the full rate would undo what they
-# know: images do not grow then, and this is the factor of the rate (benchmarks/README.md).
+# If the initial weights know at least this share of the channels, small images and the full learning rate would undo
+# what they know. Images then do not grow, and the learning rate has this factor (benchmarks/README.md).
 KNOWN_SHARE = 0.5
 KNOWN_RATE = 1 / 3
 
 
 @dataclass(frozen=True)
 class Device:
-    """What trains.
+    """The device to train on.
 
     Attributes:
         kind: `cpu` or `gpu`.
         fast_bf16: Whether it is sure to be faster with bf16.
-        fitting: How many images fit into its memory, by stride, height and width; None if any number.
+        fitting: How many images fit into its memory, given stride, height and width; None for no limit.
     """
 
     kind: str
@@ -76,12 +76,11 @@ class Device:
 
 @dataclass
 class Recipe:
-    """The values that a training uses.
+    """The values that a training run uses.
 
     Attributes:
         image_size: `[height, width]` in pixels that images are letterboxed into, or None for their own sizes.
-        train_crop_size: `[height, width]` in pixels of the parts of larger training images that are shown at a time, or
-            None for whole images.
+        train_crop_size: `[height, width]` of training crops in pixels of the network's input, or None for whole images.
         heatmap_stride: Pixels of the network's input per cell of a heatmap.
         heatmap_sigma: Standard deviation of the Gaussians in pixels of the network's input.
         batch_size: Images per step and process.
@@ -90,10 +89,10 @@ class Recipe:
         rotation: Largest rotation of training images in degrees.
         horizontal_flip: Probability of mirroring left and right.
         vertical_flip: Probability of mirroring top and bottom.
-        augmented_share: Share of the training in which images are changed at random.
+        augmented_share: Share of the training in which images are augmented at random.
         progressive_resizing: Share of the training in which images grow.
-        augment_train: Whether training images are changed at random.
-        reasons: Why `auto` chose what it chose, by name.
+        augment_train: Whether training images are augmented at random.
+        reasons: Why `auto` chose what it chose, by flag name.
     """
 
     image_size: list[int] | None
@@ -143,11 +142,11 @@ def choose_recipe(
 
     Args:
         annotations: The training images.
-        sizes: `(N, 2)` int width and height of their files; 0 where the header was not read.
-        device: What trains.
-        flip_pairs: Channels that change places in a mirrored image, see `Augmentation`.
-        trained_channels: Names of the channels that the weights which the training starts from have learnt.
-        by_heart: Whether all training images are also those to validate on.
+        sizes: `(N, 2)` int width and height of their files; 0 if the header was not read.
+        device: The device to train on.
+        flip_pairs: Channels that swap in a mirrored image, see `Augmentation`.
+        trained_channels: Names of the channels that the initial weights have learnt.
+        by_heart: Whether all training images are also validation images.
         image_size: Size in pixels to fit images into: 256, or "256 320" (height width). Their aspect ratio is
             kept; none keeps every image at its own size.
         train_crop_size: Size of training crops, in pixels of the network's input. Larger training images are shown one
@@ -177,15 +176,15 @@ def choose_recipe(
         The values.
 
     Raises:
-        InputError: If a size cannot be read, sigma is larger than the images, or the pairs do not fit the channels.
+        InputError: If a size cannot be parsed, sigma is larger than the images, or the pairs do not fit the channels.
     """
     choices = Choices()
     goes_on, start = _start(annotations.channel_names, trained_channels)
     turns = _turns(annotations, sizes, flip_pairs)
     by_heart = by_heart and len(annotations) < FEWEST_AUGMENTED
-    reason = f"for {counted(len(annotations), 'image')}" + (", which all validate too" if by_heart else "")
+    reason = f"for {counted(len(annotations), 'image')}" + (", all of them validation images too" if by_heart else "")
     augmented = choices.choose("augment_train", augment_train, not by_heart, reason)
-    # Without any changes at random, how large they were is no news.
+    # Without augmentation, its settings are not worth logging.
     change = partial(choices.choose, is_news=augmented)
     across = extents(annotations, sizes)
     in_parts = train_crop_size not in (None, "none")
@@ -193,7 +192,7 @@ def choose_recipe(
     crop, longer, shorter = choose_crop(choices, train_crop_size, longer, shorter, across, device.kind)
     gap = keypoint_gap(annotations, sizes, tuple(size) if size else None)
     near = f", and neighbours of one channel are {gap:.1f} px apart" if math.isfinite(gap) else ""
-    reason = f"the shorter side of the {'parts' if crop else 'images'} is then {shorter} px{near}"
+    reason = f"the shorter side of the {'crops' if crop else 'images'} is then {shorter} px{near}"
     stride = choices.choose("heatmap_stride", heatmap_stride, choose_stride(shorter, gap), reason)
     side = round(longer / flatness(np.array([[longer, shorter]])))
     sigma = round(max(min(SIGMA_FRACTION * side, gap / SIGMAS_PER_GAP), SMALLEST_SIGMA_CELLS * stride), 2)
@@ -201,7 +200,7 @@ def choose_recipe(
     sigma = choices.choose("heatmap_sigma", heatmap_sigma, sigma, reason)
     if heatmap_sigma != "auto" and sigma > longer:
         raise InputError(
-            f"--heatmap_sigma {sigma:g}: expected at most {longer}, the longer side in pixels of what the network sees"
+            f"--heatmap_sigma {sigma:g}: expected at most {longer}, the longer side of the network's input in pixels"
         )
     most = device.fitting(stride, shorter, longer) if device.fitting and batch_size == "auto" else math.inf
     batch = choices.choose("batch_size", batch_size, *_batch_size(device.kind, shorter, longer, most))
@@ -227,10 +226,10 @@ def choose_recipe(
 
 
 def _batch_size(kind: str, shorter: int, longer: int, most: float) -> tuple[int, str]:
-    """How many images of so many pixels are in a batch, and why."""
+    """The batch size for images of this size, and why."""
     if kind != "cpu":
         batch = next((size for size in GPU_BATCHES if size <= most), GPU_BATCHES[-1])
-        fewer = f", whose memory has room for {int(most)} of {shorter}x{longer} px" if batch < GPU_BATCHES[0] else ""
+        fewer = f", with memory for {int(most)} images of {shorter}x{longer} px" if batch < GPU_BATCHES[0] else ""
         return batch, f"the device is {kind}{fewer}"
     enough = (size for size in CPU_BATCHES if size * shorter * longer >= FEWEST_PIXELS)
     return next(enough, CPU_BATCHES[-1]), f"for images of {shorter}x{longer} px on the {kind}"
@@ -242,11 +241,11 @@ def _precision(device: Device) -> tuple[str, str]:
         return "bf16-mixed", "the tensor cores of the GPU are made for it"
     if device.kind == "cpu":
         return "32-true", "some CPUs are faster with bf16, others many times slower"
-    return "32-true", "of GPUs, only NVIDIA's from Ampere on are sure to be faster with bf16"
+    return "32-true", "only NVIDIA GPUs from Ampere on are sure to be faster with bf16"
 
 
 def _start(channels: Sequence[str], trained: Sequence[str]) -> tuple[bool, str]:
-    """Whether trained weights go on that know most of the channels, and what the training starts from."""
+    """Whether the initial weights know enough of the channels to fine-tune gently, and a description of them."""
     if not trained:
         return False, "from new weights"
     known = sum(name in trained for name in channels)
@@ -255,7 +254,7 @@ def _start(channels: Sequence[str], trained: Sequence[str]) -> tuple[bool, str]:
 
 
 class _Turns(NamedTuple):
-    """Rotation in degrees, probabilities of flips, share of the training with changes, the reason, more of flips."""
+    """Rotation in degrees, probabilities of flips, share of the training with augmentation, and the reasons."""
 
     rotation: float
     horizontal_flip: float
@@ -267,7 +266,7 @@ class _Turns(NamedTuple):
 
 
 def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequence[str]) -> _Turns:
-    """How the training images may be turned, told from the directions in their labels."""
+    """How far training images may be rotated and flipped, judging by the directions in their labels."""
     without = sides_without_partner(annotations.groups, flip_pairs)
     found = measure_orientation(annotations, sizes, mirror_permutation(annotations.groups, flip_pairs))
     others = found is not None and (
@@ -276,13 +275,13 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequen
     )
     of_mirrors = ""
     if without:
-        of_mirrors = f", but {', '.join(without)} have no certain partner to trade places with in mirrored images"
+        of_mirrors = f", but {', '.join(without)} have no certain partner to swap with in mirrored images"
     elif others:
         of_mirrors = ", but in mirrored images they would lie the other way round"
     flip, of_mirrors = (0.0, f"{of_mirrors} (see --flip_pairs)") if of_mirrors else (0.5, "")
     if found is None or not (found.direction >= SAME_WAY or found.axis >= SAME_AXIS or found.steady):
-        caution = of_mirrors or "; take 0 where a mirrored image would have other labels"
-        return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels tell no direction", caution)
+        caution = of_mirrors or "; use 0 if mirrored labels would be wrong"
+        return _Turns(UNKNOWN_ROTATION, flip, 0.0, 1.0, "the labels indicate no direction", caution)
     if found.direction >= SAME_WAY:
         spread = _spread(found.direction)
         text = f"the directions in the labels vary by {counted(round(spread), 'degree')}"
@@ -292,9 +291,9 @@ def _turns(annotations: Annotations, sizes: np.ndarray, flip_pairs: str | Sequen
         spread = _spread(found.axis) / 2
         text = f"the labels point along one axis, both ways, and vary by {counted(round(spread), 'degree')}"
         return _Turns(max(SMALLEST_ROTATION, spread), flip, flip, 1.0, text, of_mirrors, of_mirrors)
-    return _Turns(180.0, flip, 0.0, 1.0, "the labels point every way", of_mirrors)
+    return _Turns(180.0, flip, 0.0, 1.0, "the labels point in all directions", of_mirrors)
 
 
 def _spread(agreement: float) -> float:
-    """Circular standard deviation, in degrees rounded to whole ones, of directions with a mean of this length."""
+    """Circular standard deviation, rounded to whole degrees, of directions whose mean vector has this length."""
     return float(round(math.degrees(math.sqrt(-2 * math.log(min(agreement, 1.0))))))

@@ -1,4 +1,4 @@
-"""What Lightning leaves out of its checkpoints: random states, and the values that others go by."""
+"""What Lightning leaves out of its checkpoints: random states, and the logged values that schedules depend on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 class ResumeState(pl.Callback):
     """Saves the states of all random generators and the latest logged values, and restores them when training starts.
 
-    All processes draw the same numbers (data is drawn by seed, image and epoch), so that one state serves them all.
+    All processes draw the same numbers (what is drawn for data depends only on seed, image and epoch), so one state
+    serves them all.
     """
 
     def __init__(self) -> None:
@@ -21,7 +22,7 @@ class ResumeState(pl.Callback):
         self._loaded: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the trainer, whose values are saved."""
+        """Remembers the trainer, whose values are saved."""
         self._trainer = trainer
 
     def state_dict(self) -> dict[str, Any]:
@@ -37,29 +38,29 @@ class ResumeState(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the states until everything else is set up, which draws numbers too."""
+        """Keeps the states until everything else is set up, since that draws random numbers too."""
         self._loaded = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restores the states."""
         if self._loaded is None:
             return
-        pl_module.on_train_epoch_start()  # freezes the encoder; Lightning leaves it out where an epoch goes on
+        pl_module.on_train_epoch_start()  # freezes the encoder; Lightning skips it when it resumes within an epoch
         state, self._loaded = self._loaded, None
         random.setstate(state["python"])
         np.random.set_state(state["numpy"])
         torch.set_rng_state(state["torch"])
         device = trainer.strategy.root_device
         if state["cuda"] and device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"][0], device)  # the first one's, as this process would have drawn
+            torch.cuda.set_rng_state(state["cuda"][0], device)  # the first process's, equal to what this one had
         values = {name: torch.tensor(value, device=device) for name, value in state["metrics"].items()}
-        trainer.callback_metrics.update(values)  # a plateau looks at them where the epoch was validated before
+        trainer.callback_metrics.update(values)  # for a plateau schedule, if the epoch was already validated
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Puts right what Lightning leaves out in the first epoch after a resumption."""
-        trainer.fit_loop._restarting = False  # a plateau schedule makes its step after this epoch, too
-        # After a start between two epochs, it does not count the next one as begun: a checkpoint of its middle would
-        # then go on from its start.
+        """Corrects what Lightning omits in the first epoch after resuming."""
+        trainer.fit_loop._restarting = False  # so that a plateau schedule makes its step after this epoch too
+        # When Lightning resumes between two epochs, it does not count the next one as started. A run that resumes from
+        # a checkpoint in the middle of that epoch would then repeat it from its start.
         epochs = trainer.fit_loop.epoch_progress
         for progress in (epochs.total, epochs.current):
             progress.ready = progress.started = progress.completed + 1

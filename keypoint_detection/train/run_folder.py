@@ -1,4 +1,4 @@
-"""The folder of one run: its place and its provenance."""
+"""The folder of one run: its location and its provenance."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.files import make_folder, write_atomic
 from keypoint_detection.wording import command_line
 
-# Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script, at
-# a later second.
+# Tells the processes that Lightning starts for the other ranks where the run's folder is: they run the same script
+# later, and would choose another name.
 RUN_DIR_VARIABLE = "KEYPOINT_DETECTION_RUN_DIR"
-# Where torchrun, and srun of SLURM, say how many processes they have started.
+# Environment variables in which torchrun and SLURM's srun say how many processes they have started.
 NUMBERS_OF_PROCESSES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-# What the end of a training writes, the curves first.
+# What is written at the end of a training run, the curves first.
 CURVES_FILE = "curves.png"
 REPORT_FILE = "report.html"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "wandb", "numpy", "pillow")
@@ -35,8 +35,8 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: The folder. It exists once `make` was called.
-        is_new: Whether it was made when it was chosen.
+        path: The folder. It exists once `make` has been called.
+        is_new: Whether `choose` has created it.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class RunFolder:
 
     @classmethod
     def choose(cls, run_dir: str | None = None, name: str | None = None) -> RunFolder:
-        """Chooses the folder of a run. A new one is made, so that no other training chooses it; a given one is not.
+        """Chooses the folder of a run. A new one is created, so that no other run chooses it; a given one is not.
 
         Args:
             run_dir: Folder of the run; by default a new `runs/<time>-<name>`.
@@ -54,12 +54,12 @@ class RunFolder:
             The folder.
 
         Raises:
-            InputError: If several processes that were started at once would have to choose.
+            InputError: If no folder is given and each of several processes would have to choose one.
         """
         started_by_rank_zero = int(os.environ.get("LOCAL_RANK", "0")) > 0
         given = run_dir or (os.environ.get(RUN_DIR_VARIABLE) if started_by_rank_zero else None)
         if given is None and any(int(os.environ.get(name, "1")) > 1 for name in NUMBERS_OF_PROCESSES):
-            raise InputError("--run_dir: expected a folder, because each process would choose another one")
+            raise InputError("--run_dir: expected a folder, because each process would choose a different one")
         if given is None:
             label = re.sub(r"[^\w.-]+", "-", name or "keypoints")
             return cls(_make_unused(Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{label}"), is_new=True)
@@ -67,48 +67,48 @@ class RunFolder:
 
     @contextlib.contextmanager
     def removed_if_refused(self) -> Iterator[None]:
-        """Removes a folder that was made when it was chosen, if the training cannot be set up."""
+        """Removes a folder that `choose` has created, if training cannot be set up."""
         try:
             yield
         except InputError:
             if self.is_new:
-                with contextlib.suppress(OSError):  # e.g. a folder with other runs
+                with contextlib.suppress(OSError):  # e.g. the parent holds other runs
                     self.path.rmdir()
                     self.path.parent.rmdir()
             raise
 
     def refuse_used(self) -> None:
-        """Refuses a folder whose checkpoints a new training would overwrite.
+        """Refuses a folder whose checkpoints a new training run would overwrite.
 
         Raises:
-            InputError: If it holds some.
+            InputError: If it holds any.
         """
         checkpoint = next(self.checkpoints.glob("*.ckpt"), None)
         if checkpoint:
             last = (self.checkpoints / "last.ckpt").exists()
-            goes_on = f"; the flags of that training with --resume {self.path} go on with it" if last else ""
+            advice = f"; resume that run with its flags and --resume {self.path}" if last else ""
             raise InputError(
-                f"--run_dir {self.path}: holds a training already ({checkpoint.relative_to(self.path)}), expected a "
-                f"new folder{goes_on}"
+                f"--run_dir {self.path}: already holds a training run ({checkpoint.relative_to(self.path)}), expected "
+                f"a new folder{advice}"
             )
 
     @property
     def requeued(self) -> list[Path]:
-        """Checkpoints that Lightning has written where SLURM announced to stop the job and start it again."""
+        """Checkpoints that Lightning wrote when SLURM announced that it would requeue the job."""
         return list(self.path.glob("hpc_ckpt_*.ckpt"))
 
     @property
     def latest_checkpoint(self) -> Path:
-        """The checkpoint to go on from; `last.ckpt` where there is none."""
+        """The checkpoint to resume from; the path of `last.ckpt` if there is none."""
         last = self.checkpoints / "last.ckpt"
         found = [path for path in (last, *self.requeued) if path.exists()]
         return max(found, key=lambda path: path.stat().st_mtime, default=last)
 
     def make(self) -> None:
-        """Makes the folder and checks that it can be written to.
+        """Creates the folder and checks that it is writable.
 
         Raises:
-            InputError: If it cannot.
+            InputError: If it is not.
         """
         for folder in (self.path, self.checkpoints, self.pictures):
             make_folder(folder, f"--run_dir {self.path}")
@@ -125,7 +125,7 @@ class RunFolder:
         return self.path / "pictures"
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file whole or not at all.
+        """Writes a JSON file, whole or not at all.
 
         Args:
             name: Name of the file in the run's folder.
@@ -134,16 +134,16 @@ class RunFolder:
         write_atomic(self.path / name, json.dumps(content, indent=1, default=str) + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """Reads a JSON file of the run's folder, or returns None if there is none."""
+        """Reads a JSON file in the run's folder, or returns None if there is no such file."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def write_record(self, record: Mapping[str, Any], goes_on: bool) -> None:
-        """Writes `run.json`. A training that goes on keeps what is there, and adds itself.
+        """Writes `run.json`. A resumed run keeps what is there, and adds its own record.
 
         Args:
-            record: Where the training came from.
-            goes_on: Whether it goes on with one that was interrupted.
+            record: Provenance of the run.
+            goes_on: Whether it resumes an interrupted run.
         """
         before = self.read_json("run.json") if goes_on else None
         if before:
@@ -158,10 +158,10 @@ class RunFolder:
 
 
 def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
-    """What is needed to say later where a run came from.
+    """Collects what is needed to tell later how a run was produced.
 
     Args:
-        fingerprints: Fingerprint of each data set by its name.
+        fingerprints: Fingerprint of each data set, by name.
 
     Returns:
         Versions, git revision, command line, machine and data set fingerprints.
@@ -186,7 +186,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Revision of the folder that the training was started from, `-dirty` if it has changes, None outside of git."""
+    """Git revision of the working directory, with `-dirty` if it has changes; None outside a repository."""
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -198,13 +198,13 @@ def _git_revision() -> str | None:
 
 
 def _make_unused(path: Path) -> Path:
-    """Makes the path, or the first of `path-2`, `path-3`, ... that does not exist; `make` tells where none can be."""
+    """Creates the path, or the first of `path-2`, `path-3`, ... that does not exist; `make` reports any errors."""
     candidate, number = path, 1
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                candidate.mkdir()  # not only looked for: another training may choose at the same time
+                candidate.mkdir()  # just checking would not do: another run may choose at the same time
                 break
             except FileExistsError:
                 number += 1

@@ -1,4 +1,4 @@
-"""The evaluation of the weights that a training starts from, which may be better than all that it comes to."""
+"""Evaluation of the weights that a training run starts from, which may be better than all later ones."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class StartEvaluation(pl.Callback):
-    """Evaluates before the first step, as after any other, so that the best checkpoint may be the weights as they were.
+    """Evaluates before the first step, as after later ones, so that the initial weights may become the best checkpoint.
 
-    A short training on a few images may overfit from its first evaluation on, and would else end with a checkpoint that
-    is worse than what it started from. It runs once all else has begun, and before the clocks of the first epoch.
+    A short training run on a few images may overfit before its first evaluation, and would otherwise end with a
+    checkpoint that is worse than what it started from. The evaluation takes place once everything is set up, before the
+    clocks of the first epoch start.
 
     Args:
-        row: Takes what is logged of the evaluation.
+        row: Collects what the evaluation logs.
     """
 
     def __init__(self, row: EvaluationRow) -> None:
@@ -33,18 +34,18 @@ class StartEvaluation(pl.Callback):
         if trainer.global_step > 0:
             return
         self.row.checkpoint_epoch = START_EPOCH
-        trainer.validating = True  # and back, as Lightning does around the validations within a training
-        with isolate_rng():  # the training draws the same numbers as without it
+        trainer.validating = True  # and back afterwards, as Lightning does for validations during training
+        with isolate_rng():  # so that training draws the same numbers as without this evaluation
             trainer.fit_loop.epoch_loop.val_loop.run()
         trainer.training = True
         self.row.checkpoint_epoch = None
         mean_ap = float(trainer.callback_metrics.get(MONITOR, math.nan))
         if trainer.is_global_zero and not math.isnan(mean_ap):
-            logger.info("the weights of --checkpoint have a mean AP of %.3f before the training", round(mean_ap, 6))
+            logger.info("the weights of --checkpoint have a mean AP of %.3f before training", round(mean_ap, 6))
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the epoch that is logged, where Lightning has that which follows."""
+        """Writes the logged epoch instead of Lightning's, which is the next one."""
         if self.row.checkpoint_epoch is not None:
             checkpoint["epoch"] = self.row.checkpoint_epoch

@@ -1,4 +1,4 @@
-"""Where the time of a training goes, and what makes it wait less for its data."""
+"""Where the time of a training run goes, and how to wait less for data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from keypoint_detection.data.loading import device_type, usable_cores
 
 
 class TimeShares(pl.Callback):
-    """Measures which share of the training went to waiting for data, to the steps, to evaluation and to all else.
+    """Measures the shares of time for waiting for data, for steps, for evaluation and for everything else.
 
-    All else is what happens between epochs, such as saving checkpoints. The end of a step is the end of its optimizer
-    step on the host. On a GPU the queue of kernels runs behind, so that waiting for data is only counted where the host
-    itself waits.
+    Everything else happens between epochs, such as saving checkpoints. A step ends when its optimiser step ends on the
+    host. A GPU lags behind with its queue of kernels, so waiting for data only counts if the host itself waits.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,7 @@ class TimeShares(pl.Callback):
         self._mark = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends what came between two epochs."""
+        """Ends the time between two epochs."""
         self._lap("other")
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -64,8 +63,8 @@ class TimeShares(pl.Callback):
         """One line with the shares.
 
         Args:
-            advice: What makes it less where the data takes more than 15 %, of half a minute of training at least: in
-                less, much of it is what an epoch costs, however its data is loaded.
+            advice: How to wait less for data. It is added if data takes more than 15 % of the time and training at
+                least half a minute: in less, much of the wait is a fixed cost of each epoch, however data is loaded.
 
         Returns:
             The line.
@@ -83,14 +82,14 @@ class TimeShares(pl.Callback):
 
 
 def advise(loader: DataLoader, trainer: pl.Trainer) -> str:
-    """What makes a training wait less for its data.
+    """How to wait less for data.
 
     Args:
-        loader: Of its images.
-        trainer: Which knows the device.
+        loader: The loader of the training images.
+        trainer: The trainer, which knows the device.
 
     Returns:
-        The ways that are left, as flags; nothing where there is none.
+        The remaining options, as flags; empty if there are none.
     """
     ways = []
     if device_type(trainer) != "cpu" or usable_cores() > loader.num_workers + min(2, torch.get_num_threads()):

@@ -60,8 +60,8 @@ def fit(**hyperparameters: Any) -> TrainingResult:
     """Trains a detector, as the command line does.
 
     Args:
-        **hyperparameters: The flags of `keypoint-detection train -h` by name. An unknown name is an error. Paths are
-            text or `os.PathLike`, and numpy's numbers and arrays stand for Python's own.
+        **hyperparameters: The flags of `keypoint-detection train --help_all`, by name. An unknown name is an error.
+            Paths are text or `os.PathLike`; numpy's numbers and arrays are converted to Python's own.
 
     Returns:
         The detector with its best weights, its metrics and the folder of its run.
@@ -74,7 +74,7 @@ def fit(**hyperparameters: Any) -> TrainingResult:
 
 
 def _as_typed(value: Any) -> Any:
-    """A value as the parser takes it, which knows what could be typed."""
+    """A value in the form that the parser accepts: what could be typed on a command line or in YAML."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic | np.ndarray):
@@ -91,7 +91,7 @@ def train(config: dict[str, Any]) -> TrainingResult:
     Returns:
         See `fit`.
     """
-    # Reading a large data set first would be a long wait for these errors.
+    # These errors should not have to wait until a large data set has been read.
     check_setup(config)
     check_values(config)
     check_login(config["wandb_mode"])
@@ -99,13 +99,13 @@ def train(config: dict[str, Any]) -> TrainingResult:
     with _torch_as_started(), FolderLock() as lock:
         named = call(named_folder, config)
         if named:
-            lock.take(named.path)  # before its checkpoint is looked for, of which there may be a newer one later
+            lock.take(named.path)  # before looking for its checkpoint, which another process might still replace
         return _train(config, lock)
 
 
 @contextmanager
 def _torch_as_started() -> Iterator[None]:
-    """Gradients, and float32 for what is new: the caller may predict without the former, or compute in float64."""
+    """Turns gradients on and makes float32 the default type, in case the caller has changed either."""
     number = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -116,18 +116,18 @@ def _torch_as_started() -> Iterator[None]:
 
 
 def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
-    """Trains in a folder, which is locked once it is there."""
+    """Trains in a folder, which is locked as soon as it exists."""
     interrupted = call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())
     elif config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
-    # A training that goes on has all that it took over, and its source may be gone.
+    # The checkpoint of a resumed run has all the weights that it started from, whose file may no longer exist.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
     trained = find_trained_weights(source)
     if trained:
         config = trained.inherit(config)
-    if interrupted:  # before labels are read, which other channels would have changed
+    if interrupted:  # before the labels are read, since other channels would change them
         interrupted.check(config, flags.learning_flags() - flags.automatic_flags())
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
@@ -139,7 +139,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     is_trained = trained.load(detector) if trained and not interrupted else False
-    # A new folder is made as late as possible: bad input should leave nothing behind.
+    # A new folder is created as late as possible: bad input should leave nothing behind.
     folder = interrupted.folder if interrupted else call(RunFolder.choose, config, name=config["wandb_name"])
     with folder.removed_if_refused():
         callbacks = build_callbacks(config, folder, channels, is_trained)
@@ -156,11 +156,11 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     lock.take(folder.path)
     check_space(folder, detector, config["save_top_k"])
     csv_logger, wandb_logger = _start_records(config, folder, datamodule.split, recipe.reasons, interrupted)
-    if not trainer.fast_dev_run:  # which logs nothing
+    if not trainer.fast_dev_run:  # with it, nothing is logged
         trainer.loggers = [csv_logger, wandb_logger] if wandb_logger else [csv_logger]
     checkpoint = str(interrupted.checkpoint) if interrupted else None
     if trainer.strategy.root_device.type == "cpu":
-        keep_freed_memory(*TRAINING)  # not before, so that what reading the labels took goes back to the system
+        keep_freed_memory(*TRAINING)  # not earlier, so that the memory for reading labels goes back to the system
     try:
         with tf32_products(trainer.strategy.root_device):
             with stops_when_terminated(trainer):
@@ -186,7 +186,7 @@ def _start_records(
     reasons: dict[str, str],
     interrupted: Resumed | None,
 ) -> tuple[MetricsFile, WandbLogger | None]:
-    """Writes what is known of a training at its start into its folder, and makes its loggers."""
+    """Writes what is known about a run at its start to its folder, and makes its loggers."""
     if rank_zero_only.rank == 0:
         folder.write_json(SPLIT_FILE, split)
     resume_id = interrupted.wandb_id if interrupted else None
@@ -194,34 +194,34 @@ def _start_records(
     record = provenance(split["fingerprints"])
     wandb_id = wandb_logger.experiment.id if wandb_logger else None
     if rank_zero_only.rank == 0:
-        # hparams.yaml is for people: Lightning writes it in Python's own types, and in place.
+        # hparams.yaml is for people: Lightning writes Python's own types to it, and not atomically.
         record |= {"chosen": reasons, "wandb_id": wandb_id, "flags": config}
         folder.write_record(record, goes_on=interrupted is not None)
     csv_logger = MetricsFile(folder.path, first_step=interrupted.step if interrupted else 0)
-    # What another file said is among the flags, so that this one may be the next --config.
+    # The flags already include those of a --config, so that this file can be the next --config by itself.
     csv_logger.log_hyperparams({name: value for name, value in config.items() if name != "config"})
     return csv_logger, wandb_logger
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
-    """Whether it is what Ctrl-C raises, or the exit that Lightning makes of that."""
+    """Whether it is what Ctrl-C raises, or the exit into which Lightning turns that."""
     return isinstance(error, KeyboardInterrupt) or (
         type(error) is SystemExit and isinstance(error.__context__, KeyboardInterrupt)
     )
 
 
 def _how_to_go_on(folder: RunFolder, callbacks: Sequence[pl.Callback], interrupted: Resumed | None) -> str:
-    """Names what to resume, where there is a checkpoint of this training; in the first process alone."""
+    """Says how to resume if this run has a checkpoint; only in the first process."""
     last = next(callback for callback in callbacks if isinstance(callback, LastCheckpoint))
     told = rank_zero_only.rank == 0 and (interrupted or last.exists)
-    return f"interrupted: the same flags with --resume {folder.path} go on" if told else "interrupted"
+    return f"interrupted: resume with the same flags and --resume {folder.path}" if told else "interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains with the flags of a command line, and the parameters of a wandb sweep over them.
+    """Trains with the flags of a command line, which the parameters of a wandb sweep override.
 
     Args:
-        arguments: The flags; those of the process where none are given.
+        arguments: The flags; by default those of the process.
 
     Returns:
         The exit code.

@@ -1,4 +1,4 @@
-"""What a training comes to: the detector, its numbers, and what to tell the user."""
+"""The result of a training run: the detector, its metrics, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from keypoint_detection.wording import cells, padded
 
 @dataclass
 class TrainingResult:
-    """What a training returns.
+    """The result of a training run.
 
     Attributes:
         detector: The detector with the best weights, in evaluation mode, on the CPU.
         run_dir: Folder of the run.
         best_checkpoint: The latest checkpoint whose mean AP on the validation set is within a hundredth of the highest;
-            `last.ckpt` where no evaluation saw a true keypoint.
+            `last.ckpt` if no evaluation saw a true keypoint.
         metrics: Losses and metrics of the best checkpoint by name: `best/...` on the validation set, `test/...` on the
             test set, if there is one.
-        threshold_distances: Distances at which the average precision was computed.
+        threshold_distances: Distances at which average precision was computed.
         threshold_unit: Unit of these and of the errors: `pixel`, or `image` for fractions of the image's diagonal.
-        origin: Which epoch the best checkpoint is from, as text; none where it is the last.
+        origin: Which epoch `best.ckpt` is from, as text; empty if the checkpoint is `last.ckpt`.
     """
 
     detector: KeypointDetector = field(repr=False)
@@ -37,14 +37,14 @@ class TrainingResult:
     origin: str = ""
 
     def table(self) -> str:
-        """The average precision per channel and threshold distance of each evaluated set, as text."""
+        """Average precision per channel and threshold distance on each evaluated set, as text."""
         sets = {"best": "validation set", "test": "test set"}
         stages = [stage for stage in sets if f"{stage}/meanAP" in self.metrics]
         checkpoint = f"{self.best_checkpoint.stem} checkpoint"
         return "\n\n".join(self._table(stage, f"{sets[stage]}, {checkpoint}") for stage in stages)
 
     def where_to_look(self) -> str:
-        """Which files of the run to open, as text."""
+        """The files of the run to open and to use, as text."""
         report = self.run_dir / REPORT_FILE
         in_browser = f"{report} in a browser, " if report.exists() else ""
         profiles = [f"            {path}" for path in sorted(self.run_dir.glob("*profile*.txt"))]
@@ -71,7 +71,7 @@ class TrainingResult:
         farthest = f"{max(self.threshold_distances):g} {unit}".strip()
         mean = self.metrics[f"{stage}/meanAP"]
         of_all = "" if math.isnan(mean) else f", mean AP {mean:.3f}"
-        legend = f"Average precision {where}, and median error of what is found within {farthest}: {title}{of_all}"
+        legend = f"Average precision {where}, and median error of detections within {farthest}: {title}{of_all}"
         rows = [legend, header, "-" * len(header)]
         for name in [*names, None]:
             kind = "meanAP" if name is None else "AP"

@@ -1,4 +1,4 @@
-"""What can be known about wandb before a run is started: what was asked for, whether there is a login, and a server."""
+"""What can be known about wandb before a run starts: the requested mode, and whether there are a login and a server."""
 
 import http.client
 import os
@@ -15,7 +15,7 @@ from keypoint_detection.wording import first_line
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
-# What WANDB_MODE may say (`dryrun` and `run` are its older names), and what that means here.
+# Values of WANDB_MODE (`dryrun` and `run` are older names), and what they mean here.
 ENVIRONMENT_MODES = {
     "online": "online",
     "run": "online",
@@ -26,7 +26,7 @@ ENVIRONMENT_MODES = {
 
 
 def requested_mode(wandb_mode: WandbMode) -> WandbMode:
-    """The explicit wish: the argument, else WANDB_MODE, else what `wandb offline` or `wandb disabled` stored."""
+    """The requested mode: the argument, else WANDB_MODE, else what `wandb offline` or `wandb disabled` has stored."""
     environment = os.environ.get("WANDB_MODE")
     if environment is not None and environment not in ENVIRONMENT_MODES:
         raise InputError(f"WANDB_MODE is {environment!r}, expected one of {', '.join(ENVIRONMENT_MODES)}")
@@ -41,7 +41,7 @@ def requested_mode(wandb_mode: WandbMode) -> WandbMode:
 
 
 def check_login(wandb_mode: WandbMode) -> None:
-    """Checks what `create_wandb_logger` would find at once, for the time before the data is read.
+    """Checks the login as `create_wandb_logger` does, but before the data is read.
 
     Args:
         wandb_mode: See `create_wandb_logger`.
@@ -56,13 +56,13 @@ def check_login(wandb_mode: WandbMode) -> None:
 
 
 def not_online(trouble: str) -> InputError:
-    """The error of a run that has to be online and cannot be."""
+    """The error for a run that has to be online and cannot be."""
     return InputError(f"wandb mode is 'online', but {trouble}; expected a login and a server, or another mode")
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that has the run."""
-    # Before the strategy starts, Lightning takes the first process of every node for rank zero.
+    """Whether this is the process that owns the run."""
+    # Before the strategy starts, Lightning considers the first process of every node rank zero.
     return rank_zero_only.rank == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
@@ -76,9 +76,9 @@ def login_trouble() -> str | None:
 
 
 def server_trouble(timeout: float) -> str | None:
-    """Why wandb's server cannot be reached; None if anything answers there.
+    """Why wandb's server cannot be reached; None if anything answers.
 
-    `wandb.init` finds out as well, but takes three retries of 5 s before its own timeout even starts.
+    `wandb.init` would find out too, but makes three retries of 5 s before its own timeout even starts.
     """
     url = wandb.setup().settings.base_url
     try:
@@ -87,7 +87,7 @@ def server_trouble(timeout: float) -> str | None:
         return None  # an answer, if not a good one
     except OSError as error:
         reason = getattr(error, "reason", error)
-        # Certificates are wandb's own matter: its client may know more of them.
+        # Certificates are left to wandb, whose client may know more of them.
         return None if isinstance(reason, ssl.SSLError) else f"{url} cannot be reached ({reason})"
     except http.client.HTTPException:
         return None

@@ -1,6 +1,6 @@
-"""Starts the wandb run of a training, and ends it, whatever state login, network and server are in.
+"""Starts and ends the wandb run of a training run, whatever state login, network and server are in.
 
-The rules: never wait for a prompt, never let an absent server stop a training that did not insist on it, keep
+The rules: never wait for a prompt, never let a missing server stop a training run that does not require it, keep
 everything in the run's folder, and say in one line what happened and how to upload later.
 """
 
@@ -29,24 +29,24 @@ from keypoint_detection.train.wandb_connection import (
 )
 from keypoint_detection.wording import first_line
 
-# The parts of wandb's service that upload, as its own log names them.
+# The parts of wandb's service that upload, as named in its own log.
 UPLOADING_PARTS = ("filestream:", "runupserter:", "runfiles:", "fileTransfer:", "artifact")
 
 _log = logging.getLogger(__name__)
 
 
 class RunLogger(WandbLogger):
-    """Lightning's wandb logger that uploads the checkpoints it is given, instead of all that Lightning keeps.
+    """Lightning's wandb logger, except that it uploads the checkpoints it is given, not all that Lightning keeps.
 
     Args:
         log_checkpoints: whether `log_checkpoint_artifact` uploads.
-        mode: what `wandb.init` is to do.
+        mode: mode of `wandb.init`.
         run_dir: folder below which wandb keeps its files.
         init_timeout: seconds that `wandb.init` may take.
         finish_timeout: seconds that the end of the run may wait for uploads.
         project: name of the project.
-        entity: user or team; None for the default one of the login.
-        name: name of the run; None for one that wandb makes up.
+        entity: user or team; None for the login's default.
+        name: name of the run; None to let wandb make one up.
         run_id: identifier of the run.
         hyperparameters: configuration of the run.
     """
@@ -67,8 +67,8 @@ class RunLogger(WandbLogger):
     ) -> None:
         settings = wandb.Settings(init_timeout=init_timeout, finish_timeout=finish_timeout, finish_timeout_raises=True)
         if "x_transaction_log_flush_interval" in wandb.Settings.model_fields:
-            settings.x_transaction_log_flush_interval = 2.0  # else a job that is killed loses up to 15 s of its rows
-        if mode == "offline":  # wandb has nothing to say then beyond the one line that is logged here
+            settings.x_transaction_log_flush_interval = 2.0  # otherwise a killed job loses up to 15 s of its rows
+        if mode == "offline":  # the one line that is logged below says it all
             settings.silent = True
         super().__init__(
             name=name,
@@ -81,12 +81,12 @@ class RunLogger(WandbLogger):
             config=hyperparameters,
             settings=settings,
         )
-        # Lightning passes this on always, and wandb warns that it has no effect any more.
+        # Lightning always passes this on, and wandb warns that it no longer has an effect.
         self._wandb_init.pop("anonymous", None)
         if mode == "offline":
-            self._wandb_init.pop("resume", None)  # likewise: the run's id is what `wandb sync` goes by
+            self._wandb_init.pop("resume", None)  # likewise: `wandb sync` goes by the run's id
         if os.environ.get("WANDB_SWEEP_ID"):
-            # The sweep decides these, and wandb warns about every one that is given.
+            # The sweep sets these, and wandb warns about each one that is given.
             self._wandb_init.update(project=None, entity=None, id=None)
         self.log_checkpoints = log_checkpoints
         self.checkpoints_left: list[Path] = []
@@ -94,11 +94,11 @@ class RunLogger(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log values, and pictures too: that is what Lightning's `log_image` calls.
+        """Log values, and pictures too, since Lightning's `log_image` calls this.
 
         Args:
             metrics: what to log, by key.
-            step: number of the optimisation step.
+            step: number of the optimiser step.
         """
         if self.lost:
             return
@@ -108,14 +108,14 @@ class RunLogger(WandbLogger):
             self.lose(error)
 
     def lose(self, error: OSError) -> None:
-        """Goes on without wandb's own process, which was killed, for want of memory perhaps; says so once.
+        """Continue without wandb's own process, which has been killed, perhaps for lack of memory; warn once.
 
         Args:
-            error: what it came to light by.
+            error: the error that revealed it.
         """
         if not self.lost:
             self.lost = True
-            _log.warning("wandb's process has ended (%s): the training goes on without it", first_line(error))
+            _log.warning("wandb's process has ended (%s): training continues without it", first_line(error))
 
 
 def create_wandb_logger(
@@ -130,12 +130,12 @@ def create_wandb_logger(
     wandb_finish_timeout: float = 300.0,
     resume_id: str | None = None,
 ) -> RunLogger | None:
-    """Start the wandb run, online where that works.
+    """Start the wandb run, online if possible.
 
-    Under `wandb agent` the sweep chooses project and run id.
+    Under `wandb agent`, the sweep chooses the project and the run's id.
 
     Args:
-        run_dir: folder of the run; wandb keeps its files in the folder `wandb` in it.
+        run_dir: folder of the run; wandb keeps its files in its subfolder `wandb`.
         hyperparameters: values to log as the configuration of the run.
         wandb_project: The wandb project.
         wandb_entity: Wandb user or team; by default that of the login.
@@ -147,22 +147,22 @@ def create_wandb_logger(
         wandb_init_timeout: Seconds to wait for the server at the start.
         wandb_finish_timeout: Seconds to wait at the end for unfinished uploads; the rest stays on disk for `wandb
             sync`. 0 waits as long as it takes.
-        resume_id: wandb's id of the run to go on with; None for a new run.
+        resume_id: wandb's id of the run to resume; None for a new run.
 
     Returns:
         The logger with its run started (on rank zero only), or None if wandb is disabled.
 
     Raises:
-        InputError: `online` was asked for, by `wandb_mode` or by WANDB_MODE, and there is no login or no server; or
-            another run is open in this process.
+        InputError: `online` was requested by `wandb_mode` or WANDB_MODE, and there is no login or no server; or another
+            run is open in this process.
     """
     mode = requested_mode(wandb_mode)
     if mode == "disabled":
         return None
-    # The errors of wandb's own telemetry would be one more line for every request that fails.
+    # Otherwise, wandb's own telemetry would log one more line for each failed request.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     folder = Path(run_dir).absolute()
-    # The id is chosen here, so that an attempt that failed and the offline run after it are the same run.
+    # The id is chosen here, so that a failed attempt and the offline run after it are the same run.
     run_id = resume_id or secrets.token_hex(4)
 
     def create(mode: Literal["online", "offline", "disabled"]) -> RunLogger:
@@ -187,13 +187,13 @@ def create_wandb_logger(
 
     if not is_rank_zero():
         return create("disabled")
-    # The service of a program that started this one keeps the run of a training that was killed: as the agent of wandb
-    # does for its trainings, each starts its own.
+    # A service inherited from the program that started this one would still hold the run of a killed training process.
+    # So each process starts its own, as under wandb's agent.
     os.environ.pop(wandb.env.SERVICE, None)
     if wandb.run is not None:
-        raise InputError(f"the wandb run {wandb.run.id} is open here, expected none; `wandb.finish()` ends it")
+        raise InputError(f"the wandb run {wandb.run.id} is already open, expected none; `wandb.finish()` ends it")
     if mode == "offline":
-        return _report(start("offline"), logging.INFO, "wandb logs offline, as asked")
+        return _report(start("offline"), logging.INFO, "wandb logs offline, as requested")
     trouble = login_trouble()
     if trouble is None and mode == "auto":
         trouble = server_trouble(wandb_init_timeout)
@@ -203,7 +203,7 @@ def create_wandb_logger(
             return start("online")
         except wandb.Error as error:
             trouble = f"{wandb.setup().settings.base_url} did not start the run ({first_line(error)})"
-        # Only a new wandb service takes the same run id again. What the attempt left behind holds nothing.
+        # Only a new wandb service accepts the same run id again. What the attempt has left behind is empty.
         wandb.teardown()
         for leftover in set(folder.glob("wandb/run-*")) - before:
             shutil.rmtree(leftover, ignore_errors=True)
@@ -213,13 +213,13 @@ def create_wandb_logger(
 
 
 def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
-    """End the run, waiting for its uploads no longer than was asked for; its local file is whole after this.
+    """End the run, waiting for its uploads at most as long as configured; its local file is complete after this.
 
-    It ends wandb's session in this process: other runs that are open in it end as well.
+    It ends wandb's session in this process: other open runs end as well.
 
     Args:
         logger: what `create_wandb_logger` returned.
-        exit_code: 0 for a run that went well; anything else marks it as failed.
+        exit_code: 0 for success; anything else marks the run as failed.
     """
     if logger is None or not is_rank_zero():
         return
@@ -233,42 +233,42 @@ def finish_wandb(logger: RunLogger | None, exit_code: int = 0) -> None:
     except OSError as error:
         logger.lose(error)
         failed = False
-        wandb.run = None  # or this process could start no other run
+        wandb.run = None  # otherwise this process could not start another run
     with suppress(OSError):
-        # `finish` may return before wandb's process has written the last records of the run's file.
+        # `finish` may return before wandb's process has written the last records to the run's file.
         wandb.teardown(exit_code)
     if failed or (logger.checkpoints_left and not logger.lost):
-        left = "".join(f" without {path}, which stays here" for path in logger.checkpoints_left)
+        left = "".join(f" (except {path}, which stays here)" for path in logger.checkpoints_left)
         hint = f"wandb sync --include-online {settings.sync_dir}"
-        _log.warning("wandb could not upload all of the run. To upload it later%s: %s", left, hint)
+        _log.warning("wandb could not upload the whole run. To upload it later%s: %s", left, hint)
 
 
 def log_checkpoint_artifact(logger: RunLogger, path: Path | str) -> None:
-    """Log a checkpoint as the artifact `model-<run id>`, as `model.ckpt` in it: the names that Lightning uses too.
+    """Log a checkpoint as `model.ckpt` in the artifact `model-<run id>`, the names that Lightning uses too.
 
-    `wandb sync` uploads it with an offline run, but not with a run whose server was lost on the way: wandb does not
-    note the artifacts of online runs in their files.
+    `wandb sync` uploads it with an offline run, but not with an online run that has lost its server: wandb does not
+    record the artifacts of online runs in their files.
 
     Args:
         logger: what `create_wandb_logger` returned.
-        path: the best checkpoint. It is not copied: it has to stay as it is until it is uploaded.
+        path: the best checkpoint. It is not copied, and must not change until it is uploaded.
     """
     if not logger.log_checkpoints or logger.lost or not is_rank_zero():
         return
     run = logger.experiment
     artifact = wandb.Artifact(f"model-{run.id}", type="model")
-    # Offline, wandb notes the path as it is given, and `wandb sync` may run from another folder.
+    # Offline, wandb records the path as given, but `wandb sync` may run in another folder.
     artifact.add_file(str(Path(path).absolute()), name="model.ckpt", policy="immutable", skip_cache=True)
     try:
         run.log_artifact(artifact, aliases=["best", "latest"])
     except ConnectionError as error:
         logger.lose(error)
-    except (wandb.Error, OSError):  # it asks the server at once; `finish_wandb` says what is left to upload
+    except (wandb.Error, OSError):  # it contacts the server at once; `finish_wandb` says what is left to upload
         logger.checkpoints_left.append(Path(path))
 
 
 def sweep_overrides() -> dict[str, Any]:
-    """Parameters that `wandb agent` chose for this run, by name; empty outside of a sweep.
+    """Parameters that `wandb agent` has chosen for this run, by name; empty outside a sweep.
 
     Raises:
         InputError: the file that holds them cannot be read.
@@ -285,7 +285,7 @@ def sweep_overrides() -> dict[str, Any]:
 
 
 def _uploads_failed(log: Path) -> bool:
-    """Whether wandb's own log of the run has an upload that it gave up: it does not always say so."""
+    """Whether wandb's own log shows an upload that it gave up on, which it does not always report."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
