@@ -430,10 +430,10 @@ def test_an_argument_that_is_no_flag_of_its_own_is_one_line_that_names_it(monkey
         """A loss whose argument has the name of a flag of Lightning's Trainer."""
 
     for loss, problem in (
-        (unset_loss, "sharpness has no default; a flag needs a type and one, such as `sharpness: float = 1.0`"),
-        (seeded_loss, "seed has the name of another flag, --seed; expected one of its own"),
-        (widened_loss, "n_channels has the name of another flag, --n_channels; expected one of its own"),
-        (spread_loss, "devices has the name of another flag, --devices; expected one of its own"),
+        (unset_loss, "sharpness has no default; a flag needs a type and a default, such as `sharpness: float = 1.0`"),
+        (seeded_loss, "seed has the same name as the flag --seed; expected a name of its own"),
+        (widened_loss, "n_channels has the same name as the flag --n_channels; expected a name of its own"),
+        (spread_loss, "devices has the same name as the flag --devices; expected a name of its own"),
     ):
         monkeypatch.setitem(LOSSES, "own", loss)
         assert main(["train", "--json_dataset_path", LABELS]) == 2

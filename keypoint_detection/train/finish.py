@@ -123,8 +123,8 @@ def warn_of_hardly_learned(
             longer = "if the validation loss still falls (curves.png), train longer or with a larger --learning_rate"
             usual = f"{longer}; otherwise {usual}"
         logger.warning(
-            "hardly learned: %s (F1 below %g at the best score threshold), so predict will miss most keypoints, or "
-            "most detections will be wrong; %s",
+            "hardly learned: %s (F1 below %g at the best score threshold), so predict will miss most of these "
+            "keypoints, or most detections will be wrong; %s",
             ", ".join(weak), HARDLY_LEARNED, usual if some_learned or advice is None else f"try {advice}",
         )  # fmt: skip
 

@@ -157,7 +157,7 @@ def create_trainer(
     if not batches:
         name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"
         raise InputError(
-            f"--{name} {trainer.limit_train_batches}: expected at least one of the {per_process} batches in an epoch"
+            f"--{name} {trainer.limit_train_batches}: expected at least one batch out of {per_process} per epoch"
         )
     if config["log_every_n_steps"] is None:
         trainer.log_every_n_steps = min(50, -(-batches // trainer.accumulate_grad_batches))
@@ -182,7 +182,7 @@ def check_evaluations(trainer: pl.Trainer, datamodule: KeypointsDataModule) -> N
         if stage in datamodule.parts.annotations and isinstance(limit, float) and 0 < limit < 1:
             batches = len(datamodule.evaluation_sampler(stage, world=trainer.world_size))
             if not limit_batches(batches, limit):
-                raise InputError(f"--{name} {limit}: expected at least one of the {batches} batches of the {stage} set")
+                raise InputError(f"--{name} {limit}: expected at least one batch out of {batches} in the {stage} set")
 
 
 def _concerns_the_training(record: logging.LogRecord) -> bool:

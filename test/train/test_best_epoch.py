@@ -31,7 +31,7 @@ def falling(count, start=None):
         ),
         (
             BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)),
-            "best.ckpt: the weights of --checkpoint as they were, with a mean AP of 0.900",
+            "best.ckpt: the unchanged weights of --checkpoint, with a mean AP of 0.900",
         ),
     ],
 )
@@ -43,8 +43,8 @@ def test_the_end_of_a_training_says_which_epoch_is_the_best(best, text):
 def test_a_fine_tuning_that_comes_to_nothing_better_is_warned_of(caplog):
     assert BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)).warn(collapsed=True)
     assert caplog.messages == [
-        "none of 5 evaluations while training was as good as the weights of --checkpoint, so best.ckpt holds these as "
-        "they were; a lower --learning_rate or more images may help"
+        "none of 5 evaluations during training was as good as the weights of --checkpoint, so best.ckpt holds those "
+        "weights unchanged; a lower --learning_rate or more images may help"
     ]
 
 
@@ -76,9 +76,9 @@ def test_an_early_best_epoch_is_told_as_overfitting_where_the_training_loss_says
     assert best.warn() == bool(warned)
     assert caplog.messages == (
         [
-            f"best.ckpt is from the first tenth of the epochs: of {warned} evaluations none that followed was as good, "
-            "while the training loss fell from 0.966 to 0.5, as where images are learnt by heart; fewer epochs, more "
-            "images or more augmentation may help"
+            f"best.ckpt is from the first tenth of the epochs: of {warned} evaluations, no later one was as good, "
+            "while the training loss fell from 0.966 to 0.5, which suggests overfitting; fewer epochs, more images or "
+            "more augmentation may help"
         ]
         if warned
         else []

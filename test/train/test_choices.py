@@ -20,6 +20,6 @@ def test_a_choice_takes_the_place_of_auto_alone_and_is_told_with_its_reason(capl
 def test_a_choice_without_an_effect_is_kept_and_not_told(caplog):
     choices = Choices()
     with caplog.at_level(logging.INFO, logger="keypoint_detection"):
-        assert choices.choose("rotation", "auto", 30.0, "the labels tell no direction", is_news=False) == 30.0
+        assert choices.choose("rotation", "auto", 30.0, "the labels indicate no direction", is_news=False) == 30.0
     assert not caplog.records
-    assert choices.reasons == {"rotation": "the labels tell no direction"}
+    assert choices.reasons == {"rotation": "the labels indicate no direction"}

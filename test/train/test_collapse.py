@@ -62,7 +62,7 @@ def test_a_training_that_learns_is_not_warned(caplog, tmp_path):
 def test_what_was_seen_of_a_collapse_is_kept_when_a_training_goes_on(caplog, tmp_path):
     flags = shown_images(tmp_path, are_noise=True) | {"resume": "auto"}
     (hardly,) = warnings_of(caplog, flags | {"max_epochs": 5})  # 45 steps may be too few
-    assert "; where its validation loss still falls" in hardly
+    assert "; if the validation loss still falls" in hardly
     low, hardly = warnings_of(caplog, flags)
     assert "near zero everywhere for 6 evaluations" in low
     assert warnings_of(caplog, flags | {"max_epochs": 7}) == [hardly]  # told already
@@ -90,7 +90,7 @@ def test_an_ap_that_stays_zero_with_high_heatmaps_is_told_in_other_words(caplog)
     for _ in range(4):
         evaluate(watch, [0.75, 0.001], 0.0)
     (message,) = caplog.messages
-    assert message.startswith("the AP has stayed 0 for 3 evaluations, with heatmaps of up to 0.75: what is found lies")
+    assert message.startswith("the AP has stayed 0 for 3 evaluations, with heatmaps of up to 0.75: detections are too")
     assert "Try larger --maximal_gt_keypoint_pixel_distances, --loss focal, " in message
 
 

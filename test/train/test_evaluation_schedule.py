@@ -330,7 +330,7 @@ def test_the_epochs_since_a_validation_are_at_least_one(every, batches, batch, e
 
 
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
-    with pytest.raises(InputError, match="--val_check_interval 3: expected at most 2, the batches of an epoch"):
+    with pytest.raises(InputError, match="--val_check_interval 3: expected at most 2, the number of batches in"):
         validated(tmp_path, val_check_interval=3)
 
 

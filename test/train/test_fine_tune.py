@@ -66,12 +66,13 @@ def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix
     new, known = ((own.head.weight[row] - detector.head.weight[0]).abs().max() for row in (0, 1))
     assert 0 < known < 0.006 < new
     text = caplog.text
-    assert f"--checkpoint {path}: {len(detector.state_dict()) - 1} of {len(detector.state_dict()) - 1} weights" in text
-    assert "channels that go on: corner_keypoints" in text
+    count = len(detector.state_dict()) - 1
+    assert f"--checkpoint {path}: loaded {count} of {count} weights" in text
+    assert "continued channels: corner_keypoints" in text
     assert "--progressive_resizing 0.0 (auto: from weights that know 1 of 2 channels)" in text
-    assert "channels that start anew: flap_corner_keypoints" in text
+    assert "new channels: flap_corner_keypoints" in text
     encoder = sum(value.numel() for value in detector.backbone.encoder.parameters())
-    assert f"; the {encoder:,} of the encoder do not train\n" in text
+    assert f"; the {encoder:,} of the encoder are frozen\n" in text
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
     [
         ({"checkpoint": "nowhere.ckpt"}, "checkpoint nowhere.ckpt does not exist"),
         ({"checkpoint": "us/boxes/model-x:best"}, "us/boxes/model-x:best: no such file, and as a wandb artifact"),
-        ({"backbone_type": "S3K"}, "has a backbone_type Unet, expected S3K; give --backbone_type Unet"),
+        ({"backbone_type": "S3K"}, "has backbone_type Unet, expected S3K; pass --backbone_type Unet"),
         ({"n_channels": 5}, "none of its weights fits"),
     ],
 )

@@ -16,11 +16,11 @@ def test_channels_that_were_hardly_learned_are_named(caplog):
     assert [message[: message.index(" (")] for message in caplog.messages] == ["hardly learned: paws"]
     # A training that learns its images by heart does not find more for being longer, one of small steps may.
     falling, _, not_falling = caplog.messages[0].partition("; ")[2].partition("; ")
-    where = "where its validation loss still falls (curves.png)"
-    assert falling == f"{where}, train longer or with a larger --learning_rate"
-    assert not_falling == "elsewhere look at its labels and at augmentations.jpg, or label more images"
+    condition = "if the validation loss still falls (curves.png)"
+    assert falling == f"{condition}, train longer or with a larger --learning_rate"
+    assert not_falling == "otherwise look at the labels and at augmentations.jpg, or label more images"
     # All that is found may be right, at a recall below 0.11.
-    assert "misses most of it or most that it finds is wrong" in caplog.text
+    assert "will miss most of these keypoints, or most detections will be wrong" in caplog.text
 
 
 def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog):
@@ -29,9 +29,9 @@ def test_where_no_channel_was_learned_the_advice_is_that_of_the_collapse(caplog)
     warn_of_hardly_learned(weak | {"best/best_f1/nose": 0.5}, ["paws", "tail", "nose"], "a lower --learning_rate")
     warn_of_hardly_learned(weak, ["paws", "tail", "nose"], gets_worse=True)
     advised, others, early = caplog.messages
-    assert early.endswith("is wrong; look at its labels and at augmentations.jpg, or label more images")
-    assert advised.endswith("is wrong; try a lower --learning_rate")
-    assert "is wrong; where its validation loss still falls" in others
+    assert early.endswith("be wrong; look at the labels and at augmentations.jpg, or label more images")
+    assert advised.endswith("be wrong; try a lower --learning_rate")
+    assert "be wrong; if the validation loss still falls" in others
 
 
 def test_what_is_measured_within_an_epoch_lies_before_its_end(tmp_path):

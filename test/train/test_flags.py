@@ -228,8 +228,8 @@ def test_where_a_training_is_to_go_on_its_flags_are_asked_for(parser, given):
     with pytest.raises(InputError) as error:
         parser.parse_args(given)
     assert str(error.value) == (
-        "missing: --json_dataset_path (-h lists the flags); --resume goes on with the same flags, given again or by "
-        "--config and the run's hparams.yaml"
+        "missing: --json_dataset_path (-h lists the flags); --resume needs the same flags again, or --config "
+        "with the run's hparams.yaml"
     )
 
 
@@ -361,7 +361,7 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
         ({"json_validation_dataset_path": "b.json"}, {}),
         (
             {"validation_split_ratio": 0.5, "json_validation_dataset_path": "b.json"},
-            {"validation_split_ratio": "--json_validation_dataset_path is what is validated on"},
+            {"validation_split_ratio": "--json_validation_dataset_path is the validation set"},
         ),
         ({"rotation": 10.0, "blur": 0.5}, {}),
         ({"rotation": 10.0, "augment_train": "auto"}, {}),
@@ -373,7 +373,7 @@ def test_a_backbone_of_the_users_own_brings_its_flags(monkeypatch, caplog):
         ({"backbone_type": "Smp", "pretrained": False, "encoder_weights": "w.pth"}, {}),
         (
             {"backbone_type": "Smp", "pretrained": True, "encoder_weights": "w.pth"},
-            {"pretrained": "--encoder_weights is what the encoder starts with"},
+            {"pretrained": "the encoder starts from --encoder_weights"},
         ),
         ({"dilations": [1, 2]}, {"dilations": "Unet does not take it, unlike DilatedCnn"}),
         ({"dilations": [1, 2], "backbone_type": "Unett"}, {}),  # which is an error by itself

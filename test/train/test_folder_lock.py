@@ -58,7 +58,7 @@ def test_a_folder_where_a_training_runs_is_refused_before_data_is_read(holder, t
     }[given]
     with pytest.raises(InputError) as error:
         fit(**SHORT | {"json_dataset_path": "nowhere.json"}, **flags)
-    assert str(error.value) == f"{tmp_path}: another training is writing there (process {holder.process})"
+    assert str(error.value) == f"{tmp_path}: another training run is writing there (process {holder.process})"
     assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILE]
 
 
@@ -105,8 +105,8 @@ def test_the_process_of_another_machine_that_may_be_gone_is_named_with_the_file(
     machine = (tmp_path / LOCK_FILE).read_text().split()[1]
     with FolderLock() as lock, pytest.raises(InputError) as error:
         lock.take(tmp_path)
-    who = f"process {holder.process} of {machine}; if that is gone, remove {tmp_path / LOCK_FILE}"
-    assert str(error.value) == f"{tmp_path}: another training is writing there ({who})"
+    who = f"process {holder.process} on {machine}; if it no longer runs, remove {tmp_path / LOCK_FILE}"
+    assert str(error.value) == f"{tmp_path}: another training run is writing there ({who})"
 
 
 @pytest.mark.parametrize("without", ["fcntl", "locks", "folder"])
@@ -149,7 +149,7 @@ def test_a_file_that_another_training_has_made_anew_meanwhile_is_its_own(tmp_pat
 
     monkeypatch.setattr(folder_lock.fcntl, "lockf", made_anew_before)
     try:
-        with FolderLock() as lock, pytest.raises(InputError, match="another training is writing there"):
+        with FolderLock() as lock, pytest.raises(InputError, match="another training run is writing there"):
             lock.take(tmp_path)
     finally:
         holders[0].kill()

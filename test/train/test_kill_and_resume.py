@@ -60,7 +60,7 @@ def test_after_ctrl_c_a_training_goes_on_from_where_it_was(tmp_path, monkeypatch
     with caplog.at_level("WARNING"), pytest.raises(SystemExit) as stopped:
         fit_with(CtrlC([3]), monkeypatch, **flags)
     assert stopped.value.code == 130
-    assert f"interrupted after step 3: the same flags with --resume {tmp_path} go on from there" in caplog.text
+    assert f"interrupted after step 3: resume with the same flags and --resume {tmp_path}\n" in caplog.text
     assert signal.getsignal(signal.SIGINT) is before
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 3
@@ -99,7 +99,7 @@ def test_ctrl_c_after_the_training_says_how_to_go_on(tmp_path, monkeypatch, capl
         if where == "report":
             writes_report = "keypoint_detection.train.finish.write_final_report"
             patched.setattr(writes_report, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        told = f"interrupted: the same flags with --resume {tmp_path} go on"
+        told = f"interrupted: resume with the same flags and --resume {tmp_path}"
         with pytest.raises(KeyboardInterrupt, match=re.escape(told)):
             fit_with(callback, monkeypatch, **flags)
     caplog.clear()
@@ -126,7 +126,7 @@ def test_asked_to_stop_in_its_last_validation_a_training_does_not_go_on_to_its_r
     with caplog.at_level("WARNING"), pytest.raises(SystemExit) as stopped:
         fit_with(InLastValidation(number), monkeypatch, **flags)
     assert stopped.value.code == code
-    assert f"after step 4: the same flags with --resume {tmp_path} go on from there" in caplog.text
+    assert f"after step 4: resume with the same flags and --resume {tmp_path}\n" in caplog.text
     assert not (tmp_path / "curves.png").exists()
     assert "best/meanAP" in fit(**flags).metrics
 
@@ -183,7 +183,7 @@ def test_full_disk_stops_the_training_and_leaves_the_last_checkpoint(tmp_path, m
         patch.setattr("keypoint_detection.files.os.fsync", full)
         patch.setattr("keypoint_detection.train.run_folder.RunFolder.write_json", lambda *_: None)
         patch.setattr(MetricsFile, "log_metrics", lambda *_, **__: None)
-        with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space .* flags with --resume .* go on"):
+        with pytest.raises(InputError, match=r"last\.ckpt cannot be written: No space .* resume from it with "):
             fit(**SHORT, run_dir=str(tmp_path), resume="auto")
     assert last.read_bytes() == before
     assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", "best.ckpt"}
@@ -195,7 +195,7 @@ def test_full_disk_stops_the_training_and_leaves_the_last_checkpoint(tmp_path, m
 def test_too_small_a_disk_is_an_error_before_training(tmp_path, monkeypatch):
     usage = checkpoint_io.shutil.disk_usage(tmp_path)._replace(free=10_000)
     monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"0\.0 MB are free there, expected at least .* MB for checkpoints"):
+    with pytest.raises(InputError, match=r"only 0\.0 MB of disk space are free, expected at least .* MB for"):
         fit(**SHORT, run_dir=str(tmp_path))
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -218,7 +218,7 @@ def test_the_disk_needs_room_for_the_next_last_checkpoint_beside_the_former_one(
     monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage._replace(free=960 * copies))
     checkpoint_io.check_space(folder, network, save_top_k)
     monkeypatch.setattr(checkpoint_io.shutil, "disk_usage", lambda _: usage._replace(free=960 * copies - 1))
-    with pytest.raises(InputError, match="MB are free there"):
+    with pytest.raises(InputError, match="MB of disk space are free"):
         checkpoint_io.check_space(folder, network, save_top_k)
 
 
@@ -242,8 +242,8 @@ def test_an_image_that_disappears_ends_with_what_goes_on_without_it_and_with_it(
     which, what = str(error.value).split(": no such image file")
     assert which.startswith(f"{data / 'annotations.json'}: entry ")
     assert what == (
-        "; with --corrupt_images skip a training does without such an image; once it can be read, the same flags with "
-        f"--resume {run} go on"
+        "; --corrupt_images skip trains without such images; once it can be read, resume with the same flags and "
+        f"--resume {run}"
     )
     shutil.copytree(TEST_DATASET, data, dirs_exist_ok=True)
     assert fit(**flags | {"resume": run, "max_epochs": 1}).best_checkpoint.exists()

@@ -57,7 +57,7 @@ def test_objects_that_lie_anywhere_tell_no_direction(tmp_path):
         )
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
     recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (100, 100))
-    assert recipe.reasons["rotation"] == "the labels tell no direction"
+    assert recipe.reasons["rotation"] == "the labels indicate no direction"
     assert (recipe.rotation, recipe.horizontal_flip, recipe.vertical_flip) == (30, 0.5, 0)
 
 
@@ -93,10 +93,10 @@ def test_many_keypoints_of_a_channel_in_varying_numbers_are_of_as_many_objects(
     assert recipe.image_size == [image_size] * 2
     assert recipe.train_crop_size == (crop_size and [crop_size] * 2)
     if crop_size:
-        assert recipe.reasons["image_size"].endswith("px, of which an object lies about 28% across")
+        assert recipe.reasons["image_size"].endswith("px, and an object extends across about 28% of it")
         # at the ninetieth percentile, between 1131 / 4 and 1131 / 3 px of 1000
         across = round((0.4 * 1.1314 / 4 + 0.6 * 1.1314 / 3) * image_size)
-        assert recipe.reasons["train_crop_size"].endswith(f"in which objects mostly lie at most {across} px across")
+        assert recipe.reasons["train_crop_size"].endswith(f"in which most objects extend across at most {across} px")
     whole = choose(labels, (1000, 1000), device, train_crop_size="none")
     assert (whole.image_size, whole.train_crop_size) == ([288 if device == "cpu" else 640] * 2, None)
 
@@ -120,9 +120,9 @@ def test_reasons_name_parts_and_the_diagonal_that_keypoints_span(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}), encoding="utf-8")
     recipe = choose(read_annotations(tmp_path / "labels.json", tmp_path), (480, 360), image_size=416)
     assert recipe.train_crop_size == [288, 288]
-    reason = "faster than whole images of 416 px, in which objects mostly lie at most 393 px across"
+    reason = "faster than whole images of 416 px, in which most objects extend across at most 393 px"
     assert recipe.reasons["train_crop_size"] == reason
-    assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the parts is then 288 px")
+    assert recipe.reasons["heatmap_stride"].startswith("the shorter side of the crops is then 288 px")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_along_one_axis_neither_flip_is_chosen_where_names_tell_sides_without_a_
 
 def test_a_sigma_that_is_larger_than_the_images_is_refused(annotations):
     assert choose(annotations, (640, 480), image_size=96, heatmap_sigma=96.0).heatmap_sigma == 96
-    wrong = "--heatmap_sigma 97: expected at most 96, the longer side in pixels of what the network sees"
+    wrong = "--heatmap_sigma 97: expected at most 96, the longer side of the network's input in pixels"
     with pytest.raises(InputError, match=wrong):
         choose(annotations, (640, 480), image_size=96, heatmap_sigma=97.0)
     assert choose(annotations, (2, 2), heatmap_stride=4).heatmap_sigma == pytest.approx(3.2)  # the least of that stride
@@ -361,7 +361,7 @@ def test_none_keeps_the_images_as_they_are(annotations):
 @pytest.mark.parametrize(
     ("count", "by_heart", "augmented", "reason"),
     [
-        (9, True, False, "for 9 images, which all validate too"),
+        (9, True, False, "for 9 images, all of them validation images too"),
         (9, False, True, "for 9 images"),
         (1, False, True, "for 1 image"),
         (10, True, True, "for 10 images"),
@@ -409,7 +409,7 @@ def test_batches_hold_more_of_small_images_on_a_cpu(annotations, size, accelerat
     ("accelerator", "fast", "precision", "reason"),
     [
         ("gpu", True, "bf16-mixed", "the tensor cores of the GPU are made for it"),
-        ("gpu", False, "32-true", "of GPUs, only NVIDIA's from Ampere on are sure to be faster with bf16"),
+        ("gpu", False, "32-true", "only NVIDIA GPUs from Ampere on are sure to be faster with bf16"),
         ("cpu", False, "32-true", "some CPUs are faster with bf16, others many times slower"),
     ],
 )
@@ -449,9 +449,9 @@ def test_the_gpus_of_the_machine_say_whether_16_bits_are_faster(accelerator, cap
     [
         (400.0, 16, "the device is gpu"),
         (16.0, 16, "the device is gpu"),
-        (15.9, 8, "the device is gpu, whose memory has room for 15 of 480x640 px"),
-        (3.2, 2, "the device is gpu, whose memory has room for 3 of 480x640 px"),
-        (0.4, 1, "the device is gpu, whose memory has room for 0 of 480x640 px"),
+        (15.9, 8, "the device is gpu, with memory for 15 images of 480x640 px"),
+        (3.2, 2, "the device is gpu, with memory for 3 images of 480x640 px"),
+        (0.4, 1, "the device is gpu, with memory for 0 images of 480x640 px"),
     ],
 )
 def test_batches_hold_what_fits_into_the_gpu(annotations, most, batch, reason):
@@ -481,7 +481,7 @@ def test_a_small_gpu_gets_small_batches_and_the_same_weights(monkeypatch):
     recipe = prepare_data(config)[1]
     # The default network keeps 165 bytes per pixel, 2.7 MB of an image of 128x128, of which 25 MB hold nine.
     assert recipe.batch_size == 8
-    assert recipe.reasons["batch_size"] == "the device is gpu, whose memory has room for 9 of 128x128 px"
+    assert recipe.reasons["batch_size"] == "the device is gpu, with memory for 9 images of 128x128 px"
     assert torch.equal(torch.get_rng_state(), state)
     memory[1] = 2**40
     assert prepare_data(config)[1].batch_size == 16
@@ -648,7 +648,7 @@ def test_distances_below_a_pixel_of_the_network_are_warned_of(caplog, distances,
 def test_distances_are_warned_of_where_the_median_image_shrinks_too_much(caplog):
     warn_of_fine_distances([4], "pixel", np.array([[3024, 4032]] * 3 + [[200, 200]] * 2), [288, 288])
     (record,) = caplog.records
-    assert "4: at most 0.29 px of the network's input, into which images of 4032 px shrink to 288 px" in record.message
+    assert "4: at most 0.29 px of the network's input, for which images of 4032 px shrink to 288 px" in record.message
 
 
 def test_flat_images_are_larger_by_the_mean_of_how_flat_they_are():
@@ -688,9 +688,9 @@ def test_parts_that_are_no_smaller_than_any_image_are_warned_of(caplog, crop_siz
 @pytest.mark.parametrize(
     ("points", "maxima", "told"),
     [
-        ({"a": 1, "b": 2}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" finds no second one'),
-        ({"a": 1, "b": 1}, None, 'of any channel: --keypoint_channel_max_keypoints "1 1" finds no second one'),
-        ({"a": 1, "b": 0}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" finds no second one'),
+        ({"a": 1, "b": 2}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" would detect at most one'),
+        ({"a": 1, "b": 1}, None, 'of any channel: --keypoint_channel_max_keypoints "1 1" would detect at most one'),
+        ({"a": 1, "b": 0}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" would detect at most one'),
         ({"a": 2, "b": 2}, None, None),
         ({"a": 1, "b": 2}, "1 -1", None),
     ],
@@ -709,5 +709,5 @@ def test_channels_of_single_keypoints_are_told(tmp_path, caplog, points, maxima,
     with caplog.at_level(logging.INFO, logger="keypoint_detection"):
         caps = decoding_caps(data, None)
     assert caps == {"max_keypoints": 20, "keypoint_channel_max_keypoints": maxima and [1, -1]}
-    messages = [message for message in caplog.messages if "finds no second one" in message]
+    messages = [message for message in caplog.messages if "would detect at most one" in message]
     assert messages == ([] if told is None else [f"no image holds more than one keypoint {told}"])

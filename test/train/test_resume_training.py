@@ -118,7 +118,7 @@ def test_a_checkpoint_for_use_is_small_and_nothing_to_go_on_with(tmp_path):
     best = fit(**SHORT | {"max_epochs": 1}, run_dir=str(tmp_path)).best_checkpoint
     last = best.with_name("last.ckpt")
     assert best.stat().st_size < 0.45 * last.stat().st_size
-    with pytest.raises(InputError, match=r"for use only, expected .*/last\.ckpt; --checkpoint .*/best\.ckpt starts a"):
+    with pytest.raises(InputError, match=r"for use, expected .*/last\.ckpt; --checkpoint .*/best\.ckpt starts a new"):
         fit(**SHORT, resume=str(best))
 
 
@@ -129,7 +129,9 @@ def test_a_training_goes_on_in_its_own_folder_and_in_no_other(tmp_path, monkeypa
     for resume in (str(folder), str(last)):
         with pytest.raises(InputError) as error:
             fit(**flags, resume=resume, run_dir="other")
-        assert str(error.value) == f"--run_dir other: --resume {resume} goes on in {folder}, expected the same or none"
+        assert str(error.value) == (
+            f"--run_dir other: --resume {resume} continues in {folder}, expected the same folder or none"
+        )
     assert not (tmp_path / "other").exists()
     for run_dir in ("run", "./run/../run", str(folder)):
         assert find_interrupted(resume=str(last), run_dir=run_dir).folder.path == folder
@@ -169,10 +171,10 @@ def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_recor
     hyperparameters = (tmp_path / "hparams.yaml").read_bytes()
     others = {"loss": "focal", "rotation": 3.0, "n_channels": 5, "ema_decay": 0.5, "keypoint_channels": "corner"}
     for name, other in others.items():
-        with pytest.raises(InputError, match=f"--{name} {other}: the interrupted training has .*, expected the same"):
+        with pytest.raises(InputError, match=f"--{name} {other}: the interrupted run has .*, expected the same"):
             fit(**flags | {name: other, "resume": "auto"})
     caplog.clear()
-    with pytest.raises(InputError, match="--keypoint_channels corner_keypoints: the interrupted training has corner_"):
+    with pytest.raises(InputError, match="--keypoint_channels corner_keypoints: the interrupted run has corner_"):
         fit(**flags | {"keypoint_channels": "corner_keypoints", "keypoint_channel_max_keypoints": -1, "resume": "auto"})
     assert "the labels have changed" not in caplog.text
     assert (tmp_path / "hparams.yaml").read_bytes() == hyperparameters
@@ -188,14 +190,14 @@ def test_a_training_that_has_ended_is_not_taken_for_one_that_never_began(tmp_pat
     fit(**flags)
     caplog.set_level("INFO")
     fit(**flags)
-    assert "the training had ended already" in caplog.text
+    assert "training had already ended" in caplog.text
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(InputError, match=r"holds a training that has ended, without its checkpoints/last\.ckpt"):
+    with pytest.raises(InputError, match=r"holds a finished training run without its checkpoints/last\.ckpt"):
         fit(**flags)
 
 
 def test_a_folder_without_a_training_is_named_as_it_was_given(tmp_path):
-    with pytest.raises(InputError, match=f"--resume {tmp_path}: expected the last.ckpt of a training or the folder"):
+    with pytest.raises(InputError, match=f"--resume {tmp_path}: expected the last.ckpt of a training run, or its"):
         find_interrupted(resume=str(tmp_path))
 
 
@@ -251,5 +253,5 @@ def test_a_job_that_a_cluster_starts_again_ends_as_one_that_was_never_interrupte
     saved = torch.load(again.best_checkpoint, weights_only=True)["state_dict"]
     for name, value in again.detector.state_dict().items():
         assert torch.equal(value.nan_to_num(7), saved[name].nan_to_num(7)), name
-    with pytest.raises(InputError, match="holds a training already"):
+    with pytest.raises(InputError, match="already holds a training run"):
         fit(**SHORT, run_dir=str(folder))

@@ -70,7 +70,7 @@ def test_where_nothing_better_comes_the_best_are_the_weights_as_they_were(
     # It is evaluated as the first training has done at its end, on the same images.
     assert start == [-1, 0]
     assert mean_ap == pytest.approx(trained.metrics["best/meanAP"], abs=1e-6)
-    assert f"the weights of --checkpoint have a mean AP of {mean_ap:.3f} before the training" in caplog.text
+    assert f"the weights of --checkpoint have a mean AP of {mean_ap:.3f} before training" in caplog.text
     # Two steps an epoch; the first epoch has no AP, as asked.
     assert [(epoch, step) for epoch, step, _ in others] == [(1, 3), (2, 5)]
     assert max(ap for *_, ap in others) < 0.9 * mean_ap
@@ -82,8 +82,8 @@ def test_where_nothing_better_comes_the_best_are_the_weights_as_they_were(
             assert torch.equal(value, best["state_dict"][name]), name
     assert torch.allclose(best["state_dict"]["score_thresholds"], before["state_dict"]["score_thresholds"], atol=1e-6)
     assert result.metrics["best/meanAP"] == pytest.approx(mean_ap, abs=1e-6)
-    assert result.origin == f"best.ckpt: the weights of --checkpoint as they were, with a mean AP of {mean_ap:.3f}"
-    assert "none of 2 evaluations while training was as good as the weights of --checkpoint" in caplog.text
+    assert result.origin == f"best.ckpt: the unchanged weights of --checkpoint, with a mean AP of {mean_ap:.3f}"
+    assert "none of 2 evaluations during training was as good as the weights of --checkpoint" in caplog.text
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert {"validation_keypoints_start.jpg", "best_keypoints_start.jpg"} <= names
     # Beside it are the best of the epochs.

@@ -159,8 +159,8 @@ def test_the_table_has_a_line_per_channel_and_a_dash_for_what_is_undefined(resul
 
 @pytest.mark.parametrize(
     ("unit", "title", "error"),
-    [("pixel", "at pixel distances, and median error of what is found within 4 px", "0.01 px"),
-     ("image", "at fractions of the image's diagonal, and median error of what is found within 4", "0.0123")],
+    [("pixel", "at pixel distances, and median error of detections within 4 px", "0.01 px"),
+     ("image", "at fractions of the image's diagonal, and median error of detections within 4", "0.0123")],
 )  # fmt: skip
 def test_the_table_names_the_unit_of_its_distances(result, unit, title, error):
     metrics = {**result.metrics, "best/median_distance": 0.0123}
@@ -318,23 +318,23 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
     [
         ({"max_epochs": 0}, "--max_epochs 0: expected at least 1"),
         ({"max_steps": -2}, "--max_steps -2: expected at least 1"),
-        ({"min_epochs": 3}, "--min_epochs 3: expected at most 2, which is --max_epochs"),
-        ({"min_steps": 8, "max_steps": 7}, "--min_steps 8: expected at most 7, which is --max_steps"),
+        ({"min_epochs": 3}, "--min_epochs 3: expected at most 2, the value of --max_epochs"),
+        ({"min_steps": 8, "max_steps": 7}, "--min_steps 8: expected at most 7, the value of --max_steps"),
         ({"limit_train_batches": 0.0}, "--limit_train_batches 0.0: expected more than 0"),
-        ({"limit_train_batches": 0.001}, "--limit_train_batches 0.001: expected at least one batch of the 2 of"),
-        ({"overfit_batches": 0.4}, "--overfit_batches 0.4: expected at least one batch of the 2 of an epoch"),
-        ({"overfit_batches": 0.5}, "--overfit_batches 0.5: expected at least one batch of the 1 of the validation set"),
-        ({"limit_val_batches": 0.9}, "--limit_val_batches 0.9: expected at least one batch of the 1 of the validation"),
-        (TESTED | {"limit_test_batches": 0.4}, "--limit_test_batches 0.4: expected at least one batch of the 2 of the"),
+        ({"limit_train_batches": 0.001}, "--limit_train_batches 0.001: expected at least one batch out of 2 per"),
+        ({"overfit_batches": 0.4}, "--overfit_batches 0.4: expected at least one batch out of 2 per epoch"),
+        ({"overfit_batches": 0.5}, "--overfit_batches 0.5: expected at least one batch out of 1 in the validation set"),
+        ({"limit_val_batches": 0.9}, "--limit_val_batches 0.9: expected at least one batch out of 1 in the validation"),
+        (TESTED | {"limit_test_batches": 0.4}, "--limit_test_batches 0.4: expected at least one batch out of 2 in the"),
         ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: expected more than 0"),
         ({"check_val_every_n_epoch": 0}, "--check_val_every_n_epoch 0: expected more than 0"),
         ({"val_check_interval": 0}, "--val_check_interval 0: expected more than 0"),
         ({"val_check_interval": math.nan}, "--val_check_interval nan: expected more than 0"),
         ({"gradient_clip_val": math.nan}, "--gradient_clip_val nan: expected at least 0, or none"),
         ({"gradient_clip_val": -0.5}, "--gradient_clip_val -0.5: expected at least 0, or none"),
-        ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than no time"),
+        ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than 0 seconds"),
         ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
-        ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or numbers as in 0,1"),
+        ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or a list such as 0,1"),
         ({"devices": "0"}, "--devices 0: expected auto, a number"),
         ({"precision": "bf16-true"}, "--precision bf16-true: expected one of 32, bf16-mixed, 16-mixed"),
         ({"seed": -1}, "--seed -1: expected a whole number from 0"),
@@ -409,7 +409,7 @@ def test_an_unwritable_run_folder_is_an_error_before_training(tmp_path):
 
 def test_a_folder_that_holds_a_training_is_not_overwritten(result):
     before = {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"holds a training already .* the flags of that training with --resume "):
+    with pytest.raises(InputError, match=r"already holds a training run .* resume that run with its flags and --re"):
         fit(**DEFAULT_HYPERPARAMETERS | {"json_dataset_path": "not read before"}, run_dir=str(result.run_dir))
     assert before == {path: path.read_bytes() for path in result.run_dir.rglob("*") if path.is_file()}
 
@@ -446,7 +446,7 @@ def test_any_checkpoint_makes_a_folder_a_used_one(tmp_path):
 def test_processes_that_are_started_at_once_have_to_be_given_a_folder(variable, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, "2")
-    with pytest.raises(InputError, match="--run_dir: expected a folder, because each process would choose another one"):
+    with pytest.raises(InputError, match="--run_dir: expected a folder, because each process would choose a "):
         RunFolder.choose()
     assert RunFolder.choose("given").path == Path("given")
     monkeypatch.setenv(variable, "1")

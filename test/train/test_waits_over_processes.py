@@ -105,6 +105,6 @@ def test_a_process_that_is_killed_ends_the_other_one_with_what_goes_on(tmp_path)
     assert processes[1].exitcode == -signal.SIGKILL
     assert not results.empty()  # or the error was another one
     assert results.get() == (
-        "another process of the training has ended, as where the memory does not suffice; the same flags with --resume "
-        f"{tmp_path / 'run'} go on"
+        "another process of the training run has ended, perhaps for lack of memory; resume with the same flags and "
+        f"--resume {tmp_path / 'run'}"
     )

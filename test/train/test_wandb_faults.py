@@ -53,7 +53,7 @@ def test_server_that_fails_in_mid_run_loses_nothing(tmp_path, wandb_server, capl
     (run,) = read_runs(tmp_path)
     assert (run.complete, run.exit_code, losses_of(run.history)) == (True, 0, LOSSES * 2)
     assert own_messages(caplog) == [
-        f"wandb could not upload all of the run. To upload it later: wandb sync --include-online {run.folder}"
+        f"wandb could not upload the whole run. To upload it later: wandb sync --include-online {run.folder}"
     ]
     assert wandb_server.runs[run_id].state == "running"
 
@@ -74,7 +74,7 @@ def test_checkpoint_that_meets_a_dead_server_is_named_at_the_end(tmp_path, wandb
     (run,) = read_runs(tmp_path)
     assert losses_of(run.history) == LOSSES
     assert own_messages(caplog) == [
-        f"wandb could not upload all of the run. To upload it later without {checkpoint}, which stays here: "
+        f"wandb could not upload the whole run. To upload it later (except {checkpoint}, which stays here): "
         f"wandb sync --include-online {run.folder}"
     ]
 
@@ -115,7 +115,7 @@ def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeyp
     log_all(logger, tmp_path)
     finish_wandb(logger)
     assert len(calls) == 2
-    assert own_messages(caplog) == ["wandb's process has ended (Connection lost): the training goes on without it"]
+    assert own_messages(caplog) == ["wandb's process has ended (Connection lost): training continues without it"]
 
     second = start(tmp_path, "offline")
     log_losses(second)
@@ -149,7 +149,7 @@ def test_a_wandb_process_that_is_killed_costs_the_training_one_warning(
     assert run.best_checkpoint.exists()
     assert "best/meanAP" in run.metrics
     assert {path.name for path in run.run_dir.iterdir()} >= {"metrics.csv", "curves.png", "report.html"}
-    of_wandb = [line for line in own_messages(caplog) if line.startswith("wandb") and "offline, as asked" not in line]
+    of_wandb = [line for line in own_messages(caplog) if line.startswith("wandb") and ", as requested" not in line]
     assert len(of_wandb) == 1
     assert of_wandb[0].startswith("wandb's process has ended (")
 
