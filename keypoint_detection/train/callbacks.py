@@ -48,7 +48,7 @@ class ChannelMeans(Metric):
 
 
 class LossLogger(pl.Callback):
-    """Logs the loss, in total and per channel, and for BCE its lower bound, the entropy of the true heatmaps.
+    """Logs the loss, in total and per channel, and for BCE its lower bound, the true heatmaps' entropy (`gt_loss`).
 
     Args:
         row: Collects what an evaluation logs.

@@ -80,7 +80,7 @@ class EvaluationSchedule(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Chooses the interval if the number of epochs is known."""
         timer = find_timer(trainer)
-        # Of the whole run, even if it is resumed: the rest of it should not get the validations of a whole run.
+        # Of the whole run, even if it is resumed: the rest should not get as many validations as a whole run.
         self._duration = None if timer is None else timer.time_elapsed() + timer.time_remaining()
         # `on_train_epoch_start` is not called for an epoch that is resumed in the middle.
         self._epoch_started = self._evaluated = time.perf_counter()

@@ -43,7 +43,7 @@ class FoundImages(pl.Callback):
         self.images: dict[str, dict[int, ReportImage]] = {}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts anew."""
+        """Forgets earlier detections."""
         self.images["validation"] = {}
 
     def on_validation_batch_end(
@@ -58,7 +58,7 @@ class FoundImages(pl.Callback):
         self._gather("validation", trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts anew."""
+        """Forgets earlier detections."""
         self.images["test"] = {}
 
     def on_test_batch_end(

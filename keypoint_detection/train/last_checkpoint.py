@@ -59,7 +59,7 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def exists(self) -> bool:
-        """Whether this run has written the file."""
+        """Whether this process has written the file since it started training."""
         return self._saved_at > -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -73,7 +73,7 @@ class AugmentationPicture(pl.Callback):
 
 
 class HeatmapPictures(pl.Callback):
-    """Writes and logs pictures of some images at evaluations, but only as often as they cost little time.
+    """Writes and logs pictures of some images at evaluations, unless that would take too large a share of the time.
 
     The images are spread over the whole set, since neighbours are often frames of one video. With several processes,
     which would have to wait for one another, the first one shows images of its first batch instead.

@@ -49,7 +49,7 @@ class ProgressLines(pl.Callback):
             self._print(trainer, f"step {batch_idx + 1} of {trainer.num_training_batches}, loss {loss:.4g}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints what the validation of a training found."""
+        """Prints the results of a validation during training."""
         before = trainer.sanity_checking or trainer.global_step == 0
         if trainer.state.fn != "fit" or before:
             return
