@@ -59,7 +59,7 @@ def highest_peaks(maps: Tensor, count: int, radius: int, threshold: float) -> tu
 def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Find the cells that reach the threshold and that none of their neighbours exceeds, on a CPU.
 
-    Most cells of a heatmap are close to 0. So only the maximum of each pair, a cell in an even row and the one below it,
+    Most cells of a heatmap are close to 0. So only the maximum of each pair (a cell in an even row and the one below)
     is computed everywhere, and everything else only for the pairs that reach the threshold. The pairs to the left and
     right cover four neighbours of a pair's higher cell, its lower cell is a fifth, and `_tops_of_pairs` checks the
     other three. Of two equal cells in a pair, the upper one represents both.

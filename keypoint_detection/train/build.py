@@ -150,12 +150,12 @@ def decoding_caps(datamodule: KeypointsDataModule, max_keypoints: int | None) ->
     fullest = np.max([part.counts().max(axis=0) for part in datamodule.parts.annotations.values()], axis=0)
     single = [name for name, count in zip(datamodule.channel_names, fullest, strict=True) if count == 1]
     if single and of_channels is None:
+        of_all = len(single) == len(fullest)
         logger.info(
-            'no image holds more than one keypoint of %s: --keypoint_channel_max_keypoints "%s" would detect at most '
-            "one",
-            ", ".join(single) if len(single) < len(fullest) else "any channel",
-            " ".join("1" if count == 1 else "-1" for count in fullest),
-        )  # fmt: skip
+            "no image holds more than one keypoint of %s: --keypoint_channel_max_keypoints %s would detect at most one",
+            "any channel" if of_all else ", ".join(single),
+            "1" if of_all else f'"{" ".join("1" if count == 1 else "-1" for count in fullest)}"',
+        )
     if max_keypoints is None:
         capped = np.array(of_channels or [-1] * len(fullest)) != -1
         most = int(np.where(capped, 0, fullest).max())
