@@ -249,7 +249,7 @@ def test_images_are_changed_to_the_end_where_no_upright_is_known(tmp_path, chann
     assert recipe.augmented_share == 1
     assert ("axis" in recipe.reasons["augmented_share"]) == (len(channels) == 2)
     # Nothing tells that the one keypoint of an image is not, say, the left one of two that look alike.
-    assert ("take 0" in recipe.reasons["horizontal_flip"]) == (len(channels) == 1)
+    assert ("use 0" in recipe.reasons["horizontal_flip"]) == (len(channels) == 1)
 
 
 def test_the_gap_between_keypoints_shrinks_with_an_oblong_image(tmp_path):
