@@ -222,7 +222,7 @@ def is_numbered(channels: int, width: int) -> bool:
 
 
 def write_number(draw: ImageDraw.ImageDraw, channel: int, place: tuple[float, float], size: int) -> None:
-    """Writes the number of a channel, counted from 1 as in legends, centred at a place.
+    """Writes the number of a channel, counted from 1 as in legends, centred at a place or inside the picture beside it.
 
     Args:
         draw: What to draw on.
@@ -230,10 +230,12 @@ def write_number(draw: ImageDraw.ImageDraw, channel: int, place: tuple[float, fl
         place: x and y in pixels.
         size: Font size in pixels.
     """
-    edge = max(1, size // 8)
-    draw.text(
-        place, str(channel + 1), fill=INK, font=_font(size), anchor="mm", stroke_width=edge, stroke_fill=(0, 0, 0)
-    )
+    style = {"font": _font(size), "anchor": "mm", "stroke_width": max(1, size // 8)}
+    text = str(channel + 1)
+    left, top, right, bottom = draw.textbbox((0, 0), text, **style)
+    width, height = draw.im.size
+    inside = max(min(place[0], width - right), -left), max(min(place[1], height - bottom), -top)
+    draw.text(inside, text, fill=INK, stroke_fill=(0, 0, 0), **style)
 
 
 def add_title(picture: np.ndarray, text: str) -> np.ndarray:

@@ -189,6 +189,16 @@ def test_the_number_beside_a_mark_is_that_of_its_channel_in_the_legend(kind, mon
     assert np.hypot(columns.mean() - 150, rows.mean() - 50) > 300 / 70  # the radius of a ring
 
 
+@pytest.mark.parametrize("place", [(99.9, 50), (50, 0.1), (99.9, 0.1)])
+def test_a_number_at_the_border_is_inside_the_picture(place):
+    def ink(x, y):
+        keypoints = {f"{number}": [(x, y)] if number == 19 else [] for number in range(20)}
+        picture = draw_keypoints(np.zeros((100, 100, 3), np.uint8), true=keypoints, width=400)
+        return (picture.min(axis=-1) > 180).sum()  # white, which no channel's colour is
+
+    assert ink(*place) == pytest.approx(ink(50, 50), rel=0.05)
+
+
 def test_the_legend_of_a_narrow_picture_names_the_channels_only():
     narrow, wide = (np.zeros((8, width, 3), dtype=np.uint8) for width in (192, 300))
     entries = {"nose": "", "left_paw": ""}

@@ -40,7 +40,7 @@ class BestEpoch:
             name: Name of the checkpoint.
             mean_ap: Its mean AP on the validation set.
         """
-        after = f"{name}: after {round(self.epochs, 2):g} of {round(self.total, 2):g} epochs"
+        after = f"{name}: the weights after {round(self.epochs, 2):g} of {round(self.total, 2):g} epochs"
         if self._start is None:
             return after
         if self.epochs == 0:

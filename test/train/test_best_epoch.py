@@ -21,13 +21,13 @@ def falling(count, start=None):
 @pytest.mark.parametrize(
     ("best", "text"),
     [
-        (BestEpoch(3.0, 40.0, 7, falling(40)), "best.ckpt: after 3 of 40 epochs"),
-        (BestEpoch(2.25, 7.5, 7, {}), "best.ckpt: after 2.25 of 7.5 epochs"),
-        (BestEpoch(1 / 3, 1000.0, 7, {}), "best.ckpt: after 0.33 of 1000 epochs"),
+        (BestEpoch(3.0, 40.0, 7, falling(40)), "best.ckpt: the weights after 3 of 40 epochs"),
+        (BestEpoch(2.25, 7.5, 7, {}), "best.ckpt: the weights after 2.25 of 7.5 epochs"),
+        (BestEpoch(1 / 3, 1000.0, 7, {}), "best.ckpt: the weights after 0.33 of 1000 epochs"),
         (
             BestEpoch(3.0, 5.0, 7, falling(5, start=0.7)),
-            "best.ckpt: after 3 of 5 epochs, with a mean AP of 0.800 on 7 validation images; the weights of "
-            "--checkpoint had 0.700",
+            "best.ckpt: the weights after 3 of 5 epochs, with a mean AP of 0.800 on 7 validation images; the weights "
+            "of --checkpoint had 0.700",
         ),
         (
             BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)),

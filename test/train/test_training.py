@@ -151,7 +151,7 @@ def test_the_checkpoint_loads_alone_and_predicts_what_the_result_predicts(result
 
 def test_the_table_has_a_line_per_channel_and_a_dash_for_what_is_undefined(result):
     result.metrics["test/AP/corner_keypoints/d=2"] = float("nan")
-    assert result.origin in {f"best.ckpt: after {epochs} of 2 epochs" for epochs in (1, 2)}
+    assert result.origin in {f"best.ckpt: the weights after {epochs} of 2 epochs" for epochs in (1, 2)}
     lines = result.table().splitlines()
     assert sum(line.startswith("flap_corner_keypoints ") for line in lines) == 2
     assert "-" in next(line for line in lines[-5:] if line.startswith("corner_keypoints ")).split()
