@@ -1,4 +1,4 @@
-"""`keypoint-detection sweep`: runs a wandb sweep file here, without an account."""
+"""`keypoint-detection sweep`: runs a wandb sweep file locally, without an account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keypoint_detection.sweep.results import Run, ranked, table, write_results
 from keypoint_detection.sweep.sweep_file import SweepFile, read_sweep_file
 
 COMMAND = "keypoint-detection sweep"
-# Failed runs of which the command says why; runs.csv says it of all.
+# Maximum number of failed runs whose problems are printed; runs.csv has those of all.
 SHOWN_PROBLEMS = 10
 
 
@@ -49,7 +49,7 @@ def sweep(
         retry_failed: Start failed runs again, with their parameters.
 
     Returns:
-        All runs, the best first; what was read of the file; and the folder of the sweep.
+        All runs, the best first; the contents of the sweep file; and the folder of the sweep.
 
     Raises:
         InputError: If the file, a parameter in it or the database is not usable.
@@ -69,7 +69,7 @@ def sweep(
     add_runs(study, runs)
     if retry_failed:
         put_back_failed(study)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # cluster schedulers send it; like Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: schedulers send SIGTERM
     try:
         with logging_redirect_tqdm(), tqdm(total=runs, unit="run", desc=asked.name, disable=None) as bar:
             Worker(asked, folder, study, seed, bar).work()
@@ -81,10 +81,10 @@ def sweep(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a sweep with the flags of a command line.
+    """Runs `keypoint-detection sweep`.
 
     Args:
-        arguments: The flags; those of the process where none are given.
+        arguments: The flags; by default those of the process.
 
     Returns:
         The exit code: 1 if a run failed.
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"  look at   {folder / 'parallel_coordinates.png'}, {folder / 'runs.csv'}\n")
     if failed:
         sys.stdout.write(
-            f"{len(failed)} of {len(runs)} runs failed; their output.log says more, --retry_failed starts them again\n"
+            f"{len(failed)} of {len(runs)} runs failed; see their output.log, or try them again with --retry_failed\n"
         )
         sys.stdout.writelines(f"  {run.name}  {run.problem}\n" for run in failed[:SHOWN_PROBLEMS] if run.problem)
     return 1 if failed else 0

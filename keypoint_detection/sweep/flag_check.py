@@ -1,4 +1,4 @@
-"""Checks the parameters of a sweep as the flags that they become, before anything is started."""
+"""Checks the parameters of a sweep as flags of training, before any run starts."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from keypoint_detection.log_names import log_name, parse_log_name
 from keypoint_detection.sweep.sweep_file import SweepFile, flag_text, own_program
 from keypoint_detection.wording import did_you_mean
 
-# Flags that the sweep gives to every run.
+# Flags that the sweep sets for every run.
 GIVEN = ("run_dir", "resume")
 
 
 def check_flags(sweep: SweepFile) -> None:
-    """Checks names and values; only the script of this library says what its flags are.
+    """Checks the names and values of parameters; flags are known only if the program is this library's own.
 
     Args:
         sweep: The sweep.
 
     Raises:
-        InputError: If a parameter is no flag, a value is none of that flag's, or a required flag is missing.
+        InputError: If a parameter is not a flag, a value is not valid for its flag, a required flag is missing, or
+            training does not log the metric.
     """
     for parameter in sweep.parameters:
         if parameter.name in GIVEN:
-            raise InputError(f"{sweep.path}: parameters.{parameter.name}: the sweep chooses it for every run")
+            raise InputError(f"{sweep.path}: parameters.{parameter.name}: is set by the sweep, expected no such entry")
     if sweep.program != own_program():
         return
-    # torch takes seconds, and other errors come first
+    # Imported late, because torch takes seconds, and other errors are found before.
     from keypoint_detection.models.backbones import BACKBONES
     from keypoint_detection.models.losses import LOSSES
     from keypoint_detection.models.registry import look_up
@@ -43,13 +44,13 @@ def check_flags(sweep: SweepFile) -> None:
     for parameter in sweep.parameters:
         if parameter.name not in known:
             hint = did_you_mean(parameter.name, known)
-            raise InputError(f"{sweep.path}: parameters.{parameter.name}: no flag of the training{hint}")
+            raise InputError(f"{sweep.path}: parameters.{parameter.name}: expected a flag of train{hint}")
 
     fixed = _fixed_flags(sweep)
 
     def parse(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         here = Path.cwd()
-        os.chdir(sweep.folder)  # a --config is relative to where runs start
+        os.chdir(sweep.folder)  # --config is relative to the folder in which runs start
         try:
             words = [*fixed, *(f"--{name}={flag_text(value)}" for name, value in values.items())]
             config = parser.parse_args(words)
@@ -73,9 +74,9 @@ def check_flags(sweep: SweepFile) -> None:
 
 
 def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
-    """Checks that a training with these flags logs the metric.
+    """Checks that training with these flags logs the metric.
 
-    Where channels or distances are not known, those that its name has are taken for some of them.
+    If channels or distances are unknown, those in the name of the metric are assumed to exist.
     """
     from keypoint_detection.evaluation.images import metric_names
     from keypoint_detection.metrics.distances import parse_distances
@@ -84,7 +85,7 @@ def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
     varying = {parameter.name for parameter in sweep.parameters if parameter.varies}
     spec = None if "keypoint_channels" in varying else config["keypoint_channels"]
     words = spec.split() if isinstance(spec, str) else []
-    # A channel of the file may itself be called `a=b`.
+    # A channel in the file may itself be called `a=b`.
     channels = [name for word in words for name in (split_word(word, ())[0], word)] or [asked.channel or ""]
     distances = parse_distances(config["maximal_gt_keypoint_pixel_distances"], config["threshold_unit"])
     if "maximal_gt_keypoint_pixel_distances" in varying and asked.distance:
@@ -95,11 +96,11 @@ def _check_metric(sweep: SweepFile, config: Mapping[str, Any]) -> None:
     names += [f"{stage}/{name}" for stage in ("validation", "best", "test") for name in (*losses, *measured)]
     if sweep.metric not in names:
         hint = did_you_mean(sweep.metric, [name for name in names if parse_log_name(name).channel != ""])
-        raise InputError(f"{sweep.path}: metric.name {sweep.metric!r}: no training logs it{hint}")
+        raise InputError(f"{sweep.path}: metric.name {sweep.metric!r}: expected a metric that training logs{hint}")
 
 
 def _fixed_flags(sweep: SweepFile) -> list[str]:
-    """The flags that the sweep's command gives to every run, with their values."""
+    """The flags, with their values, that the sweep's command passes to every run."""
     words = sweep.command({})
     program = str(sweep.program)
     behind = words[words.index(program) + 1 :] if program in words else words

@@ -1,4 +1,4 @@
-"""The parameters of a sweep file and the distributions that their values are drawn from, by wandb's names."""
+"""The parameters of a sweep file and the distributions that their values are drawn from, under wandb's names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 Entry = Mapping[str, Any]
-# Quantiles that a distribution without bounds is drawn from: 4.75 standard deviations of a normal one.
+# Range of quantiles to draw from if a distribution has no bounds: +-4.75 standard deviations for a normal one.
 LOWEST_QUANTILE, HIGHEST_QUANTILE = 1e-6, 1 - 1e-6
 _POWER_OF_TEN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -28,14 +28,14 @@ class Parameter:
     """One parameter: either a choice between values, or a number between bounds.
 
     Attributes:
-        name: Its name, which is a flag of the training.
+        name: Its name, which is a flag of training.
         choices: The values to choose from; empty for a number between bounds.
-        weights: Probabilities of the choices; all are alike where there are none.
-        low: Lower bound of what is drawn.
-        high: Upper bound of what is drawn.
-        log: The logarithm is drawn evenly, instead of the number.
-        whole: Whole numbers are drawn.
-        convert: From what is drawn to the value of the parameter.
+        weights: Probabilities of the choices; if empty, all are equally likely.
+        low: Lower bound of the number that is drawn.
+        high: Upper bound of the number that is drawn.
+        log: Draw the logarithm uniformly, instead of the number.
+        whole: Draw whole numbers.
+        convert: Turns the number that is drawn into the value of the parameter; None leaves it as it is.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Parameter:
         """Draws a value.
 
         Args:
-            trial: What Optuna chooses for and takes note of.
+            trial: The Optuna trial to draw for, which records what is drawn.
 
         Returns:
             The value.
@@ -75,7 +75,7 @@ class Parameter:
         return self.convert(drawn) if self.convert else drawn
 
     def _plain_choices(self) -> list[str | int | float | bool | None]:
-        """The choices as Optuna takes them: as plain values, of which true is 1."""
+        """The choices as plain values, as Optuna needs them; among numbers, true becomes text, as it would equal 1."""
         numbers = any(type(choice) in (int, float) for choice in self.choices)
         texts = (dict, list, bool) if numbers else (dict, list)
         return [json.dumps(choice) if isinstance(choice, texts) else choice for choice in self.choices]
@@ -84,7 +84,7 @@ class Parameter:
         """All its values.
 
         Raises:
-            InputError: If there is no end of them.
+            InputError: If there are infinitely many.
         """
         if self.choices:
             return list(self.choices)
@@ -100,10 +100,10 @@ class Parameter:
 
 
 def grid_points(parameters: list[Parameter]) -> list[dict[str, Any]]:
-    """All combinations of the values of parameters, those of the last one changing fastest.
+    """All combinations of the values of parameters; the last parameter changes fastest.
 
     Raises:
-        InputError: If a parameter has no end of values.
+        InputError: If a parameter has infinitely many values.
     """
     names = [parameter.name for parameter in parameters]
     return [
@@ -123,13 +123,13 @@ def read_parameter(name: str, entry: Any) -> Parameter:
 
     Args:
         name: Its name.
-        entry: What the file says of it: `value`, `values`, or `min` and `max`, and `distribution`.
+        entry: Its entry in the file: `value`, `values`, or `min` and `max`, and `distribution`.
 
     Returns:
         The parameter.
 
     Raises:
-        InputError: If that is no distribution, or its numbers are out of order.
+        InputError: If the entry is not a valid distribution, or its numbers are out of range.
     """
     try:
         if not isinstance(entry, Mapping) or "parameters" in entry:
@@ -145,14 +145,14 @@ def read_parameter(name: str, entry: Any) -> Parameter:
             return parameter
         return _quantised(parameter, _number(entry, "q", 1), positive=base.startswith("log"))
     except OverflowError as error:
-        problem = f"distribution {distribution} takes natural logarithms, got {dict(entry)}"
+        problem = f"distribution {distribution}: expected natural logarithms, got {dict(entry)}"
         raise InputError(f"parameters.{name}: {problem}") from error
     except InputError as error:
         raise InputError(f"parameters.{name}: {error}") from error
 
 
 def _implied(entry: Entry) -> str:
-    """The distribution where none is named: that which wandb takes."""
+    """The distribution if none is named: the same as in wandb."""
     if "value" in entry:
         return "constant"
     if "values" in entry:
@@ -170,11 +170,12 @@ def _check_keys(entry: Entry, distribution: str, required: tuple[str, ...], opti
             raise InputError(f"distribution {distribution} needs {' and '.join(required)}, got {dict(entry)}")
     unknown = [key for key in entry if key not in ("distribution", *required, *optional)]
     if unknown:
-        raise InputError(f"{unknown[0]}: distribution {distribution} takes {', '.join((*required, *optional))}")
+        expected = ", ".join((*required, *optional))
+        raise InputError(f"{unknown[0]}: unknown entry of distribution {distribution}, expected {expected}")
 
 
 def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
-    """A number of the entry; YAML reads `1e-4`, which has no point, as text."""
+    """A number in the entry, or a text such as `1e-4`, which YAML does not read as a number without a decimal point."""
     value = plain_value(entry.get(key, otherwise))
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{key} is {value!r}, expected a number")
@@ -182,7 +183,7 @@ def _number(entry: Entry, key: str, otherwise: float | None = None) -> float:
 
 
 def plain_value(value: Any) -> Any:
-    """The value as it is written: YAML takes `1e-4` and `1.5e3` for text and `2026-01-31` for a date."""
+    """The value as its author meant it: YAML reads `1e-4` and `1.5e3` as text, and `2026-01-31` as a date."""
     if isinstance(value, datetime.date):
         return value.isoformat()
     return float(value) if isinstance(value, str) and _POWER_OF_TEN.fullmatch(value) else value
@@ -191,7 +192,7 @@ def plain_value(value: Any) -> Any:
 def _bounds(entry: Entry, minimum: float = -math.inf) -> tuple[float, float]:
     low, high = _number(entry, "min"), _number(entry, "max")
     if low > high:
-        raise InputError(f"min is {low} and max is {high}, expected min below max")
+        raise InputError(f"min is {low} and max is {high}, expected min not above max")
     if low <= minimum:
         raise InputError(f"min is {low}, expected a number above {minimum:g}")
     return low, high
@@ -213,7 +214,7 @@ def _weighted(name: str, entry: Entry) -> Parameter:
     weights = [plain_value(weight) for weight in weights] if isinstance(weights, list) else weights
     numbers = [w for w in weights if isinstance(w, int | float) and w >= 0] if isinstance(weights, list) else []
     if numbers != weights or len(weights) != len(values) or not abs(math.fsum(weights) - 1) <= 1e-6:
-        raise InputError(f"probabilities is {weights!r}, expected a number for each of {len(values)} values, sum 1")
+        raise InputError(f"probabilities is {weights!r}, expected {len(values)} numbers, one per value, that sum to 1")
     return Parameter(name, values, tuple(weights))
 
 
@@ -270,7 +271,7 @@ def _quantised(parameter: Parameter, step: float, positive: bool) -> Parameter:
     return replace(parameter, convert=nearest)
 
 
-# What each distribution needs, and how it is read.
+# The entries that each distribution needs, and the function that reads it.
 _BUILDERS: dict[str, tuple[tuple[str, ...], Callable[[str, Entry], Parameter]]] = {
     "constant": (("value",), _constant),
     "categorical": (("values",), _categorical),

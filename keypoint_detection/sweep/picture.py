@@ -1,4 +1,4 @@
-"""The picture of a sweep: an axis for each parameter and one for the metric, and a line across them for each run.
+"""The parallel coordinates plot of a sweep: an axis for each parameter and the metric, and a line for each run.
 
 R runs, A axes.
 """
@@ -36,8 +36,8 @@ class Axis:
     """One vertical axis.
 
     Attributes:
-        title: What stands above it.
-        positions: Where each run crosses it, `(R,)` in [0, 1].
+        title: The text above it.
+        positions: Where the line of each run crosses it, `(R,)` in [0, 1].
         ticks: Positions and texts of its ticks.
     """
 
@@ -47,7 +47,7 @@ class Axis:
 
 
 def parameter_axis(parameter: Parameter, values: Sequence[Any]) -> Axis:
-    """The axis of a parameter: logarithmic if its logarithm was drawn, with equal steps for a choice of values.
+    """The axis of a parameter: logarithmic if its logarithm was drawn, evenly spaced for a choice of values.
 
     Args:
         parameter: The parameter.
@@ -67,12 +67,12 @@ def parameter_axis(parameter: Parameter, values: Sequence[Any]) -> Axis:
 
 
 def number_axis(title: str, values: Sequence[float], log: bool = False, whole: bool = False) -> Axis:
-    """The axis of numbers, from the smallest to the largest of them, with ticks at round ones.
+    """An axis of numbers, from the smallest to the largest of them, with ticks at round numbers.
 
     Args:
-        title: What stands above it.
+        title: The text above it.
         values: The number of each run.
-        log: Whether equal steps are equal factors.
+        log: Whether the axis is logarithmic.
         whole: Whether all numbers are whole.
 
     Returns:
@@ -112,10 +112,10 @@ def draw_parallel_coordinates(
     Args:
         path: The PNG file to write.
         values: The metric of each run, `(R,)`.
-        parameters: Its parameters.
-        complete: Whether it was trained to its end; the others are dotted.
+        parameters: The parameters of each run.
+        complete: Whether each run was trained to the end; the lines of others are dotted.
         axes: The parameters to draw an axis for.
-        metric: Name of the metric, whose axis is the last.
+        metric: Name of the metric, whose axis comes last.
         maximize: Whether high values are good.
     """
     drawn = [parameter_axis(axis, [given[axis.name] for given in parameters]) for axis in axes]
@@ -127,7 +127,7 @@ def draw_parallel_coordinates(
     colours = ScalarMappable(Normalize(low, high), matplotlib.colormaps["viridis"])
     if not maximize:
         colours.set_cmap("viridis_r")
-    # The best run is drawn last, on top of the others; of equal ones the first.
+    # The best run (the first one, if several are equal) is drawn last, on top of the others.
     order = sorted(range(len(values)), key=lambda run: (complete[run], values[run] if maximize else -values[run], -run))
     for run in order:
         heights = [axis.positions[run] for axis in drawn]
@@ -136,7 +136,7 @@ def draw_parallel_coordinates(
         plot.plot(range(len(drawn)), heights, color=colours.to_rgba(values[run]), linewidth=width, **style)
     _draw_axes(plot, drawn)
     dotted = len(complete) - sum(complete)
-    title = f"{counted(len(values), 'run')}, thick: the best" + (
+    title = f"{counted(len(values), 'run')}, thick: best" + (
         f", dotted: {dotted} not trained to the end" if dotted else ""
     )
     plot.set_title(title, fontsize=10, pad=28 + TITLE_STEP)
@@ -148,7 +148,7 @@ def draw_parallel_coordinates(
 
 
 def _draw_axes(plot: Axes, drawn: Sequence[Axis]) -> None:
-    shared = {"textcoords": "offset points", "parse_math": False}  # what stands between two dollars is no formula
+    shared = {"textcoords": "offset points", "parse_math": False}  # text between dollar signs is not a formula
     for place, axis in enumerate(drawn):
         plot.axvline(place, color="0.3", linewidth=1, zorder=3)
         for position, text in axis.ticks:
@@ -156,7 +156,7 @@ def _draw_axes(plot: Axes, drawn: Sequence[Axis]) -> None:
                 text, (place, position), xytext=(4, 0), fontsize=8, va="center", zorder=4, **shared,
                 bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
             )  # fmt: skip
-        height = 12 + TITLE_STEP * (place % 2)  # neighbours would cover one another
+        height = 12 + TITLE_STEP * (place % 2)  # on one line, neighbours would overlap
         plot.annotate(axis.title, (place, 1), xytext=(0, height), fontsize=9, ha="center", va="bottom", **shared)
     plot.set_xlim(-0.2, len(drawn) - 0.6)
     plot.set_ylim(-0.04, 1.04)

@@ -1,4 +1,4 @@
-"""What came of a sweep: a table, and a picture with an axis for each parameter."""
+"""The results of a sweep: a table, and a picture with an axis for each parameter."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from keypoint_detection.wording import cells, padded
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep, as far as it is.
+    """The current state of one run of a sweep.
 
     Attributes:
         number: Its number, from 0.
         state: waiting, running, complete, pruned or failed.
-        value: The best value of the metric so far, None without one.
+        value: The best value of the metric so far, None if there is none.
         parameters: Values by parameter; empty before they are drawn.
         evaluations: How often the metric was computed.
-        seconds: From the start of its latest attempt to its end, None before that.
+        seconds: Duration of its latest attempt, None before that has ended.
         problem: Why it failed, or an empty text.
     """
 
@@ -49,7 +49,7 @@ def run_name(number: int) -> str:
 
 
 def ranked(runs: Sequence[Run], maximize: bool) -> list[Run]:
-    """Sorts runs by their values, the best first; complete ones before those that were stopped, and others last."""
+    """Sorts runs by state (complete, pruned, then all others) and, within a state, by value, the best first."""
     states = {"complete": 0, "pruned": 1}
 
     def key(run: Run) -> tuple[int, float, int]:
@@ -60,7 +60,7 @@ def ranked(runs: Sequence[Run], maximize: bool) -> list[Run]:
 
 
 def table(runs: Sequence[Run], sweep: SweepFile) -> str:
-    """The runs as text, in their order, with the parameters that vary."""
+    """The runs as a text table, in the given order, with the parameters that vary."""
     return "\n".join("  ".join(cells).rstrip() for cells in _aligned(_rows(runs, sweep)))
 
 
@@ -76,7 +76,7 @@ def _rows(runs: Sequence[Run], sweep: SweepFile) -> list[list[str]]:
 
 
 def short(value: Any) -> str:
-    """A value of a parameter as a text that is quickly read."""
+    """A parameter's value as short text."""
     return f"{value:.4g}" if isinstance(value, float) else flag_text(value)
 
 

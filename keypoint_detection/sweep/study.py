@@ -1,7 +1,8 @@
-"""The sweep's memory: an Optuna study that several processes share, with one trial for each attempt at a run.
+"""The state of a sweep: an Optuna study that several processes share, with one trial for each attempt at a run.
 
-Every run of a sweep is put into the study when the sweep begins, and processes take the next one that waits. A run that
-was interrupted, with its process or by a user, is put back and goes on in its folder; one that failed is if asked.
+All runs of a sweep are added to the study when the sweep starts, and processes take the next one that is waiting. A run
+that was interrupted, by a user or because its process died, is put back and resumes in its folder; a failed one is only
+put back on request.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.sweep.results import Run
 from keypoint_detection.sweep.sweep_file import SweepFile
 
-# A process says this often that its run goes on, and after this long without a word it counts as gone.
+# A process reports this often that its run is alive; after this long without a report, the process counts as gone.
 HEARTBEAT_SECONDS = 5
 GRACE_SECONDS = 30
-# Runs that have to be complete before others are compared with their median.
+# Number of runs that must be complete before others are compared with their median.
 RUNS_BEFORE_PRUNING = 5
 
 
 def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: BasePruner) -> optuna.Study:
-    """Opens the study of a sweep, or makes it.
+    """Opens the study of a sweep, or creates it.
 
     Args:
         sweep: The sweep.
@@ -47,10 +48,10 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
         The study.
 
     Raises:
-        InputError: If the database cannot be opened, it holds a sweep of this name that is another one, or the folder
-            holds runs of another sweep, which those of this one would go on with.
+        InputError: If the database cannot be opened or holds a different sweep of this name, or if the folder holds
+            runs of another sweep, which runs of this one would resume.
     """
-    has_runs = any(folder.glob("run-*"))  # before the sweep is looked for, which another process may begin just now
+    has_runs = any(folder.glob("run-*"))  # looked up before the study, which another process may be creating right now
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage or f"sqlite:///{folder.absolute() / 'study.db'}"
     direction = "maximize" if sweep.maximize else "minimize"
@@ -72,17 +73,17 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
     elif begun != sweep.identity:
         way_out = "another name and --sweep_dir" if storage else f"another --sweep_dir, or none there: remove {folder}"
         raise InputError(
-            f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} began with another "
+            f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} was started with a different "
             f"{' and '.join(sweep.differences(begun))}; expected the same as then, or {way_out}"
         )
     return study
 
 
 def _open_database(url: str, attempts: int = 5) -> RDBStorage:
-    """Opens the database, again if another process made its tables at the same moment."""
+    """Opens the database, and tries again if another process was creating its tables at the same time."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeat
+            warnings.simplefilter("ignore", ExperimentalWarning)  # about the heartbeat
             storage = RDBStorage(
                 url.replace("postgresql://", "postgresql+pg8000://", 1),
                 # Processes that share an SQLite file wait for one another.
@@ -102,9 +103,9 @@ def _open_database(url: str, attempts: int = 5) -> RDBStorage:
 
 
 def _lock_from_the_first_read(engine: Engine) -> None:
-    """Lets no two processes take the same waiting run, which SQLite's transactions allow: they lock when they write.
+    """Keeps two processes from taking the same waiting run: by default, SQLite transactions only lock when they write.
 
-    Reading takes the lock too, for as long as a query lasts.
+    With this, they also lock when they read, for the duration of a query.
     """
 
     def leave_transactions_alone(connection: Any, record: Any) -> None:
@@ -119,7 +120,7 @@ def _lock_from_the_first_read(engine: Engine) -> None:
 
 
 def hide_password(url: str) -> str:
-    """The URL of a database as it may be shown."""
+    """The URL of a database without its password, for messages."""
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
 
 
@@ -129,13 +130,13 @@ def create_pruner(sweep: SweepFile, prune: bool, prune_after: int) -> BasePruner
     Args:
         sweep: The sweep.
         prune: Whether to stop any.
-        prune_after: Evaluations that every run is given.
+        prune_after: Number of evaluations that every run gets before it may be stopped.
 
     Returns:
         The pruner.
 
     Raises:
-        InputError: If `early_terminate` is not one of wandb's, or a number is out of its range.
+        InputError: If `early_terminate` is not valid in wandb, or a number is out of its range.
     """
     if prune_after < 0:
         raise InputError(f"--prune_after {prune_after}: expected at least 0")
@@ -157,13 +158,13 @@ def create_pruner(sweep: SweepFile, prune: bool, prune_after: int) -> BasePruner
         )
     most = values.get("max_iter", "auto")
     least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])
-    if most != "auto" and least > most:  # with which Optuna stops no run, without a word
-        raise InputError(f"{found}, expected min_iter to be no more than max_iter")
+    if most != "auto" and least > most:  # Optuna would silently stop no run at all
+        raise InputError(f"{found}, expected min_iter not above max_iter")
     return HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=values["eta"])
 
 
 def create_sampler(method: str, seed: int, run: int) -> BaseSampler:
-    """What draws the parameters of one run: with a seed of its own, whichever process draws them and whenever.
+    """What draws the parameters of one run. The run has its own seed, whichever process draws them and when.
 
     Args:
         method: random or bayes.
@@ -175,13 +176,13 @@ def create_sampler(method: str, seed: int, run: int) -> BaseSampler:
     """
     own = (seed * 1_000_003 + run) % 2**32
     if method == "bayes":
-        # Runs that are under way count as bad, so that processes look in different places.
+        # Unfinished runs count as bad, so that processes explore different regions.
         return TPESampler(seed=own, constant_liar=True)
     return RandomSampler(seed=own)
 
 
 def add_runs(study: optuna.Study, count: int) -> None:
-    """Puts runs into the study until there are enough."""
+    """Adds runs to the study until there are `count`."""
     known = {trial.user_attrs.get("run") for trial in study.get_trials(deepcopy=False)}
     for number in range(count):
         if number not in known:
@@ -189,7 +190,7 @@ def add_runs(study: optuna.Study, count: int) -> None:
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Lets a run that was interrupted wait again, with its parameters."""
+    """Puts an interrupted run back into the queue, with its parameters."""
     study.add_trial(
         optuna.create_trial(
             state=TrialState.WAITING,
@@ -206,14 +207,14 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def put_back_failed(study: optuna.Study) -> None:
-    """Lets the runs that failed wait again, with their parameters."""
+    """Puts failed runs back into the queue, with their parameters."""
     for _, trial in sorted(_latest_attempts(study).items()):
         if trial.state is TrialState.FAIL:
             put_back(study, trial)
 
 
 def is_repeated(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a trial is none of the sweep's, as when two processes put the same run into the study at once."""
+    """Whether a trial does not count, for example because two processes added the same run to the study at once."""
     if "run" not in trial.user_attrs:
         return True
     trials = study.get_trials(deepcopy=False)
@@ -234,12 +235,12 @@ def _first_attempt(trial: FrozenTrial) -> int:
 
 
 def list_runs(study: optuna.Study) -> list[Run]:
-    """The latest attempt at each run of a study, by the numbers of the runs."""
+    """The runs of a study in the order of their numbers, each as described by its latest attempt."""
     return [_describe(study, number, trial) for number, trial in sorted(_latest_attempts(study).items())]
 
 
 def _latest_attempts(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The latest attempt at each run, by its number."""
+    """The latest attempt at each run, by the number of the run."""
     latest: dict[int, FrozenTrial] = {}
     trials = study.get_trials(deepcopy=False)
     repeated = _put_back_twice(trials)

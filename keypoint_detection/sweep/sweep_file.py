@@ -36,14 +36,14 @@ class SweepFile:
 
     Attributes:
         path: The file.
-        content: What the file says.
+        content: The parsed content of the file.
         method: grid, random or bayes.
-        metric: Name of the metric as the training logs it.
-        maximize: Whether the metric is to be high, not low.
+        metric: Name under which training logs the metric.
+        maximize: Whether high values of the metric are good, rather than low ones.
         parameters: The parameters.
-        points: All combinations, for the method grid.
+        points: All combinations of values; only for the method grid.
         program: The script that trains.
-        folder: Where runs start, which relative paths in the file are relative to.
+        folder: Folder in which runs start; relative paths in the file are relative to it.
     """
 
     path: Path
@@ -58,18 +58,18 @@ class SweepFile:
 
     @property
     def name(self) -> str:
-        """Name of the sweep: that in the file, or the file's own."""
+        """Name of the sweep: the one given in the file, or that of the file itself."""
         return re.sub(r"[^\w.-]+", "-", str(self.content.get("name") or self.path.stem))
 
     @property
     def identity(self) -> str:
-        """What has to stay the same for a sweep to go on, as text."""
+        """What must stay the same for a sweep to be resumed, as text."""
         kept = {key: self.content[key] for key in ("method", "metric", "parameters", "program") if key in self.content}
-        plain = json.loads(json.dumps(kept, default=str))  # YAML's keys may be numbers, among texts
+        plain = json.loads(json.dumps(kept, default=str))  # keys in YAML may be a mix of numbers and text
         return json.dumps(plain, sort_keys=True)
 
     def differences(self, identity: str) -> list[str]:
-        """The entries that differ from those of an `identity`, such as `parameters.learning_rate`."""
+        """Names of entries that differ from another `identity`, such as `parameters.learning_rate`."""
         now, before = json.loads(self.identity), json.loads(identity)
         named = []
         for key in sorted(now.keys() | before.keys()):
@@ -84,10 +84,10 @@ class SweepFile:
         """How many runs the sweep has.
 
         Args:
-            count: How many were asked for, whatever the file's run_cap; None for as many as the file says.
+            count: The number asked for, which overrides the file's run_cap; None takes that of the file.
 
         Raises:
-            InputError: If nothing says it.
+            InputError: If neither the count nor the file gives a number, or the count is below 1.
         """
         if count is not None and count < 1:
             raise InputError(f"--count {count}: expected at least 1")
@@ -112,7 +112,7 @@ class SweepFile:
 
 
 def _macros(program: Path, flags: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What stands for each of wandb's macros in a command."""
+    """The words that replace each of wandb's macros in a command."""
     texts = {name: flag_text(value) for name, value in flags.items()}
     told = [name for name, value in flags.items() if value is not False]
     switches = [f"--{name}" if flags[name] is True else f"--{name}={texts[name]}" for name in told]
@@ -150,7 +150,7 @@ def read_sweep_file(path: str | Path) -> SweepFile:
         The sweep.
 
     Raises:
-        InputError: In one line, for whatever is wrong with it.
+        InputError: If anything is wrong with the file; the message is one line.
     """
     path = Path(path)
     try:
@@ -204,7 +204,7 @@ def _check(path: Path, content: Any) -> SweepFile:
     program, folder = _find_program(path, content.get("program"))
     if "goal" not in metric:
         logger.warning(
-            "%s: metric.goal is left out, which is minimize: the best run has the lowest %s", path, metric["name"]
+            "%s: metric.goal is missing, so it is minimize: the best run has the lowest %s", path, metric["name"]
         )
     maximize = metric.get("goal") == "maximize"
     return SweepFile(
@@ -213,16 +213,16 @@ def _check(path: Path, content: Any) -> SweepFile:
 
 
 def _find_program(path: Path, name: str | None) -> tuple[Path, Path]:
-    """The script that trains, and the folder that its flags are relative to."""
+    """The script that trains, and the folder that the paths in its flags are relative to."""
     if name is None:
         return own_program(), Path.cwd()
     for folder in (Path.cwd(), path.resolve().parent):
         if (folder / name).is_file():
             return (folder / name).resolve(), folder
     if name == own_program().name:
-        logger.warning("program %s: not here and not beside the sweep file, taking %s", name, own_program())
+        logger.warning("program %s: not found here or next to the sweep file, using %s", name, own_program())
         return own_program(), Path.cwd()
     raise InputError(
-        f"program {name}: no such file in {Path.cwd()} and beside the sweep file; without a program, that of this "
-        "library trains"
+        f"program {name}: no such file in {Path.cwd()} or next to the sweep file, expected a script, or no program to "
+        "use this library's"
     )

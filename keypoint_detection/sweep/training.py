@@ -1,4 +1,4 @@
-"""One run of a sweep: a process that trains, watched through the metrics that it writes."""
+"""One run of a sweep: a process that trains, monitored through the metrics that it writes."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from keypoint_detection.wording import did_you_mean
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.25
-# What a training that is told to end may take for it, such as for its last checkpoint.
+# How long a training process may take to end after it was told to, for example to write its last checkpoint.
 SECONDS_TO_END = 30.0
-# What every evaluation of this library that computes metrics logs; a validation between them may log losses alone.
+# Logged by every evaluation of this library that computes metrics; other validations may log only losses.
 MEAN_AP = "validation/meanAP"
 
 
 class RunError(Exception):
-    """A run ended without a value. The text says why, in one line."""
+    """A run ended without a value. The message says why, in one line."""
 
 
 class Outcome(NamedTuple):
-    """How a training ended.
+    """How a training process ended.
 
     Attributes:
         values: The metric at each evaluation.
-        stopped: Whether it was stopped before its end, as hopeless.
+        stopped: Whether it was stopped early because it was hopeless.
     """
 
     values: list[float]
@@ -50,23 +50,23 @@ def run_training(
     report: Callable[[int, float], None],
     is_hopeless: Callable[[], bool],
 ) -> Outcome:
-    """Starts a training and waits for its end, or ends it where it is hopeless.
+    """Starts training in a process and waits until it ends, or stops it if it is hopeless.
 
-    That it does not seem to log the metric is said meanwhile.
+    Meanwhile, logs a warning if it does not seem to log the metric.
 
     Args:
         command: Program and arguments.
-        folder: Where it starts.
-        run_dir: Folder of the run, which gets its output as `output.log`, and where it writes `metrics.csv`.
+        folder: Folder in which the process starts.
+        run_dir: Folder of the run: its output goes to `output.log` there, and it writes its `metrics.csv` there.
         metric: Name of the metric in that file.
         report: Called with the number (from 0) and the value of each evaluation.
-        is_hopeless: Asked after evaluations whether to stop the training.
+        is_hopeless: Called after evaluations; says whether to stop training.
 
     Returns:
         The values of the metric, and whether it was stopped.
 
     Raises:
-        RunError: If the training ends with an error.
+        RunError: If the process cannot be started, or ends with an error.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log, metrics = run_dir / "output.log", run_dir / "metrics.csv"
@@ -92,7 +92,7 @@ def run_training(
             if not is_told and seems_not_logged(rows, metric):
                 is_told = True
                 logger.warning(
-                    "%s: the first evaluations do not log %s%s, which the training has to do before its end",
+                    "%s: the first evaluations did not log %s%s; the run fails unless it is logged before the end",
                     run_dir.name, metric, did_you_mean(metric, rows[0]),
                 )  # fmt: skip
             if is_new and is_hopeless():
@@ -108,26 +108,26 @@ def run_training(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Tells a training and its processes to end, and kills them if they take too long."""
+    """Tells a training process and its children to end, and kills them if they take too long."""
     try:
-        with contextlib.suppress(ProcessLookupError):  # e.g. one that has ended
+        with contextlib.suppress(ProcessLookupError):  # e.g. it has already ended
             os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_TO_END)
-    finally:  # also where Ctrl-C does not wait for it
+    finally:  # even if Ctrl-C interrupts the wait
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Reads a `metrics.csv`, which may be written to at this moment.
+    """Reads a `metrics.csv`, which may be being written at the same time.
 
     Args:
         path: The file.
 
     Returns:
-        Its rows, with an empty text for what a row has no value of; none if there is no such file.
+        Its complete rows, with empty text for missing values; no rows if there is no such file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -137,12 +137,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def seems_not_logged(rows: Sequence[Mapping[str, str]], metric: str) -> bool:
-    """Whether two evaluations have not logged a metric of the validation, which may log it less often than others.
+    """Whether at least two evaluations have been logged, but not this validation metric.
 
-    Nothing is said of other metrics, which may come at any time.
+    False for all other metrics, as they may be logged at any time.
 
     Args:
-        rows: What a training has logged so far.
+        rows: The rows that have been logged so far.
         metric: Name of the metric.
     """
     evaluations = sum(bool(row.get(MEAN_AP)) for row in rows)
@@ -150,7 +150,7 @@ def seems_not_logged(rows: Sequence[Mapping[str, str]], metric: str) -> bool:
 
 
 def column_names(path: Path) -> list[str]:
-    """What a `metrics.csv` has values of; nothing if there is no such file."""
+    """The column names of a `metrics.csv`; none if there is no such file."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return next(csv.reader(file), [])
@@ -159,6 +159,6 @@ def column_names(path: Path) -> list[str]:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that says something."""
+    """The last line of a log that is not empty."""
     lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")

@@ -1,4 +1,4 @@
-"""Takes the runs of a sweep that wait, one after another, until there are none."""
+"""Trains the waiting runs of a sweep, one after another, until none is left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keypoint_detection.wording import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-# After this many failed runs of one command, and no other of the whole sweep, it is the sweep that is wrong.
+# If this many runs failed since the command started, and none is complete, pruned or running, the sweep is at fault.
 FAILURES_TO_STOP = 3
 
 
@@ -47,19 +47,19 @@ class Worker:
         self._failed_before = 0
 
     def work(self) -> None:
-        """Works until no run is left, and waits a while for runs whose process seems to be gone.
+        """Works until no run is left, and then waits a while, in case the process of a running one is gone.
 
         Raises:
-            InputError: If the sweep is wrong, not one of its runs.
-            KeyboardInterrupt: If the user stops it; the run that was under way waits again.
+            InputError: If the sweep itself is at fault, rather than one of its runs.
+            KeyboardInterrupt: If the user stops it; the current run is put back into the queue.
         """
-        # What made earlier ones fail may have been put right since.
+        # Earlier failures do not count, since their cause may have been fixed.
         self._failed_before = sum(run.state == "failed" for run in memory.list_runs(self.study)[: self.bar.total])
         idle_since = time.monotonic()
         while True:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                optuna.storages.fail_stale_trials(self.study)  # which then wait again
+                optuna.storages.fail_stale_trials(self.study)  # puts them back into the queue
             states = self._progress()
             if "waiting" in states:
                 self.study.optimize(self._objective, n_trials=1, catch=(RunError,))
@@ -67,7 +67,7 @@ class Worker:
             elif "running" not in states:
                 return
             elif time.monotonic() - idle_since > memory.GRACE_SECONDS + 2 * memory.HEARTBEAT_SECONDS:
-                logger.info("%d runs go on in other processes", states.count("running"))
+                logger.info("%d runs continue in other processes", states.count("running"))
                 return
             else:
                 time.sleep(0.5)
@@ -76,7 +76,7 @@ class Worker:
         """Updates the bar, and returns the states of all runs.
 
         Raises:
-            InputError: If nothing but failures has come of the sweep.
+            InputError: If too many runs have failed, and none has succeeded or is still running.
         """
         found = memory.list_runs(self.study)[: self.bar.total]
         states = [run.state for run in found]
@@ -90,14 +90,14 @@ class Worker:
         return states
 
     def _objective(self, trial: optuna.Trial) -> float:
-        """Trains, and says how that ended."""
+        """Trains and logs the result."""
         frozen = self._frozen(trial)
         if memory.is_repeated(self.study, frozen):
-            raise RunError("the run was put into the sweep twice, by two processes that began at once")
+            raise RunError("two processes that started at the same time added the run twice")
         number = frozen.user_attrs["run"]
-        if number >= self.bar.total:  # of a command that asked for more
+        if number >= self.bar.total:  # added by a command with a larger count
             memory.put_back(self.study, frozen)
-            raise RunError("the run is not asked for")
+            raise RunError("the run is beyond the count of this command")
         try:
             value = self._train(trial, number)
         except (RunError, InputError) as error:
@@ -105,17 +105,17 @@ class Worker:
             logger.warning("run %d failed: %s", number, error)
             raise
         except optuna.TrialPruned:
-            logger.info("run %d: stopped, because others were better at this point", number)
+            logger.info("run %d: stopped early, because others were better at this point", number)
             raise
         except KeyboardInterrupt:
             memory.put_back(self.study, self._frozen(trial))
-            logger.info("run %d: interrupted; the same command goes on with it", number)
+            logger.info("run %d: interrupted; the same command resumes it", number)
             raise
         logger.info("run %d: %s %.4g", number, self.sweep.metric, value)
         return value
 
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
-        """What the study knows of a trial at this moment."""
+        """A trial as it is in the study right now."""
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def _train(self, trial: optuna.Trial, number: int) -> float:
@@ -125,9 +125,9 @@ class Worker:
             The best value of the metric.
 
         Raises:
-            RunError: If there is none.
-            InputError: If it is seen at the end that the training has no such metric.
-            TrialPruned: If it was stopped because it was hopeless.
+            RunError: If the run fails, or the metric was never finite.
+            InputError: If training turns out not to log the metric.
+            TrialPruned: If the run was stopped because it was hopeless.
         """
         parameters = self._parameters(trial, number)
         shown = [f"{p.name} {short(parameters[p.name])}" for p in self.sweep.parameters if p.varies]
@@ -148,13 +148,13 @@ class Worker:
         if not values:
             logged = column_names(run_dir / "metrics.csv")
             if self.sweep.metric in logged:
-                raise RunError(f"{self.sweep.metric} was never a number")
+                raise RunError(f"{self.sweep.metric} was never finite")
             hint = did_you_mean(self.sweep.metric, logged)
-            raise InputError(f"{self.sweep.path}: metric.name {self.sweep.metric!r}: no run logs it{hint}")
+            raise InputError(f"{self.sweep.path}: metric.name {self.sweep.metric!r}: the run did not log it{hint}")
         return max(values) if self.sweep.maximize else min(values)
 
     def _parameters(self, trial: optuna.Trial, number: int) -> dict[str, Any]:
-        """The parameters of a run: those of an earlier attempt, or drawn now."""
+        """The parameters of a run: those of an earlier attempt, or newly drawn ones."""
         if "parameters" in trial.user_attrs:
             return json.loads(trial.user_attrs["parameters"])
         if self.sweep.points:
@@ -166,7 +166,7 @@ class Worker:
         return parameters
 
     def _flags(self, parameters: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-        """What a run is started with: its parameters, its place, and less to read in its log."""
+        """The flags of a run: its parameters, its folder, where wandb puts it, and no progress bar in its log."""
         content = self.sweep.content
         places = {f"wandb_{key}": content[key] for key in ("project", "entity") if key in content}
         return {"enable_progress_bar": False, **places, **parameters, "run_dir": str(run_dir), "resume": "auto"}

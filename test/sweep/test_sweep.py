@@ -150,7 +150,7 @@ def test_a_failed_run_is_reported_and_the_sweep_goes_on(folder, capsys, caplog):
     assert states["success"] == ("complete", "")
     assert states["failure"][1].startswith("out of luck (exit code 1, ")
     assert Path(states["failure"][1].split(", ")[1].rstrip(")")).read_text() == "some words\nerror: out of luck\n"
-    assert states["nan"] == ("failed", "score was never a number")
+    assert states["nan"] == ("failed", "score was never finite")
     assert "2 of 3 runs failed" in capsys.readouterr().out
     assert "run 0 failed: out of luck" in caplog.text
 
@@ -198,7 +198,8 @@ def test_a_sweep_of_failures_stops(folder, capsys):
 def test_a_metric_that_no_run_logs_stops_the_sweep(folder, capsys):
     assert main(write_sweep(RATES, metric={"name": "validation/mAP", "goal": "maximize"})) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == "error: mine.yaml: metric.name 'validation/mAP': no run logs it (did you mean validation/meanAP?)"
+    problem = "metric.name 'validation/mAP': the run did not log it (did you mean validation/meanAP?)"
+    assert error == f"error: mine.yaml: {problem}"
 
 
 def test_a_metric_that_the_first_evaluations_do_not_log_is_told_and_waited_for(folder, capsys, caplog):
@@ -209,23 +210,23 @@ def test_a_metric_that_the_first_evaluations_do_not_log_is_told_and_waited_for(f
     assert main(write_sweep(parameters, metric={"name": "validation/mine", "goal": "maximize"})) == 0
     (ended,) = rows()
     assert (ended["state"], ended["validation/mine"], ended["evaluations"]) == ("complete", "12.0", "3")
-    (warning,) = [record for record in caplog.records if "do not log" in record.message]
-    assert warning.message.startswith("run-0000: the first evaluations do not log validation/mine")
+    (warning,) = [record for record in caplog.records if "evaluations did not log" in record.message]
+    assert warning.message.startswith("run-0000: the first evaluations did not log validation/mine")
     # One that never comes is told at once, and is an error at the end.
     command = write_sweep(parameters, metric={"name": "validation/mAP", "goal": "maximize"}, name="other")
     caplog.clear()
     assert main(command) == 2
-    assert [record.message for record in caplog.records if "do not log" in record.message] == [
-        "run-0000: the first evaluations do not log validation/mAP (did you mean validation/meanAP?), which the "
-        "training has to do before its end"
+    assert [record.message for record in caplog.records if "evaluations did not log" in record.message] == [
+        "run-0000: the first evaluations did not log validation/mAP (did you mean validation/meanAP?); the "
+        "run fails unless it is logged before the end"
     ]
-    line = "mine.yaml: metric.name 'validation/mAP': no run logs it (did you mean validation/meanAP?)"
+    line = "mine.yaml: metric.name 'validation/mAP': the run did not log it (did you mean validation/meanAP?)"
     assert capsys.readouterr().err.strip().splitlines()[-1] == f"error: {line}"
     assert [row["state"] for row in rows("other")] == ["failed"]
     # The same command trains no more, and says why.
     assert main(command) == 1
     assert capsys.readouterr().out.strip().splitlines()[-2:] == [
-        "1 of 1 runs failed; their output.log says more, --retry_failed starts them again", f"  run-0000  {line}",
+        "1 of 1 runs failed; see their output.log, or try them again with --retry_failed", f"  run-0000  {line}",
     ]  # fmt: skip
 
 
@@ -254,7 +255,7 @@ def test_of_many_failed_runs_some_say_why(folder, capsys):
     assert main(write_sweep({"rate": {"value": 1}, "outcome": {"values": ["nan", "success", "failure", "nan"]}})) == 1
     *_, count, first, second, third = capsys.readouterr().out.strip().splitlines()
     assert count.startswith("3 of 4 runs failed")
-    assert (first, third) == ("  run-0000  score was never a number", "  run-0003  score was never a number")
+    assert (first, third) == ("  run-0000  score was never finite", "  run-0003  score was never finite")
     assert second.startswith("  run-0002  out of luck (exit code 1, ")
 
 
@@ -351,7 +352,7 @@ def test_two_processes_share_the_runs(folder):
         ([], {"early_terminate": {"max_iter": 27, "s": 0}}, "s of at least 1"),
         ([], {"early_terminate": "hyperband"}, "early_terminate is 'hyperband'"),
         ([], {"early_terminate": {"type": "hyperband", "min_iter": 2, "max_itr": 9}}, "early_terminate is"),
-        ([], {"early_terminate": {"type": "hyperband", "min_iter": 9, "max_iter": 3}}, "no more than max_iter"),
+        ([], {"early_terminate": {"type": "hyperband", "min_iter": 9, "max_iter": 3}}, "min_iter not above max_iter"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, flags, changes, named, capsys):
@@ -367,7 +368,7 @@ def test_another_sweep_of_the_same_name_is_refused(folder, capsys):
     assert main(write_sweep(RATES)) == 0
     assert main(write_sweep({"rate": {"value": 3}})) == 2
     assert (
-        "began with another parameters.rate; expected the same as then, or another --sweep_dir"
+        "was started with a different parameters.rate; expected the same as then, or another --sweep_dir"
         in capsys.readouterr().err.splitlines()[-1]
     )
     assert len(rows()) == 3

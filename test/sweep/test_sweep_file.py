@@ -38,7 +38,7 @@ def test_the_programs_folder_is_where_runs_start(tmp_path, monkeypatch):
 def test_the_librarys_own_program_is_found_where_there_is_no_copy_of_it(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     assert read(tmp_path, {"program": "train.py"}).program == own_program()
-    assert f"taking {own_program()}" in caplog.text
+    assert f"using {own_program()}" in caplog.text
     with pytest.raises(InputError, match=r"program mine\.py: no such file"):
         read(tmp_path, {"program": "mine.py"})
 
@@ -98,7 +98,7 @@ def test_that_a_metric_without_a_goal_is_to_be_low_is_told(tmp_path, caplog, goa
     sweep = read(tmp_path, {"program": ..., "metric": {"name": "validation/meanAP", **goal}})
     assert sweep.maximize == (goal.get("goal") == "maximize")
     assert [record.message for record in caplog.records] == told * [
-        f"{tmp_path / 'sweep.yaml'}: metric.goal is left out, which is minimize: the best run has the lowest "
+        f"{tmp_path / 'sweep.yaml'}: metric.goal is missing, so it is minimize: the best run has the lowest "
         "validation/meanAP"
     ]
 
@@ -153,7 +153,10 @@ def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
-        ({"learnin_rate": {"values": [1, 2]}}, r"parameters\.learnin_rate: no flag .*did you mean learning_rate"),
+        (
+            {"learnin_rate": {"values": [1, 2]}},
+            r"parameters\.learnin_rate: expected a flag .*did you mean learning_rate",
+        ),
         ({"learning_rate": {"values": [0.1, "fast"]}}, r"parameters\.learning_rate: .*fast"),
         ({"max_epochs": {"min": 1.0, "max": 2.5}}, r"parameters\.max_epochs: .*1\.0"),
         ({"loss": {"values": ["bce", "nonsense"]}}, r"parameters\.loss: .*nonsense"),
@@ -162,7 +165,7 @@ def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
             r"parameters\.loss: .*nons",
         ),
         ({"backbone_type": {"value": "Unett"}}, r"parameters\.backbone_type: .*Unett"),
-        ({"run_dir": {"value": "runs"}}, r"parameters\.run_dir: the sweep chooses it"),
+        ({"run_dir": {"value": "runs"}}, r"parameters\.run_dir: is set by the sweep"),
     ],
 )
 def test_parameters_are_checked_as_flags(tmp_path, parameters, named):
@@ -210,20 +213,20 @@ def test_what_differs_from_an_earlier_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "channels", "problem"),
     [
-        ("validation/mAP", None, "no training logs it (did you mean validation/meanAP?)"),
-        ("validation/mAP", "a b=c", "no training logs it (did you mean validation/meanAP?)"),
-        ("loss", None, "no training logs it"),
-        ("train/meanAP", None, "no training logs it"),
-        ("validation/loss/c", "a b=c", "no training logs it"),
-        ("validation/AP/b", "a b=c", "no training logs it"),
-        ("validation/AP/any", None, "no training logs it (did you mean validation/AP/any/d=4?)"),
-        ("validation/AP", None, "no training logs it"),
-        ("validation/meanAP/any", None, "no training logs it"),
-        ("validation/meanAP/d=8", None, "no training logs it"),
-        ("validation/meanAP/d=2.0", None, "no training logs it (did you mean validation/meanAP/d=2?)"),
-        ("validation/AP/b/d=1.2.3", "a b=c", "no training logs it"),
-        ("validation/loss/d=2", "a", "no training logs it"),
-        ("validation/recall/d=4", "a", "no training logs it"),
+        ("validation/mAP", None, "expected a metric that training logs (did you mean validation/meanAP?)"),
+        ("validation/mAP", "a b=c", "expected a metric that training logs (did you mean validation/meanAP?)"),
+        ("loss", None, "expected a metric that training logs"),
+        ("train/meanAP", None, "expected a metric that training logs"),
+        ("validation/loss/c", "a b=c", "expected a metric that training logs"),
+        ("validation/AP/b", "a b=c", "expected a metric that training logs"),
+        ("validation/AP/any", None, "expected a metric that training logs (did you mean validation/AP/any/d=4?)"),
+        ("validation/AP", None, "expected a metric that training logs"),
+        ("validation/meanAP/any", None, "expected a metric that training logs"),
+        ("validation/meanAP/d=8", None, "expected a metric that training logs"),
+        ("validation/meanAP/d=2.0", None, "expected a metric that training logs (did you mean validation/meanAP/d=2?)"),
+        ("validation/AP/b/d=1.2.3", "a b=c", "expected a metric that training logs"),
+        ("validation/loss/d=2", "a", "expected a metric that training logs"),
+        ("validation/recall/d=4", "a", "expected a metric that training logs"),
         ("validation/meanAP", None, None),
         ("validation/AP/any/d=2", None, None),
         ("validation/AP/b/d=2", "a b=c", None),
@@ -255,7 +258,7 @@ def test_the_distance_of_a_metric_is_one_that_the_runs_have(tmp_path):
 
     check("8", value="2 8")
     check("8", values=["2 8", "8"])
-    with pytest.raises(InputError, match="no training logs it"):
+    with pytest.raises(InputError, match="expected a metric that training logs"):
         check("4", value="2 8")
     with pytest.raises(InputError, match="expected positive numbers"):
         check("4", value="-4")

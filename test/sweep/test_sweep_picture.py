@@ -81,9 +81,9 @@ def test_the_best_run_is_drawn_on_top(tmp_path, monkeypatch, complete, best):
 @pytest.mark.parametrize(
     ("complete", "title"),
     [
-        ([True, True], "2 runs, thick: the best"),
-        ([True, False], "2 runs, thick: the best, dotted: 1 not trained to the end"),
-        ([False, False], "2 runs, thick: the best, dotted: 2 not trained to the end"),
+        ([True, True], "2 runs, thick: best"),
+        ([True, False], "2 runs, thick: best, dotted: 1 not trained to the end"),
+        ([False, False], "2 runs, thick: best, dotted: 2 not trained to the end"),
     ],
 )
 def test_the_title_says_how_many_runs_are_dotted(tmp_path, monkeypatch, complete, title):
