@@ -113,7 +113,7 @@ def _run(module: str, arguments: Sequence[str]) -> int:
         want = want_of_memory(error)
         if want is None:
             raise
-        print(f"error: {want}: fewer images at a time (--batch_size) or smaller ones need less", file=sys.stderr)
+        print(f"error: {want}: to use less, try a smaller --batch_size or smaller images", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)

@@ -106,10 +106,10 @@ def plot_curves(
             known = np.isfinite(values)
             positive &= bool((values[known] > 0).all())
             curve = parse_log_name(name)
-            # A line through few points would hide which of it was measured.
+            # With few points, the line alone would not show which values were measured.
             marker = "o" if known.sum() == 1 or (known.sum() <= FEW_POINTS and curve.channel is None) else None
             colour, look = colours.get(curve.channel, TOTAL), _look(curve, distances)
-            if curve.channel is not None and len(colours) > MANY_CHANNELS:  # the totals are to stand out
+            if curve.channel is not None and len(colours) > MANY_CHANNELS:  # the totals must stand out
                 look |= {"linewidth": 0.8, "alpha": 0.5}
             axes.plot(steps[known], values[known], color=colour, marker=marker, markersize=4, **look)
         if title == "loss" and positive:

@@ -35,4 +35,4 @@ def want_of_memory(error: BaseException) -> str | None:
     if not isinstance(error, RuntimeError) or not any(words in str(error) for words in _OUT_OF_MEMORY):
         return None
     asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    return "the memory does not suffice" + (f" for {asked[1]} more" if asked else "")
+    return "not enough memory" + (f" for {asked[1]} more" if asked else "")

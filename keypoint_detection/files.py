@@ -186,7 +186,7 @@ def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         temporary.replace(target)
     except OSError as error:
-        error.filename = str(path)  # not set where the disk is full
+        error.filename = str(path)  # not set if the disk is full
         raise
     finally:
         if temporary is not None:

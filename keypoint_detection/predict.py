@@ -96,7 +96,7 @@ class TorchNetwork:
         if self.device.type == "meta":
             raise InputError("--device meta: expected a device that computes, such as cpu")
         content = load_checkpoint(checkpoint)
-        # Without its loss, which may be the user's own and is needed for training only.
+        # Without the loss, which may be the user's own and is only needed for training.
         values = {name: v for name, v in content["hyper_parameters"].items() if name not in ("loss", "loss_arguments")}
         if "backbone_type" in values:
             check_registered(BACKBONES, values["backbone_type"], "backbone", f"checkpoint {checkpoint}")

@@ -714,8 +714,7 @@ def test_memory_that_does_not_suffice_is_one_line(kind, checkpoint, images, tmp_
     monkeypatch.setattr(RedAndGreen, "forward", fail)
     assert run(checkpoint, tmp_path / "out.json", images if kind == "image" else video) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: the memory does not suffice for 2.50 GiB more: fewer images at a time (--batch_size) or smaller ones "
-        "need less"
+        "error: not enough memory for 2.50 GiB more: to use less, try a smaller --batch_size or smaller images"
     )
 
 

@@ -71,7 +71,7 @@ class EvaluatedImages:
         if processes.world == 1:
             return
         for metric in self.metrics.values():
-            metric.to(processes.device)  # where the processes can exchange its states
+            metric.to(processes.device)  # the device on which processes can exchange its states
         self.images = gather_images(self.images, processes)
 
     def values(self) -> dict[str, float]:

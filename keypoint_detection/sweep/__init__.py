@@ -1,1 +1,1 @@
-"""Sweeps: the trainings of a wandb sweep file on this machine or several, without an account."""
+"""Sweeps: runs a wandb sweep file on one or several machines, without an account."""

@@ -71,7 +71,7 @@ def open_study(sweep: SweepFile, folder: Path, storage: str | None, pruner: Base
     if begun is None:
         study.set_user_attr("sweep", sweep.identity)
     elif begun != sweep.identity:
-        way_out = "another name and --sweep_dir" if storage else f"another --sweep_dir, or none there: remove {folder}"
+        way_out = "another name and --sweep_dir" if storage else f"another --sweep_dir, or {folder} to be removed"
         raise InputError(
             f"{sweep.path}: the sweep {sweep.name} in {hide_password(url)} was started with a different "
             f"{' and '.join(sweep.differences(begun))}; expected the same as then, or {way_out}"
@@ -153,8 +153,8 @@ def create_pruner(sweep: SweepFile, prune: bool, prune_after: int) -> BasePruner
     is_right = values["type"] == "hyperband" and len(numbers) > 2 and values["eta"] != 1 and values.keys() <= known
     if not is_right or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise InputError(
-            f"{found}, expected type hyperband, min_iter or max_iter of at least 1, and eta of at least 2 and s "
-            "of at least 1 where they are given"
+            f"{found}, expected type hyperband, min_iter or max_iter of at least 1 and, if given, eta of at least 2 "
+            "and s of at least 1"
         )
     most = values.get("max_iter", "auto")
     least = values["min_iter"] if "min_iter" in values else max(1, most // values["eta"] ** values["s"])

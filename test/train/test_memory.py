@@ -52,7 +52,7 @@ def test_before_the_first_checkpoint_it_says_what_needs_less(tmp_path, monkeypat
     flags = SHORT | {"run_dir": tmp_path, "batch_size": 3, "accumulate_grad_batches": 2}
     assert main(["train", *(f"--{name}={value}" for name, value in flags.items())]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: the memory does not suffice for 2.50 GiB more: to use less, try a --batch_size below 3 (1 with "
+        "error: not enough memory for 2.50 GiB more: to use less, try a --batch_size below 3 (1 with "
         "--accumulate_grad_batches 6 for as many images per step), a smaller --image_size, or --precision bf16-mixed"
     )
 
@@ -64,7 +64,7 @@ def test_with_a_checkpoint_it_says_how_to_go_on(tmp_path, monkeypatch):
         fit(**SHORT | given, run_dir=str(tmp_path))
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert str(error.value) == (
-        "the memory does not suffice for 2.50 GiB more: to use less, try a --batch_size below 2 (1 with "
+        "not enough memory for 2.50 GiB more: to use less, try a --batch_size below 2 (1 with "
         "--accumulate_grad_batches 2 for as many images per step), or a smaller --image_size and --train_crop_size; "
         f"{last} is intact: resume with the same flags and --resume {tmp_path} where there is more memory, or start "
         f"from its weights with other flags and --checkpoint {last}"
@@ -81,7 +81,7 @@ def test_a_single_image_on_a_cpu(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         fit(**SHORT | {"batch_size": 1}, run_dir=str(tmp_path))
     assert str(error.value) == (
-        "the memory does not suffice for 4503599627370496 bytes more: to use less, try a smaller --image_size, or "
+        "not enough memory for 4503599627370496 bytes more: to use less, try a smaller --image_size, or "
         "--precision bf16-mixed"
     )
 
