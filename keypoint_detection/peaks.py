@@ -61,8 +61,8 @@ def _sparse_peaks(groups: Sequence[Tensor], threshold: float) -> tuple[np.ndarra
 
     Most cells of a heatmap are close to 0. So only the maximum of each pair (a cell in an even row and the one below)
     is computed everywhere, and everything else only for the pairs that reach the threshold. The pairs to the left and
-    right cover four neighbours of a pair's higher cell, its lower cell is a fifth, and `_tops_of_pairs` checks the
-    other three. Of two equal cells in a pair, the upper one represents both.
+    right cover four neighbours of a pair's higher cell, the pair's other cell is a fifth, and `_tops_of_pairs` checks
+    the other three. Of two equal cells in a pair, the upper one represents both.
 
     Comparing each cell that reaches the threshold with its eight neighbours in a padded copy would be half as much
     code, but decoding would take a tenth longer.
@@ -114,9 +114,10 @@ def _tops_of_pairs(maps: Tensor, heights: np.ndarray, pairs: np.ndarray) -> tupl
     line = pairs // (width + 1)
     column = pairs - line * (width + 1)
     of_map = line // -(-height // 2)
-    upper = 2 * line - (height % 2) * of_map  # row of all maps; the last pair of a map of odd height has one row alone
+    upper = 2 * line - (height % 2) * of_map  # row in all maps; the last pair of a map with odd height has a single row
     in_lower = cells.take(upper * width + column) < heights
-    # The row on the other side of the higher cell; at the border of its map its own row, whose cells do not exceed it.
+    # The row on the other side of the higher cell. At the border of the map, this is a row of the pair itself, whose
+    # cells are already known not to exceed it.
     beside = upper + np.where(in_lower, 2, -1)
     first = of_map * height
     np.maximum(beside, first, out=beside)
