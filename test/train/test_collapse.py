@@ -42,8 +42,8 @@ def warnings_of(caplog, flags):
 @pytest.mark.parametrize(
     ("changes", "advised"),
     [
-        ({}, "Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a lower --learning_rate or a longer"),
-        ({"loss": "focal"}, "Try a larger --heatmap_sigma, a larger --image_size, a lower --learning_rate or a longer"),
+        ({}, "Try a larger --heatmap_sigma, --loss focal, a larger --image_size, a lower --learning_rate or longer"),
+        ({"loss": "focal"}, "Try a larger --heatmap_sigma, a larger --image_size, a lower --learning_rate or longer"),
         ({"learning_rate": 5.0}, "Try a lower --learning_rate than 5 first: the loss has risen from 0.0"),
     ],
 )
