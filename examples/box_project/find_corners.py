@@ -1,6 +1,6 @@
-"""What runs on the robot: `python find_corners.py best.ckpt image.png` prints corners in pixels of the image.
+"""The program that runs on the robot: `python find_corners.py best.ckpt image.png` prints corners in image pixels.
 
-The backbone of a checkpoint has to be known when it is loaded: `import train` does that for those of this project.
+The backbone of a checkpoint has to be registered before it is loaded: `import train` registers those of this project.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from keypoint_detection.models.backbones.layers import ConvBlock, DownBlock
 
 
 class Pyramid(Backbone):
-    """Levels of half the resolution each, all brought back to the finest and added.
+    """Levels that each halve the resolution; all are upsampled to the finest one and added.
 
     Args:
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
