@@ -205,11 +205,11 @@ def command(*arguments):
         ([], "missing: --output (-h lists the flags)"),
         (["--output", ""], "--output: is empty, expected a folder"),
         (["--output", "file"], "--output file: cannot be written there (Not a directory)"),
-        (["--output", "out", "--seed", "-1"], "seed is -1, but has to lie between 0 and 1000000000000000000"),
+        (["--output", "out", "--seed", "-1"], "seed is -1, expected a number from 0 to 1000000000000000000"),
         (["--output", "out", "--cont", "3"], "unknown flag: --cont 3 (did you mean --count?)"),
         (
             ["--output", "out", "--image_size", "100000"],
-            'image_size is 100000, but has to be "256" or "240 320" (height width), each between 16 and 4096',
+            'image_size is 100000, expected e.g. "256" or "240 320" (height width), each from 16 to 4096',
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rendered cardboard boxes with labelled corners: data to try the library with, as much as one likes.
+"""Rendered cardboard boxes with labelled corners: as much data as you like for trying the library.
 
 `python -m keypoint_detection.data.boxes --count 1000 --image_size 256 --output DIR --seed 0` writes images and an
 `annotations.json`. Keypoints are the exact projections of the corners; hidden ones are not labelled.
@@ -52,7 +52,7 @@ def sample(
         seed: Seed of the data set.
         negatives: Share of images without any box.
         max_boxes: Largest number of boxes in an image.
-        clutter: Amount of other things, 1 for the usual.
+        clutter: Amount of other things in the scene, 1 for the usual amount.
         supersampling: Rays per pixel and direction.
 
     Returns:
@@ -65,14 +65,14 @@ def sample(
 
 
 def label(scene: Scene) -> dict[str, list[list[float]]]:
-    """The keypoints that can be seen, as the JSON format wants them.
+    """The visible keypoints, as the JSON format expects them.
 
     Args:
         scene: The scene.
 
     Returns:
         For each channel a list of `[u, v, depth]`: u to the right and v up from the bottom left, both in [0, 1]
-        (Blender's convention), and metres along the optical axis.
+        (Blender's convention), and depth in metres along the optical axis.
     """
     height, width = scene.camera.size
     return {
@@ -131,7 +131,7 @@ def generate(
         ("workers", workers, -1, 1024),
     ):
         if not low <= value <= high:
-            raise InputError(f"{name} is {value}, but has to lie between {low} and {high}")
+            raise InputError(f"{name} is {value}, expected a number from {low} to {high}")
     folder = _prepare_folder(output, count)
     write = partial(
         _write,
@@ -143,7 +143,7 @@ def generate(
         clutter=clutter,
         supersampling=supersampling,
     )
-    # A process takes seconds to start, so each has to have some images to render.
+    # A process takes seconds to start, so each one should have several images to render.
     workers = min(count // IMAGES_PER_WORKER, (os.cpu_count() or 1) if workers == -1 else workers)
     with _pool(workers) if workers > 1 else nullcontext() as pool:
         entries: Iterator[dict] = pool.map(write, range(count), chunksize=4) if pool else map(write, range(count))
@@ -156,8 +156,8 @@ def generate(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that render, which end with the images under way when this one is interrupted."""
-    # Ctrl-C reaches them too, and this process is the one to speak of it.
+    """Processes that render; if this process is interrupted, they finish their current images and stop."""
+    # Ctrl-C reaches them too, but only this process should report it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     try:
         yield pool
@@ -166,7 +166,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _prepare_folder(output: str | os.PathLike, count: int) -> Path:
-    """Makes the folder of a data set of so many images, in which no other images may be taken for some of it."""
+    """Creates the folder of a data set of `count` images; refuses one that holds images of a larger data set."""
     check_given(os.fspath(output), "--output", "a folder")
     folder = Path(output)
     make_folder(folder / "images", f"--output {output}")
@@ -174,7 +174,7 @@ def _prepare_folder(output: str | os.PathLike, count: int) -> Path:
     others = sorted(path.name for path in numbered if int(path.stem) >= count)
     if others:
         raise InputError(
-            f"--output {output}: images holds {counted(len(others), 'image')} of a larger data set, such as "
+            f"--output {output}: its folder images holds {counted(len(others), 'image')} of a larger data set, such as "
             f"{others[0]}; expected another folder, or one without them"
         )
     return folder
@@ -195,7 +195,7 @@ def parse_size(image_size: int | str | tuple[int, int]) -> tuple[int, int]:
     size = parse_image_size(image_size)
     if min(size) < SMALLEST_SIDE or max(size) > LARGEST_SIDE:
         raise InputError(
-            f'image_size is {image_size!r}, but has to be "256" or "240 320" (height width), each between '
-            f"{SMALLEST_SIDE} and {LARGEST_SIDE}"
+            f'image_size is {image_size!r}, expected e.g. "256" or "240 320" (height width), each from '
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE}"
         )
     return size

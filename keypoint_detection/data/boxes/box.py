@@ -21,7 +21,7 @@ class Box:
         position: `(2,)` centre on the ground.
         yaw: Rotation about the vertical, in radians.
         flap_lengths: `(4,)`.
-        flap_angles: `(4,)` in radians: 0 lies over the opening, pi / 2 stands upright, pi points outwards.
+        flap_angles: `(4,)` in radians: 0 covers the opening, pi / 2 stands upright, pi points outwards.
         flap_taper: How far the outer edge of a flap is shortened at each end, as a share of its length.
     """
 
@@ -52,13 +52,13 @@ class Box:
         return edges, self.flap_lengths[:, None] * (np.cos(angles) * inwards + np.sin(angles) * np.array([0, 0, 1]))
 
     def edge_on(self, viewpoint: np.ndarray) -> bool:
-        """Whether some flap is seen so much from its edge that it is hardly there (it has no thickness).
+        """Whether some flap is seen so nearly edge-on that it almost disappears (it has no thickness).
 
         Args:
             viewpoint: `(3,)`.
 
         Returns:
-            True if the line of sight and the flap enclose less than about 4 degrees.
+            True if the angle between the line of sight and the flap is less than about 4 degrees.
         """
         flaps = self.faces()[4:8]
         sight = flaps.origins - viewpoint
@@ -66,7 +66,7 @@ class Box:
         return bool((np.abs(slopes) < 0.07).any())
 
     def faces(self) -> Faces:
-        """Four walls and four flaps, their fronts outside, and the floor, its front inside."""
+        """Four walls and four flaps, with their fronts outside, and the floor, with its front inside."""
         corners, opening = self.corners(), self.opening()
         edges, flaps = self._flaps()
         above_ground = corners[0] + np.array([0, 0, 0.01 * self.size[2]])
@@ -91,7 +91,7 @@ class Box:
         return {CORNERS: opening, FLAP_CORNERS: np.stack([first, second], axis=1).reshape(-1, 3)}
 
     def inwards(self) -> dict[str, np.ndarray]:
-        """Where the faces that meet at a keypoint lie.
+        """The directions in which the faces that meet at a keypoint extend from it.
 
         Returns:
             For each channel `(K, D, 3)` unit vectors from the keypoint into the middle of each of its D faces: two

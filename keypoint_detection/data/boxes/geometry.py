@@ -85,9 +85,9 @@ class Faces:
         return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
     def inverse_rays(self, viewpoint: np.ndarray) -> np.ndarray:
-        """Matrices that say where rays from a point meet the planes of the faces.
+        """Matrices that give the points where rays from a viewpoint meet the planes of the faces.
 
-        For a ray along `d`, `matrix @ d` is `(s, t, 1) / distance`, the distance being counted in lengths of `d`.
+        For a ray along `d`, `matrix @ d` is `(s, t, 1) / distance`, with the distance in multiples of `d`'s length.
 
         Args:
             viewpoint: `(3,)` where the rays start.
@@ -99,7 +99,7 @@ class Faces:
         return np.linalg.inv(columns)
 
     def contain(self, p: np.ndarray, q: np.ndarray, r: np.ndarray | float = 1.0) -> np.ndarray:
-        """Whether rays go through faces that lie ahead, where `p, q, r` are `matrix @ d` of `inverse_rays`.
+        """Whether rays meet faces ahead of them; `p, q, r` are the `matrix @ d` of `inverse_rays`.
 
         Args:
             p: `(F, ...)`, s / distance.
@@ -122,12 +122,12 @@ class Faces:
         return Faces(*(array[chosen] for array in (self.origins, self.edges_s, self.edges_t, self.tapers, self.discs)))
 
     def hide(self, points: np.ndarray, viewpoint: np.ndarray, margin: float = HIDING_MARGIN) -> np.ndarray:
-        """Which points a face hides from a viewpoint.
+        """Which points are hidden from a viewpoint by any of the faces.
 
         Args:
             points: `(N, 3)`. A point on a face is not hidden by that face.
             viewpoint: `(3,)`.
-            margin: How much nearer, as a share of its distance, a face has to be to hide a point.
+            margin: How much nearer than a point a face has to be to hide it, as a share of the point's distance.
 
         Returns:
             `(N,)` bool.
@@ -191,7 +191,7 @@ class Camera:
         return np.stack([width / 2 + scale * right, height / 2 + scale * down], axis=1), depth
 
     def rays(self, faces: Faces) -> np.ndarray:
-        """`faces.inverse_rays` of this camera, for pixels in place of directions.
+        """`faces.inverse_rays` for this camera, with pixels instead of directions.
 
         Args:
             faces: The faces.

@@ -1,4 +1,4 @@
-"""What stands in a scene: boxes, the floor and walls, clutter on the floor, and things in front of the camera.
+"""The things in a scene: boxes, the floor and walls, clutter on the floor, and things in front of the camera.
 
 Each function appends a part (faces with their materials) to the parts of a scene. F faces.
 """
@@ -44,7 +44,7 @@ class Part:
     Attributes:
         faces: The faces.
         materials: One per face.
-        casts: Whether they throw shadows.
+        casts: Whether they cast shadows.
         light_resolution: Cells per side of their light maps; 1 for faces on which no shadow falls.
     """
 
@@ -58,7 +58,7 @@ def add_box(rng: np.random.Generator, parts: list[Part], box: Box) -> None:
     """Adds a cardboard box.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         parts: The parts of the scene, which this extends.
         box: The box.
     """
@@ -94,7 +94,7 @@ def add_floor_and_walls(rng: np.random.Generator, parts: list[Part], camera_posi
     """Adds the floor and up to two walls behind what the camera looks at.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         parts: The parts of the scene, which this extends.
         camera_position: `(3,)`.
     """
@@ -126,13 +126,13 @@ def add_clutter(
     camera_position: np.ndarray,
     amount: float,
 ) -> None:
-    """Adds blocks, cans, sheets and plates that lie about on the floor.
+    """Adds blocks, cans, sheets and plates that are scattered on the floor.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         parts: The parts of the scene, which this extends.
-        footprints: Centres `(2,)` and radii of what already stands there.
-        camera_position: `(3,)`; nothing comes close to it.
+        footprints: Centres `(2,)` and radii of what is already there.
+        camera_position: `(3,)`; nothing is put close to it.
         amount: 1 for the usual number of things.
     """
     occupied = [*footprints, (camera_position[:2], 0.3)]
@@ -156,13 +156,13 @@ def add_clutter(
 
 
 def add_occluder(rng: np.random.Generator, parts: list[Part], camera_position: np.ndarray, points: np.ndarray) -> None:
-    """Adds a bar, such as an arm of a robot, between the camera and one of some points.
+    """Adds a bar, such as a robot arm, between the camera and one of some points.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         parts: The parts of the scene, which this extends.
         camera_position: `(3,)`.
-        points: `(N, 3)`, one of which it comes close to hiding.
+        points: `(N, 3)`, one of which the bar hides or nearly hides.
     """
     point = points[rng.integers(len(points))]
     axis = rng.standard_normal(3)
@@ -215,7 +215,7 @@ def _add_sheet(rng: np.random.Generator, parts: list[Part]) -> None:
 
 
 def _skin(rng: np.random.Generator, count: int) -> list[Material]:
-    """Materials of a thing's faces: one texture, cut out at random for each."""
+    """Materials for the faces of a thing: one texture, of which each face shows a random part."""
     texture = surface(rng, 96) if rng.random() < 0.6 else np.broadcast_to(random_colour(rng), (1, 1, 3))
     scale = rng.uniform(0.4, 1.5)
     return [Material(texture, texture, (scale, scale), tuple(rng.random(2)), tiled=True) for _ in range(count)]

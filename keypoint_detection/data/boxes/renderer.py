@@ -1,7 +1,8 @@
 """Renders a scene: which face each pixel shows, how much light falls on it, and what the camera makes of that.
 
-The light is worked out once per face on a coarse grid (a light map) that says for every light whether another face is
-in between: soft shadows, and corners that get darker the less sky they see. F faces, H W image, L lights, N points.
+Light is computed once per face on a coarse grid (a light map), by checking for every light whether another face is in
+between. This gives soft shadows, and corners that get darker the less sky they see. F faces, H W image, L lights, N
+points.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 # A face closer to another one than this, in metres, casts no shadow on it.
 SHADOW_MARGIN = 3e-3
 
-# Products this small stay in one thread. On a busy machine threads that wait for one another cost ten times as much.
+# Matrix products this small stay in one thread. On a busy machine, threads that wait for one another take ten times as
+# long.
 POINTS_AT_ONCE = 700
 
 
@@ -29,8 +31,8 @@ class VisibleFaces(NamedTuple):
 
     Attributes:
         faces: `(H, W)` index of the face, -1 for none.
-        s: `(H, W)` float32 place on the face.
-        t: `(H, W)` float32 place on the face.
+        s: `(H, W)` float32 coordinate on the face.
+        t: `(H, W)` float32 coordinate on the face.
         depth: `(H, W)` float32 metres along the optical axis, infinite where there is no face.
     """
 
@@ -136,7 +138,7 @@ def render(scene: Scene, supersampling: int, rng: np.random.Generator) -> np.nda
     Args:
         scene: The scene.
         supersampling: Rays per pixel and direction; their mean is the pixel.
-        rng: Where the noise of the camera comes from.
+        rng: The source of the camera's random settings and noise.
 
     Returns:
         `(H, W, 3)` uint8 sRGB.
@@ -167,7 +169,7 @@ def develop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         image: `(H, W, 3)` linear light.
-        rng: Where the choices and the noise come from.
+        rng: The source of the random settings and the noise.
 
     Returns:
         `(H, W, 3)` uint8 sRGB.

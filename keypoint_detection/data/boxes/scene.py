@@ -1,4 +1,4 @@
-"""Random scenes: cardboard boxes among other things, on some floor, in some light, seen by some camera.
+"""Random scenes: cardboard boxes among other things, with a random floor, lighting and camera.
 
 F faces, L lights.
 """
@@ -20,21 +20,22 @@ from keypoint_detection.data.boxes.objects import (
     add_occluder,
 )
 
-# A scene in which fewer keypoints per box than this can be seen is drawn again, up to `ATTEMPTS` times.
+# A scene with fewer visible keypoints per box than this is drawn again; `ATTEMPTS` scenes are drawn at most.
 LEAST_VISIBLE = 4
 ATTEMPTS = 50
 
-# The faces that meet at a corner come nearer by less than this share of the distance within a pixel of it.
+# Within a pixel of a corner, the faces that meet there are nearer to the camera by less than this share of its distance
+# to the corner.
 SLIVER_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
 class Lights:
-    """Lights that are far away; lamps and sky are groups of them, which gives soft shadows.
+    """Distant lights; lamps and the sky are groups of them, which gives soft shadows.
 
     Attributes:
         directions: `(L, 3)` unit vectors towards the lights.
-        colours: `(L, 3)` linear light that each gives to a face that looks straight at it.
+        colours: `(L, 3)` linear light that each one casts on a face that points straight at it.
         ambient: `(3,)` linear light that is everywhere.
     """
 
@@ -45,17 +46,17 @@ class Lights:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is needed to render an image and to label it.
+    """Everything that is needed to render an image and to label it.
 
     Attributes:
         boxes: The boxes whose keypoints are labelled.
         faces: All faces.
         materials: One per face.
-        casts: `(F,)` bool, whether a face throws a shadow.
+        casts: `(F,)` bool, whether a face casts a shadow.
         light_resolutions: `(F,)` cells per side of the face's light map; 1 where no shadow falls.
         camera: The camera.
         lights: The lights.
-        backdrop: `(3,)` linear colour where no face is.
+        backdrop: `(3,)` linear colour where there is no face.
     """
 
     boxes: list[Box]
@@ -68,9 +69,10 @@ class Scene:
     backdrop: np.ndarray
 
     def visible_keypoints(self) -> dict[str, np.ndarray]:
-        """The keypoints that lie in the image and that no face hides.
+        """The keypoints that are inside the image and not hidden by any face.
 
-        A corner of which only a sliver shows, because something covers most of the pixels around it, counts as hidden.
+        A corner of which only a sliver is visible, because something covers most of the pixels around it, counts as
+        hidden.
 
         Returns:
             For each channel `(K, 3)`: x and y in continuous pixels and the depth in metres.
@@ -88,10 +90,10 @@ class Scene:
         return {name: np.concatenate([np.zeros((0, 3)), *parts]) for name, parts in found.items()}
 
     def _shows(self, points: np.ndarray, inwards: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Whether there is more to see of corners `(K, 3)` than a sliver.
+        """Whether more than a sliver is visible of corners `(K, 3)`.
 
-        At least 3 of 8 places a pixel away have to be free of what stands before the corner, and one of the faces that
-        meet there, to which `inwards` `(K, D, 3)` leads, has to be visible.
+        Of 8 places a pixel away, at least 3 must not be covered by anything in front of the corner, and at least one of
+        the faces that meet there, in the directions `inwards` `(K, D, 3)`, must be visible.
         """
         pixel = (depth / self.camera.focal_length)[:, None, None]
         angles = np.arange(8) * np.pi / 4
@@ -106,10 +108,10 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator, size: tuple[int, int], boxes: int, clutter: float) -> Scene:
-    """Draws a scene in which some keypoints of the boxes can be seen, and no flap from its edge.
+    """Draws a scene in which some keypoints of the boxes are visible and no flap is seen edge-on.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         size: Height and width of the image in pixels.
         boxes: Number of boxes; 0 for an image without any.
         clutter: How much else there is, 0 for nothing, 1 for the usual amount.
@@ -126,7 +128,7 @@ def sample_scene(rng: np.random.Generator, size: tuple[int, int], boxes: int, cl
 
 
 def _draw(rng: np.random.Generator, size: tuple[int, int], count: int, clutter: float) -> Scene:
-    """Draws a scene without a look at what can be seen."""
+    """Draws a scene without checking what is visible."""
     parts: list[Part] = []
     boxes = _place_boxes(rng, max(count, 1))
     camera = _aim(rng, boxes, size)
@@ -166,14 +168,14 @@ def _place_boxes(rng: np.random.Generator, count: int) -> list[Box]:
 
 
 def _sample_box(rng: np.random.Generator) -> Box:
-    """A box of random size with flaps that could be folded that way."""
+    """A box of random size with flaps at plausible angles."""
     length = rng.uniform(0.25, 0.6)
     width = length * rng.uniform(0.55, 1.0)
     height = length * rng.uniform(0.25, 0.9)
     flaps = width / 2 * rng.uniform(0.7, 1.0)
     degrees = rng.uniform(92, 225, 4)
     kind = rng.random()
-    if kind < 0.15:  # All four nearly alike, as in a box that was just opened.
+    if kind < 0.15:  # All four at nearly the same angle, as in a box that was just opened.
         degrees = np.clip(rng.uniform(95, 200) + rng.normal(0, 8, 4), 92, 225)
     elif kind < 0.4:  # One pair folded over the opening or into the box.
         pair = slice(1, None, 2) if rng.random() < 0.6 else slice(0, None, 2)
@@ -209,7 +211,7 @@ def _aim(rng: np.random.Generator, boxes: list[Box], size: tuple[int, int]) -> C
 
 
 def _light(rng: np.random.Generator) -> Lights:
-    """A sky, one to three lamps of random size and colour, and some light from everywhere."""
+    """A sky, one to three lamps of random size and colour, and some ambient light."""
     directions, colours = [], []
     angles = np.arange(16) * 2.399963 + rng.uniform(0, 2 * np.pi)
     heights = np.linspace(0.1, 0.97, 16)

@@ -1,4 +1,4 @@
-"""Random surfaces for the rendered boxes and what surrounds them.
+"""Random surfaces for the rendered boxes and the things around them.
 
 A texture is an array `(h, w, 3)` of float32 in [0, 1], the share of light that the surface reflects (linear, not sRGB).
 Row 0 is `t = 0` of a face and column 0 is `s = 0`.
@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 
 from keypoint_detection import heatmaps
 
-# What cardboard looks like, in sRGB from 0 to 255; most boxes take one of these, some take any colour.
+# Colours of cardboard, in sRGB from 0 to 255; most boxes have roughly one of these, others are white or of any colour.
 CARDBOARD = ((196, 154, 108), (181, 137, 92), (208, 172, 130), (166, 124, 82), (214, 186, 150), (176, 142, 108))
 
 
 def linear(colour: np.ndarray | tuple[int, ...]) -> np.ndarray:
-    """Turns sRGB into linear light.
+    """Converts sRGB to linear light.
 
     Args:
         colour: sRGB in [0, 255], any shape.
@@ -31,7 +31,7 @@ def random_colour(rng: np.random.Generator, saturation: float = 1.0) -> np.ndarr
     """A random linear colour.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         saturation: 0 for gray, 1 for any colour.
 
     Returns:
@@ -55,10 +55,10 @@ def fractal_noise(
     """Noise that tiles without a seam, with a spectrum that falls with the frequency.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         size: Rows and columns.
         exponent: 0 gives white noise; the larger, the smoother.
-        stretch: Factors by which the pattern is drawn out along rows and columns.
+        stretch: Factors by which the pattern is stretched along rows and columns.
 
     Returns:
         float32 array of that size with mean 0 and standard deviation 1, clipped to [-2.5, 2.5].
@@ -79,7 +79,7 @@ def sample(texture: np.ndarray, s: np.ndarray, t: np.ndarray, wrap: bool = False
         texture: `(h, w, 3)` or `(h, w, 1)`.
         s: `(N,)`, 0 to 1 across the columns.
         t: `(N,)`, 0 to 1 down the rows.
-        wrap: Repeat the texture beyond [0, 1]; otherwise its border goes on.
+        wrap: Repeat the texture beyond [0, 1]; otherwise its border continues.
 
     Returns:
         `(N, 3)` or `(N, 1)` float32.
@@ -108,10 +108,10 @@ def cardboard(
     """A side of a box: fibres, blotches, worn edges, and sometimes a label, print or tape.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         colour: `(3,)` linear.
         shape: Length and height of the side in metres.
-        tape: Where a strip of tape starts that covers the side up to `t = 1`; 0 for none.
+        tape: The `t` from which a strip of tape covers the side, up to `t = 1`; 0 for none.
         printed: Whether the side may have print and labels.
 
     Returns:
@@ -141,7 +141,7 @@ def cardboard(
 
 
 def _print(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    """Prints lines of writing, a logo and arrows on a side."""
+    """Prints lines of text and sometimes a logo on a side."""
     ink = tuple(int(c) for c in rng.uniform(10, 110, 3))
     left, top = rng.uniform(0.08, 0.5) * width, rng.uniform(0.1, 0.5) * height
     for line in range(rng.integers(1, 5)):
@@ -174,10 +174,10 @@ def _label(rng: np.random.Generator, draw: ImageDraw.ImageDraw, width: int, heig
 
 
 def surface(rng: np.random.Generator, size: int = 256) -> np.ndarray:
-    """A floor, a wall or the skin of some object, of a random kind. It tiles without a seam.
+    """A random surface for a floor, a wall or an object; it tiles without a seam.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         size: Rows and columns.
 
     Returns:
@@ -209,7 +209,7 @@ def surface(rng: np.random.Generator, size: int = 256) -> np.ndarray:
 
 
 def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
-    """How much of the second colour each cell of a floor of wooden planks has."""
+    """The share of the second colour in each cell of a floor of wooden planks."""
     count = int(rng.choice([4, 8]))
     width = size // count
     blend = 0.4 + 0.18 * fractal_noise(rng, (size, size), 1.0, (0.3, 8.0))
@@ -221,7 +221,7 @@ def _planks(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
-    """How much of the second colour each cell of a tiled floor has: in the joints, or in every second tile."""
+    """The share of the second colour in each cell of a tiled floor: in the joints, or in every second tile."""
     count = int(rng.choice([2, 4, 8]))
     width = size // count
     cells = np.arange(size) // width
@@ -233,10 +233,10 @@ def _tiles(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def polygons(rng: np.random.Generator, size: int, background: np.ndarray) -> np.ndarray:
-    """Random polygons, discs and lines over each other.
+    """Random polygons, discs and lines on top of each other.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: The source of randomness.
         size: Rows and columns.
         background: `(3,)` linear colour behind them.
 
