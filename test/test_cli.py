@@ -255,7 +255,7 @@ def test_where_no_image_is_found_one_line_says_which_flag_names_their_folder(tmp
     labels.write_text(json.dumps({"dataset": [{"image_path": f"{i}.png", "a": [[0.5, 0.5]]} for i in range(30)]}))
     assert main(["check", "--json_dataset_path", str(labels)]) == 2
     (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
-    assert f"none of its 30 images is there, such as {tmp_path / '0.png'}; --image_dataset_path names" in error
+    assert f"none of its 30 images exists (first: {tmp_path / '0.png'}); --image_dataset_path names" in error
 
 
 def test_backslashes_in_all_paths_are_told_from_a_folder_that_is_another(tmp_path, capsys):
@@ -264,14 +264,14 @@ def test_backslashes_in_all_paths_are_told_from_a_folder_that_is_another(tmp_pat
     labels.write_text(json.dumps({"dataset": [{"image_path": path, "a": [[0.5, 0.5]]} for path in paths]}))
     assert main(["check", "--json_dataset_path", str(labels)]) == 2
     (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
-    assert error.endswith(f'none of its 2 images is there, such as {tmp_path / paths[0]}; expected "/" between folders')
+    assert error.endswith(f'none of its 2 images exists (first: {tmp_path / paths[0]}); expected "/" between folders')
 
 
 def test_frames_of_a_video_that_predict_has_labelled_are_told_from_a_folder_that_is_another(tmp_path, capsys):
     labels = tmp_path / "labels.json"
     names = ["clip.mp4#0", "clip.mp4#17"]
     labels.write_text(json.dumps({"dataset": [{"image_path": name, "a": [[0.5, 0.5]]} for name in names]}))
-    expected = f"{tmp_path / 'clip.mp4#0'}{{}}a frame of a video, expected an image file of it"
+    expected = f"{tmp_path / 'clip.mp4#0'}{{}}this is a frame of a video, expected an image file"
     assert main(["check", "--json_dataset_path", str(labels)]) == 2
     (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
     assert error.endswith(expected.format("; "))

@@ -70,7 +70,7 @@ def test_one_machine_and_evaluate(tmp_path):
     assert process.returncode == 0, output
     # what both would say
     assert output.count("--learning_rate ") == output.count("time: data ") == output.count("hardly learned: ") == 1
-    assert output.count("4 images both in train and in validation") == 1
+    assert output.count("4 images in both train and validation") == 1
     folder = tmp_path / "runs" / "boxes"
     check_one_run(folder)
 

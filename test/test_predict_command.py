@@ -176,7 +176,7 @@ def test_images_of_12_bits_in_files_of_16_are_warned_of(checkpoint, tmp_path, ca
     (tmp_path / "images" / "damaged.png").write_bytes(b"no image")
     assert run(checkpoint, tmp_path / "out.csv", tmp_path / "images") == 1
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    text = "16-bit images that use at most 4095 of 65535 (of 2 looked at): nearly black; save them with pixels 16 times"
+    text = "16-bit images are nearly black: the brightest pixel is 4095 of 65535 (2 checked); save them 16 times"
     assert warnings == ([] if factor is None else [f"{tmp_path / 'images' / '0.png'}: {text} as bright"])
 
 

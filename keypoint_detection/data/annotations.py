@@ -32,7 +32,7 @@ class PackedStrings:
 
     @classmethod
     def pack(cls, strings: Sequence[str]) -> PackedStrings:
-        """Packs strings in their order."""
+        """Packs strings, keeping their order."""
         encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
@@ -59,11 +59,11 @@ class PackedStrings:
 
 
 def ragged_take(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the elements of some rows of a ragged array lie.
+    """Finds the elements of some rows of a ragged array.
 
     Args:
         offsets: `(R + 1,)` int64, where each row begins, and the end of the last one.
-        rows: `(M,)` int64, the rows that are wanted, in any order.
+        rows: `(M,)` int64, the rows to find, in any order.
 
     Returns:
         The positions of their elements, `(E,)` int64, and the offsets of the new rows, `(M + 1,)` int64.
@@ -77,7 +77,7 @@ def ragged_take(offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Which keypoints each image of a data set has.
+    """The images of a data set and their keypoints.
 
     Every column is a torch tensor: forked workers share its pages, and spawned ones receive it through shared memory.
 
@@ -85,16 +85,16 @@ class Annotations:
         source: the file that was read.
         image_root: the folder that image paths are relative to.
         channel_names: the C channels.
-        coordinates: the convention of the file: "blender", "normalized" or "pixel". The columns hold "blender" as
+        coordinates: the convention of the file: "blender", "normalized" or "pixel". The columns store "blender" as
             "normalized".
-        names: the N image paths, as they are written in the file.
+        names: the N image paths, as written in the file.
         entries: `(N,)` int64, the position of each image in the file, for messages.
         xy: `(T, 2)` float32, origin at the top left, in [0, 1] of the image if `normalized`, else in continuous pixels.
         offsets: `(N * C + 1,)` int64, where the keypoints of each image and channel begin in `xy`.
-        depth: `(T,)` float32, NaN where the file has none, or None if it has none at all. Kept and not used.
-        declared_sizes: `(N, 2)` int64 width and height that the file claims, 0 where it does not, or None.
-        merged: the channels of the file, by the name of the channel that they were merged into or renamed to.
-        warnings: what is allowed in the file but deserves a look, a line each.
+        depth: `(T,)` float32, NaN where the file has none, or None if it has none at all. Kept, but not used.
+        declared_sizes: `(N, 2)` int64 width and height that the file states, 0 where it does not, or None.
+        merged: maps each channel that was merged or renamed to its channels in the file.
+        warnings: what is allowed in the file but worth a look, one line each.
     """
 
     source: Path
@@ -112,7 +112,7 @@ class Annotations:
 
     @property
     def groups(self) -> list[ChannelGroup]:
-        """The C channels, and the channels of the file that each is made of."""
+        """The C channels, and the channels of the file that each one consists of."""
         return [ChannelGroup(name, self.merged.get(name, (name,))) for name in self.channel_names]
 
     @property
@@ -124,7 +124,7 @@ class Annotations:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        """The path of an image, as it is written in the file."""
+        """The path of an image, as written in the file."""
         return self.names[index]
 
     def path(self, index: int) -> Path:
@@ -132,7 +132,7 @@ class Annotations:
         return self.image_root / self.names[index]
 
     def describe(self, index: int) -> str:
-        """File, entry and image path, to begin a message about this image with."""
+        """File, entry and image path: how a message about this image begins."""
         return f'{self.source}: entry {int(self.entries[index])} ("{self.name(index)}")'
 
     def keypoints(self, index: int, width: int, height: int) -> list[np.ndarray]:
@@ -168,7 +168,7 @@ class Annotations:
         )
 
     def select_channels(self, spec: Sequence[str] | str | None) -> Annotations:
-        """Only these channels, in this order; `a=b` merges b into a, or renames it where there is no a.
+        """Only these channels, in this order; `a=b` merges b into a, or renames b to a if there is no a.
 
         Args:
             spec: channels, in one string with spaces between them or one by one. None takes all.
@@ -195,7 +195,7 @@ class Annotations:
         )
 
     def keep(self, mask: Tensor) -> Annotations:
-        """Only the keypoints where `mask`, `(T,)` bool, is True; images stay."""
+        """Only the keypoints where `mask`, `(T,)` bool, is True; all images stay."""
         kept_before = torch.cat([torch.zeros(1, dtype=torch.int64), mask.cumsum(0)])
         depth = None if self.depth is None else self.depth[mask]
         return replace(self, xy=self.xy[mask], depth=depth, offsets=kept_before[self.offsets])
@@ -206,7 +206,7 @@ class Annotations:
         return torch.repeat_interleave(torch.arange(len(self)), per_image)
 
     def fingerprint(self) -> str:
-        """A sha256 of images' paths, channels and keypoints, in hexadecimal; the same data always give the same."""
+        """A SHA-256 of image paths, channels and keypoints, in hexadecimal: always the same for the same data."""
         digest = hashlib.sha256(repr((self.channel_names, self.normalized)).encode())
         for column in (self.names.characters, self.names.offsets, self.offsets, self.xy):
             digest.update(column.contiguous().numpy().reshape(-1).view(np.uint8))

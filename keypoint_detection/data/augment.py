@@ -1,6 +1,6 @@
 """Random changes of a training image: one homography and one chain of photometric changes.
 
-With another image it is mixed by the data set, which has both. H W image.
+Mixing with another image is left to the data set, which has both. H W image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keypoint_detection.data import photometric
 from keypoint_detection.data.geometry import FILLS, scaling, translation
 from keypoint_detection.errors import InputError
 
-# The largest that a change may be; those that are not here are probabilities and shares.
+# The largest values allowed; all others are probabilities and shares, which are at most 1.
 _HIGHEST = {
     "rotation": 180, "scale": 10, "shear": 44, "perspective": 0.99, "brightness": 0.99, "contrast": 0.99, "hue": 0.5,
 }  # fmt: skip
@@ -38,12 +38,13 @@ class Geometry(NamedTuple):
 class Augmentation:
     """Random changes of the training images.
 
-    Geometric changes are joined into one homography, which moves the keypoints and samples the image once. A value of
-    0 turns a change off. Changes of colours are what carries a detector over to another light, at no cost where it
-    stays. Blur and noise help where the images to come have them, and cost where they do not; shear, perspective, hue
-    and erasing held trainings of minutes back, so all of these are off by default, and hours of training on rendered
-    images, for a camera that sees others, may want them. Parts of other images (`cutmix`) helped on one data set of
-    three, and cost where a training saw its images some 50 times only (benchmarks/README.md).
+    Geometric changes are combined into one homography, with which the keypoints are moved and the image is sampled
+    once. A value of 0 turns a change off. Colour changes let a detector cope with different lighting, at no cost if the
+    lighting stays the same. Blur and noise help if future images have them, and cost accuracy if not. Shear,
+    perspective, hue and erasing held back training runs of minutes. All of these are therefore off by default; they may
+    pay off in hours of training on rendered images for a camera whose images look different. Pasting parts of other
+    images (`cutmix`) helped on one data set of three, and cost accuracy if each image was seen only some 50 times
+    (benchmarks/README.md).
 
     Args:
         rotation: largest rotation in either direction, in degrees (0 to 180).
@@ -108,16 +109,16 @@ class Augmentation:
 
     @property
     def largest_zoom(self) -> float:
-        """By how much the middle of an image is enlarged at most, along the direction that grows most."""
+        """The most by which the middle of an image is enlarged, along the direction that grows most."""
         return (1 + self.scale) * (1 + math.tan(math.radians(self.shear))) * (2 if self.crop else 1)
 
     def geometry(self, random: np.random.Generator, size: tuple[int, int], may_mirror: bool = True) -> Geometry:
         """Draws one homography.
 
         Args:
-            random: where the randomness comes from.
+            random: the source of randomness.
             size: `(H, W)` of the image in pixels; the changed image has the same size.
-            may_mirror: False leaves both flips out.
+            may_mirror: False turns both flips off.
         """
         height, width = size
         symmetric = random.uniform(-1, 1, size=8)

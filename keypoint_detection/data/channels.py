@@ -1,4 +1,4 @@
-"""Which channels of a file are wanted, and which of them are merged into one."""
+"""Chooses the channels of a file, and which of them are merged or renamed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 class ChannelGroup(NamedTuple):
-    """One channel of the detector and the channels of the file that it is made of.
+    """One channel of the detector and the channels of the file that it consists of.
 
     Attributes:
-        name: the name that the detector knows it by.
-        members: the names in the file whose keypoints it holds, at least one; none of them has to be its own.
+        name: its name in the detector.
+        members: the channels of the file whose keypoints it holds, at least one; `name` need not be one of them.
     """
 
     name: str
@@ -31,13 +31,13 @@ def parse_channels(spec: ChannelSpec, available: Sequence[str], source: str) -> 
     """Reads a choice of channels.
 
     Args:
-        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a, and is b by the
-            name of a where the file has no a. None takes all. A group takes those of its members that there are.
+        spec: channels in one string with spaces between them, or one by one; `a=b` merges b into a, or renames b to a
+            if the file has no a. None takes all. A group takes those of its members that the file has.
         available: the channels of the file.
         source: the name of the file, for messages.
 
     Raises:
-        InputError: if nothing is asked for, or a channel is unknown or asked for twice.
+        InputError: if the choice is empty, or a channel is unknown or asked for twice.
     """
     if spec is None:
         return [ChannelGroup(name, (name,)) for name in available]
@@ -56,7 +56,7 @@ def parse_channels(spec: ChannelSpec, available: Sequence[str], source: str) -> 
 
 
 def tell_left_out(groups: Iterable[ChannelGroup], available: Sequence[str], source: str) -> None:
-    """Logs which channels of a file nobody has asked for, since their keypoints count nowhere.
+    """Logs which channels of a file were not asked for, since their keypoints are ignored.
 
     Args:
         groups: what was asked for.
@@ -70,7 +70,7 @@ def tell_left_out(groups: Iterable[ChannelGroup], available: Sequence[str], sour
 
 
 def split_word(word: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The channels that a word such as `a=b` joins; a channel of `names` may itself be called so."""
+    """The channels that a word such as `a=b` joins, unless the word itself is one of the `names`."""
     return (word,) if word in names else tuple(word.split("="))
 
 
@@ -90,35 +90,35 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
 def _present(group: ChannelGroup, available: Sequence[str], source: str) -> ChannelGroup:
     members = tuple(name for name in group.members if name in available)
     if not members:
-        hint = did_you_mean(group.name, available, '"{}"') or ", but " + ", ".join(available)
+        hint = did_you_mean(group.name, available, '"{}"') or "; the file has " + ", ".join(available)
         raise InputError(f'{source}: no channel "{group.name}", which the detector finds{hint}')
     return ChannelGroup(group.name, members)
 
 
 def channel_members(spec: Sequence[str] | str | None, names: Sequence[str]) -> dict[str, list[str]]:
-    """What each of the channels that were read is made of in the file, or in another that has it by its own name.
+    """The names under which a file may hold the keypoints of each channel that was read.
 
     Args:
         spec: what was asked for, see `parse_channels`.
         names: the channels that were read.
 
     Returns:
-        The channels of the file, by the name of the channel that holds them.
+        The channels to look for in a file, the channel's own name first, by the name of the channel that holds them.
     """
     words = (spec.split() if isinstance(spec, str) else spec) or names
     return {members[0]: list(members) for members in (split_word(word, names) for word in words)}
 
 
 def of_all_channels(numbers: Sequence[int], num_channels: int) -> list[int]:
-    """One number per channel, where a single one holds for all."""
+    """One number per channel; a single number is repeated for all."""
     return list(numbers) * (num_channels if len(numbers) == 1 else 1)
 
 
 def parse_numbers(numbers: str | int | Sequence[int] | None) -> list[int] | None:
-    """The most keypoints of each channel, from `"-1 4"`, `[-1, 4]` or a number alone.
+    """Reads the maximum number of keypoints of each channel: `"-1 4"`, `[-1, 4]` or a single number.
 
     Raises:
-        InputError: if they are no whole numbers.
+        InputError: if they are not whole numbers.
     """
     if numbers is None:
         return None

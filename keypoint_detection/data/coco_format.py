@@ -1,9 +1,9 @@
 """COCO keypoints: `{"images": [...], "annotations": [...], "categories": [...]}`, pixels with the origin top left.
 
-The names in a category's `keypoints` are channels. Names that count from 0, such as `corner_0, corner_1`, are one
-channel `corner` with several keypoints. Several objects in an image add up, and the same name in two categories is one
-channel. An image without objects is a negative. So is what can be seen of an object whose keypoints nobody labelled,
-as in COCO's crowds and small people; these are counted and said.
+The names in a category's `keypoints` are channels. Names that are numbered from 0, such as `corner_0, corner_1`, are
+one channel `corner` with several keypoints. The keypoints of all objects in an image are combined, and the same name in
+two categories is one channel. An image without objects is a negative. Objects without labelled keypoints, such as
+COCO's crowds and small people, also count as background, and a warning says how many there are.
 
 N images, C channels, T keypoints of all images together.
 """
@@ -42,7 +42,7 @@ class _Images:
 class _Objects:
     """The columns of "annotations"; `triples` holds x, y, visibility of all keypoints.
 
-    Of objects without keypoints, such as boxes, image and category may be anything, None if they are no identifiers.
+    For objects without keypoints, such as boxes, image and category are not checked; None stands for invalid ones.
     """
 
     numbers: array = field(default_factory=lambda: array("q"))
@@ -63,7 +63,7 @@ def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Chan
         spec: the channels to read, as in `Annotations.select_channels`.
 
     Raises:
-        InputError: naming file and entry, for anything that is not as the format says.
+        InputError: naming file and entry, for anything that does not conform to the format.
     """
     images, objects, categories = _Images(), _Objects(), None
     found = set()
@@ -92,7 +92,7 @@ def read_coco(stream: JsonStream, image_root: Path, coordinates: str, spec: Chan
 
 
 def channels_of(names: Sequence[str]) -> list[str]:
-    """The channel of each keypoint's name: `a_0, a_1, ...` without a gap are `a`, and others are themselves."""
+    """The channel of each keypoint name: `a` for `a_0, a_1, ...` without gaps; otherwise the name itself."""
     numbers: dict[str, set[int]] = {}
     parts = [re.fullmatch(r"(.+)_(0|[1-9]\d{0,5})", name) for name in names]
     for match in filter(None, parts):
@@ -112,7 +112,7 @@ def _entries(stream: JsonStream, what: str) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """A whole number that was written as 640.0, as data frames do, as 640; anything else as it is."""
+    """Turns a whole number written as 640.0, as data frames do, into 640; returns anything else unchanged."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -124,7 +124,7 @@ def _identifier(entry: dict[str, Any], key: str, place: str) -> int | str:
 
 
 def _given_list(entry: dict[str, Any], key: str) -> Any:
-    """A value that ought to be a list, an empty one where there is none, as for boxes and masks."""
+    """The value of `key`, which should be a list; an empty one if there is none, as for boxes and masks."""
     value = entry.get(key)
     return [] if value is None else value
 
@@ -136,7 +136,7 @@ def _read_image(images: _Images, entry: dict[str, Any], place: str) -> None:
     place = f'{place} ("{name}")'
     identifier = _identifier(entry, "id", place)
     if images.rows.setdefault(identifier, len(images.names)) != len(images.names):
-        raise InputError(f"{place}: the id {identifier} belongs to image {images.rows[identifier]} already")
+        raise InputError(f"{place}: the id {identifier} already belongs to image {images.rows[identifier]}")
     images.names.append(name)
     for key in ("width", "height"):
         value = entry.get(key)
@@ -183,7 +183,7 @@ def _read_categories(stream: JsonStream) -> dict[int | str, list[str]]:
             raise InputError(f'{place}: "keypoints" names a keypoint twice')
         identifier = _identifier(entry, "id", place)
         if identifier in categories:
-            raise InputError(f"{place}: the id {identifier} belongs to another category already")
+            raise InputError(f"{place}: the id {identifier} already belongs to another category")
         categories[identifier] = names
     if not any(categories.values()):
         raise InputError(f'{stream.path}: no category has "keypoints", expected COCO keypoints, not boxes or masks')
@@ -254,7 +254,7 @@ def _addresses(
 def _unlabelled(
     images: _Images, objects: _Objects, categories: dict[int | str, list[str]], wanted: set[str]
 ) -> tuple[str, ...]:
-    """A warning of the objects that could have keypoints of the `wanted` channels and have no labelled one at all."""
+    """A warning about objects that could have keypoints of `wanted` channels but have no labelled keypoint at all."""
     concerned = {identifier for identifier, names in categories.items() if wanted.intersection(channels_of(names))}
     visibilities = np.frombuffer(objects.triples, np.float64)[2::3] if objects.triples else np.zeros(0)
     labelled = np.concatenate([[0], np.cumsum(visibilities != 0)])
@@ -265,11 +265,11 @@ def _unlabelled(
         return ()
     crowds, places = sum(objects.crowds[at] for at in found), len({objects.images[at] for at in found})
     text = f"no labelled keypoint on {counted(len(found), 'object')} (iscrowd: {crowds}) in {counted(places, 'image')}"
-    return (f"{text}; what can be seen there counts as absent (see --empty_channels)",)
+    return (f"{text}; they count as background (see --empty_channels)",)
 
 
 def _check_numbers(triples: np.ndarray, present: np.ndarray, objects: _Objects, source: Path) -> None:
-    """Visibility has to be 0, 1 or 2, and a keypoint that is there needs finite coordinates."""
+    """Checks that visibilities are 0, 1 or 2, and that labelled keypoints have finite coordinates."""
     strange = ~np.isin(triples[:, 2], _VISIBILITIES)
     infinite = present & ~(np.abs(triples[:, :2]) <= np.finfo(np.float32).max).all(1)
     if not (strange | infinite).any():

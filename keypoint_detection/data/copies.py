@@ -1,4 +1,4 @@
-"""Images that stand in a data set under two names."""
+"""Finds images that are in a data set under two names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterable
 
 from keypoint_detection.data.annotations import Annotations
 
-# Before a training, no more images than this are compared, and no more of their files is read.
+# Limits for the comparison before training: number of images, and bytes read from their files.
 MOST_IMAGES = 20_000
 MOST_BYTES = 500_000_000
 
 
 def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Finds image files of the very same content; only files of as many bytes as another one are read.
+    """Finds image files with identical content; only files of the same length are read.
 
     Args:
         annotations: the data set.
-        indices: positions of images whose files are there.
+        indices: positions of images whose files exist.
 
     Returns:
         The position of each copy, ascending, and that of the first image with its content.
@@ -36,15 +36,15 @@ def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[
 def find_copies_of_training_images(
     train: Annotations, other: Annotations, most_images: int = MOST_IMAGES, most_bytes: int = MOST_BYTES
 ) -> list[tuple[int, int]]:
-    """Finds images to measure on whose file has the very same content as that of an image to train on.
+    """Finds validation or test images whose files are identical to the file of a training image.
 
-    Files are only read where their lengths agree. One that cannot be read is no copy.
+    Only files of the same length are read. A file that cannot be read is not a copy.
 
     Args:
-        train: the images to train on.
-        other: the images to measure on.
-        most_images: of more images than this in both together, none is looked at.
-        most_bytes: no more than this is read of all files together.
+        train: the training images.
+        other: the validation or test images.
+        most_images: if there are more images than this in both together, none are compared.
+        most_bytes: the most bytes to read from all files together.
 
     Returns:
         The position of each copy in `other` and that of its original in `train`, in the order of `other`.
@@ -79,7 +79,7 @@ def _by_length(annotations: Annotations, indices: Iterable[int]) -> dict[int, li
 
 
 def _length(annotations: Annotations, index: int) -> int:
-    """Bytes of an image's file, 0 where there is none."""
+    """Bytes of an image's file, 0 if there is none."""
     try:
         return annotations.path(index).stat().st_size
     except OSError:
@@ -87,7 +87,7 @@ def _length(annotations: Annotations, index: int) -> int:
 
 
 def _digest(annotations: Annotations, index: int) -> bytes:
-    """A number that tells the content of an image's file; of its path where it cannot be read."""
+    """A hash of the content of an image's file, or of its path if it cannot be read."""
     path = annotations.path(index)
     try:
         content = path.read_bytes()
@@ -97,13 +97,13 @@ def _digest(annotations: Annotations, index: int) -> bytes:
 
 
 def tell_of_copies(annotations: Annotations, indices: Iterable[int]) -> str | None:
-    """What to say about copies among some images whose files are there; None if there are none."""
+    """A warning about copies among some images whose files exist; None if there are none."""
     copies = find_copies(annotations, indices)
     if not copies:
         return None
     copy, original = map(annotations.name, copies[0])
     are = "image is a copy of another" if len(copies) == 1 else "images are copies of others"
     return (
-        f"{len(copies)} {are}, such as {copy} of {original}; where one of two trains and the other validates, the "
-        "metrics say little about new images"
+        f"{len(copies)} {are}, such as {copy} of {original}; if one is used for training and the other for validation, "
+        "the metrics say little about new images"
     )

@@ -1,4 +1,4 @@
-"""Parts of training images: where the objects are small, most of an image would teach nothing.
+"""Crops of training images: if objects are small, the network would learn nothing from most of an image.
 
 C channels, K keypoints, H W image.
 """
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-# Share of the parts that lie anywhere, so that the network sees what is no object too; the others hold a keypoint.
+# Share of the crops that lie anywhere, so that the network also sees the background; all others contain a keypoint.
 _ANYWHERE = 0.25
-# No nearer than this to the border of the part, as a fraction of its side, unless the image ends there.
+# The keypoint is no nearer to the border of the crop than this fraction of its side, unless the image ends there.
 _MARGIN = 0.1
-# A label that lies outside by this fraction of the image's side is at its border, and was divided or kept in 32 bits.
+# A label outside by at most this fraction of the image's side is on its border: division or 32 bits have rounded it.
 _ROUNDING = 1e-6
 
 
@@ -40,16 +40,16 @@ class Window(NamedTuple):
 def choose_window(
     keypoints: Tensor, size: tuple[int, int], crop_size: tuple[int, int], random: np.random.Generator
 ) -> Window:
-    """Draws a part of an image: three of four hold a keypoint of the image, if it has any.
+    """Draws a random crop of an image: three in four are placed around a keypoint of the image, if it has any.
 
     Args:
         keypoints: `(C, K, 2)` xy in pixels of the image, NaN for none.
         size: `(H, W)` of the image in pixels.
-        crop_size: Height and width of the part, which is smaller where the image is.
-        random: Where the randomness comes from.
+        crop_size: Height and width of the crop, which is smaller if the image is.
+        random: The source of randomness.
 
     Returns:
-        A part that lies within the image.
+        A crop that lies within the image.
     """
     height, width = min(size[0], crop_size[0]), min(size[1], crop_size[1])
     room = np.array([size[1] - width, size[0] - height])
@@ -65,11 +65,11 @@ def choose_window(
 
 
 def keep_inside(xy: np.ndarray, limits: np.ndarray | tuple[int, int]) -> np.ndarray:
-    """The labels that lie within their image; one that is outside by a rounding lies on its border.
+    """The labels that are inside their image; one that is outside by a rounding error is moved onto the border.
 
     Args:
         xy: `(..., 2)` float32.
-        limits: what an image is wide and high, in the unit of the labels and of a shape that broadcasts.
+        limits: width and height of the image, in the unit of the labels and in a shape that broadcasts.
 
     Returns:
         `(..., 2)` float32, NaN for a label outside.
@@ -81,6 +81,6 @@ def keep_inside(xy: np.ndarray, limits: np.ndarray | tuple[int, int]) -> np.ndar
 
 
 def within(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
-    """The keypoints `(C, K, 2)` with NaN for those outside of an image of `size` (H, W)."""
+    """The keypoints `(C, K, 2)`, with NaN for those outside an image of `size` (H, W)."""
     outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
     return keypoints.masked_fill(outside.any(-1, keepdim=True), math.nan)

@@ -1,4 +1,4 @@
-"""A part of one training image in another, with its keypoints.
+"""Pastes a part of one training image into another, with its keypoints.
 
 C channels, K keypoints, H W image.
 """
@@ -15,28 +15,28 @@ from keypoint_detection.batch import Batch
 
 # Share of the area that the rectangle covers.
 _AREA = (0.15, 0.5)
-# The rectangle is at most this many times as wide as high, or as high as wide, both as shares of the image's sides.
+# Largest ratio between the rectangle's sides, in either direction, each as a share of the image's side.
 _LARGEST_RATIO = math.e**0.5
 
 
 def cutmix(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
-    """Replaces a random rectangle of an image by the same part of another one.
+    """Replaces a random rectangle of an image with the same part of another one.
 
     After Yun et al. 2019, CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features. Here
-    the rectangle brings its keypoints with it and hides those that it covers, so that the labels stay exact; the
-    network sees parts of an object without the rest of it, and in combinations that no image shows.
+    the rectangle brings its keypoints with it and hides those that it covers, so that the labels stay exact. The
+    network sees parts of objects without the rest, and in combinations that no image shows.
 
     Args:
-        sample: A training sample, changed by all other augmentation: a batch without its first dimension, with images
+        sample: A training sample, after all other augmentation: a batch without the batch dimension, with images
             `(3, H, W)` and keypoints `(C, K, 2)`.
-        other: Another one, of any size. The rectangle lies in the upper left part that both images have, and covers
-            15 to 50 % of that.
-        random: Where the randomness comes from.
+        other: Another one, of any size. The rectangle lies in the upper left area that both images have, and covers
+            15 to 50 % of it.
+        random: The source of randomness.
 
     Returns:
-        The mixed sample, with the keypoints of both, NaN for those that are not seen, which may be more of a channel
-        than any image has; its `transforms` and `indices` are those of `sample`. Or `sample` itself, where the other
-        one has no labels for one of its channels: keypoints could be seen there and would be missing.
+        The mixed sample, with the keypoints of both, NaN for those that are hidden; a channel may then have more
+        keypoints than in any single image. `transforms` and `indices` are those of `sample`. If `other` is not labelled
+        for one of the labelled channels of `sample`, or there are none, `sample` itself: labels could be missing.
     """
     if not sample.labelled.any() or (sample.labelled & ~other.labelled).any():
         return sample
@@ -57,7 +57,7 @@ def cutmix(sample: Batch, other: Batch, random: np.random.Generator) -> Batch:
 def _seen_in(rectangle: tuple[int, int, int, int], sample: Batch) -> Tensor:
     """Which keypoints lie on pixels of a rectangle (left, top, right, bottom), `(C, K, 1)` bool.
 
-    One on the right or lower border of the image belongs to the last pixel.
+    A keypoint on the right or lower border of the image belongs to the last pixel.
     """
     left, top, right, bottom = rectangle
     height, width = sample.images.shape[1:]

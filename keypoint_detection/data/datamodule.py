@@ -1,4 +1,4 @@
-"""From the paths that a user gives to the loaders that training, validation, test and prediction read."""
+"""The data module: turns the user's paths into loaders for training, validation, test and prediction."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ Stage = Literal["train", "validation", "test"]
 
 
 class KeypointsDataModule(pl.LightningDataModule):
-    """The data of a training: files, split, augmentation and loaders.
+    """The data of a training run: files, split, augmentation and loaders.
 
-    `setup()` reads and checks everything; it needs neither sigma, stride, sizes nor augmentation, which may be chosen
-    from what it read (`train_annotations`, `train_sizes`) and assigned to the attributes of the same names before a
-    loader is made.
+    `setup()` reads and checks everything, without sigma, stride, sizes or augmentation: these can be chosen from what
+    it read (`train_annotations`, `train_sizes`) and assigned to the attributes of the same names before data is loaded.
 
     Args:
         json_dataset_path: JSON file with the images and keypoints to train on, in this library's or COCO's format.
@@ -51,7 +50,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             normalized (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation if no file is given; above 0 and
             below 1.
-        batch_size: images per step and process; None is to be assigned later.
+        batch_size: images per step and process; None if it will be assigned later.
         num_workers: processes that load data, per training process; 0 loads in the training process, auto depends on
             cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for data sets of up to a
@@ -63,10 +62,10 @@ class KeypointsDataModule(pl.LightningDataModule):
         seed: seed of the split, the order and the augmentation.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input; None as for batch_size.
         heatmap_stride: pixels of the network's input per cell of the heatmaps; None as for batch_size.
-        image_size: height and width that images are resized to fit into; None keeps their own sizes. To be trained on
-            with random changes, a much larger JPEG is decoded at a half, a quarter or an eighth of its size.
-        train_crop_size: height and width of the part of a larger training image that is shown at a time; None shows
-            whole images.
+        image_size: height and width that images are resized to fit into; None keeps their own sizes. For training with
+            random changes, a much larger JPEG is decoded at a half, a quarter or an eighth of its size.
+        train_crop_size: height and width of the crops in which larger training images are shown; None shows whole
+            images.
         augmentation: random changes of the training images; None leaves them as they are.
         split: record of an earlier split (`datamodule.split`) to use again; None makes one.
     """
@@ -137,7 +136,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             stage: ignored; Lightning passes it.
 
         Raises:
-            InputError: in one line, for whatever is wrong with the data.
+            InputError: in one line, for anything that is wrong with the data.
         """
         if self._parts is None:
             self._parts = read_parts(
@@ -195,7 +194,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self.parts.split
 
     def dataset(self, stage: Stage) -> KeypointsDataset:
-        """The samples of a part, made once; only those for training are augmented.
+        """The samples of a part, created once; only those for training are augmented.
 
         Raises:
             InputError: if sigma or stride has not been set.
@@ -204,7 +203,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         if self.heatmap_sigma is None or self.heatmap_stride is None:
             raise InputError("heatmap_sigma and heatmap_stride: expected numbers before the data is loaded, got None")
         if stage not in self._datasets:
-            # Training images are wanted in full size: they are turned and scaled, and some smaller than others.
+            # Training images are cached at full size: they are rotated and scaled, and their size may vary.
             box = None if stage == "train" else parse_image_size(self.image_size)
             self._datasets[stage] = KeypointsDataset(
                 annotations,
@@ -221,7 +220,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self._datasets[stage]
 
     def batches_per_epoch(self) -> int:
-        """How many batches there are in an epoch, of all processes together."""
+        """The number of batches in an epoch, in all processes together."""
         return -(-len(self.train_annotations) // self._chosen_batch_size())
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -255,17 +254,17 @@ class KeypointsDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The batches of `test_dataloader`, or those of `val_dataloader` where there is no test file."""
+        """The batches of `test_dataloader`, or those of `val_dataloader` if there is no test file."""
         return self._evaluation_loader("test" if "test" in self.files else "validation")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch to the device, but for the sizes of its images."""
+        """Moves a batch to the device, except the sizes of its images."""
         if device.type == "mps":  # It has no float64.
             batch = batch._replace(transforms=batch.transforms.float())
         return super().transfer_batch_to_device(batch, device, dataloader_idx)._replace(sizes=batch.sizes)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Renders missing heatmaps; Lightning calls this."""
+        """Renders missing heatmaps. Called by Lightning."""
         if batch.heatmaps is not None:
             return batch
         size = (batch.images.shape[2], batch.images.shape[3])
@@ -273,12 +272,12 @@ class KeypointsDataModule(pl.LightningDataModule):
         return batch._replace(heatmaps=rendered)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Ends the workers of a training that fails, which Lightning forgets in a validation; it calls this."""
+        """Stops the workers when training fails, which Lightning forgets during validation. Called by Lightning."""
         if self.trainer is not None:
-            self.trainer.fit_loop.teardown()  # they ignore SIGTERM, by which Python ends them when it ends
+            self.trainer.fit_loop.teardown()  # they ignore SIGTERM, with which Python stops them when it exits
 
     def evaluation_sampler(self, stage: Stage, rank: int = 0, world: int = 1) -> EvaluationSampler:
-        """The batches of a part in which a process evaluates it."""
+        """The batches in which a process evaluates a part of the data set."""
         sizes = fit_sizes(self.parts.sizes[stage], parse_image_size(self.image_size))
         return EvaluationSampler(sizes, self._chosen_batch_size(), rank, world)
 

@@ -1,4 +1,4 @@
-"""Samples and batches: an image, its keypoints and what they become after resizing and augmentation.
+"""Samples and batches: images with their keypoints and heatmaps, after resizing and augmentation.
 
 B batch, C channels, K keypoints, H W image, h w heatmap.
 """
@@ -47,27 +47,28 @@ CORRUPT_IMAGES = ("raise", "skip")
 class KeypointsDataset(Dataset[Batch]):
     """Images with their keypoints and heatmaps, one sample at a time.
 
-    `dataset[index]` and `dataset[Key(index, ...)]` give a `Batch` without its first dimension. Every random choice is a
-    pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what
-    was read before. Without a cache, large JPEG files that are changed at random are decoded smaller (`load_reduced`).
-    A loader joins samples with `dataset.collate`, which renders the heatmaps of a batch at once.
+    `dataset[index]` and `dataset[Key(index, ...)]` return a `Batch` without the batch dimension. Every random choice is
+    a pure function of seed and key, so the bits of a sample depend neither on the number of workers nor on what was
+    read before. Without a cache, large JPEG files that will be augmented are decoded at a reduced size
+    (`load_reduced`). Loaders need `dataset.collate`, which renders the heatmaps of a whole batch at once.
 
     Args:
         annotations: the images and their labels.
         heatmap_sigma: standard deviation of the Gaussians, in pixels of the network's input.
         heatmap_stride: pixels of the network's input per cell of the heatmaps.
-        image_size: height and width that images are resized to fit into, keeping their aspect; None keeps their size.
+        image_size: height and width that images are resized to fit into, keeping their aspect ratio; None keeps their
+            size.
         augmentation: random changes; None for validation and test.
-        crop_size: height and width of the part of a larger image that a sample is (`choose_window`); None shows all of
-            it, as for validation and test.
-        seed: seed of the augmentation and of the parts.
-        empty_channels: what a channel without keypoints means: "absent" (there is none in the image) or "ignore" (it
-            was not labelled, so it counts neither in loss nor in metrics).
-        cache: holds decoded images, in full size or (without augmentation) as they fit into `image_size`; None reads
-            the file every time.
-        render: False leaves `heatmaps` None, for rendering them later on another device.
-        corrupt_images: what happens when an image cannot be read: "raise" an error, or "skip" it (it is reported once,
-            and a blank image takes its place that counts neither in loss nor in metrics).
+        crop_size: height and width of the crop that is shown of a larger image (`choose_window`); None shows whole
+            images, as for validation and test.
+        seed: seed of the augmentation and the crops.
+        empty_channels: what a channel without keypoints means: "absent" (the image has none) or "ignore" (it was not
+            labelled, so that it counts neither in the loss nor in the metrics).
+        cache: decoded images, at full size or (without augmentation) resized to fit into `image_size`; None reads the
+            file every time.
+        render: False leaves `heatmaps` None, so that they can be rendered later on another device.
+        corrupt_images: what to do if an image cannot be read: "raise" an error, or "skip" it: report it once and use a
+            blank image, which counts neither in the loss nor in the metrics.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class KeypointsDataset(Dataset[Batch]):
         self.image_size = parse_image_size(image_size)
         kept_size = None if cache is None else cache.image_size
         if kept_size is not None and (augmentation is not None or kept_size != self.image_size):
-            raise ValueError(f"this cache resizes images to {kept_size}, expected full size or {image_size} unchanged")
+            raise ValueError(f"cache resizes to {kept_size}, expected full size, or {image_size} without augmentation")
         self.augmentation = augmentation
         self.crop_size = parse_image_size(crop_size, "crop_size")
         self.seed = seed
@@ -108,7 +109,7 @@ class KeypointsDataset(Dataset[Batch]):
         self.mirrored_channels: tuple[int, ...] | None = None
         if augmentation is not None and augmentation.mirrors:
             self.mirrored_channels = mirror_permutation(annotations.groups, augmentation.flip_pairs, report=True)
-        # Shared by all workers, so that an unreadable image is reported by one of them, once.
+        # Shared by all workers, so that an unreadable image is reported only once.
         self._reported = torch.zeros(len(annotations) if self.skip_corrupt else 0, dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
@@ -122,13 +123,13 @@ class KeypointsDataset(Dataset[Batch]):
         return sample
 
     def __getitems__(self, keys: Sequence[int | Key]) -> list[Batch]:
-        """The samples of one batch; their heatmaps are left to `collate`. Torch's loader calls this."""
+        """The samples of one batch, without heatmaps, which `collate` renders. Called by torch's loader."""
         whole = [Key(*key) if isinstance(key, tuple) else Key(key) for key in keys]
         unmixed = {key._replace(partner=None): self._sample(key) for key in whole}
         return [self._mix(key, unmixed) for key in whole]
 
     def collate(self, samples: Sequence[Batch]) -> Batch:
-        """Joins samples to a batch as `collate` does, and renders its heatmaps."""
+        """Joins samples into a batch like the function `collate`, and renders its heatmaps."""
         batch = collate(samples)
         if not self.render:
             return batch
@@ -140,19 +141,19 @@ class KeypointsDataset(Dataset[Batch]):
         return heatmaps.render(keypoints, size, self.heatmap_sigma, self.heatmap_stride)
 
     def _mix(self, key: Key, unmixed: dict[Key, Batch]) -> Batch:
-        """The sample of a key, now and then with a part of its partner's; read already are those of the same batch."""
+        """The sample of a key, sometimes with a part of its partner's; `unmixed` holds the samples of the batch."""
         sample = unmixed[key._replace(partner=None)]
         alone = key.partner in (None, key.index) or key.epoch == BLANK
         if self.augmentation is None or not self.augmentation.cutmix or not key.augmented or alone:
             return sample
-        random = np.random.default_rng((self.seed, key.epoch + 1, key.index % len(self), 1))  # not those of `_sample`
+        random = np.random.default_rng((self.seed, key.epoch + 1, key.index % len(self), 1))  # differs from `_sample`
         if random.uniform() >= self.augmentation.cutmix:
             return sample
         other = key._replace(index=key.partner, partner=None)
         return cutmix(sample, unmixed[other] if other in unmixed else self._sample(other), random)
 
     def _sample(self, key: Key) -> Batch:
-        """The sample of a key, mixed with no other."""
+        """The sample of a key, not mixed with another one."""
         index, epoch, scale, augmented, _ = key
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range for {counted(len(self), 'image')}")
@@ -186,7 +187,7 @@ class KeypointsDataset(Dataset[Batch]):
     def _augment(
         self, key: Key, image: np.ndarray, file_size: tuple[int, int], keypoints: Tensor, labelled: Tensor
     ) -> tuple[Tensor, np.ndarray, Tensor, Tensor]:
-        """The changed image, the homography to its file, and the keypoints and labels that go with it."""
+        """The augmented image, the homography to its file, its keypoints, and which of its channels are labelled."""
         random = np.random.default_rng((self.seed, key.epoch, key.index % len(self)))
         size = shrink_size(fit_size(file_size, self.image_size), key.scale)
         geometry = self.augmentation.geometry(random, size, may_mirror=self.mirrored_channels is not None)
@@ -207,21 +208,21 @@ class KeypointsDataset(Dataset[Batch]):
         return pixels, np.linalg.inv(shift @ from_file), keypoints, labelled
 
     def _window(self, key: Key, keypoints: Tensor, size: tuple[int, int]) -> Window:
-        """The part of an image `(H, W)` that a sample shows, of which all may be in it."""
+        """The part of an image of `size` (H, W) that a sample shows, possibly all of it."""
         if self.crop_size is None:
             return Window(0, 0, size)
-        random = np.random.default_rng((self.seed, key.epoch, key.index % len(self), 2))  # that of no other choice
+        random = np.random.default_rng((self.seed, key.epoch, key.index % len(self), 2))  # used for no other choice
         return choose_window(keypoints, size, shrink_size(self.crop_size, key.scale), random)
 
     def _load(self, index: int, scale: float, changed: bool) -> tuple[np.ndarray, tuple[int, int]] | None:
-        """The decoded image, perhaps smaller than its file, and the size of that; None if it is to be skipped."""
+        """The decoded image, possibly at a reduced size, and the size of its file; None if the image is skipped."""
         path = self.annotations.path(index)
         try:
             if self.cache is not None:
                 return self.cache.load(index), self.cache.file_size(index)
             if changed:
                 return load_reduced(path, lambda size: self._needed(size, scale))
-            # Validation, test and prediction see every pixel of the file, and so does a training in the end.
+            # Validation, test and prediction use every pixel of the file, and so does training without augmentation.
             pixels = load_image(path)
             return pixels, (pixels.shape[0], pixels.shape[1])
         except InputError as error:
@@ -234,13 +235,13 @@ class KeypointsDataset(Dataset[Batch]):
             return None
 
     def _needed(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        """Height and width that an image of `size` needs so that changes, but for perspective, hardly blur it."""
+        """Height and width that an image of `size` needs so that augmentation, except perspective, hardly blurs it."""
         height, width = shrink_size(fit_size(size, self.image_size), scale)
         zoom = self.augmentation.largest_zoom
         return math.ceil(height * zoom), math.ceil(width * zoom)
 
     def _blank(self, index: int, file_size: tuple[int, int] | None, is_filler: bool) -> Batch:
-        """A black image that counts neither in loss nor in metrics; a filler belongs to no image (index -1)."""
+        """A black image that counts neither in the loss nor in the metrics; a filler belongs to no image (index -1)."""
         size = (32, 32) if file_size is None else fit_size(file_size, self.image_size)
         channels = len(self.annotations.channel_names)
         return Batch(
@@ -255,10 +256,10 @@ class KeypointsDataset(Dataset[Batch]):
 
 
 def collate(samples: Sequence[Batch]) -> Batch:
-    """Joins samples to a batch: images are padded to the largest, keypoints to the largest number of them.
+    """Joins samples into a batch: images are padded to the largest, keypoints to the largest number of them.
 
     Args:
-        samples: as `KeypointsDataset` gives them, that is batches without their first dimension.
+        samples: as `KeypointsDataset` returns them: batches without the batch dimension.
 
     Returns:
         The batch. Its heatmaps are None.
@@ -279,7 +280,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 
 def _pad(images: Sequence[Tensor]) -> Tensor:
-    """Joins images `(3, H, W)` to `(B, 3, H, W)`, padded with 0 at the right and the bottom to the largest of them."""
+    """Joins images `(3, H, W)` into `(B, 3, H, W)`; smaller ones are padded with 0 at the right and the bottom."""
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     if all(image.shape[1:] == (height, width) for image in images):
         return torch.stack(list(images))
@@ -290,10 +291,10 @@ def _pad(images: Sequence[Tensor]) -> Tensor:
 
 
 def _pack(keypoints: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """Keypoints of each channel, `(K_c, 2)`, in one tensor `(C, K, 2)`; NaN for none and outside of `(H, W)`."""
-    # In numpy: with many channels, torch took a twentieth of all the time that a training image takes.
+    """Packs keypoints `(K_c, 2)` of each channel into one tensor `(C, K, 2)`; NaN for none or outside `size` (H, W)."""
+    # In numpy: with many channels, torch took a twentieth of the total time per training image.
     packed = np.full((len(keypoints), max(1, *map(len, keypoints)), 2), np.nan, np.float32)
     for target, points in zip(packed, keypoints, strict=True):
         target[: len(points)] = points
-    # Labels have no such keypoints any more, but for images whose headers were not read.
+    # Keypoints outside have already been left out, except in images whose headers were not read.
     return torch.from_numpy(keep_inside(packed, (size[1], size[0])))

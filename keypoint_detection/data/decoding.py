@@ -1,4 +1,4 @@
-"""What is inside an opened image: its header, and its pixels as upright RGB whatever their kind.
+"""Reads opened images: their header, and their pixels as upright RGB, whatever the pixel format.
 
 H W image.
 """
@@ -15,12 +15,12 @@ from PIL import Image
 
 from keypoint_detection.errors import InputError
 
-# What Pillow raises for files that are damaged or no images. Those that it cannot identify are OSErrors.
+# What Pillow raises for files that are damaged or not images. For files that it cannot identify, it raises OSErrors.
 DECODING_ERRORS = (
     *(SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, OverflowError),
     *(struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError),
 )
-# How far floating-point pixels may lie beyond 0 and 1, as after resizing, which rounds.
+# How far floating-point pixels may be outside [0, 1], e.g. because resizing rounds.
 _ROUNDING = 1e-3
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -40,9 +40,9 @@ class ImageHeader(NamedTuple):
     Attributes:
         width: in pixels, after the EXIF rotation.
         height: in pixels, after the EXIF rotation.
-        mode: Pillow's name of the kind of pixels.
+        mode: Pillow's name for the pixel format.
         rotated: whether EXIF asks for a rotation or a flip.
-        transparent: whether the pixels have an opacity.
+        transparent: whether the image has transparency.
     """
 
     width: int
@@ -56,7 +56,7 @@ def decode_header(image: Image.Image) -> ImageHeader:
     """Reads the header of an opened image, without its pixels."""
     orientation = _orientation(image)
     width, height = image.size
-    if image.format == "TIFF":  # Some releases of Pillow swap the size of these when they open them, others do not.
+    if image.format == "TIFF":  # Some releases of Pillow swap width and height on opening, others do not.
         width, height = image.tag_v2[256], image.tag_v2[257]
     if orientation >= 5:
         width, height = height, width
@@ -80,17 +80,17 @@ def _is_transparent(image: Image.Image) -> bool:
 def decode_reduced(
     image: Image.Image, needed: Callable[[tuple[int, int]], tuple[int, int]]
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Decodes an opened image as `decode_rgb` does, a large JPEG at a half, a quarter or an eighth of its size.
+    """Decodes an opened image like `decode_rgb`, but a large JPEG at a half, a quarter or an eighth of its size.
 
-    That takes a fraction of the time. It is done where both sides can be divided, so that the smaller image shows
-    exactly what the whole one does.
+    This takes a fraction of the time. It is only done if both sides are divisible, so that the reduced image shows
+    exactly what the full one does.
 
     Args:
         image: the opened image.
-        needed: from height and width in pixels to those that are wanted at least.
+        needed: maps height and width of the image in pixels to the smallest height and width that will do.
 
     Returns:
-        The pixels, and height and width of the whole image after its EXIF rotation.
+        The pixels, and height and width of the full image after its EXIF rotation.
 
     Raises:
         InputError: see `decode_rgb`.
@@ -112,11 +112,11 @@ def decode_rgb(image: Image.Image) -> np.ndarray:
     """Decodes an opened image to `(H, W, 3)` uint8 RGB, as `images.load_image` describes.
 
     Raises:
-        InputError: if its pixels are outside the range that their kind has; the text does not name the file.
+        InputError: if its pixels are outside the range of their format; the message does not name the file.
     """
     orientation = 1 if image.format == "TIFF" else _orientation(image)
     image.load()
-    if image.format == "TIFF":  # Some releases of Pillow turn these upright when they load them, others do not.
+    if image.format == "TIFF":  # Some releases of Pillow turn the image upright on loading, others do not.
         orientation = _orientation(image)
     rgb = _to_rgb(image)
     if orientation != 1:
@@ -136,26 +136,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scales pixels to uint8: whole numbers from [0, 65535], others from [0, 1], beyond which 0.001 is cut off.
+    """Scales pixels to uint8: integers from [0, 65535], others from [0, 1]; up to 0.001 beyond that is clipped.
 
     Raises:
-        InputError: if they are outside of that; the text does not name the image.
+        InputError: if pixels are further outside; the message does not name the image.
     """
     whole = np.issubdtype(pixels.dtype, np.integer)
     top, beyond = (65535, 0) if whole else (1, _ROUNDING)
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -beyond and high <= top + beyond):
-        raise InputError(f"pixels from {low:g} to {high:g}, expected them within 0 and {top}")
+        raise InputError(f"pixels from {low:g} to {high:g}, expected values from 0 to {top}")
     return np.rint(pixels.astype(np.float32).clip(0, top) * np.float32(255 / top)).astype(np.uint8)
 
 
 def has_16_bits(header: ImageHeader) -> bool:
-    """Whether pixels are whole numbers that are scaled to 8 bits from the range of 16."""
+    """Whether pixels are integers that are scaled from the 16-bit range to 8 bits."""
     return header.mode.startswith("I;16") or header.mode == "I"
 
 
 def conversions(header: ImageHeader) -> list[str]:
-    """What the loader does to an image with this header, in words that follow "3 images: "; nothing for plain RGB."""
+    """What the loader does to an image with this header, worded to follow "3 images: "; empty for plain RGB."""
     done = []
     if header.mode.startswith("I;16"):
         done.append("16 bits, scaled to 8")
@@ -166,7 +166,7 @@ def conversions(header: ImageHeader) -> list[str]:
     elif header.mode not in ("RGB", "RGBA", "RGBX"):
         done.append(f"pixels of mode {header.mode}, converted to RGB")
     if header.transparent:
-        done.append("with alpha, laid over black where transparent")
+        done.append("transparent, composited onto black")
     if header.rotated:
-        done.append("turned upright as EXIF asks; labels refer to the upright image")
+        done.append("turned upright according to EXIF; labels refer to the upright image")
     return done

@@ -1,4 +1,4 @@
-"""Which channels trade places when an image is mirrored: pairs such as `left_eye` and `right_eye`."""
+"""Finds which channels swap when an image is mirrored: pairs such as `left_eye` and `right_eye`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ logger = logging.getLogger(__name__)
 
 _MIRRORED_WORDS = {"left": "right", "l": "r"}
 _MIRRORED_WORDS |= {right: left for left, right in _MIRRORED_WORDS.items()}
-# Words of a name: runs of letters of which some are not of the English alphabet, runs of capitals, capitalised or small
-# words, digits, and single other characters.
+# Words of a name: runs of letters with some outside the English alphabet, runs of capitals, capitalised or lower-case
+# words, digits, and other single characters.
 _WORD = re.compile(r"[A-Za-z]*(?:[^\W\d_A-Za-z]+[A-Za-z]*)+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SIDE = re.compile(r"left|right", re.IGNORECASE)
 
 
 def _in_case_of(word: str, like: str) -> str:
-    """A word in the case of another one."""
+    """A word in the letter case of another one."""
     return word.upper() if like.isupper() else word.capitalize() if like[0].isupper() else word
 
 
 def _mirrored_word(word: str) -> str | None:
-    """The word for the other side in the same case, or None where a word does not tell a side."""
+    """The word for the other side in the same letter case, or None if the word does not name a side."""
     mirrored = _MIRRORED_WORDS.get(word.lower())
     if mirrored is not None:
         return _in_case_of(mirrored, word)
@@ -49,7 +49,7 @@ def mirrored_name(name: str) -> str | None:
 
 
 def _names_with_another_side(name: str) -> set[str]:
-    """Names with `left` and `right` exchanged within a word."""
+    """The names that result from swapping `left` and `right` within a word."""
     return {
         name[: side.start()] + _in_case_of(_MIRRORED_WORDS[side[0].lower()], side[0]) + name[side.end() :]
         for side in _SIDE.finditer(name)
@@ -57,7 +57,7 @@ def _names_with_another_side(name: str) -> set[str]:
 
 
 def _names_with_another_letter(name: str) -> set[str]:
-    """Names with `l` and `r` exchanged at one end of a word."""
+    """The names that result from swapping `l` and `r` at one end of a word."""
     places = {place for run in _LETTERS.finditer(name) for place in (run.start(), run.end() - 1)}
     return {
         name[:place] + _in_case_of(_MIRRORED_WORDS[name[place].lower()], name[place]) + name[place + 1 :]
@@ -73,10 +73,10 @@ def _pairs_within_words(
 
     Args:
         names: names that have no partner so far.
-        others: what a name may be called on the other side.
+        others: gives the names that the other side of a name may have.
 
     Returns:
-        The pairs, and the names that have partners, but not a single one.
+        The pairs, and the names that have possible partners but no certain one.
     """
     place = {name: position for position, name in enumerate(names)}
     found = {name: sorted(others(name) & place.keys(), key=place.__getitem__) for name in names}
@@ -90,19 +90,19 @@ def _pairs_within_words(
 
 
 def guess_flip_pairs(channel_names: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Guesses from the names which channels trade places when an image is mirrored.
+    """Guesses from the names which channels swap when an image is mirrored.
 
-    Two channels are a pair if their names differ in `left` and `right`, `l` and `r` as a word of its own, or two
-    capitals of which the first is L or R. Names that then stay without a partner may also differ in their numbers
-    (`paw1LH` and `paw4RH`), where that leaves just one partner; in `left` and `right` within a word (`topleft`); or in
-    an l and r at one end of a word (`lwrist`, `TL`). A single pair of the last kind may be chance (`lake` and `rake`):
-    it is none, but counts as telling a side.
+    Two channels are a pair if their names differ in `left` and `right`, in `l` and `r` as separate words, or in words
+    of two capitals, the first of which is L or R. Names that are still without a partner may also differ in their
+    numbers (`paw1LH` and `paw4RH`), if that leaves just one partner; in `left` and `right` within a word (`topleft`);
+    or in an l and r at one end of a word (`lwrist`, `TL`). A single pair of the last kind may be chance (`lake` and
+    `rake`): it does not become a pair, but its names count as naming a side.
 
     Args:
         channel_names: names of all channels.
 
     Returns:
-        Pairs of names in the order of the channels, and the names that tell a side and found no partner.
+        Pairs of names in the order of the channels, and the names that name a side but have no partner.
     """
     sided = {name: mirrored_name(name) for name in channel_names}
     unpaired = [name for name, mirrored in sided.items() if mirrored is not None]
@@ -157,7 +157,7 @@ def parse_flip_pairs(flip_pairs: str | Sequence[str], channel_names: Sequence[st
 
 
 def _possible_partners(name: str, names: Sequence[str]) -> set[str]:
-    """Those of the names that the other side of a name may have, however uncertain that is."""
+    """Those of `names` that may be the other side of `name`, however uncertain that is."""
     mirrored = mirrored_name(name)
     others = _names_with_another_side(name) | _names_with_another_letter(name)
     if mirrored is not None:
@@ -166,10 +166,10 @@ def _possible_partners(name: str, names: Sequence[str]) -> set[str]:
 
 
 def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[str, str]], list[str]]:
-    """`guess_flip_pairs` for channels that several of the file may have been merged into.
+    """`guess_flip_pairs` for channels that may each hold several channels of the file.
 
-    A channel that holds both sides has none, and two that hold the two sides of the same are a pair. A new name counts
-    where the names in the file tell no side.
+    A channel that holds both sides of something has no side; two channels that each hold one side of the same things
+    are a pair. The name of a merged channel only counts if its names in the file do not name a side.
     """
     pairs, unpaired = guess_flip_pairs([member for group in groups for member in group.members])
     sided = {*unpaired, *itertools.chain.from_iterable(pairs)}
@@ -193,10 +193,10 @@ def _guess_pairs_of_groups(groups: Sequence[ChannelGroup]) -> tuple[list[tuple[s
 
 
 def sides_without_partner(groups: Sequence[ChannelGroup], flip_pairs: str | Sequence[str]) -> list[str]:
-    """Channels that tell a side by name and have no certain partner, where pairs are to be guessed.
+    """Channels whose names name a side but that have no certain partner; none unless pairs are guessed.
 
     Args:
-        groups: all channels, and what they are made of.
+        groups: all channels, and what they consist of.
         flip_pairs: as for `mirror_permutation`.
     """
     return _guess_pairs_of_groups(groups)[1] if flip_pairs == "auto" else []
@@ -208,13 +208,13 @@ def mirror_permutation(
     """Which channel each channel takes its keypoints from when the image is mirrored.
 
     Args:
-        groups: all channels, and what they are made of.
-        flip_pairs: `"a=b c=d"` or a list of pairs, `"auto"` to guess from the names, or `"none"` where none has a side.
-        report: whether to log the pairs, or why there is no mirroring.
+        groups: all channels, and what they consist of.
+        flip_pairs: `"a=b c=d"` or a list of pairs, `"auto"` to guess from the names, or `"none"` if there are none.
+        report: whether to log the pairs, or why images are not mirrored.
 
     Returns:
-        One position per channel, or None if the names tell sides and not all of them find a partner: then images
-        must not be mirrored.
+        One position per channel, or None if some names name a side but have no partner: images must then not be
+        mirrored.
 
     Raises:
         InputError: if `flip_pairs` does not fit the channels.
@@ -228,14 +228,14 @@ def mirror_permutation(
     if without:
         if report:
             logger.warning(
-                "Images are not mirrored: %s seem to tell left from right by name, but have no certain partner. "
+                "Images are not mirrored: channels named as left or right have no certain partner: %s. "
                 "Name the pairs (--flip_pairs 'a=b c=d'), or state that there are none (--flip_pairs none).",
                 ", ".join(without),
             )
         return None
     if report:
         logger.info(
-            "A mirrored image swaps %s (--flip_pairs); take --horizontal_flip 0 where the sides do not look alike.",
+            "A mirrored image swaps %s (--flip_pairs); use --horizontal_flip 0 if left and right do not look alike.",
             "the channels " + " ".join(f"{a}={b}" for a, b in pairs) if pairs else "no channels",
         )
     partner = dict(pairs) | {b: a for a, b in pairs}

@@ -1,4 +1,4 @@
-"""Writes annotations in the formats that can be read.
+"""Writes annotations in each of the formats that can be read.
 
 N images, C channels, K keypoints.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordinates: str) -> None:
-    """Writes the project's own format, with depths where there are any.
+    """Writes the project's own format, with depths if there are any.
 
     Args:
         annotations: the data.
@@ -30,7 +30,7 @@ def write_native(annotations: Annotations, path: Path, sizes: np.ndarray, coordi
         coordinates: "blender", "normalized" or "pixel".
 
     Raises:
-        InputError: if the file cannot be written, or a channel's name is taken.
+        InputError: if the file cannot be written, or a channel has the name of a reserved key.
     """
     check_writable(annotations.channel_names)
     with writing(str(path)), replaced(path, "w") as file:
@@ -65,16 +65,16 @@ def write_coco(annotations: Annotations, path: Path, sizes: np.ndarray, coordina
         InputError: if the file cannot be written.
     """
     if annotations.depth is not None:
-        logger.warning("%s: COCO has no place for depths, they are left out", path)
+        logger.warning("%s: COCO has no field for depths, so they are left out", path)
     slots = np.maximum(annotations.counts().max(0), 1)
     names: list[str] = []
     for name, count in zip(annotations.channel_names, slots, strict=True):
-        # A name that looks numbered gets a number more, so that it is not taken for one of several.
+        # A name that already ends in a number gets another one, so that it is not read as one of several.
         numbered = count > 1 or name.rpartition("_")[2].isdecimal()
         names.extend(f"{name}_{number}" for number in range(count)) if numbered else names.append(name)
     for name, read in zip(np.repeat(annotations.channel_names, slots).tolist(), channels_of(names), strict=True):
-        if name != read:  # as beside `a_0, a_1` the channel `a_0`
-            logger.warning('%s: the channel "%s" will be read as "%s"; other names can be told apart', path, name, read)
+        if name != read:  # e.g. a channel `a_0` next to a channel `a` that becomes `a_0, a_1`
+            logger.warning('%s: the channel "%s" will be read as "%s"; rename it to avoid that', path, name, read)
     category = {"id": 1, "name": "object", "supercategory": "object", "keypoints": names, "skeleton": []}
     with writing(str(path)), replaced(path, "w") as file:
         file.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')
@@ -110,12 +110,12 @@ def _coco_object(number: int, index: int, keypoints: list[np.ndarray], slots: np
 
 
 def from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> np.ndarray:
-    """Turns continuous pixels into the coordinates of a file.
+    """Converts continuous pixels to the coordinates of a file.
 
     Args:
         xy: `(K, 2)`.
-        width: of the image in pixels.
-        height: of the image in pixels.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
         coordinates: "blender", "normalized" or "pixel".
 
     Returns:
@@ -130,5 +130,5 @@ def from_pixels(xy: np.ndarray, width: int, height: int, coordinates: str) -> np
 
 
 def _short(values: Any) -> list[float]:
-    """The shortest decimals that read as the same float32."""
+    """The shortest decimals that are read back as the same float32."""
     return [float(str(np.float32(value))) for value in values]

@@ -1,4 +1,4 @@
-"""File formats of data sets: a registry of readers, and what all of them have in common."""
+"""File formats of data sets: a registry of readers and writers, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keypoint_detection.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Half of a character that UTF-16 writes as a pair, which is none by itself.
+# Half of a character that UTF-16 writes as a pair; on its own, it is not a character.
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Reader = Callable[[JsonStream, Path, str, ChannelSpec], Annotations]
@@ -35,7 +35,7 @@ class Format(NamedTuple):
     """A file format.
 
     Attributes:
-        keys: keys at the top level of the JSON, any of which tells that a file is of this format.
+        keys: keys at the top level of the JSON, any of which identifies this format.
         read: `read(stream, image_root, coordinates, channels) -> Annotations`.
         write: `write(annotations, path, sizes, coordinates)`.
     """
@@ -59,20 +59,20 @@ def read_annotations(
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     report: bool = True,
 ) -> Annotations:
-    """Reads and checks the labels of a data set; its images are not looked at.
+    """Reads and checks the labels of a data set, without opening its images.
 
     Args:
         json_path: the file, in one of `FORMATS`.
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to read, in one string with spaces between them or one by one; `a=b` merges b
-            into a, or renames it where there is no a. A group takes those of its members that the file has. None takes
+            into a, or renames b to a if there is no a. A group takes those of its members that the file has. None takes
             all.
         keypoint_coordinates: "blender" (origin bottom left, in [0, 1]), "normalized" (origin top left, in [0, 1]) or
-            "pixel" (origin top left). A file that says it for itself, as COCO does, is believed.
-        report: whether to log the warnings that the annotations have.
+            "pixel" (origin top left). It does not apply to COCO, or to a file that states its own convention.
+        report: whether to log the warnings of the annotations.
 
     Raises:
-        InputError: in one line that names file and entry, for whatever is wrong with the file.
+        InputError: in one line that names file and entry, for anything that is wrong with the file.
     """
     source, root = Path(json_path), Path(image_root)
     check_coordinates("keypoint_coordinates", keypoint_coordinates)
@@ -82,7 +82,7 @@ def read_annotations(
     except OSError as error:  # e.g. a name that is too long
         problem = f"cannot be read ({error.strerror})"
     if problem:
-        raise InputError(f"{root}: {problem}, expected the images' folder")
+        raise InputError(f"{root}: {problem}, expected the folder of the images")
     with _garbage_collector_paused(), JsonStream(source) as stream:
         annotations = reader(stream, root, keypoint_coordinates, keypoint_channels)
     _check_names(annotations)
@@ -92,10 +92,10 @@ def read_annotations(
 
 
 def recognise(json_path: Path) -> str:
-    """Tells the format of a file, a key of `FORMATS`, by its content.
+    """Recognises the format of a file, a key of `FORMATS`, from its content.
 
     Raises:
-        InputError: if it is of none.
+        InputError: if it has none of these formats.
     """
     found: list[str] = []
     with JsonStream(json_path, part_characters=1 << 16) as stream:
@@ -111,7 +111,7 @@ def recognise(json_path: Path) -> str:
 
 
 def check_coordinates(name: str, value: str) -> None:
-    """Checks the name of a convention.
+    """Checks the name of a coordinate convention.
 
     Args:
         name: the argument or flag.
@@ -126,7 +126,7 @@ def check_coordinates(name: str, value: str) -> None:
 
 @contextmanager
 def _garbage_collector_paused() -> Iterator[None]:
-    """Parsing makes millions of lists and no cycles; looking for cycles among them costs five times the parsing."""
+    """Parsing creates millions of lists but no cycles; looking for cycles takes five times as long as parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -137,7 +137,7 @@ def _garbage_collector_paused() -> Iterator[None]:
 
 
 def _check_names(annotations: Annotations) -> None:
-    """Names have to be text, and each path has to stay inside the image folder and stand once."""
+    """Checks that names are valid text, and that each path stays inside the image folder and occurs only once."""
     for name in annotations.channel_names:
         if _no_text(name):
             raise InputError(f"{annotations.source}: channel {name!a} holds {_no_text(name)}")
@@ -153,7 +153,7 @@ def _check_names(annotations: Annotations) -> None:
         later = int(order[repeated + 1].min())
         earlier = int(np.nonzero(hashes == hashes[later])[0][0])
         raise InputError(
-            f"{annotations.describe(later)}: this image stands in the file already, as entry "
+            f"{annotations.describe(later)}: this image is already in the file, as entry "
             f"{int(annotations.entries[earlier])}"
         )
 
@@ -166,7 +166,7 @@ def _plain_path(name: str) -> str | None:
 
 
 def _no_text(name: str) -> str:
-    """What a name holds that no name may, which JSON can write as escapes; an empty text if there is nothing."""
+    """What makes a name invalid text (JSON can contain it as an escape); an empty string if nothing does."""
     if "\0" in name:
         return "a null character"
     return "" if name.isascii() or not _HALF_PAIR.search(name) else "half of a surrogate pair"
@@ -179,6 +179,6 @@ def _refuse_path(annotations: Annotations, index: int, name: str) -> None:
         entry = int(annotations.entries[index])
         raise InputError(f"{annotations.source}: entry {entry}: the path holds {_no_text(name)}")
     raise InputError(
-        f"{annotations.describe(index)}: the path leaves the image folder {annotations.image_root}, expected a path "
-        "relative to it"
+        f"{annotations.describe(index)}: the path leads out of the image folder {annotations.image_root}, expected a "
+        "path inside it"
     )

@@ -1,4 +1,4 @@
-"""Where the pixels of a training or test image come from: sizes, homographies and the one sampling of the image.
+"""How images are resized and warped for the network: sizes, homographies and a single resampling.
 
 All points are `(x, y)` in continuous pixels. A homography is a `(3, 3)` float64 array that maps column vectors
 `(x, y, 1)`; `a @ b` applies `b` first. H W image, h w source.
@@ -32,7 +32,7 @@ def parse_image_size(image_size: int | str | Sequence[int] | None, name: str = "
 
     Args:
         image_size: the size.
-        name: what an error calls it.
+        name: what error messages call it.
 
     Returns:
         `(height, width)` in pixels, or None for the size of the image file.
@@ -54,7 +54,7 @@ def parse_image_size(image_size: int | str | Sequence[int] | None, name: str = "
 
 
 def fit_size(size: tuple[int, int], image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """The largest size of the same aspect as `size` that fits into `image_size`, rounded to whole pixels.
+    """The largest size with the aspect ratio of `size` that fits into `image_size`, rounded to whole pixels.
 
     Args:
         size: `(h, w)` of the image file in pixels.
@@ -70,11 +70,11 @@ def fit_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarr
     """`fit_size` of many images.
 
     Args:
-        sizes: `(N, 2)` int64 width and height of the image files in pixels; 0 where they are not known.
+        sizes: `(N, 2)` int64 width and height of the image files in pixels; 0 where unknown.
         image_size: `(height, width)` to fit into; None keeps `sizes`.
 
     Returns:
-        `(N, 2)` int64 width and height; 0 where they are not known.
+        `(N, 2)` int64 width and height; 0 where unknown.
     """
     if image_size is None:
         return sizes
@@ -83,11 +83,11 @@ def fit_sizes(sizes: np.ndarray, image_size: tuple[int, int] | None) -> np.ndarr
 
 
 def shrink_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """A smaller size of the same aspect, for the part of a training that need not see every pixel.
+    """A smaller size of the same aspect ratio, for the part of training that does not need full resolution.
 
     Args:
         size: `(h, w)` in pixels.
-        scale: factor of the size, in (0, 1]. No side gets smaller than `SMALLEST_SIDE` by it.
+        scale: factor of the size, in (0, 1]. No side is made smaller than `SMALLEST_SIDE`.
     """
     factor = max(scale, min(1.0, SMALLEST_SIDE / min(size)))
     return round(size[0] * factor), round(size[1] * factor)
@@ -104,7 +104,7 @@ def translation(x: float, y: float) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """Resizes an image with an antialiasing bilinear filter; the same size passes through bit for bit.
+    """Resizes an image with an antialiasing bilinear filter; at its own size, it stays the same bit for bit.
 
     Args:
         image: `(h, w, 3)` uint8 RGB.
@@ -113,16 +113,16 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     Returns:
         `(3, H, W)` uint8, in any memory layout.
     """
-    # A copy only of what torch cannot read: mirrored views, and arrays that may not be written to.
+    # Copies only what torch cannot read: mirrored views and read-only arrays.
     source = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     if tuple(image.shape[:2]) == size:
         return source
-    # Unsigned bytes with the channels last is torch's fastest path by far.
+    # uint8 with channels last is by far torch's fastest path.
     return F.interpolate(source[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def to_float(image: Tensor) -> Tensor:
-    """Turns `(3, H, W)` uint8 of any memory layout into contiguous float32 in [0, 1]."""
+    """Converts `(3, H, W)` uint8 of any memory layout to contiguous float32 in [0, 1]."""
     return image.contiguous(memory_format=torch.contiguous_format).float().div_(255)
 
 
@@ -132,16 +132,16 @@ def letterbox(
     scale: float = 1.0,
     file_size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, np.ndarray]:
-    """Resizes an image so that it fits into `image_size` and keeps its aspect; the one way into the network.
+    """Resizes an image to fit into `image_size`, keeping its aspect ratio.
 
-    Validation, test and prediction use this function, so they see the same bits. The result is not padded to
+    Validation, test and prediction all use this function, so they see the same bits. The result is not padded to
     `image_size`: a batch pads its images to the largest of them, at the right and the bottom.
 
     Args:
         image: `(h, w, 3)` uint8 RGB.
         image_size: `(height, width)` to fit into; None keeps the size of the file.
         scale: factor of that size, see `shrink_size`.
-        file_size: `(height, width)` of the file, of which `image` may be a smaller copy; None if it is not.
+        file_size: `(height, width)` of the file, if `image` may be a smaller copy of it; None if it is not.
 
     Returns:
         The image, `(3, H, W)` float32 in [0, 1] with `H <= height` and `W <= width`, and the exact homography,
@@ -182,23 +182,23 @@ def _sampled(
 
 
 def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int], fill: str = "mean") -> Tensor:
-    """Samples an image once, with bilinear interpolation, through a homography.
+    """Warps an image with a homography, by sampling it once with bilinear interpolation.
 
-    Where the homography shrinks the image, an antialiased smaller copy of it is sampled, so that no source pixel is
+    If the homography shrinks the image, an antialiased smaller copy of it is sampled, so that no source pixel is
     skipped.
 
     Args:
         image: `(h, w, 3)` uint8 RGB.
         homography: `(3, 3)` from pixels of `image` to pixels of the output.
         size: `(H, W)` of the output in pixels.
-        fill: what lies outside of the image: `mean` (its mean colour, or that of the part that is sampled where this
-            is less than half), `zeros` (black), `border` (its nearest pixel) or `reflection`.
+        fill: what to show outside the image: `mean` (its mean colour, or that of the sampled part if this is less than
+            half of it), `zeros` (black), `border` (its nearest pixel) or `reflection` (its mirror image).
 
     Returns:
         `(3, H, W)` float32 in [0, 1].
     """
     shrink = shrink_factor(homography, size) / _OVERSAMPLING
-    if fill != "reflection":  # which may show anything
+    if fill != "reflection":  # which may show any part
         rows, columns = _sampled(homography, size, (image.shape[0], image.shape[1]), margin=2 * max(1.0, shrink) + 1)
         if (rows.stop - rows.start) * (columns.stop - columns.start) < image.shape[0] * image.shape[1] / 2:
             image, homography = image[rows, columns], homography @ translation(columns.start, rows.start)
@@ -211,8 +211,8 @@ def warp(image: np.ndarray, homography: np.ndarray, size: tuple[int, int], fill:
     grid = heatmaps.sampling_grid(torch.from_numpy(inverse), size, reduced_size).to(torch.float32)
     if fill != "mean":
         return F.grid_sample(source[None], grid, mode="bilinear", padding_mode=fill, align_corners=False)[0]
-    # The mean is summed by numpy, in one thread, so that it does not depend on the number of threads; and along a
-    # single axis, in pairs of pairs, which is as exact in 32 bits.
+    # numpy computes the mean in one thread, so that it does not depend on the number of threads, and along a single
+    # axis, where it sums pairwise, so that 32 bits are exact enough.
     mean = torch.from_numpy(source.flatten(1).numpy().mean(axis=1))[:, None, None]
     source = source.sub_(mean)
     return F.grid_sample(source[None], grid, mode="bilinear", align_corners=False)[0].add_(mean).clamp_(0, 1)

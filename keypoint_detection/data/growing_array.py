@@ -1,4 +1,4 @@
-"""An array that grows in place, for columns whose length is not known ahead."""
+"""An array that grows in place, for columns whose length is not known in advance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import DTypeLike
 
 
 class GrowingArray:
-    """A one-dimensional array that values are appended to; it is one block of memory at any time.
+    """A one-dimensional array to append values to; it is one block of memory at any time.
 
     Args:
         dtype: the type of its values.
@@ -24,12 +24,12 @@ class GrowingArray:
         """Appends `values`, `(n,)`."""
         end = self._length + len(values)
         if end > len(self._values):
-            # Nothing else holds the block, so it may move.
+            # No other array refers to the block, so it may move.
             self._values.resize(max(end, len(self._values) * 3 // 2), refcheck=False)
         self._values[self._length : end] = values
         self._length = end
 
     def finish(self) -> np.ndarray:
-        """Returns the array at its exact length; nothing may be appended any more."""
+        """Returns the array at its exact length; nothing may be appended after that."""
         self._values.resize(self._length, refcheck=False)
         return self._values

@@ -1,4 +1,4 @@
-"""Decoded images in memory, once for all workers.
+"""Decoded images in memory, shared by all workers.
 
 H W image, N images.
 """
@@ -25,19 +25,19 @@ _AUTOMATIC_BYTES = 10**9
 
 
 class ImageCache:
-    """Decoded images in shared memory; whichever process decodes an image first, decodes it for all.
+    """Decoded images in shared memory; whichever process decodes an image first does so for all.
 
-    The places of all images are laid out ahead, from their sizes, and their memory is taken at once. With several
-    training processes each one has a cache of its own.
+    The position of every image is computed in advance from the sizes, and the whole memory is allocated at once. If
+    there are several training processes, each one has its own cache.
 
     Args:
         annotations: the data set.
-        sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, then its header is read.
-        image_size: height and width that images are resized to fit into before they are kept, which saves time and
-            memory where they are never changed at random; None keeps them in full size.
+        sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown, in which case the header is read.
+        image_size: height and width that images are resized to fit into before they are cached, which saves time and
+            memory if they are never augmented; None caches them at full size.
 
     Raises:
-        InputError: if the images need more than 80 % of the memory that the machine has free.
+        InputError: if the images need more than 80 % of the free memory.
     """
 
     def __init__(self, annotations: Annotations, sizes: np.ndarray, image_size: tuple[int, int] | None = None) -> None:
@@ -49,7 +49,7 @@ class ImageCache:
         if needed.sum() > free:
             raise InputError(
                 f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
-                f"and {_gigabytes(free)} are free for it; --cache_images false trains without"
+                f"expected at most {_gigabytes(free)}; --cache_images false trains without a cache"
             )
         self._sizes = torch.from_numpy(sizes)
         self._starts = torch.from_numpy(np.cumsum(needed) - needed)
@@ -66,25 +66,25 @@ class ImageCache:
         """Returns image `index` as `(H, W, 3)` uint8 RGB: the cache itself, so do not write to it.
 
         Raises:
-            InputError: naming the file, if it cannot be read or has another size than before.
+            InputError: naming the file, if it cannot be read or its size has changed.
         """
         start = int(self._starts[index])
         height, width = fit_size(self.file_size(index), self.image_size)
         place = self._pixels[start : start + width * height * 3].numpy().reshape(height, width, 3)
-        # Two processes may fill in the same image at once: they write the same bytes, and the flag comes last.
+        # Two processes may fill in the same image at once: they write the same bytes, and set the flag last.
         if not self._filled[index]:
             place[:] = self._decode(index)
             self._filled[index] = True
         return place
 
     def _decode(self, index: int) -> np.ndarray:
-        """Reads a file, and resizes its image to the size in which images are kept."""
+        """Reads an image, and resizes it to the size at which it is cached."""
         path, size = self.annotations.path(index), self.file_size(index)
         pixels = load_image(path)
         if pixels.shape[:2] != size:
             raise InputError(
-                f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but it had {size[1]} x {size[0]} "
-                "when the run began"
+                f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {size[1]} x {size[0]} as when the run "
+                "started"
             )
         return resize(pixels, fit_size(size, self.image_size)).permute(1, 2, 0).numpy()
 
@@ -95,13 +95,13 @@ def create_cache(
     cache_images: bool | Literal["auto"],
     image_size: tuple[int, int] | None = None,
 ) -> ImageCache | None:
-    """Makes the cache of a set of images, if there is to be one.
+    """Creates the cache of a set of images, if it should have one.
 
     Args:
         annotations: the images.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown.
-        cache_images: whether to; "auto" caches a set whose images, as they are kept, take up to a gigabyte and fit
-            into the memory that is free.
+        cache_images: whether to cache; "auto" does so if all sizes are known, and the cached images take up to a
+            gigabyte and fit into the free memory.
         image_size: size to fit them into, see `ImageCache`.
     """
     if cache_images == "auto":
@@ -115,8 +115,8 @@ def _usable_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take: of the machine, of its control group and of shared memory."""
-    if not hasattr(os, "sysconf"):  # Windows, of which nothing is known
+    """Bytes that this process can still allocate, given the machine, its control group and shared memory."""
+    if not hasattr(os, "sysconf"):  # Windows, where it is unknown
         return 0
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     meminfo = Path("/proc/meminfo")
@@ -133,7 +133,7 @@ def free_memory() -> int:
 
 
 def _cached_files(group: Path) -> int:
-    """Bytes of files that a control group keeps in memory as long as nobody needs it, as MemAvailable counts them."""
+    """Bytes of a control group's file cache, which is freed on demand; MemAvailable counts it as available, too."""
     statistics = group / "memory.stat"
     if not statistics.exists():
         return 0

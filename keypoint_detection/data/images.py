@@ -1,6 +1,6 @@
-"""Image files: one loader that yields RGB, and sizes from the headers alone.
+"""Reads image files as RGB, and their sizes from the headers alone.
 
-A file with an EXIF rotation counts as rotated everywhere: its size, its pixels and its labels.
+An EXIF rotation applies to everything: the size of an image, its pixels and its labels.
 H W image, N images.
 """
 
@@ -37,11 +37,11 @@ from keypoint_detection.files import is_missing
 from keypoint_detection.wording import counted, first_line
 
 logger = logging.getLogger(__name__)
-attempts_logger = logging.getLogger(f"{__name__}.attempts")  # of reading a file, which processes do not share
+attempts_logger = logging.getLogger(f"{__name__}.attempts")  # retries, which every process reports for its own images
 
 T = TypeVar("T")
 
-# Seconds to wait before each new attempt to read a file from a disk or network that fails for a moment.
+# Seconds to wait before each retry if a disk or network fails temporarily.
 RETRY_WAITS = (0.1, 0.5, 2.0, 5.0)
 TRANSIENT_ERRORS = frozenset(
     getattr(errno, name)
@@ -55,22 +55,22 @@ TRANSIENT_ERRORS = frozenset(
 _SCAN_THREADS = 8
 _SCAN_BLOCK = 512
 _PROGRESS_BAR_FROM = 2000
-# Images with 16 bits whose pixels are looked at, and below which value the highest one tells of bits that are not used.
+# How many 16-bit images are checked for unused bits, and the value that no pixel reaches if two or more are unused.
 _LOOKED_AT = 5
 _DARK_BELOW = 2**16 // 4
 
 
 def load_image(path: str | Path) -> np.ndarray:
-    """Loads an image as `(H, W, 3)` uint8 RGB, rotated as EXIF asks.
+    """Loads an image as `(H, W, 3)` uint8 RGB, turned upright according to EXIF.
 
-    Transparent images are laid over black, which is also what images are padded with. 16-bit images are scaled from
-    their full range, floating-point ones from [0, 1]. Of an animation the first frame counts.
+    Transparent images are composited onto black, which is also the colour of padding. 16-bit images are scaled from
+    their full range, floating-point ones from [0, 1]. An animation yields its first frame.
 
     Args:
         path: the file.
 
     Raises:
-        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+        InputError: naming the file, if it is missing, unreadable (after several attempts) or not an image.
     """
     return _with_image(Path(path), decode_rgb)
 
@@ -78,46 +78,46 @@ def load_image(path: str | Path) -> np.ndarray:
 def load_reduced(
     path: str | Path, needed: Callable[[tuple[int, int]], tuple[int, int]]
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Loads an image as `load_image` does, perhaps smaller: see `decode_reduced`."""
+    """Loads an image like `load_image`, but possibly at a reduced size: see `decode_reduced`."""
     return _with_image(Path(path), lambda image: decode_reduced(image, needed))
 
 
 def read_header(path: str | Path) -> ImageHeader:
-    """Reads what the header of an image file says.
+    """Reads the header of an image file.
 
     Raises:
-        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+        InputError: naming the file, if it is missing, unreadable (after several attempts) or not an image.
     """
     return _with_image(Path(path), decode_header)
 
 
 def read_highest(path: str | Path) -> int:
-    """Reads the highest value of the pixels of an image with 16 bits, as they are in the file.
+    """Reads the highest pixel value of a 16-bit image, without scaling.
 
     Raises:
-        InputError: naming the file, if it is missing, unreadable (after some attempts) or no image.
+        InputError: naming the file, if it is missing, unreadable (after several attempts) or not an image.
     """
     return _with_image(Path(path), lambda image: int(np.asarray(image).max()))
 
 
 def tell_of_unused_bits(annotations: Annotations, indices: Sequence[int]) -> str:
-    """Looks at some images for whether they use 10, 12 or 14 of their 16 bits, as those of industrial cameras do.
+    """Checks whether 16-bit images use only 10, 12 or 14 of their bits, as those of industrial cameras do.
 
     Args:
         annotations: the data set.
-        indices: positions of its images with 16 bits. Of more than five, five are read, evenly spread.
+        indices: positions of its 16-bit images. At most five of them are read, evenly spaced.
 
     Returns:
-        That they are nearly black, and by how much they can be brightened; an empty text where one of them is not.
+        A message that they are nearly black, and how much brighter to save them; empty if any of them is not.
     """
     return _unused_bits([annotations.path(indices[place]) for place in _looked_at(len(indices))])
 
 
 def warn_of_unused_bits(paths: Sequence[Path]) -> None:
-    """Warns, as `tell_of_unused_bits` does, of images that belong to no data set.
+    """Warns like `tell_of_unused_bits`, for images that belong to no data set.
 
     Args:
-        paths: the images, with 16 bits or others. Of more than five, five are read, evenly spread.
+        paths: the images, of any bit depth. At most five of them are read, evenly spaced.
     """
     deep = []
     for path in map(paths.__getitem__, _looked_at(len(paths))):
@@ -135,15 +135,15 @@ def _looked_at(count: int) -> list[int]:
 def _unused_bits(paths: Sequence[Path]) -> str:
     highest = []
     for path in paths:
-        with contextlib.suppress(InputError):  # whoever reads the image will see
+        with contextlib.suppress(InputError):  # reported when the image is loaded
             highest.append(read_highest(path))
     most = max(highest, default=0)
     if not 0 < most < _DARK_BELOW:
         return ""
     factor = 1 << (65535 // most).bit_length() - 1
     return (
-        f"16-bit images that use at most {most} of 65535 (of {len(highest)} looked at): nearly black; save them with "
-        f"pixels {factor} times as bright"
+        f"16-bit images are nearly black: the brightest pixel is {most} of 65535 ({len(highest)} checked); save them "
+        f"{factor} times as bright"
     )
 
 
@@ -152,12 +152,12 @@ def scan_sizes(
 ) -> np.ndarray:
     """Reads the headers of the images of a data set, and logs what the loader will convert.
 
-    Of images with 16 bits a few are read whole, and if these are nearly black it warns of that.
+    If there are 16-bit images, it also reads the pixels of a few, and warns if they are nearly black.
 
     Args:
         annotations: the data set.
-        limit: of more images than this only so many are read, evenly spread. None reads all.
-        folder_flag: what chooses the folder of the images, to be named where not even the first one is there.
+        limit: the most headers to read, evenly spaced over the images. None reads all.
+        folder_flag: the flag for the image folder, which the error names if even the first image is missing.
 
     Returns:
         `(N, 2)` int64 width and height of each image in pixels; 0 where the header was not read.
@@ -192,12 +192,12 @@ def scan_sizes(
 
 
 def complete_sizes(annotations: Annotations, sizes: np.ndarray, skip_unreadable: bool = False) -> np.ndarray:
-    """Reads the headers of those images whose size is not known.
+    """Reads the headers of the images whose size is unknown.
 
     Args:
         annotations: the images.
-        sizes: `(N, 2)` width and height of each image in pixels; 0 where it is not known.
-        skip_unreadable: leave the size of an image that cannot be read at 0: whoever reads the image will see.
+        sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown.
+        skip_unreadable: leave the size of an unreadable image at 0; loading the image will raise the error.
 
     Returns:
         `(N, 2)` int64 width and height of all images.
@@ -222,10 +222,10 @@ def scan_headers(
     Args:
         annotations: the data set.
         indices: positions of the images.
-        read: what reads one; None stands for `read_header`.
+        read: the function that reads a header; None uses `read_header`.
 
     Yields:
-        The position and the header of each image in the order of `indices`, or the error that names file and entry.
+        The position and the header of each image in the order of `indices`, or an error that names file and entry.
     """
     indices = [int(index) for index in indices]
 
@@ -245,11 +245,11 @@ def scan_headers(
 
 
 def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
-    """Opens an image and returns what `use` makes of it; tries again when the system fails for a moment."""
+    """Opens an image and returns `use(image)`; retries after errors that may be temporary."""
     for wait in (*RETRY_WAITS, None):
         try:
-            # Opened here, since Pillow maps files that it opens itself, and some of its releases then garble the pixels
-            # of uncompressed TIFF files that lie on their side.
+            # Opened here, since Pillow memory-maps files that it opens itself, and some of its releases then garble the
+            # pixels of uncompressed TIFF files that are rotated by EXIF.
             with path.open("rb") as file, Image.open(file) as image:
                 return use(image)
         except InputError as error:
@@ -272,9 +272,9 @@ def _with_image(path: Path, use: Callable[[Image.Image], T]) -> T:
 
 
 def path_advice(path: Path) -> str:
-    """What is wrong with a path that leads nowhere: it is written as on Windows, or `predict` has it of a video."""
+    """What is wrong with a path that does not exist: it is a Windows path, or `predict` wrote it for a video frame."""
     if re.search(r"\.\w+#\d+$", path.name):
-        return "a frame of a video, expected an image file of it"
+        return "this is a frame of a video, expected an image file"
     return 'expected "/" between folders' if "\\" in path.name else ""
 
 
@@ -287,5 +287,5 @@ def _reason(path: Path, error: OSError) -> str:
     if path.stat().st_size == 0:
         return "the file is empty, expected an image"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image file that is known (by its content, whatever its name)"
+        return "not an image of a known format, judging by its content"
     return f"damaged image ({first_line(error)})"

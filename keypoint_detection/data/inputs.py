@@ -1,4 +1,4 @@
-"""Images as users hand them over: paths, PIL images, arrays and tensors, as upright RGB.
+"""Converts the images that users pass (paths, PIL images, arrays and tensors) to upright RGB.
 
 H W image.
 """
@@ -19,18 +19,18 @@ ImageInput = str | PathLike[str] | Image.Image | np.ndarray | torch.Tensor
 
 
 def to_rgb(image: ImageInput) -> np.ndarray:
-    """Turns an image of any common kind into `(H, W, 3)` uint8 RGB.
+    """Converts an image of any common type to `(H, W, 3)` uint8 RGB.
 
     Args:
-        image: A path or a PIL image, which are turned upright as their EXIF asks, a numpy array `(H, W)` or
-            `(H, W, 1, 3 or 4)`, or a torch tensor `(H, W)` or `(1, 3 or 4, H, W)`. Arrays and tensors are uint8, uint16
-            over its whole range, bool, or floating-point in [0, 1]. An opacity is laid over black.
+        image: A path or a PIL image, which are turned upright according to EXIF; a numpy array `(H, W)` or `(H, W, C)`;
+            or a torch tensor `(H, W)` or `(C, H, W)`, with 1, 3 or 4 channels. Arrays and tensors are uint8, uint16
+            over its whole range, bool, or floating-point in [0, 1]. Transparent images are composited onto black.
 
     Returns:
         `(H, W, 3)` uint8.
 
     Raises:
-        InputError: If it is none of these; the text says what it is.
+        InputError: If it is none of these; the message says what it is.
     """
     if isinstance(image, (str, PathLike)):
         return load_image(image)
@@ -40,7 +40,7 @@ def to_rgb(image: ImageInput) -> np.ndarray:
         try:
             return decode_rgb(image)
         except (*DECODING_ERRORS, OSError) as error:
-            raise InputError(f"PIL image of mode {image.mode} cannot be turned into RGB: {error}") from error
+            raise InputError(f"PIL image of mode {image.mode} cannot be converted to RGB: {error}") from error
     if isinstance(image, torch.Tensor):
         pixels = _tensor_to_array(image)
         channels_last = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
@@ -57,7 +57,7 @@ def _tensor_to_array(image: torch.Tensor) -> np.ndarray:
         pixels = image.detach().cpu()
         is_short = pixels.is_floating_point() and pixels.dtype not in (torch.float32, torch.float64)
         return (pixels.float() if is_short else pixels).numpy()
-    except (RuntimeError, TypeError) as error:  # sparse ones, those without data and the like
+    except (RuntimeError, TypeError) as error:  # e.g. sparse tensors, and tensors without data
         kind = f"{str(image.dtype).removeprefix('torch.')} in layout {image.layout} on device {image.device}"
         raise InputError(f"tensor of {kind}: expected dense pixels that numpy can read") from error
 

@@ -1,4 +1,4 @@
-"""Reads a large JSON object piece by piece, so that a file of a gigabyte needs little more memory than its columns."""
+"""Reads a large JSON object in parts, so that a file of a gigabyte needs little more memory than its columns."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ except ImportError:
 _WHITESPACE = " \t\n\r"
 _BOUNDARY = "},"
 _UNTERMINATED = "Unterminated string"
-# No word or number escape that a cut can split is longer than this.
+# Upper limit for the length of a word or escape that may be cut at the end of the text read so far.
 _LONGEST_WORD = 32
 
 
 class JsonStream:
     """The top level of a JSON file, one key after another; a long list comes in parts.
 
-    Use it as a context manager and iterate over the keys. For each of them call `value()` or `items()` once, or
-    neither to leave it out.
+    Use it as a context manager and iterate over the keys. For each key, call `value()` or `items()` once, or neither to
+    skip it.
 
     Args:
         path: the file.
@@ -41,7 +41,7 @@ class JsonStream:
         self.position = 0
         self._ended = False
         self._pending = False
-        # Of the text that was dropped already: characters, lines, and characters since the last line break.
+        # Counts of the text dropped so far: characters, lines, and characters since the last line break.
         self._dropped = 0
         self._lines_before = 0
         self._columns_before = 0
@@ -75,7 +75,7 @@ class JsonStream:
         if first == "[":
             raise InputError(
                 f'{self.path}: a list at the top level, expected an object with the key "dataset" that holds a list of '
-                "labelled images (COCO results are predictions, and no labels)"
+                "labelled images (COCO results are predictions, not labels)"
             )
         if first != "{":
             self.value()
@@ -89,7 +89,7 @@ class JsonStream:
                 raise self.error("expected a key in double quotes")
             key = self.value()
             if key in seen:
-                raise InputError(f'{self.path}: the key "{key}" stands twice at the top level')
+                raise InputError(f'{self.path}: the key "{key}" occurs twice at the top level')
             seen.add(key)
             self._expect(":")
             self._pending = True
@@ -101,7 +101,7 @@ class JsonStream:
             raise self.error("more text after the end of the data")
 
     def value(self) -> Any:
-        """Reads the value at the present position.
+        """Reads the value at the current position.
 
         Raises:
             InputError: if it is not valid JSON, or an object holds a key twice.
@@ -118,16 +118,16 @@ class JsonStream:
             except ValueError as error:
                 raise self.error(str(error)) from error
             except RecursionError as error:
-                raise self.error("brackets are nested too deep") from error
+                raise self.error("brackets are nested too deeply") from error
             else:
-                # A number at the end of what was read may go on, as -0. does for -0.5.
+                # A number at the end of the text read so far may be cut: 1 may be the start of 1.5.
                 if self._ended or self.text[end : end + _LONGEST_WORD].strip("0123456789+-.eE"):
                     self.position = end
                     return value
             self._read()
 
     def items(self) -> Iterator[list[Any]]:
-        """Yields the items of the list at the present position in parts.
+        """Yields the items of the list at the current position in parts.
 
         Raises:
             InputError: if it is not a list, or not valid JSON.
@@ -150,7 +150,7 @@ class JsonStream:
             self._peek()
 
     def error(self, what: str, position: int | None = None) -> InputError:
-        """An error that names the file, the line and the column; says so if the text simply stops."""
+        """An error that names file, line and column, and says if the text just ends there."""
         position = self.position if position is None else position
         line = self._lines_before + self.text.count("\n", 0, position) + 1
         last_break = self.text.rfind("\n", 0, position)
@@ -161,10 +161,10 @@ class JsonStream:
         return InputError(f"{self.path}:{entry} not valid JSON at line {line}, column {column}: {what}")
 
     def _part(self) -> list[Any]:
-        """Reads as many whole items as were read from the file: at once, or one by one if that does not work out.
+        """Parses the whole items in the text read so far: all at once, or one by one if that fails.
 
-        The text is cut behind a `}` before a comma. Were that inside of an item, brackets would not match and the
-        parser would refuse.
+        The text is cut after a `}` that precedes a comma. If this is inside an item, brackets do not match, and the
+        parser refuses the text.
         """
         if len(self.text) - self.position < self.part_characters:
             self._read()
@@ -182,7 +182,7 @@ class JsonStream:
         return self._one_by_one(self._dropped + end)
 
     def _one_by_one(self, end: int) -> list[Any]:
-        """Reads items until this position in the file: slower, and names the place of an error."""
+        """Parses items one by one up to this position in the file: slower, but locates errors."""
         items = []
         while True:
             items.append(self.value())
@@ -192,7 +192,7 @@ class JsonStream:
             self.position += 1
 
     def _peek(self) -> str:
-        """The next character that is not white space, or nothing at the end of the file."""
+        """The next character that is not white space, or an empty string at the end of the file."""
         while True:
             while self.position < len(self.text) and self.text[self.position] in _WHITESPACE:
                 self.position += 1
@@ -207,7 +207,7 @@ class JsonStream:
         self.position += 1
 
     def _read(self) -> bool:
-        """Reads more text behind what is left; False at the end of the file."""
+        """Appends more text to what is left; False at the end of the file."""
         if self._ended:
             return False
         try:
@@ -240,10 +240,10 @@ def _keys_are_unique(items: list[Any], text: str) -> bool:
 
 
 def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds an object and refuses a key that stands twice, of which JSON would silently take the last."""
+    """Builds an object and refuses a key that occurs twice, of which Python would silently take the last."""
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f'the key "{twice}" stands twice in this object')
+        raise ValueError(f'the key "{twice}" occurs twice in this object')
     return result

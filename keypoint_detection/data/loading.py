@@ -1,4 +1,4 @@
-"""How data loaders run: how many workers, and where an interrupted epoch goes on."""
+"""How data loaders run: the number of workers, and where an interrupted epoch resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_WORKERS = 8
 
 
 class TrainingLoader(DataLoader[Batch]):
-    """A loader with the two methods by which Lightning knows that it can go on in mid-epoch.
+    """A loader with the two methods that tell Lightning that it can resume in mid-epoch.
 
     The position itself is Lightning's own count of batches (`resume_position`): a loader that reads ahead cannot know
     how many of its batches were trained on.
@@ -33,7 +33,7 @@ class TrainingLoader(DataLoader[Batch]):
         return self.sampler.state_dict() if isinstance(self.sampler, TrainingSampler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Checks that an interrupted epoch can go on in the same order.
+        """Checks that an interrupted epoch can be resumed in the same order.
 
         Raises:
             InputError: if the data, the seed, the batch size or the number of processes has changed.
@@ -43,10 +43,10 @@ class TrainingLoader(DataLoader[Batch]):
 
 
 def resume_position(trainer: pl.Trainer) -> tuple[int, int]:
-    """Where the training loader has to begin.
+    """Where the training loader has to start.
 
     Args:
-        trainer: which has restored the state of its loops from a checkpoint, or begins anew.
+        trainer: the trainer, which has restored the state of its loops from a checkpoint or starts from scratch.
 
     Returns:
         The epoch and the number of its batches that have been trained on.
@@ -62,17 +62,17 @@ def resume_position(trainer: pl.Trainer) -> tuple[int, int]:
 
 
 def device_type(trainer: pl.Trainer | None) -> str:
-    """Torch's name of the device that trains; the CPU as long as there is no trainer."""
+    """Torch's name for the training device; the CPU if there is no trainer yet."""
     return "cpu" if trainer is None else trainer.strategy.root_device.type
 
 
 def process(trainer: pl.Trainer | None) -> tuple[int, int]:
-    """Number of this process, and of all processes."""
+    """The rank of this process, and the number of processes."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def check_num_workers(num_workers: int | str) -> None:
-    """Refuses what is no number of workers.
+    """Checks a number of workers.
 
     Raises:
         InputError: if it is neither "auto" nor a number of at least 0.
@@ -82,11 +82,11 @@ def check_num_workers(num_workers: int | str) -> None:
 
 
 def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report: bool = False) -> dict[str, Any]:
-    """Workers, and pinned memory where it speeds up the transfer.
+    """The arguments of a loader: workers, and pinned memory if it speeds up the transfer.
 
     Args:
         num_workers: how many; "auto" chooses.
-        trainer: which knows the device, if there is one yet.
+        trainer: the trainer, which knows the device; None if there is none yet.
         report: log what "auto" chose, and why.
 
     Raises:
@@ -97,42 +97,42 @@ def loader_arguments(num_workers: int | str, trainer: pl.Trainer | None, report:
     if num_workers == "auto":
         num_workers, reason = automatic_num_workers(device, 1 if trainer is None else _sharing_processes(trainer))
         if trainer is not None:
-            # The same on all machines: how far a loader is ahead decides when its sampler asks the first process.
+            # The same on all machines: how far a loader reads ahead decides when its sampler asks the first process.
             num_workers, reason = trainer.strategy.broadcast((num_workers, reason))
         if report and trainer is not None:
             logger.info("num_workers: %d (%s)", num_workers, reason)
     return {
         "num_workers": num_workers,
-        # Workers that stay save their start at every epoch, and nothing where there are none.
+        # Starting workers once saves time in every epoch; torch refuses this without workers.
         "persistent_workers": num_workers > 0,
         "pin_memory": device == "cuda",
-        # Its own, so that making an iterator does not change what the model draws from torch's.
+        # Its own, so that creating an iterator does not change the random numbers that the model draws from torch's.
         "generator": torch.Generator(),
         "worker_init_fn": leave_signals_to_the_training,
     }
 
 
 def loader_renders(place: str, trainer: pl.Trainer | None, report: bool = False) -> bool:
-    """Whether the loader renders the heatmaps, and not the device, after the batch has reached it.
+    """Whether the loader renders the heatmaps, rather than the device after the transfer.
 
     Args:
         place: loader or device; auto chooses.
-        trainer: which knows the device, if there is one yet.
+        trainer: the trainer, which knows the device; None if there is none yet.
         report: log what auto chose, and why.
     """
     if place != "auto":
         return place == "loader"
     device = device_type(trainer)
-    place, reason = "loader", "workers, where there are any, do it beside the training"
+    place, reason = "loader", "workers, if there are any, do it in parallel with training"
     if device != "cpu":
-        place, reason = "device", f"nearly free on {device}, and the transfer is smaller without them"
+        place, reason = "device", f"nearly free on {device}, and less data to transfer"
     if report and trainer is not None:
         logger.info("render_heatmaps_on: %s (%s)", place, reason)
     return place == "loader"
 
 
 def leave_signals_to_the_training(worker: int) -> None:
-    """Ignores SIGTERM and Ctrl-C in a worker: they reach all processes, and the training still has to save.
+    """Ignores SIGTERM and Ctrl-C in a worker: they reach all processes, and the training process still has to save.
 
     Args:
         worker: Number of the worker.
@@ -145,7 +145,7 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
     """Chooses how many workers load data for one training process.
 
     Args:
-        device: torch's name of the device that trains.
+        device: torch's name for the training device.
         processes_per_machine: training processes that share the cores of the machine.
 
     Returns:
@@ -156,7 +156,7 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
         workers = max(0, min(_MOST_WORKERS, share - 1))
         return workers, f"one of {share} cores is left to feed the {device} device"
     free = share - torch.get_num_threads()
-    if free > 0:  # with OMP_NUM_THREADS, or two threads of a core counted as two cores
+    if free > 0:  # because of OMP_NUM_THREADS, or because hyperthreads count as cores
         return min(2, free), f"torch uses {torch.get_num_threads()} of {share} cores"
     if share <= 2:
         return 0, f"training itself keeps {share} cores busy"
@@ -165,7 +165,7 @@ def automatic_num_workers(device: str, processes_per_machine: int = 1) -> tuple[
 
 def _sharing_processes(trainer: pl.Trainer) -> int:
     """How many training processes share the cores that this one may use."""
-    # SLURM binds the tasks that it starts to cores of their own where it gives each a number of them.
+    # SLURM binds each task to its own cores if it assigns a number of them per task.
     environment = getattr(trainer.strategy, "cluster_environment", None)
     bound = isinstance(environment, SLURMEnvironment) and "SLURM_CPUS_PER_TASK" in os.environ
     return 1 if bound else max(1, trainer.num_devices)

@@ -24,24 +24,24 @@ from keypoint_detection.wording import counted, did_you_mean
 LARGEST = float(np.finfo(np.float32).max)
 COORDINATES = ("blender", "normalized", "pixel")
 DEFAULT_COORDINATES = COORDINATES[0]
-# What an entry may hold beside its channels.
+# Reserved keys of an entry, which are never channels.
 PATH_KEY = "image_path"
 SCORES_KEY = "scores"
 METADATA_KEYS = frozenset({PATH_KEY, SCORES_KEY})
 
 
 def check_writable(channel_names: Sequence[str]) -> None:
-    """Checks that no channel is called as what an entry holds beside its channels.
+    """Checks that no channel has the name of a reserved key.
 
     Raises:
-        InputError: If one is: whoever reads the file would not find it.
+        InputError: If one has: it would be lost when the file is read.
     """
     for name in METADATA_KEYS.intersection(channel_names):
-        raise InputError(f'the native format has no place for a channel "{name}", expected another name or format')
+        raise InputError(f'the native format has no channel "{name}" (reserved), expected another name or format')
 
 
 class _Columns:
-    """The columns of the entries that were read so far, in arrays that grow in place."""
+    """The columns of the entries read so far, in arrays that grow in place."""
 
     def __init__(self) -> None:
         self.characters = GrowingArray(np.uint8)
@@ -58,11 +58,11 @@ def read_native(stream: JsonStream, image_root: Path, coordinates: str, spec: Ch
     Args:
         stream: the file.
         image_root: the folder that image paths are relative to.
-        coordinates: "blender", "normalized" or "pixel", unless the file says it for itself.
+        coordinates: "blender", "normalized" or "pixel"; if the file states its convention, that takes precedence.
         spec: the channels to read, as in `Annotations.select_channels`.
 
     Raises:
-        InputError: naming file and entry, for anything that is not as the format says.
+        InputError: naming file and entry, for anything that does not conform to the format.
     """
     columns: _Columns | None = None
     channels: list[str] = []
@@ -93,7 +93,7 @@ def _read_entries(stream: JsonStream, spec: ChannelSpec) -> tuple[_Columns, list
         for name in missing:
             for place, entry in enumerate(entries, start=number):
                 if isinstance(entry, dict) and name in entry:
-                    raise InputError(f'{stream.path}: entry {place} has the channel "{name}", which entry 0 has not')
+                    raise InputError(f'{stream.path}: entry {place} has the channel "{name}", but entry 0 does not')
         if not _append(columns, entries, channels, complete=spec is None):
             _name_culprit(entries, channels, spec is None, number, stream.path)
             raise AssertionError("the fast check refused an entry that the slow check accepts")
@@ -102,7 +102,7 @@ def _read_entries(stream: JsonStream, spec: ChannelSpec) -> tuple[_Columns, list
 
 
 def _choose_channels(entry: Any, spec: ChannelSpec, source: Path) -> list[str]:
-    """The channels to read: what was asked for, or every list of the first entry."""
+    """The channels to read: those asked for, or every list of the first entry."""
     if not isinstance(entry, dict):
         raise InputError(f"{source}: entry 0 is {_shown(entry)}, expected an object")
     _refuse_scores(entry, f"{source}: entry 0")
@@ -111,15 +111,15 @@ def _choose_channels(entry: Any, spec: ChannelSpec, source: Path) -> list[str]:
         groups = parse_channels(spec, names, str(source))
         tell_left_out(groups, [name for name in names if isinstance(entry[name], list)], str(source))
         return [member for group in groups for member in group.members]
-    # Anything else is a note of the user's own, such as a date.
+    # Anything else is the user's own metadata, such as a date.
     channels = [name for name in names if isinstance(entry[name], list)]
     if not channels:
-        raise InputError(f"{source}: entry 0 has no channel, expected at least one list of keypoints beside its path")
+        raise InputError(f"{source}: entry 0 has no channel, expected at least one list of keypoints besides its path")
     return channels
 
 
 def _names_without_channel(spec: ChannelSpec, channels: list[str]) -> list[str]:
-    """Names in the choice of channels that are none of the first entry, so that no other one may have them."""
+    """Requested names that are not channels of the first entry, so that no other entry may have them either."""
     words = spec.split() if isinstance(spec, str) else spec or ()
     asked = [word.members if isinstance(word, ChannelGroup) else split_word(word, channels) for word in words]
     return [name for names in asked for name in names if name not in channels]
@@ -129,10 +129,10 @@ def _append(columns: _Columns, entries: list[Any], channels: list[str], complete
     """Appends entries to the columns without a Python loop over keypoints.
 
     Args:
-        columns: what is appended to.
+        columns: the columns to append to.
         entries: the entries.
         channels: the channels to read.
-        complete: whether the channels have to be all the lists that an entry holds.
+        complete: whether an entry may hold no lists other than these channels.
 
     Returns:
         False, with nothing appended, if something is wrong with an entry.
@@ -165,7 +165,7 @@ def _append(columns: _Columns, entries: list[Any], channels: list[str], complete
 
 
 def _append_depth(columns: _Columns, values: np.ndarray, starts: np.ndarray, given: np.ndarray) -> None:
-    """Appends a depth for each keypoint, NaN where it is not given; nothing as long as no keypoint has any."""
+    """Appends the depth of each keypoint, NaN where it has none; nothing until the first keypoint with a depth."""
     if not columns.has_depth and not given.any():
         return
     columns.has_depth = True
@@ -192,7 +192,7 @@ def _same_channels(entries: list[dict[str, Any]], channels: list[str]) -> bool:
 
 
 def _unexpected(entry: dict[str, Any], channels: Sequence[str]) -> list[str]:
-    """Lists of an entry that are no channel of the first entry."""
+    """Keys of an entry that hold lists but are not among the channels."""
     return [
         key
         for key, value in entry.items()
@@ -201,7 +201,7 @@ def _unexpected(entry: dict[str, Any], channels: Sequence[str]) -> list[str]:
 
 
 def _has_scores_channel(entry: dict[str, Any]) -> bool:
-    """Whether what an entry has as scores of predictions are coordinates, so that a channel would be lost."""
+    """Whether an entry uses the key for prediction scores as a channel of keypoints, which would be lost."""
     scores = entry.get(SCORES_KEY)
     return isinstance(scores, list) and any(isinstance(point, list) and len(point) in (2, 3) for point in scores)
 
@@ -209,13 +209,13 @@ def _has_scores_channel(entry: dict[str, Any]) -> bool:
 def _refuse_scores(entry: dict[str, Any], place: str) -> None:
     if _has_scores_channel(entry):
         raise InputError(
-            f'{place}: "{SCORES_KEY}" is a list of keypoints, but that key is for the scores of predictions, expected '
-            "another name for a channel"
+            f'{place}: "{SCORES_KEY}" is a list of keypoints, but that key is reserved for the scores of predictions, '
+            "expected another name for the channel"
         )
 
 
 def _finish(columns: _Columns, channels: list[str], source: Path, image_root: Path, coordinates: str) -> Annotations:
-    """Turns lengths into offsets, and `v` over if it points up."""
+    """Converts lengths to offsets, and flips `v` if it points up."""
     names = PackedStrings(torch.from_numpy(columns.characters.finish()), _offsets(columns.name_lengths.finish()))
     xy = torch.from_numpy(columns.xy.finish().reshape(-1, 2))
     if coordinates == "blender":
@@ -240,8 +240,8 @@ def _offsets(lengths: np.ndarray) -> torch.Tensor:
 
 
 def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first: int, source: Path) -> None:
-    """Goes through entries one by one and raises the error of the first that is wrong."""
-    # All lists are channels where none were asked for, also a camera's pose.
+    """Checks entries one by one and raises an error for the first invalid one."""
+    # If no channels were asked for, all lists are channels, even a camera's pose.
     advice = "; if it is not a channel, name the channels with --keypoint_channels" if complete else ""
     for number, entry in enumerate(entries, first):
         place = f"{source}: entry {number}"
@@ -262,7 +262,7 @@ def _name_culprit(entries: list[Any], channels: list[str], complete: bool, first
                 raise InputError(f'{place} has no channel "{channel}"{hint}')
             _check_keypoints(entry[channel], f'{place}, channel "{channel}"', advice)
         if complete and unexpected:
-            raise InputError(f'{place} has a channel "{unexpected[0]}", of which entry 0 has no list{advice}')
+            raise InputError(f'{place} has a channel "{unexpected[0]}", for which entry 0 has no list{advice}')
 
 
 def _check_keypoints(keypoints: Any, place: str, advice: str) -> None:

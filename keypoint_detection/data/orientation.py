@@ -1,4 +1,4 @@
-"""Which way up things are in a data set, told from its labels: how far training images may be turned and mirrored.
+"""Finds from its labels which way up things are in a data set: how far images may be rotated and mirrored.
 
 N images, C channels, T triples of channels.
 """
@@ -13,21 +13,21 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 
-# Numbers that one look at the labels may hold; the rest of a large set says the same.
+# Most values to look at; the rest of a large data set says the same.
 _MOST_VALUES = 2_000_000
-# Images that have to show a pair of channels, and the share of those that show the most common pair or triple: the few
-# of a rare channel agree by chance.
+# A pair of channels counts if this many images show it, and if they are this share of the images that show the most
+# common pair (the share also holds for triples): the few images of a rare channel agree by chance.
 _FEWEST_IMAGES = 5
 _LEAST_SHOWN = 0.1
-# Centres of two channels that are nearer than this, as a fraction of the image's longer side or, in a small object, of
-# the diagonal of the box around all keypoints, tell no direction.
+# Two channels whose centres are closer than this give no direction. The distance is a fraction of the image's longer
+# side or, for small objects, of the diagonal of the box around all keypoints.
 _NEAREST_IN_BOX = 0.1
 _NEAREST = 0.05
-# Of one object, turned or not, the steadiest distances between centres vary by less than this share, when they are
-# measured by the diagonal around all keypoints. Those of objects that lie anywhere vary by more.
+# For a single object, rotated or not, the steadiest distances between centres vary by less than this share, relative to
+# the diagonal of the box around all keypoints. For independent objects, they vary by more.
 _STEADY = 0.3
-# Channels whose triples are looked at, values at once, images that have to show a triple, since either hand may come by
-# chance, and the least mean of the sine at its first channel: flatter ones have no hand.
+# Channels whose triples are looked at; values at a time; images that have to show a triple, since few may agree in hand
+# by chance; and the least mean absolute sine at its first channel: flatter triples have no hand.
 _MOST_CHANNELS = 18
 _MOST_SINES = 500_000
 _FEWEST_HANDS = 10
@@ -35,16 +35,16 @@ _FLATTEST = 0.2
 
 
 class Orientation(NamedTuple):
-    """How well the directions from channel to channel agree over the images; values are in [0, 1].
+    """How well the directions from channel to channel agree across the images; values are in [0, 1].
 
     Attributes:
-        direction: 1 where everything always points the same way, 0 where it points anywhere.
-        mirrored: The same when a mirrored copy of each image joins.
-        axis: The same when opposite directions count as one.
-        hand: 1 where three channels always lie in the same sense of rotation, however things are turned, 0 where they
-            lie either way or all in one line.
-        mirrored_hand: The same when a mirrored copy of each image joins.
-        steady: Whether channels are as far apart in all images as those of one object, however it is turned.
+        direction: 1 if everything always points the same way, 0 if directions are random.
+        mirrored: The same, with a mirrored copy of each image added.
+        axis: As `direction`, but opposite directions count as one.
+        hand: 1 if three channels always follow one another in the same sense of rotation, however things are rotated; 0
+            if they do so either way, or lie on one line.
+        mirrored_hand: The same, with a mirrored copy of each image added.
+        steady: Whether distances between channels vary as little as those within one object, however it is rotated.
     """
 
     direction: float
@@ -62,11 +62,11 @@ def measure_orientation(
 
     Args:
         annotations: The labels.
-        sizes: `(N, 2)` width and height of the images in pixels; images of an unknown size (0) are passed over.
-        mirrored_channels: For each channel its place in a mirrored image, None if there are none to exchange.
+        sizes: `(N, 2)` width and height of the images in pixels; images of unknown size (0) are skipped.
+        mirrored_channels: For each channel its position in a mirrored image; None if no channels swap.
 
     Returns:
-        The agreement, or None where no two channels tell a direction.
+        The agreement, or None if no two channels give a direction.
     """
     channels = len(annotations.channel_names)
     known = np.flatnonzero(sizes.min(axis=1) > 0)
@@ -95,7 +95,7 @@ def measure_orientation(
     units, flipped_units = _units(vectors[:, usable]), _units(flipped_vectors[:, usable])
     means = np.nanmean(units, axis=0)
     flipped_means = means.copy()
-    seen = ~np.isnan(flipped_units).all(axis=0)  # a channel may have no labels where its mirror image has some
+    seen = ~np.isnan(flipped_units).all(axis=0)  # the channels that a pair mirrors to may share no image
     flipped_means[seen] = np.nanmean(flipped_units[:, seen], axis=0)
     joined = np.abs(means + flipped_means) / 2
     directions, axes = np.abs(means), np.abs(np.nanmean(units**2, axis=0))
@@ -110,17 +110,17 @@ def measure_orientation(
 
 
 def _are_steady(distances: np.ndarray) -> bool:
-    """Whether the quarter of the pairs whose `(N, P)` distances vary least belongs to one object."""
+    """Whether the quarter of the pairs whose distances `(N, P)` vary least belongs to one object."""
     spreads = np.nanstd(distances, axis=0) / np.nanmean(distances, axis=0)
     return float(spreads[_best_quarter(-spreads)].mean()) < _STEADY
 
 
 def _hands(centres: np.ndarray, flipped: np.ndarray) -> tuple[float, float]:
-    """How well the senses of rotation agree, without and with mirrored copies, over the quarter that agrees best.
+    """How well the hands of triples agree, without and with mirrored copies, over the quarter that agrees best.
 
     Args:
         centres: `(N, C, 2)` centres of the channels, NaN for none.
-        flipped: The same of the mirrored images.
+        flipped: The same for the mirrored images.
     """
     labelled = (~np.isnan(centres[..., 0])).sum(axis=0)
     channels = np.argsort(-labelled, kind="stable")[:_MOST_CHANNELS].tolist()
@@ -142,7 +142,7 @@ def _hands(centres: np.ndarray, flipped: np.ndarray) -> tuple[float, float]:
 
 
 def _sines(centres: np.ndarray, triples: np.ndarray) -> np.ndarray:
-    """`(N, T)` sine of the angle at the first of three centres, from the second to the third; NaN without them."""
+    """`(N, T)` sine of the angle at the first of three centres, from the second to the third; NaN if one is missing."""
     first, second, third = (centres[:, triples[:, place]] for place in range(3))
     sides = [_units(side - first) for side in (second, third)]
     return (sides[0].conj() * sides[1]).imag

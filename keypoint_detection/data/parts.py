@@ -1,4 +1,4 @@
-"""The parts of a data set: the images to train, to validate and to test on."""
+"""The parts of a data set: the images for training, validation and test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# With fewer validation images, a keypoint or two decide about AP and score thresholds.
+# With fewer validation images, one or two keypoints decide AP and score thresholds.
 FEWEST_TO_MEASURE = 5
 
 
@@ -49,7 +49,7 @@ class Parts:
 
     @property
     def validates_all_training(self) -> bool:
-        """Whether all images to train on are also among those to validate on."""
+        """Whether all training images are also validation images."""
         train, validation = self.annotations["train"], self.annotations["validation"]
         return len(train) <= len(validation) and _paths(train) <= _paths(validation)
 
@@ -68,22 +68,22 @@ def read_parts(
     """Reads and checks the files of a data set, and splits the training file if there is none for validation.
 
     Args:
-        files: JSON file and image folder of `train` and, where there are such, of `validation` and `test`.
+        files: JSON file and image folder of `train` and, if there are any, of `validation` and `test`.
         keypoint_channels: the channels to read; None takes all of the training file.
-        max_keypoints: the largest number of keypoints per image for each channel, -1 for any; None for any.
+        max_keypoints: the maximum number of keypoints per image for each channel, -1 for any; None allows any number.
         keypoint_coordinates: the convention of native files.
         empty_channels: what a channel without keypoints means, see `KeypointsDataModule`.
         validation_split_ratio: share of the training file for validation.
         seed: seed of the split.
-        split: record of a split to use again, or None.
+        split: record of a split to use again; None makes a new one.
 
     Raises:
-        InputError: in one line, for whatever is wrong with the data.
+        InputError: in one line, for anything that is wrong with the data.
     """
     whole: dict[str, Annotations] = {}
     sizes: dict[str, np.ndarray] = {}
     for name, (json_path, image_root) in files.items():
-        # Every file has to hold the channels of the training file, whatever else it holds.
+        # Every file has to have the channels of the training file, and may have others.
         wanted = list(whole["train"].channel_names) if keypoint_channels is None and whole else keypoint_channels
         whole[name] = read_annotations(
             json_path, image_root, keypoint_channels=wanted, keypoint_coordinates=keypoint_coordinates
@@ -113,7 +113,7 @@ def read_parts(
         for name, annotations in parts.items():
             check_same_images(annotations, split, name)
     for name in [name for name in parts if name != "train"]:
-        if not sizes[name].all():  # batches are to be of one size, and keypoints outside are not to count
+        if not sizes[name].all():  # each batch has images of one size, and keypoints outside do not count
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
     _check_what_is_learned(parts["train"], empty_channels)
@@ -123,18 +123,18 @@ def read_parts(
 
 
 def _check_same_channels(train: Annotations, other: Annotations) -> None:
-    """Refuses a file whose channels are made of others than in the training file, as where it has no `a` of `a=b`."""
+    """Refuses a file whose channels consist of others than in the training file, e.g. if it has no `a` of `a=b`."""
     for group, expected in zip(other.groups, train.groups, strict=True):
         if group != expected:
             members, of_train = (" and ".join(f'"{name}"' for name in of.members) for of in (group, expected))
             raise InputError(
-                f'{other.source}: channel "{group.name}" is {members} of that file, and {of_train} of {train.source}, '
-                "expected the same"
+                f'{other.source}: channel "{group.name}" consists of {members} in that file, but of {of_train} in '
+                f"{train.source}, expected the same"
             )
 
 
 def _maxima(max_keypoints: Sequence[int], names: Sequence[str]) -> np.ndarray:
-    """The largest number of keypoints for each channel, `(C,)` int64, or an error if the numbers make no sense."""
+    """The maximum number of keypoints for each channel, `(C,)` int64; raises an error if a number is invalid."""
     max_keypoints = of_all_channels(max_keypoints, len(names))
     if len(max_keypoints) != len(names):
         raise InputError(
@@ -152,8 +152,8 @@ def _maxima(max_keypoints: Sequence[int], names: Sequence[str]) -> np.ndarray:
 def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarray) -> Annotations:
     """Refuses images with too many keypoints of a channel, and returns the annotations.
 
-    Keypoints outside of an image count only where its size is not known; such an image has its header read, `sizes`
-    filled in, and its keypoints outside left out.
+    If the size of such an image is unknown, its header is read first, its size is filled in in `sizes`, and its
+    keypoints outside are left out. Keypoints outside only count if the header cannot be read.
     """
     full = np.flatnonzero((annotations.counts() > maxima).any(axis=1))
     unknown = full[(sizes[full] == 0).any(axis=1)]
@@ -166,37 +166,39 @@ def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarra
         image, channel = int(images[0]), int(channels[0])
         raise InputError(
             f'{annotations.describe(image)}, channel "{annotations.channel_names[channel]}": {counts[image, channel]} '
-            f"keypoints, more than the {maxima[channel]} of keypoint_channel_max_keypoints"
+            f"keypoints, expected at most {maxima[channel]} (keypoint_channel_max_keypoints)"
         )
     return annotations
 
 
 def _check_what_is_learned(train: Annotations, empty_channels: str) -> None:
-    """Warns of channels of which there is no keypoint to train on; an error where nothing is left to train on."""
+    """Warns of channels without a keypoint to train on; raises an error if nothing is left to train on."""
     if len(train.xy):
         if without := _channels_without_keypoints(train):
             names = ", ".join(without)
-            logger.warning("%s: no image to train on has a keypoint of %s, so that is not learned", train.source, names)
+            logger.warning(
+                "%s: no training image has a keypoint of %s, which therefore cannot be learned", train.source, names
+            )
         return
-    text = f"{train.source}: no image to train on has any keypoint"
+    text = f"{train.source}: no training image has any keypoint"
     if empty_channels == "ignore":
-        raise InputError(f"{text}, and --empty_channels ignore leaves out all channels without one, expected some")
+        raise InputError(f"{text}, and --empty_channels ignore leaves out channels without one, expected at least one")
     logger.warning("%s, so there is nothing to learn", text)
 
 
 def _check_what_validates(parts: Mapping[str, Annotations], is_split_off: bool) -> None:
-    """Warns of channels that are learned and have no keypoint to validate on."""
+    """Warns of channels that are learned but have no keypoint to validate on."""
     validation, unlearned = parts["validation"], _channels_without_keypoints(parts["train"])
     without = [name for name in _channels_without_keypoints(validation) if name not in unlearned]
     if not len(validation.xy):
         logger.warning(
-            "%s: no image to validate on has any keypoint, so no checkpoint will be the best", validation.source
+            "%s: no validation image has any keypoint, so the best checkpoint cannot be chosen", validation.source
         )
     elif without:
         logger.warning(
-            "%s: no image to validate on has a keypoint of %s, so how well that is found stays unknown, and its score "
-            "threshold is a guess%s",
-            validation.source, ", ".join(without), "; another --seed splits otherwise" if is_split_off else "",
+            "%s: no validation image has a keypoint of %s, for which accuracy is therefore unknown and the score "
+            "threshold a guess%s",
+            validation.source, ", ".join(without), "; another --seed gives another split" if is_split_off else "",
         )  # fmt: skip
 
 
@@ -206,15 +208,15 @@ def _channels_without_keypoints(annotations: Annotations) -> list[str]:
 
 
 def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
-    """Warns if an image or a copy of it is trained on and also measured on, or if there are few to validate on."""
+    """Warns if another part has training images or copies of them, or if there are few validation images."""
     paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
         shared = sorted(paths["train"] & paths[name])
         if shared:
-            # Two files that name images alike may each have meant a folder of their own.
+            # Two files that use the same image names may be meant for two different folders.
             another = parts[name].source != parts["train"].source
             logger.warning(
-                "%s both in train and in %s (first: %s), so its metrics say nothing about new images%s",
+                "%s in both train and %s (first: %s), so its metrics say nothing about new images%s",
                 counted(len(shared), "image"), name, shared[0],
                 f"; --image_{name}_dataset_path names another folder" if another else "",
             )  # fmt: skip
@@ -222,7 +224,7 @@ def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
         if copies := find_copies_of_training_images(parts["train"], parts[name]):
             copy, original = copies[0]
             logger.warning(
-                "%s of %s %s in train (first: %s is %s), so its metrics promise too much for new images",
+                "%s of %s %s in train (first: %s is %s), so its metrics are too optimistic for new images",
                 counted(len(copies), "image"), name, "is a copy of one" if len(copies) == 1 else "are copies of some",
                 parts[name].path(copy), parts["train"].path(original),
             )  # fmt: skip
@@ -234,6 +236,6 @@ def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
 
 
 def _paths(annotations: Annotations) -> set[str]:
-    """The paths of all images, each in one spelling; only their folder is looked at, as there may be a million."""
+    """The normalised paths of all images; only their folder is resolved, since there may be a million images."""
     root = str(annotations.image_root.resolve()).rstrip("/")
     return {os.path.normpath(f"{root}/{name}") for name in annotations.names}

@@ -1,7 +1,7 @@
 """Changes of colour and quality that leave the keypoints where they are.
 
-All functions take and return an image `(3, H, W)` float32 RGB in [0, 1]. Their randomness comes from the generator
-that they are given, and from nothing else. H W image.
+All functions take and return an image `(3, H, W)` float32 RGB in [0, 1]. The generator that is passed to them is their
+only source of randomness. H W image.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ def adjust_colour(image: Tensor, brightness: float, contrast: float, saturation:
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with `sigma` in pixels."""
     size = min(2 * math.ceil(2 * sigma) + 1, 2 * min(image.shape[1:]) - 1)
-    # Rows, then columns: with both at once, torchvision convolves with the whole square.
+    # Rows, then columns: for both at once, torchvision convolves with the full square kernel.
     rows = functional.gaussian_blur(image, [size, 1], [sigma, sigma])
     return functional.gaussian_blur(rows, [1, size], [sigma, sigma])
 
 
 def add_noise(image: Tensor, deviation: float, random: np.random.Generator) -> Tensor:
     """Adds uniform noise of this standard deviation (1 is the full range) to the brightness, clipped to [0, 1]."""
-    # Random bytes are made several times as fast as normal numbers.
+    # Random bytes are generated several times as fast as normally distributed numbers.
     count = math.prod(image.shape[1:])
     noise = torch.frombuffer(bytearray(random.bytes(count)), dtype=torch.uint8).view(1, *image.shape[1:]).float()
     return torch.add(image, noise.sub_(127.5), alpha=deviation * math.sqrt(12) / 256).clamp_(0, 1)
 
 
 def compress(image: Tensor, quality: int) -> Tensor:
-    """Compresses as JPEG of this quality (1 to 100) and decodes again."""
+    """Compresses the image as a JPEG of this quality (1 to 100) and decodes it again."""
     pixels = (image * 255).round_().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)

@@ -1,6 +1,6 @@
-"""In which order, and in which process, the images of a set are read.
+"""The order in which the images of a data set are read, and by which process.
 
-All samplers yield keys: with the seed of the data set they determine every bit of a sample.
+All samplers yield keys. A key and the seed of the data set determine every bit of a sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keypoint_detection.errors import InputError
 
 
 class Key(NamedTuple):
-    """What determines a sample of a data set.
+    """Determines a sample of a data set.
 
     Attributes:
         index: number of the image.
@@ -39,9 +39,9 @@ BLANK = -1
 class TrainingSampler(Sampler[Key]):
     """A new order for every epoch, which is a pure function of seed and epoch; each process takes its share.
 
-    All processes have equally many samples: where the images do not divide, the first ones of the order come twice.
-    The first epoch may begin in its middle, to go on after an interruption. A pass that has been completed is followed
-    by the next epoch, unless `set_epoch` chooses another one.
+    All processes get the same number of samples: if the images do not divide evenly, the first ones of the order come
+    twice. The first epoch may start in the middle, to resume after an interruption. A completed pass is followed by the
+    next epoch, unless `set_epoch` chooses another one.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class TrainingSampler(Sampler[Key]):
             batch_size: images per batch and process.
             rank: number of this process.
             world: number of processes.
-            epoch: the epoch that is read first.
-            batches_done: how many batches of that epoch are left out in each process, as they were read before.
-            curriculum: epoch and number of a batch in it -> `scale` and `augmented` of its keys; None for the defaults.
+            epoch: the first epoch.
+            batches_done: how many batches of that epoch each process skips, because they were trained on before.
+            curriculum: (epoch, number of a batch in it) -> (`scale`, `augmented`) of its keys; None for the defaults.
         """
         self.n = n
         self.seed = seed
@@ -78,7 +78,7 @@ class TrainingSampler(Sampler[Key]):
         self.curriculum = curriculum
 
     def __len__(self) -> int:
-        """Samples of a whole epoch in this process, whether or not it begins in its middle."""
+        """Samples of a whole epoch in this process, even if it starts in the middle."""
         return -(-self.n // self.world)
 
     def __iter__(self) -> Iterator[Key]:
@@ -97,10 +97,10 @@ class TrainingSampler(Sampler[Key]):
             self.epoch += 1
 
     def _partners(self, order: np.ndarray) -> np.ndarray:
-        """For each image of an epoch the one after it in its batch of all processes; in the last place, the first.
+        """For each image of an epoch, the next one in its global batch (of all processes); for the last, the first.
 
-        So they do not depend on the number of processes, and with one process they are read already. In batches of
-        one, pairs of them count as a batch.
+        Partners therefore do not depend on how a global batch is divided among processes; with one process, they are
+        read anyway. If a global batch has only one image, two batches count as one.
         """
         size = max(2, self.batch_size * self.world)
         following = np.roll(order, -1)
@@ -109,7 +109,7 @@ class TrainingSampler(Sampler[Key]):
         return following
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next pass, also where batches were read ahead. Lightning calls this."""
+        """Chooses the epoch of the next pass, even if batches were read ahead. Called by Lightning."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class TrainingSampler(Sampler[Key]):
         return {"images": self.n, "seed": self.seed, "batch_size": self.batch_size, "processes": self.world}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Checks that an interrupted epoch can go on in the same order.
+        """Checks that an interrupted epoch can be resumed in the same order.
 
         Raises:
             InputError: if anything that the order depends on has changed.
@@ -125,17 +125,17 @@ class TrainingSampler(Sampler[Key]):
         for name, value in self.state_dict().items():
             if state.get(name, value) != value:
                 raise InputError(
-                    f"{name}: the interrupted training had {state[name]}, expected the same to go on with it, "
-                    f"got {value}; --checkpoint PATH starts a new one from its weights"
+                    f"{name}: the interrupted training run had {state[name]}, expected the same to resume it, "
+                    f"got {value}; --checkpoint PATH starts a new run from its weights"
                 )
 
 
 class EvaluationSampler(Sampler[list[Key]]):
     """Batches of `range(rank, n, world)` that hold images of one size only, so that no image is padded.
 
-    Predictions then do not depend on what else is in the batch, on the batch size or on the number of processes. A
-    process with fewer batches than another one ends with blank batches, because some strategies have to communicate
-    once per batch.
+    Predictions then depend neither on what else is in the batch nor on the batch size or the number of processes. A
+    process with fewer batches than another one ends with blank batches, because some strategies communicate once per
+    batch.
     """
 
     def __init__(self, sizes: np.ndarray, batch_size: int, rank: int = 0, world: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Which images of a file train and which validate, and the record of it that a resumed run uses again."""
+"""Splits the images of a file into training and validation, and records the split for runs that are resumed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# What a training calls the record in the folder of its run.
+# Name of the record in a run's folder.
 SPLIT_FILE = "split.json"
 
 
 def check_ratio(ratio: float) -> None:
-    """Refuses a share of the images for validation that leaves nothing on one side.
+    """Checks the share of the images for validation: neither part may be empty.
 
     Raises:
         InputError: if it is not above 0 and below 1.
@@ -32,11 +32,11 @@ def check_ratio(ratio: float) -> None:
 
 
 def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits off a random share of the images, at least one, and leaves at least one.
+    """Splits off a random share of the images: at least one is split off, and at least one stays.
 
     Args:
         annotations: the images.
-        ratio: share that is split off, above 0 and below 1.
+        ratio: share to split off, above 0 and below 1.
         seed: seed of the choice.
 
     Returns:
@@ -50,7 +50,7 @@ def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.
     if n < 2:
         raise InputError(
             f"{annotations.source}: {n} image cannot be split into training and validation, expected at least 2 "
-            "(or a file of its own, --json_validation_dataset_path)"
+            "(or a validation file, --json_validation_dataset_path)"
         )
     count = min(max(1, round(n * ratio)), n - 1)
     chosen = np.zeros(n, dtype=bool)
@@ -61,18 +61,18 @@ def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.
 def recorded_split(
     annotations: Annotations, split: Mapping[str, Any], origin: str = "split"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the images of a split that was made before.
+    """Finds the images of a recorded split.
 
     Args:
         annotations: the images.
-        split: as `describe_split` gives it.
-        origin: where it is from, to begin messages with.
+        split: as returned by `describe_split`.
+        origin: where the split is from; messages begin with it.
 
     Returns:
         Positions of the images for training and for validation, in their recorded order.
 
     Raises:
-        InputError: if the record is no split, or lists other images than the file.
+        InputError: if the record is not a split, or its images are not those of the file.
     """
     positions = {name: index for index, name in enumerate(annotations.names)}
     parts = [_positions(annotations, positions, split, part, origin) for part in ("train", "validation")]
@@ -83,41 +83,41 @@ def recorded_split(
         missing = np.setdiff1d(np.arange(len(annotations)), listed)
         raise InputError(
             f"{origin}: does not list {annotations.name(int(missing[0]))} of {annotations.source} "
-            f"({counted(len(missing), 'image')} in all), expected the file that the split was made of"
+            f"({counted(len(missing), 'image')} missing), expected the file that the split was made from"
         )
     return parts[0], parts[1]
 
 
 def warn_of_changed_labels(source: Path, split: Mapping[str, Any], fingerprint: str) -> None:
-    """Warns where a split was made of other labels.
+    """Warns if a split was made from other labels.
 
     Args:
         source: the file of the labels.
-        split: as `describe_split` gives it; one without fingerprints may be of any labels.
-        fingerprint: that of the whole file, with the channels of the training.
+        split: as returned by `describe_split`; one without fingerprints causes no warning.
+        fingerprint: fingerprint of the whole file, with the channels of the training run.
     """
     if recorded_fingerprints(split).get("train", fingerprint) != fingerprint:
         logger.warning("%s: the labels have changed since the split was made.", source)
 
 
 def recorded_fingerprints(record: Any) -> dict[str, str]:
-    """The fingerprints of the files that a split was made of, by what they are for; none if it is no split."""
+    """The fingerprints of the files that a split was made from, by purpose; none if the record has none."""
     found = record.get("fingerprints") if isinstance(record, Mapping) else None
     return found if isinstance(found, dict) else {}
 
 
 def read_split(path: str | Path) -> dict[str, Any]:
-    """Reads the record of a split that a training wrote.
+    """Reads the record of a split that a training run wrote.
 
     Raises:
-        InputError: if the file is none.
+        InputError: if the file is not such a record.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training: {error}") from error
+        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training run: {error}") from error
     if not isinstance(record, dict):
-        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training")
+        raise InputError(f"--split {path}: expected the {SPLIT_FILE} of a training run")
     return record
 
 
@@ -126,7 +126,7 @@ def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[s
 
     Args:
         seed: the seed that the split was made with.
-        files: the annotations of whole files, by what they are for.
+        files: the annotations of whole files, by purpose.
         parts: the annotations of each part: `train`, `validation` and, if there is one, `test`.
 
     Returns:
@@ -138,7 +138,7 @@ def describe_split(seed: int, files: Mapping[str, Annotations], parts: Mapping[s
 
 
 def check_same_images(annotations: Annotations, split: Mapping[str, Any], part: str) -> None:
-    """Checks that a part of a recorded split that has a file of its own still holds the same images.
+    """Checks that a part has the images that the split records for it.
 
     Raises:
         InputError: if it does not.
@@ -157,6 +157,6 @@ def _positions(
         if name not in positions:
             raise InputError(
                 f"{origin}: {part!r} lists {name!r}, which is not in {annotations.source}, expected the file that the "
-                "split was made of"
+                "split was made from"
             )
     return np.array([positions[name] for name in names])

@@ -1,4 +1,4 @@
-"""Labels against their images: keypoints that lie outside, and a report on a whole data set.
+"""Checks labels against their images: leaves out keypoints that are outside, and reports on a whole data set.
 
 N images, C channels, T keypoints of all images together.
 """
@@ -33,9 +33,9 @@ _ERRORS_IN_REPORT = 20
 
 
 def leave_out_outside(annotations: Annotations, sizes: np.ndarray, report: bool = True) -> Annotations:
-    """Leaves out keypoints that lie outside their image, with one warning; a keypoint on the border is inside.
+    """Leaves out keypoints that are outside their image, with one warning; a keypoint on the border is inside.
 
-    One that is outside by a rounding, a millionth of the image's side, is moved onto the border.
+    A keypoint that is outside by a rounding error, at most a millionth of the image's side, is moved onto the border.
 
     Args:
         annotations: the data.
@@ -44,8 +44,8 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray, report: bool 
         report: whether to log the warning.
 
     Raises:
-        InputError: if most keypoints are outside, or a file in pixels holds only numbers up to 1; it suggests the right
-            `--keypoint_coordinates`. Also if the file claims another size of an image.
+        InputError: if most keypoints are outside, or a file in pixels holds only numbers up to 1; the message suggests
+            the right `--keypoint_coordinates`. Also if an image does not have the size that the file states.
     """
     annotations, warning = _leave_out(annotations, sizes)
     if warning and report:
@@ -54,7 +54,7 @@ def leave_out_outside(annotations: Annotations, sizes: np.ndarray, report: bool 
 
 
 def _leave_out(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations, str | None]:
-    """What `leave_out_outside` leaves, and what there is to say of the rest."""
+    """The annotations that `leave_out_outside` returns, and its warning, if there is one."""
     _check_declared_sizes(annotations, sizes)
     annotations, outside, judged = _judge(annotations, sizes)
     count = int(outside.sum())
@@ -63,13 +63,13 @@ def _leave_out(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations
     first = _describe_keypoint(annotations, int(outside.nonzero()[0]), sizes)
     if count * 2 > judged:
         raise InputError(
-            f'{first}; {count} of {judged} keypoints do, read as "{annotations.coordinates}" coordinates'
+            f'{first}; {count} of {judged} keypoints are, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
     advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
     return annotations.keep(~outside), (
-        f"{first}; {count} of {judged} keypoints lie outside and are left out, read as "
-        f'"{annotations.coordinates}"{advice}'
+        f"{first}; {count} of {judged} keypoints are outside and left out, read as "
+        f'"{annotations.coordinates}" coordinates{advice}'
     )
 
 
@@ -81,13 +81,13 @@ class CheckReport:
         source: the file.
         images: number of images.
         channel_names: the C channels.
-        counts: `(N, C)` keypoints of each image and channel, after those outside were left out.
+        counts: `(N, C)` keypoints of each image and channel, without those that are outside.
         sizes: how many images have each (width, height) in pixels.
         conversions: how many images the loader converts, for each kind of conversion.
-        warnings: what is allowed but deserves a look, a line each.
-        errors: what has to be mended before training, a line each.
+        warnings: what is allowed but worth a look, one line each.
+        errors: what has to be fixed before training, one line each.
         examples: positions of images that are worth drawing.
-        annotations: the data, without keypoints that lie outside; None if the labels are unusable.
+        annotations: the data, without keypoints that are outside; None if the labels are unusable.
     """
 
     source: Path
@@ -128,14 +128,14 @@ def check_dataset(
     keypoint_coordinates: str = DEFAULT_COORDINATES,
     decode: bool = True,
 ) -> CheckReport:
-    """Checks a whole data set, every image included, and collects what is wrong with images instead of stopping.
+    """Checks a whole data set including every image, and collects errors in images instead of stopping at the first.
 
     Args:
         json_path: the file, in any known format.
         image_root: the folder that image paths are relative to.
         keypoint_channels: the channels to check, as in `read_annotations`. None takes all.
         keypoint_coordinates: the convention of the file, as in `read_annotations`.
-        decode: whether to decode every image, which finds damage behind the header, and to look for copies; both take
+        decode: whether to decode every image, which finds damage beyond the header, and to look for copies; both take
             longer.
 
     Raises:
@@ -170,7 +170,7 @@ def check_dataset(
     if failed == len(annotations) > 1 and all(is_missing(annotations.path(index)) for index in range(failed)):
         path = annotations.path(0)
         advice = path_advice(path) or "--image_dataset_path names the folder that their paths are relative to"
-        report.errors = [f"{annotations.source}: none of its {failed} images is there, such as {path}; {advice}"]
+        report.errors = [f"{annotations.source}: none of its {failed} images exists (first: {path}); {advice}"]
     elif failed > _ERRORS_IN_REPORT:
         report.errors.append(f"{annotations.source}: {failed - _ERRORS_IN_REPORT} more images cannot be read")
     _add_labels(report, annotations, sizes)
@@ -178,7 +178,7 @@ def check_dataset(
 
 
 def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray) -> None:
-    """Adds what the labels are like to a report."""
+    """Adds the counts of the labels, and what is wrong with them, to a report."""
     try:
         inside, outside = _leave_out(annotations, sizes)
     except InputError as error:
@@ -196,7 +196,7 @@ def _add_labels(report: CheckReport, annotations: Annotations, sizes: np.ndarray
     repeated = _repeated_keypoints(inside)
     if len(repeated):
         place, written = _describe_place(inside, int(repeated[0]))
-        text = f"{counted(len(repeated), 'keypoint')} repeating another one of its channel"
+        text = f"{counted(len(repeated), 'keypoint')} repeating another one of the same channel"
         report.warnings.append(f"{text}, such as {written} in {place}")
     readable = np.nonzero(sizes.all(1))[0]
     # The fullest image, the emptiest, and some in between.
@@ -211,7 +211,11 @@ def _decoded_header(path: Path) -> ImageHeader:
 
 
 def _judge(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations, Tensor, int]:
-    """Moves what is outside by a rounding; which keypoints are outside, `(T,)` bool, and of how many that is known."""
+    """Moves keypoints that are outside by a rounding error onto the border.
+
+    Returns:
+        The annotations, which keypoints are outside, `(T,)` bool, and for how many keypoints that is known.
+    """
     xy = annotations.xy
     size = torch.ones(len(xy), 2) if annotations.normalized else _size_of_keypoints(annotations, sizes)
     known = (size > 0).all(1)
@@ -246,11 +250,11 @@ def _advice(annotations: Annotations, sizes: np.ndarray) -> str:
     inside = ((written >= 0) & (written <= limits)).all(1) & (limits > 0).all(-1)
     if int(inside.sum()) * 2 <= len(inside):
         return "; they fit no other --keypoint_coordinates either"
-    return f'; use --keypoint_coordinates {better}, or "coordinates" in the file if it states them'
+    return f'; use --keypoint_coordinates {better}, or correct "coordinates" in the file if it has that key'
 
 
 def _describe_place(annotations: Annotations, keypoint: int) -> tuple[str, str]:
-    """File, entry and channel of a keypoint, and its coordinates as they are written there."""
+    """File, entry and channel of a keypoint, and its coordinates as written there."""
     row = int(torch.searchsorted(annotations.offsets, keypoint, right=True)) - 1
     image, channel = divmod(row, len(annotations.channel_names))
     x, y = annotations.xy[keypoint].tolist()
@@ -259,15 +263,15 @@ def _describe_place(annotations: Annotations, keypoint: int) -> tuple[str, str]:
 
 
 def _describe_keypoint(annotations: Annotations, keypoint: int, sizes: np.ndarray) -> str:
-    """File, entry, channel and place of a keypoint that lies outside."""
+    """File, entry, channel and coordinates of a keypoint that is outside."""
     place, written = _describe_place(annotations, keypoint)
     width, height = sizes[int(annotations.images_of_keypoints()[keypoint])].tolist()
     limits = "0 to 1" if annotations.normalized else f"an image of {width} x {height}"
-    return f"{place}: the keypoint {written} lies outside of {limits}"
+    return f"{place}: the keypoint {written} is outside {limits}"
 
 
 def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
-    """The labels of an image that was resized since would be wrong."""
+    """Checks that images have the sizes that the file states; if one was resized since, its labels are wrong."""
     if annotations.declared_sizes is None:
         return
     declared = annotations.declared_sizes.numpy()
@@ -275,7 +279,7 @@ def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
     if wrong.any():
         index = int(np.nonzero(wrong)[0][0])
         claimed, found = declared[index].tolist(), sizes[index].tolist()
-        upright = " (turned upright as EXIF asks)" if claimed == found[::-1] else ""
+        upright = " (turned upright according to EXIF)" if claimed == found[::-1] else ""
         raise InputError(
             f"{annotations.describe(index)}: the file says {claimed[0]} x {claimed[1]} pixels, the image has "
             f"{found[0]} x {found[1]}{upright}, so its labels cannot be right "
@@ -284,7 +288,7 @@ def _check_declared_sizes(annotations: Annotations, sizes: np.ndarray) -> None:
 
 
 def _repeated_keypoints(annotations: Annotations) -> np.ndarray:
-    """Which keypoints have the very place of one before them, of the same image and channel; their indices in order."""
+    """Indices of keypoints at exactly the position of an earlier one of the same image and channel, ascending."""
     rows = torch.repeat_interleave(torch.arange(len(annotations.offsets) - 1), annotations.offsets.diff())
     place = annotations.xy.view(torch.int32).to(torch.int64)
     keys = np.stack([rows.numpy(), place[:, 0].numpy(), place[:, 1].numpy()], 1)

@@ -87,7 +87,7 @@ CASES = {
     "the dataset is an object": (json.dumps({"dataset": {"a": 1}}), ["expected a list", '{"a": 1}']),
     "the dataset is null": (json.dumps({"dataset": None}), ["expected a list", "null"]),
     "no entry": (json.dumps({"dataset": []}), ["the data set is empty"]),
-    "dataset twice": ('{"dataset": [' + json.dumps(entry(0)) + '], "dataset": []}', ['"dataset" stands twice']),
+    "dataset twice": ('{"dataset": [' + json.dumps(entry(0)) + '], "dataset": []}', ['"dataset" occurs twice']),
     "unknown coordinates": (native(coordinates="opengl"), ["opengl", "blender, normalized, pixel"]),
     "coordinates are no text": (native(coordinates=3), ['"coordinates" is 3', "pixel"]),
     # Entries.
@@ -99,9 +99,9 @@ CASES = {
     "path is a number": (native(entry(1, image_path=7)), ["entry 1", '"image_path" is 7']),
     "path is empty": (native(entry(1, image_path="")), ["entry 1", "the path is empty"]),
     "path holds null": (native(entry(1, image_path="a\0.png")), ["entry 1", "null character"]),
-    "path leaves the folder": (native(entry(1, image_path="../a.png")), ["entry 1", "leaves the image folder"]),
-    "path leaves it in the middle": (native(entry(1, image_path="images/../../a.png")), ["entry 1", "leaves"]),
-    "absolute path": (native(entry(1, image_path="/etc/a.png")), ["entry 1", "leaves the image folder"]),
+    "path leaves the folder": (native(entry(1, image_path="../a.png")), ["entry 1", "leads out of the image folder"]),
+    "path leaves it in the middle": (native(entry(1, image_path="images/../../a.png")), ["entry 1", "leads out of"]),
+    "absolute path": (native(entry(1, image_path="/etc/a.png")), ["entry 1", "leads out of the image folder"]),
     "an image twice": (native(entry(1), entry(2), entry(1)), ['entry 3 ("images/1.png")', "as entry 1"]),
     "twice in other words": (native(entry(1, image_path="./images//0.png")), ["entry 1", "as entry 0"]),
     "twice with more slashes": (native(entry(1, image_path="images//0.png")), ["entry 1", "as entry 0"]),
@@ -109,7 +109,7 @@ CASES = {
     "missing channel": (native(entry(1), entry(2, flap=None)), ["entry 2", "images/2.png", 'no channel "flap"']),
     "misspelt channel": (native(entry(1, flap=None, flaps=[])), ["entry 1", '"flap"', '(did you mean "flaps"?)']),
     "additional channel": (native(entry(1, lid=[])), ["entry 1", '"lid"', "entry 0 has no list"]),
-    "a key twice": (native(entry(1)).replace('"flap"', '"corner"', 2), ["entry 0", '"corner" stands twice']),
+    "a key twice": (native(entry(1)).replace('"flap"', '"corner"', 2), ["entry 0", '"corner" occurs twice']),
     "a channel called scores": (
         native(entry(1, scores=[]), entry(2, scores=[[0.5, 0.5]])),
         ['entry 2 ("images/2.png"): "scores" is a list of keypoints', "expected another name"],
@@ -167,7 +167,7 @@ CASES = {
     "COCO image is a number": (coco(images=[3]), ["image 0 is 3", "expected an object"]),
     "COCO id twice": (
         coco(images=[{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}]),
-        ['image 1 ("b")', "the id 1 belongs to image 0"],
+        ['image 1 ("b")', "the id 1 already belongs to image 0"],
     ),
     "COCO width is text": (coco(images={"width": "20"}), ["image 0", "\"width\" is '20'"]),
     "COCO size is wrong": (coco(images={"width": 40}), ["images/0.png", "40 x 10", "20 x 10"]),
@@ -257,7 +257,7 @@ def test_missing_files_and_folders_are_named(folder):
         ({"pose": [[1, 0, 0, 0]]}, {"pose": [[1, 0, 0, 0]]}, 'channel "pose": keypoint 0 has 4 numbers,'),
         ({"pose": []}, {"pose": 5}, 'entry 1 ("images/1.png"), channel "pose" is 5,'),
         ({"tags": []}, {"tags": ["x"]}, 'entry 1 ("images/1.png"), channel "tags": keypoint 0 is \'x\','),
-        ({}, {"tags": ["x"]}, 'entry 1 ("images/1.png") has a channel "tags", of which entry 0 has no list'),
+        ({}, {"tags": ["x"]}, 'entry 1 ("images/1.png") has a channel "tags", for which entry 0 has no list'),
     ],
 )
 def test_a_list_that_is_no_channel_is_refused_with_the_way_to_leave_it_out(folder, first, second, problem):
@@ -293,11 +293,11 @@ def test_a_key_twice_is_refused_however_it_is_spaced(folder, space, key):
     assert read(path).names[2] == "images/2.png"
     texts[1] = f'{texts[1][:-1]}, "{key}"{space}: []}}'
     path.write_text('{"dataset": [' + ", ".join(texts) + "]}")
-    with pytest.raises(InputError, match=rf'data\.json: entry 1: .* the key "{key}" stands twice'):
+    with pytest.raises(InputError, match=rf'data\.json: entry 1: .* the key "{key}" occurs twice'):
         read(path)
     texts[1] = json.dumps(entry(1, note={"by": "me"})).replace("}", f', "by"{space}: 1}}', 1)
     path.write_text('{"dataset": [' + ", ".join(texts) + "]}")
-    with pytest.raises(InputError, match='the key "by" stands twice'):
+    with pytest.raises(InputError, match='the key "by" occurs twice'):
         read(path)
 
 
@@ -381,10 +381,10 @@ def test_a_keypoint_outside_by_a_rounding_lies_on_the_border(folder, how, caplog
 @pytest.mark.parametrize(
     ("how", "point", "written"),
     [
-        ("normalized", [1.0000012, 0.5], "(1.000001, 0.5) lies outside of 0 to 1"),
-        ("blender", [0.1, -1.2e-6], "(0.1, -1.192093e-06) lies outside of 0 to 1"),
-        ("pixel", [5, HEIGHT + 1.2e-5], "(5, 10.00001) lies outside of an image of 20 x 10"),
-        ("coco", [WIDTH + 2.4e-5, 5], "(20.00002, 5) lies outside of an image of 20 x 10"),
+        ("normalized", [1.0000012, 0.5], "(1.000001, 0.5) is outside 0 to 1"),
+        ("blender", [0.1, -1.2e-6], "(0.1, -1.192093e-06) is outside 0 to 1"),
+        ("pixel", [5, HEIGHT + 1.2e-5], "(5, 10.00001) is outside an image of 20 x 10"),
+        ("coco", [WIDTH + 2.4e-5, 5], "(20.00002, 5) is outside an image of 20 x 10"),
     ],
 )
 def test_a_keypoint_that_is_just_outside_is_shown_to_be(folder, how, point, written, caplog):

@@ -50,5 +50,5 @@ def test_channels_that_cannot_be_are_named(spec, line):
 def test_a_group_takes_the_members_that_there_are():
     groups = parse_channels([ChannelGroup("a", ("a", "b", "c")), "d"], ["b", "c", "d"], "file")
     assert groups == [ChannelGroup("a", ("b", "c")), ChannelGroup("d", ("d",))]
-    with pytest.raises(InputError, match=r'^file: no channel "a", which the detector finds, but x, y$'):
+    with pytest.raises(InputError, match=r'^file: no channel "a", which the detector finds; the file has x, y$'):
         parse_channels([ChannelGroup("a", ("a",))], ["x", "y"], "file")

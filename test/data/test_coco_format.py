@@ -41,7 +41,7 @@ OTHERS = [
     {"image_id": 9, "category_id": 1, "keypoints": []},
     {"image_id": [1], "category_id": {}, "bbox": [1, 2, 3, 4]},
 ]
-ABSENT = "what can be seen there counts as absent (see --empty_channels)"
+ABSENT = "they count as background (see --empty_channels)"
 ALL = f"no labelled keypoint on 5 objects (iscrowd: 1) in 3 images; {ABSENT}"
 WHEEL = f"no labelled keypoint on 1 object (iscrowd: 0) in 1 image; {ABSENT}"
 

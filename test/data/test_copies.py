@@ -77,7 +77,7 @@ def test_a_training_says_that_it_measures_on_copies(two_files, tmp_path, caplog,
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert record.message == (
         f"3 images of {part} are copies of some in train (first: {other.path(1)} is {train.path(1)}), so its metrics "
-        "promise too much for new images"
+        "are too optimistic for new images"
     )
 
 

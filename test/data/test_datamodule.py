@@ -69,7 +69,7 @@ def test_the_sizes_of_the_parts_are_said(folder, caplog):
 def test_labels_without_any_keypoint_are_said_to_teach_nothing(tmp_path, caplog):
     write_data_set(tmp_path, [(20, 10)] * 4, [{"a": []}] * 4)
     ready(tmp_path)
-    assert "no image to train on has any keypoint" in caplog.text
+    assert "no training image has any keypoint" in caplog.text
 
 
 def test_the_curriculum_decides_which_batches_are_changed(folder):
@@ -101,7 +101,7 @@ def test_files_of_their_own(folder, caplog):
     }
     with caplog.at_level(logging.WARNING):
         module = ready(folder, keypoint_channels="a b", **paths)
-    said = f"{folder / 'dataset.json'}: no image to train on has a keypoint of b, so that is not learned"
+    said = f"{folder / 'dataset.json'}: no training image has a keypoint of b, which therefore cannot be learned"
     assert caplog.messages == [said]
     assert [len(module.train_annotations), len(module.validation_annotations), len(module.test_annotations)] == [
         10,
@@ -114,7 +114,7 @@ def test_files_of_their_own(folder, caplog):
         ready(folder, keypoint_channels="a b", split=module.split | {"test": ["x.png"]}, **paths)
     with caplog.at_level(logging.WARNING):
         module = ready(folder, json_test_dataset_path=folder / "dataset.json")
-    assert "both in train and in test" in caplog.text
+    assert "in both train and test" in caplog.text
     assert sum(len(batch.images) for batch in module.predict_dataloader()) == 10
 
 
@@ -146,7 +146,7 @@ def test_channels_of_all_files_are_made_of_the_same(folder):
     assert [part.channel_names for part in module.parts.annotations.values()] == [("c", "a")] * 2
     with pytest.raises(InputError) as raised:  # or `b` would validate what `a` and `b` train
         ready(folder, json_validation_dataset_path=folder / "less.json", keypoint_channels="a=b")
-    line = f'channel "a" is "b" of that file, and "a" and "b" of {folder / "dataset.json"}, expected the same'
+    line = f'"a" consists of "b" in that file, but of "a" and "b" in {folder / "dataset.json"}, expected the same'
     assert str(raised.value) == f"{folder / 'less.json'}: {line}"
 
 
@@ -345,11 +345,11 @@ def test_memory_is_pinned_for_the_device_that_reads_it_faster_then(device):
 @pytest.mark.parametrize(
     ("device", "where", "said"),
     [
-        ("cpu", "auto", ["render_heatmaps_on: loader (workers, where there are any, do it beside the training)"]),
+        ("cpu", "auto", ["render_heatmaps_on: loader (workers, if there are any, do it in parallel with training)"]),
         (
             "meta",
             "auto",
-            ["render_heatmaps_on: device (nearly free on meta, and the transfer is smaller without them)"],
+            ["render_heatmaps_on: device (nearly free on meta, and less data to transfer)"],
         ),
         ("cpu", "device", []),
         ("meta", "loader", []),

@@ -366,7 +366,7 @@ def test_images_that_are_cached_as_they_fit_are_not_for_random_changes(annotatio
     cache = ImageCache(annotations, scan_sizes(annotations), image_size=(20, 20))
     with pytest.raises(ValueError, match="full size"):
         make(annotations, image_size=(20, 20), augmentation=STRONG, cache=cache)
-    with pytest.raises(ValueError, match=r"images to \(20, 20\)"):
+    with pytest.raises(ValueError, match=r"resizes to \(20, 20\)"):
         make(annotations, image_size=(40, 20), cache=cache)
 
 

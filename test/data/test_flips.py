@@ -176,7 +176,7 @@ def test_what_a_mirrored_image_swaps_is_reported_with_where_it_should_not(caplog
     # On a label with print, the mirrored top left corner does not look like any top right one.
     (message,) = caplog.messages
     assert "top_left=top_right" in message
-    assert "--horizontal_flip 0 where the sides do not look alike" in message
+    assert "--horizontal_flip 0 if left and right do not look alike" in message
 
 
 def test_no_mirroring_without_a_partner_and_the_reason_is_logged(caplog):
@@ -185,7 +185,7 @@ def test_no_mirroring_without_a_partner_and_the_reason_is_logged(caplog):
         assert mirror_permutation(names, "auto") is None
         assert not caplog.records
         assert mirror_permutation(names, "auto", report=True) is None
-    assert "left_eye seem to tell left from right" in caplog.text
+    assert "have no certain partner: left_eye. " in caplog.text
     assert sides_without_partner(names, "auto") == ["left_eye"]
     assert sides_without_partner(names, "none") == sides_without_partner(names, "left_eye=nose") == []
 

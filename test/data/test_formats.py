@@ -107,7 +107,7 @@ def test_channels_are_renamed_and_merged_into_a_new_name(folder, to):
 
 def test_a_new_name_is_that_of_no_channel_in_any_entry(folder):
     entries = [{"image_path": "a.png", "x": []}, {"image_path": "b.png", "x": [], "new": [[0, 0]]}]
-    with pytest.raises(InputError, match='entry 1 has the channel "new", which entry 0 has not'):
+    with pytest.raises(InputError, match='entry 1 has the channel "new", but entry 0 does not'):
         read_annotations(save(folder, {"dataset": entries}), folder, keypoint_channels="new=x")
 
 
@@ -266,10 +266,7 @@ def test_convert_leaves_out_keypoints_outside_as_check_does(folder, target, capl
     dataset = [{"image_path": "a.png", "corner": [[10, 5], [40, 0], [41, 5]]}]
     source = save(folder, {"coordinates": "pixel", "dataset": dataset})
     convert(source, folder / "out.json", target, folder)
-    assert (
-        "keypoint (41, 5) lies outside of an image of 40 x 20; 1 of 3 keypoints lie outside and are left out"
-        in caplog.text
-    )
+    assert "keypoint (41, 5) is outside an image of 40 x 20; 1 of 3 keypoints are outside and left out" in caplog.text
     assert table(read_annotations(folder / "out.json", folder)) == [{"corner": [[10, 5], [40, 0]]}]
     report = check_dataset(folder / "out.json", folder)
     assert not report.errors
@@ -297,8 +294,8 @@ def test_check_names_a_keypoint_outside_of_its_image_once_and_in_its_report(fold
     source = save(folder, {"dataset": dataset})
     report = check_dataset(source, folder, decode=False)
     assert report.warnings == [
-        f'{source}: entry 1 ("b.png"), channel "corner": the keypoint (0.5, 1.5) lies outside of 0 to 1; 1 of 3 '
-        'keypoints lie outside and are left out, read as "blender" (--keypoint_coordinates chooses another)'
+        f'{source}: entry 1 ("b.png"), channel "corner": the keypoint (0.5, 1.5) is outside 0 to 1; 1 of 3 '
+        'keypoints are outside and left out, read as "blender" coordinates (--keypoint_coordinates chooses another)'
     ]
     assert sum("outside" in line for line in report.lines()) == 1
     assert not caplog.records
@@ -356,8 +353,8 @@ def test_check_names_an_image_that_stands_in_the_file_under_two_names(tmp_path):
     source = save(tmp_path, {"dataset": [{"image_path": name, "corner": [[0.5, 0.5]]} for name in names]})
     (said,) = check_dataset(source, tmp_path).warnings
     assert said == (
-        "3 images are copies of others, such as c.bmp of b.bmp; where one of two trains and the other validates, "
-        "the metrics say little about new images"
+        "3 images are copies of others, such as c.bmp of b.bmp; if one is used for training and the other for "
+        "validation, the metrics say little about new images"
     )
     assert check_dataset(source, tmp_path, decode=False).warnings == []
 

@@ -83,7 +83,7 @@ def test_transparent_colour_of_a_palette_is_black(tmp_path):
 @pytest.mark.parametrize("value", [-0.5, 1.5, float("nan")])
 def test_float_pixels_outside_their_range_are_refused(tmp_path, value):
     Image.fromarray(np.array([[0, value]], np.float32)).save(tmp_path / "image.tiff")
-    with pytest.raises(InputError, match=r"image\.tiff: pixels from .*, expected them within 0 and 1"):
+    with pytest.raises(InputError, match=r"image\.tiff: pixels from .*, expected values from 0 to 1"):
         load_image(tmp_path / "image.tiff")
 
 
@@ -201,7 +201,7 @@ def test_scan_reads_sizes_and_says_what_will_be_converted(tmp_path, caplog):
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
     assert sum("2 of 5 images: grayscale" in message for message in messages) == 1
-    assert sum("2 of 5 images: with alpha, laid over black where transparent" in message for message in messages) == 1
+    assert sum("2 of 5 images: transparent, composited onto black" in message for message in messages) == 1
     assert sum("1 of 5 images: turned upright" in message for message in messages) == 1
 
 
@@ -227,8 +227,8 @@ def test_images_of_12_bits_in_files_of_16_are_said_to_be_dark(tmp_path, caplog, 
     annotations = annotate(tmp_path, ["bright.png", *(f"{number}.{suffix}" for number in range(2))])
     scan_sizes(annotations)
     messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    text = f"16-bit images that use at most {max(highest)} of 65535 (of 2 looked at): nearly black; save them with "
-    text += f"pixels {factor} times as bright"
+    text = f"16-bit images are nearly black: the brightest pixel is {max(highest)} of 65535 (2 checked); save them "
+    text += f"{factor} times as bright"
     assert messages == ([] if factor is None else [f"{tmp_path / 'labels.json'}: {text}"])
     entries = [{"image_path": annotations.name(index), "corner": [[1, 1]]} for index in range(3)]
     (tmp_path / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
@@ -246,9 +246,7 @@ def test_few_images_of_16_bits_are_looked_at_whatever_is_damaged_behind_the_head
     monkeypatch.setattr(images, "read_highest", lambda path: opened.append(path.name) or read(path))
     scan_sizes(annotate(tmp_path, [f"{number}.tiff" for number in range(11)]))
     assert opened == ["0.tiff", "2.tiff", "5.tiff", "7.tiff", "10.tiff"]
-    assert (
-        "at most 40 of 65535 (of 4 looked at): nearly black; save them with pixels 1024 times as bright" in caplog.text
-    )
+    assert "the brightest pixel is 40 of 65535 (4 checked); save them 1024 times as bright" in caplog.text
 
 
 def test_scan_of_a_sample_is_spread_evenly(tmp_path):
@@ -345,7 +343,7 @@ def test_files_that_a_container_has_read_leave_their_memory_to_others(tmp_path, 
 def test_cache_that_does_not_fit_is_refused_before_memory_is_taken(cached, monkeypatch):
     monkeypatch.setattr(image_cache, "free_memory", lambda: 100)
     with pytest.raises(
-        InputError, match=r"labels\.json: caching 3 decoded images needs 1\.35e-07 GB, and 8e-08 GB are"
+        InputError, match=r"labels\.json: caching 3 decoded images needs 1\.35e-07 GB, expected at most 8e-08 GB"
     ):
         ImageCache(cached, scan_sizes(cached))
 
@@ -360,7 +358,7 @@ def test_automatic_cache_does_without_where_memory_is_short(cached, monkeypatch)
 def test_cache_refuses_an_image_that_changed_its_size(cached, tmp_path):
     cache = ImageCache(cached, scan_sizes(cached))
     pixels("RGB", RED, (9, 9)).save(tmp_path / "0.png")
-    with pytest.raises(InputError, match=r"0\.png: 9 x 9 pixels, but it had 4 x 3"):
+    with pytest.raises(InputError, match=r"0\.png: 9 x 9 pixels, expected 4 x 3"):
         cache.load(0)
 
 

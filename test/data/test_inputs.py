@@ -46,15 +46,15 @@ def test_errors_of_rounding_beyond_0_and_1_are_cut_off_and_all_else_is_refused(k
     pixels = np.array([[[1, 1, 1, 0.6], [1, 1, 1, 1.0009]]], kind)
     assert to_rgb(pixels)[0, :, 0].tolist() == [153, 255]
     for low, high in ((-0.002, 1), (0, 1.002), (0, 255), (np.nan, 1), (0, np.inf)):
-        with pytest.raises(InputError, match="expected them within 0 and 1"):
+        with pytest.raises(InputError, match="expected values from 0 to 1"):
             to_rgb(np.array([[low, high]], kind))
-    with pytest.raises(InputError, match=r"pixels from -0\.002\d* to 1\.00[12]\d*, expected them within 0 and 1"):
+    with pytest.raises(InputError, match=r"pixels from -0\.002\d* to 1\.00[12]\d*, expected values from 0 to 1"):
         to_rgb(np.array([[-0.002, 1.0015]], kind))
 
 
 def test_whole_numbers_have_no_errors_of_rounding():
     for outside in (-1, 65536):
-        with pytest.raises(InputError, match=f"{outside}.*, expected them within 0 and 65535"):
+        with pytest.raises(InputError, match=f"{outside}.*, expected values from 0 to 65535"):
             to_rgb(Image.fromarray(np.array([[1, outside]], np.int32)))
 
 

@@ -15,23 +15,23 @@ NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3,
 @pytest.mark.parametrize(
     ("trained", "validated", "warned"),
     [
-        (NOTHING, SOMETHING, "train.json: no image to train on has any keypoint, so there is nothing to learn"),
+        (NOTHING, SOMETHING, "train.json: no training image has any keypoint, so there is nothing to learn"),
         (
             SOMETHING,
             NOTHING,
-            "validation.json: no image to validate on has any keypoint, so no checkpoint will be the best",
+            "validation.json: no validation image has any keypoint, so the best checkpoint cannot be chosen",
         ),
         (SOMETHING, SOMETHING, None),
         (
             {"a": [], "b": [[3, 4]]},
             BOTH,
-            "train.json: no image to train on has a keypoint of a, so that is not learned",
+            "train.json: no training image has a keypoint of a, which therefore cannot be learned",
         ),
         (
             BOTH,
             SOMETHING | {"b": []},
-            "validation.json: no image to validate on has a keypoint of b, so how well that is found stays unknown, "
-            "and its score threshold is a guess",
+            "validation.json: no validation image has a keypoint of b, for which accuracy is therefore unknown and the "
+            "score threshold a guess",
         ),
     ],
 )
@@ -59,14 +59,14 @@ def test_a_rare_channel_that_no_image_to_validate_on_shows_is_said_with_a_way_ou
         data.setup()
         (record,) = caplog.records
         trained = data.train_annotations.counts()[:, 1].any()
-        end = "its score threshold is a guess; another --seed splits otherwise" if trained else "so that is not learned"
+        end = "a guess; another --seed gives another split" if trained else "which therefore cannot be learned"
         assert record.getMessage().endswith(end)
 
 
 def test_nothing_to_train_on_is_said_once_where_empty_channels_are_ignored(tmp_path, caplog):
     path = write_data_set(tmp_path, [(20, 10)] * 3, [NOTHING] * 3)
     data = KeypointsDataModule(path, empty_channels="ignore")
-    with pytest.raises(InputError, match=r"no image to train on has any keypoint, and --empty_channels ignore"):
+    with pytest.raises(InputError, match=r"no training image has any keypoint, and --empty_channels ignore"):
         data.setup()
     assert not [record for record in caplog.records if "keypoint" in record.getMessage()]
 
@@ -104,7 +104,7 @@ def test_images_that_are_trained_on_and_measured_on_are_said_however_they_are_sp
         heatmap_stride=2,
     ).setup()
     (record,) = caplog.records
-    assert f"1 image both in train and in validation (first: {tmp_path / 'here' / '000.png'})" in record.message
+    assert f"1 image in both train and validation (first: {tmp_path / 'here' / '000.png'})" in record.message
     assert "--image_validation_dataset_path" in record.message
 
 
@@ -170,7 +170,7 @@ def test_of_a_few_images_that_are_trained_on_too_only_that_is_said(tmp_path, cap
     path = write_data_set(tmp_path, [(20, 10)] * 4, [SOMETHING] * 4)
     KeypointsDataModule(path, json_validation_dataset_path=path, heatmap_sigma=2.0, heatmap_stride=2).setup()
     (record,) = caplog.records
-    said = "4 images both in train and in validation (first: {}), so its metrics say nothing about new images"
+    said = "4 images in both train and validation (first: {}), so its metrics say nothing about new images"
     assert record.message == said.format(tmp_path / "000.png")
 
 
@@ -212,12 +212,12 @@ def test_keypoints_outside_of_the_image_do_not_count_towards_the_maximum(read, k
     read("2 3")
     read("2 -1")
     with pytest.raises(
-        InputError, match=r'entry 0 \("000.png"\), channel "b": 3 keypoints, more than the 2 of keypoint_'
+        InputError, match=r'entry 0 \("000.png"\), channel "b": 3 keypoints, expected at most 2 \(keypoint_'
     ):
         read("2 2")
-    with pytest.raises(InputError, match=r'entry 0 \("000.png"\), channel "a": 2 keypoints, more than the 1 of'):
+    with pytest.raises(InputError, match=r'entry 0 \("000.png"\), channel "a": 2 keypoints, expected at most 1 \('):
         read("1 -1")
-    with pytest.raises(InputError, match=r'channel "b": 5 keypoints, more than the 4 of'):
+    with pytest.raises(InputError, match=r'channel "b": 5 keypoints, expected at most 4 \('):
         read(4, keypoint_channels="b=a")
     read(5, keypoint_channels="b=a")
 
@@ -227,7 +227,7 @@ def test_only_images_with_too_many_keypoints_are_looked_at_where_sizes_are_not_k
     many = {"a": [[1, 1], [25, 5]]}  # of which both lie within 30 x 20 pixels, and one within 20 x 10
     path = write_data_set(tmp_path, [(20, 10)] * 9 + [(30, 20)], [SOMETHING] * 9 + [many])
     KeypointsDataModule(path, json_validation_dataset_path=path, keypoint_channel_max_keypoints=2).setup()
-    with pytest.raises(InputError, match=r'entry 9 \("009.png"\), channel "a": 2 keypoints, more than the 1 of'):
+    with pytest.raises(InputError, match=r'entry 9 \("009.png"\), channel "a": 2 keypoints, expected at most 1 \('):
         KeypointsDataModule(path, json_validation_dataset_path=path, keypoint_channel_max_keypoints=1).setup()
 
 

@@ -94,8 +94,8 @@ def test_changed_labels_are_noticed(annotations, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": ["003.png", "other.png"]}, "other.png.*expected the file that the split was made of"),
-        ({"train": ["003.png"]}, r"does not list 000\.png of \S+ \(2 images in all\), expected the file"),
+        ({"train": ["003.png", "other.png"]}, "other.png.*expected the file that the split was made from"),
+        ({"train": ["003.png"]}, r"does not list 000\.png of \S+ \(2 images missing\), expected the file"),
         ({"validation": ["000.png", "001.png", "002.png", "004.png"]}, "twice"),
         ({"validation": []}, "expected a list of image names under 'validation'"),
         ({"train": "003.png"}, "expected a list"),

@@ -746,5 +746,5 @@ def test_a_member_that_only_later_entries_have_is_refused(folder, labels, tmp_pa
     content = json.loads(labels.read_text())
     del content["dataset"][0]["pink"]
     labels.write_text(json.dumps(content))
-    with pytest.raises(InputError, match='entry 1 has the channel "pink", which entry 0 has not'):
+    with pytest.raises(InputError, match='entry 1 has the channel "pink", but entry 0 does not'):
         evaluate(checkpoint_of(folder, tmp_path / "a.ckpt"), labels, folder, device="cpu")

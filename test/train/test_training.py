@@ -467,7 +467,7 @@ def test_labels_without_any_keypoint_cannot_be_learnt_where_those_are_ignored(tm
     )
     for index in range(4):
         Image.new("L", (32, 32)).save(tmp_path / f"{index}.png")
-    with pytest.raises(InputError, match="no image to train on has any keypoint, and --empty_channels ignore"):
+    with pytest.raises(InputError, match="no training image has any keypoint, and --empty_channels ignore"):
         fit(json_dataset_path=str(tmp_path / "labels.json"), empty_channels="ignore", run_dir=str(tmp_path / "run"))
 
 
