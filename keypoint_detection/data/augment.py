@@ -41,7 +41,7 @@ class Augmentation:
     Geometric changes are combined into one homography, with which the keypoints are moved and the image is sampled
     once. A value of 0 turns a change off. Colour changes let a detector cope with different lighting, at no cost if the
     lighting stays the same. Blur and noise help if future images have them, and cost accuracy if not. Shear,
-    perspective, hue and erasing held back training runs of minutes. All of these are therefore off by default; they may
+    perspective, hue and erasing held back runs of a few minutes. All of these are therefore off by default; they may
     pay off in hours of training on rendered images for a camera whose images look different. Pasting parts of other
     images (`cutmix`) helped on one data set of three, and cost accuracy if each image was seen only some 50 times
     (benchmarks/README.md).

@@ -14,7 +14,7 @@ MOST_BYTES = 500_000_000
 
 
 def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[int, int]]:
-    """Finds image files with identical content; only files of the same length are read.
+    """Finds image files with identical content; reads only files that are as long as another one.
 
     Args:
         annotations: the data set.
@@ -38,7 +38,7 @@ def find_copies_of_training_images(
 ) -> list[tuple[int, int]]:
     """Finds validation or test images whose files are identical to the file of a training image.
 
-    Only files of the same length are read. A file that cannot be read is not a copy.
+    Reads only files whose lengths match. A file that cannot be read is not a copy.
 
     Args:
         train: the training images.

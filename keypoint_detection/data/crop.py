@@ -15,7 +15,7 @@ from torch import Tensor
 _ANYWHERE = 0.25
 # The keypoint is no nearer to the border of the crop than this fraction of its side, unless the image ends there.
 _MARGIN = 0.1
-# A label outside by at most this fraction of the image's side is on its border: division or 32 bits have rounded it.
+# A label outside by at most this fraction of the image's side was on its border until division or 32 bits rounded it.
 _ROUNDING = 1e-6
 
 

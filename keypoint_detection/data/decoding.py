@@ -136,7 +136,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """Scales pixels to uint8: integers from [0, 65535], others from [0, 1]; up to 0.001 beyond that is clipped.
+    """Scales pixels to uint8: integers from [0, 65535], others from [0, 1], where up to 0.001 beyond is clipped.
 
     Raises:
         InputError: if pixels are further outside; the message does not name the image.

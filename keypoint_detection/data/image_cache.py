@@ -49,7 +49,7 @@ class ImageCache:
         if needed.sum() > free:
             raise InputError(
                 f"{annotations.source}: caching {len(annotations)} decoded images needs {_gigabytes(needed.sum())}, "
-                f"expected at most {_gigabytes(free)}; --cache_images false trains without a cache"
+                f"expected at most {_gigabytes(free)}, the memory available; --cache_images false turns it off"
             )
         self._sizes = torch.from_numpy(sizes)
         self._starts = torch.from_numpy(np.cumsum(needed) - needed)

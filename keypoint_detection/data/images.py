@@ -101,7 +101,7 @@ def read_highest(path: str | Path) -> int:
 
 
 def tell_of_unused_bits(annotations: Annotations, indices: Sequence[int]) -> str:
-    """Checks whether 16-bit images use only 10, 12 or 14 of their bits, as those of industrial cameras do.
+    """Checks whether 16-bit images use only 10, 12 or 14 of their bits, like those of industrial cameras.
 
     Args:
         annotations: the data set.
@@ -197,7 +197,7 @@ def complete_sizes(annotations: Annotations, sizes: np.ndarray, skip_unreadable:
     Args:
         annotations: the images.
         sizes: `(N, 2)` width and height of each image in pixels; 0 where unknown.
-        skip_unreadable: leave the size of an unreadable image at 0; loading the image will raise the error.
+        skip_unreadable: leave the size of an unreadable image at 0; the error is reported when the image is loaded.
 
     Returns:
         `(N, 2)` int64 width and height of all images.

@@ -240,7 +240,7 @@ def _keys_are_unique(items: list[Any], text: str) -> bool:
 
 
 def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Builds an object and refuses a key that occurs twice, of which Python would silently take the last."""
+    """Builds an object and refuses duplicate keys, since Python would silently keep only the last one."""
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -37,7 +37,7 @@ def check_writable(channel_names: Sequence[str]) -> None:
         InputError: If one has: it would be lost when the file is read.
     """
     for name in METADATA_KEYS.intersection(channel_names):
-        raise InputError(f'the native format has no channel "{name}" (reserved), expected another name or format')
+        raise InputError(f'the native format reserves the name of channel "{name}", expected another name or format')
 
 
 class _Columns:

@@ -196,8 +196,8 @@ def _check_what_validates(parts: Mapping[str, Annotations], is_split_off: bool) 
         )
     elif without:
         logger.warning(
-            "%s: no validation image has a keypoint of %s, for which accuracy is therefore unknown and the score "
-            "threshold a guess%s",
+            "%s: no validation image has a keypoint of %s, so accuracy there is unknown and the score threshold is a "
+            "guess%s",
             validation.source, ", ".join(without), "; another --seed gives another split" if is_split_off else "",
         )  # fmt: skip
 

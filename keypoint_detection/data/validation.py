@@ -66,7 +66,7 @@ def _leave_out(annotations: Annotations, sizes: np.ndarray) -> tuple[Annotations
             f'{first}; {count} of {judged} keypoints are, read as "{annotations.coordinates}" coordinates'
             f"{_advice(annotations, sizes)}"
         )
-    advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses another)"
+    advice = "" if annotations.declared_sizes is not None else " (--keypoint_coordinates chooses others)"
     return annotations.keep(~outside), (
         f"{first}; {count} of {judged} keypoints are outside and left out, read as "
         f'"{annotations.coordinates}" coordinates{advice}'

@@ -295,7 +295,7 @@ def test_check_names_a_keypoint_outside_of_its_image_once_and_in_its_report(fold
     report = check_dataset(source, folder, decode=False)
     assert report.warnings == [
         f'{source}: entry 1 ("b.png"), channel "corner": the keypoint (0.5, 1.5) is outside 0 to 1; 1 of 3 '
-        'keypoints are outside and left out, read as "blender" coordinates (--keypoint_coordinates chooses another)'
+        'keypoints are outside and left out, read as "blender" coordinates (--keypoint_coordinates chooses others)'
     ]
     assert sum("outside" in line for line in report.lines()) == 1
     assert not caplog.records

@@ -30,8 +30,8 @@ NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3,
         (
             BOTH,
             SOMETHING | {"b": []},
-            "validation.json: no validation image has a keypoint of b, for which accuracy is therefore unknown and the "
-            "score threshold a guess",
+            "validation.json: no validation image has a keypoint of b, so accuracy there is unknown and the score "
+            "threshold is a guess",
         ),
     ],
 )

@@ -215,7 +215,7 @@ def _add_sheet(rng: np.random.Generator, parts: list[Part]) -> None:
 
 
 def _skin(rng: np.random.Generator, count: int) -> list[Material]:
-    """Materials for the faces of a thing: one texture, of which each face shows a random part."""
+    """Materials for the faces of a thing: each face shows a random part of the same texture."""
     texture = surface(rng, 96) if rng.random() < 0.6 else np.broadcast_to(random_colour(rng), (1, 1, 3))
     scale = rng.uniform(0.4, 1.5)
     return [Material(texture, texture, (scale, scale), tuple(rng.random(2)), tiled=True) for _ in range(count)]

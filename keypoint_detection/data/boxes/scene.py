@@ -71,8 +71,7 @@ class Scene:
     def visible_keypoints(self) -> dict[str, np.ndarray]:
         """The keypoints that are inside the image and not hidden by any face.
 
-        A corner of which only a sliver is visible, because something covers most of the pixels around it, counts as
-        hidden.
+        A corner counts as hidden if only a sliver of it is visible, because something covers most pixels around it.
 
         Returns:
             For each channel `(K, 3)`: x and y in continuous pixels and the depth in metres.
