@@ -147,7 +147,7 @@ def test_channels_of_all_files_are_made_of_the_same(folder):
     with pytest.raises(InputError) as raised:  # or `b` would validate what `a` and `b` train
         ready(folder, json_validation_dataset_path=folder / "less.json", keypoint_channels="a=b")
     line = f'"a" consists of "b" in that file, but of "a" and "b" in {folder / "dataset.json"}, expected the same'
-    assert str(raised.value) == f"{folder / 'less.json'}: {line}"
+    assert str(raised.value) == f"{folder / 'less.json'}: channel {line}"
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
