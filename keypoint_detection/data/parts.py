@@ -70,7 +70,7 @@ def read_parts(
     Args:
         files: JSON file and image folder of `train` and, if there are any, of `validation` and `test`.
         keypoint_channels: the channels to read; None takes all of the training file.
-        max_keypoints: the maximum number of keypoints per image for each channel, -1 for any; None allows any number.
+        max_keypoints: the maximum number of keypoints per image of each channel, or one for all; -1 or None: any.
         keypoint_coordinates: the convention of native files.
         empty_channels: what a channel without keypoints means, see `KeypointsDataModule`.
         validation_split_ratio: share of the training file for validation.

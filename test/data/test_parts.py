@@ -181,7 +181,7 @@ def test_of_a_few_images_without_keypoints_only_that_is_said(tmp_path, caplog):
         files.append(write_data_set(tmp_path / name, [(20, 10)] * count, [keypoints] * count))
     KeypointsDataModule(files[0], json_validation_dataset_path=files[1]).setup()
     (record,) = caplog.records
-    assert record.getMessage().endswith("no image to validate on has any keypoint, so no checkpoint will be the best")
+    assert record.getMessage().endswith("no validation image has any keypoint, so the best checkpoint cannot be chosen")
 
 
 # Three of `a`, of which one lies outside of the image, and three of `b`, all inside.
