@@ -689,7 +689,7 @@ def test_parts_that_are_no_smaller_than_any_image_are_warned_of(caplog, crop_siz
     ("points", "maxima", "told"),
     [
         ({"a": 1, "b": 2}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" would detect at most one'),
-        ({"a": 1, "b": 1}, None, 'of any channel: --keypoint_channel_max_keypoints 1 would detect at most one'),
+        ({"a": 1, "b": 1}, None, "of any channel: --keypoint_channel_max_keypoints 1 would detect at most one"),
         ({"a": 1, "b": 0}, None, 'of a: --keypoint_channel_max_keypoints "1 -1" would detect at most one'),
         ({"a": 2, "b": 2}, None, None),
         ({"a": 1, "b": 2}, "1 -1", None),
