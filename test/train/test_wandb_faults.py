@@ -11,7 +11,7 @@ from wandb_session import LOSSES, PICTURE, log_all, log_losses, losses_of, own_m
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
-from keypoint_detection.train import result
+from keypoint_detection.train import finish
 from keypoint_detection.train.wandb_logger import finish_wandb
 
 pytestmark = pytest.mark.usefixtures("fresh_wandb")
@@ -129,7 +129,7 @@ def test_death_of_the_wandb_process_does_not_stop_the_training(tmp_path, monkeyp
 def test_a_wandb_process_that_is_killed_costs_the_training_one_warning(
     tmp_path, monkeypatch, caplog, wandb_server, mode, moment
 ):
-    started, popen, step = [], subprocess.Popen, getattr(result, moment)
+    started, popen, step = [], subprocess.Popen, getattr(finish, moment)
 
     def start_process(arguments, *others, **options):
         started.append(popen(arguments, *others, **options))
@@ -143,7 +143,7 @@ def test_a_wandb_process_that_is_killed_costs_the_training_one_warning(
         return step(*arguments)
 
     monkeypatch.setattr(subprocess, "Popen", start_process)
-    monkeypatch.setattr(result, moment, kill_before)
+    monkeypatch.setattr(finish, moment, kill_before)
     flags = DEFAULT_HYPERPARAMETERS | {"wandb_mode": mode, "max_epochs": 1}
     run = fit(**flags, run_dir=str(tmp_path / "run"), enable_progress_bar=False)
     assert run.best_checkpoint.exists()
