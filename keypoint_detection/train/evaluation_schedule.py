@@ -15,7 +15,7 @@ EVALUATIONS_PER_RUN = 25
 LARGEST_SHARE = 0.1
 # A validation batch takes about this share of the time of a training batch.
 VALIDATION_COST = 1 / 3
-# An interval in epochs that divides no epoch number: a run is not to validate yet.
+# An interval in epochs that no run ever reaches: no validation for now.
 NOT_YET = 2**31
 # Batches between two looks at the clock within an epoch, since processes wait for one another at each.
 BATCHES_BETWEEN_LOOKS = 10
@@ -133,7 +133,7 @@ class EvaluationSchedule(pl.Callback):
         seconds_per_epoch = self._training_seconds / self._epochs_seen
         interval = min(duration / EVALUATIONS_PER_RUN, self._longest_interval * seconds_per_epoch)
         interval = self._affordable(trainer, interval, seconds_per_epoch / trainer.num_training_batches)
-        # Clocks differ between processes, and one that validates alone would wait for the others for ever.
+        # Clocks differ between processes, and a process that validates alone would wait for the others for ever.
         due = trainer.strategy.broadcast(now - self._evaluated + seconds_per_epoch / 2 >= interval)
         trainer.check_val_every_n_epoch = 1 if due else NOT_YET
 
@@ -151,6 +151,6 @@ class EvaluationSchedule(pl.Callback):
     def _affordable(self, trainer: pl.Trainer, interval: float, seconds_per_batch: float) -> float:
         """The interval in seconds, or a longer one if evaluations would take more than their share of it."""
         seconds = self._shortest_evaluation
-        if self._evaluations < 2:  # the first one sets things up and draws pictures, which says little about the others
+        if self._evaluations < 2:  # the first one includes setup and pictures, and says little about the others
             seconds = min(seconds, VALIDATION_COST * seconds_per_batch * sum(trainer.num_val_batches))
         return max(interval, seconds / LARGEST_SHARE)
