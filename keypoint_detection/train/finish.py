@@ -50,7 +50,7 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
     Returns:
         The result of the training run.
     """
-    # Under SLURM, Lightning would evaluate the weights of an interruption, whichever it is given.
+    # Under SLURM, Lightning would evaluate the weights saved at an interruption, whichever weights it is given.
     if trainer.is_global_zero:
         for path in folder.requeued:
             path.unlink()
