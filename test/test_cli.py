@@ -274,7 +274,7 @@ def test_frames_of_a_video_that_predict_has_labelled_are_told_from_a_folder_that
     expected = f"{tmp_path / 'clip.mp4#0'}{{}}this is a frame of a video, expected an image file"
     assert main(["check", "--json_dataset_path", str(labels)]) == 2
     (error,) = [line for line in capsys.readouterr().out.splitlines() if "error" in line]
-    assert error.endswith(expected.format("; "))
+    assert error.endswith(expected.format("); "))
     assert main(["train", "--json_dataset_path", str(labels), f"--run_dir={tmp_path / 'run'}"]) == 2
     assert capsys.readouterr().err.rstrip().endswith(expected.format(": no such image file, "))
 
