@@ -1,8 +1,8 @@
-"""How good a detector the defaults make in a few minutes, from random weights, on data sets of your own.
+"""How good a detector the defaults train in a few minutes, from random weights, on your own data sets.
 
-`python benchmarks/accuracy.py FOLDER/train.json:FOLDER/test.json ... --minutes 5` trains on each pair of files with
-nothing but the paths and the time, and measures the best checkpoint on the test file. Errors and PCK are those of the
-top detection of each channel that has one keypoint in an image; without a detection the error is the image's diagonal.
+`python benchmarks/accuracy.py FOLDER/train.json:FOLDER/test.json ... --minutes 5` trains on each pair of files, given
+only the paths and the time, and measures the best checkpoint on the test file. Errors and PCK are those of the top
+detection of each channel that has one keypoint in an image; without a detection the error is the image's diagonal.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ COLUMNS = [
 
 
 class SingleKeypoint(NamedTuple):
-    """The keypoint of a channel that has one in an image.
+    """The only keypoint of a channel in an image.
 
     Attributes:
         path: image file.
-        diagonal: of the image, in pixels.
-        channel: name.
+        diagonal: diagonal of the image in pixels.
+        channel: name of the channel.
         xy: `(2,)` in pixels.
     """
 
@@ -63,7 +63,7 @@ class SingleKeypoint(NamedTuple):
 
 
 def single_keypoints(json_path: Path) -> Iterator[SingleKeypoint]:
-    """All of them, image by image."""
+    """The only keypoints of channels that have one in an image, image by image."""
     annotations = read_annotations(json_path, json_path.parent)
     for index in range(len(annotations)):
         path = annotations.path(index)
@@ -74,7 +74,7 @@ def single_keypoints(json_path: Path) -> Iterator[SingleKeypoint]:
 
 
 def top_detections(checkpoint: Path, json_path: Path) -> Iterator[tuple[SingleKeypoint, np.ndarray | None]]:
-    """Every single keypoint, and the `(2,)` xy of the top detection of its channel, None without one."""
+    """Every single keypoint, with the `(2,)` xy of the top detection of its channel; None without a detection."""
     predictor = KeypointPredictor(checkpoint, score_threshold=0.0, max_keypoints=1)
     for path, keypoints in itertools.groupby(single_keypoints(json_path), key=lambda keypoint: keypoint.path):
         prediction = predictor(path)
@@ -84,13 +84,13 @@ def top_detections(checkpoint: Path, json_path: Path) -> Iterator[tuple[SingleKe
 
 
 def top_errors(checkpoint: Path, json_path: Path) -> np.ndarray:
-    """Distances in pixels of the top detections to the only keypoint of their channel, over all images."""
+    """Distances in pixels from the top detections to the only keypoint of their channel, over all images."""
     pairs = top_detections(checkpoint, json_path)
     return np.array([truth.diagonal if xy is None else np.hypot(*(xy - truth.xy)) for truth, xy in pairs])
 
 
 def own_flags(train: Path, test: Path, minutes: float, seed: int, folder: str) -> dict[str, Any]:
-    """The flags of a training that this script sets itself."""
+    """The training flags that this script sets itself."""
     seconds = round(60 * minutes)
     return {
         "json_dataset_path": str(train),
@@ -104,7 +104,7 @@ def own_flags(train: Path, test: Path, minutes: float, seed: int, folder: str) -
 
 
 def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str, Any]) -> dict[str, Any]:
-    """Trains and measures once."""
+    """Train and measure once."""
     with tempfile.TemporaryDirectory() as folder:
         result = fit(**own_flags(train, test, minutes, seed, folder), **flags)
         with (Path(folder) / "metrics.csv").open() as file:
@@ -117,7 +117,7 @@ def measure(train: Path, test: Path, minutes: float, seed: int, flags: dict[str,
         row |= {"median px": float(np.median(errors)), "mean px": float(np.mean(errors))}
         row |= {f"PCK@{distance}": float((errors <= distance).mean()) for distance in (2, 4, 8)}
     row |= {f"AP@{distance}": result.metrics[f"test/meanAP/d={distance}"] for distance in (2, 4, 8)}
-    # An epoch ends with a smaller batch where the images do not divide.
+    # The last batch of an epoch is smaller if the batch size does not divide the number of images.
     row["images/s"] = steps * images / -(-images // batch_size) / round(60 * minutes)
     row["M parameters"] = sum(p.numel() for p in result.detector.parameters()) / 1e6
     return row
@@ -133,10 +133,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def parse_pairs(pairs: list[str]) -> list[tuple[Path, Path]]:
-    """Reads train.json:test.json.
+    """Parse train.json:test.json.
 
     Raises:
-        InputError: If it is something else, or a file is missing.
+        InputError: If a pair has another form, or a file is missing.
     """
     paths = [tuple(map(Path, pair.split(":"))) for pair in pairs]
     for pair, files in zip(pairs, paths, strict=True):
@@ -149,10 +149,10 @@ def parse_pairs(pairs: list[str]) -> list[tuple[Path, Path]]:
 
 
 def parse_flags(items: list[str]) -> dict[str, Any]:
-    """Reads FLAG=VALUE.
+    """Parse FLAG=VALUE.
 
     Raises:
-        InputError: If it is something else, or a flag that this script sets itself.
+        InputError: If an item has another form, or is a flag that this script sets itself.
     """
     taken = own_flags(Path(), Path(), 1.0, 0, "")
     flags = {}
@@ -161,16 +161,16 @@ def parse_flags(items: list[str]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--set {item}: expected FLAG=VALUE")
         if name in taken:
-            raise InputError(f"--set {item}: {name} is not for --set, expected none of {', '.join(taken)}")
+            raise InputError(f"--set {item}: the script sets {name} itself, expected none of {', '.join(taken)}")
         try:
             flags[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {item}: expected a value as in YAML") from error
+            raise InputError(f"--set {item}: expected a YAML value") from error
     return flags
 
 
 def main() -> None:
-    """Trains on all pairs of files with all seeds, and prints on what and how, and a table that grows row by row."""
+    """Train on all pairs of files with all seeds; print machine and settings, and a table that grows row by row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="+", help="train.json:test.json")
     parser.add_argument("--minutes", type=float, default=5.0)

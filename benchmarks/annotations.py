@@ -1,7 +1,7 @@
 """Labels: time and memory of loading 10^3 to 10^6 images x 4 channels x 4 keypoints, and what 8 workers add.
 
-Every measurement has a process of its own. Memory is proportional (PSS): a page that n processes share counts 1/n in
-each of them.
+Each measurement runs in a process of its own. Memory is proportional (PSS): a page that n processes share counts as 1/n
+in each of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BASELINE_COUNT = 100_000
 
 
 def write_file(path: Path, count: int) -> None:
-    """A data set of `count` images, with the digits that a renderer writes."""
+    """Write a data set of `count` images, with as many digits as a renderer writes."""
     rng = random.Random(0)
 
     def channel(number: int) -> str:
@@ -47,19 +47,19 @@ def write_file(path: Path, count: int) -> None:
 
 
 def proportional_memory() -> float:
-    """Megabytes of this process, of shared pages its share."""
+    """Megabytes of this process, with its share of shared pages."""
     return megabytes("smaps_rollup", "Pss")
 
 
 def megabytes(file: str, field: str) -> float:
-    """One field of what the system knows about this process."""
+    """Megabytes in one field of a file of this process in `/proc`."""
     lines = Path("/proc/self", file).read_text(encoding="utf-8").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def use(annotations: Annotations, ready: Connection, measure: Connection) -> None:
-    """A worker: reads the labels of every image as a loader does, then waits until all others did too."""
-    torch.set_num_threads(1)  # As the workers of torch's loader do; threads do not survive a fork.
+    """A worker: reads the labels of the images as a loader does, then waits until all other workers have too."""
+    torch.set_num_threads(1)  # As in the workers of torch's loader; threads do not survive a fork.
     for index in range(0, len(annotations), max(1, len(annotations) // 20_000)):
         annotations.keypoints(index, 640, 480)
         annotations.path(index)
@@ -90,8 +90,8 @@ def memory_of_workers(annotations: Annotations, method: str) -> float:
 
 
 def measure(how: str, path: Path) -> dict[str, float]:
-    """Loads a file and measures it; runs in a process of its own."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Forgets the peak of the imports.
+    """Load a file and measure it; runs in a process of its own."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Reset the peak, which includes the imports.
     before, resident_before = proportional_memory(), megabytes("status", "VmRSS")
     start, start_of_work = time.perf_counter(), time.process_time()
     data = read_annotations(path, path.parent) if how == "library" else json.loads(path.read_text(encoding="utf-8"))

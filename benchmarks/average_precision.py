@@ -1,4 +1,4 @@
-"""Average precision: this library against Python objects in a sorted list, and how its cost grows."""
+"""Average precision: this library against Python objects in a sorted list, and how the cost grows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Detection(Keypoint):
 
 @dataclass
 class ClassifiedDetection(Detection):
-    """A detection of the baseline that is known to be right or wrong."""
+    """A detection of the baseline that has been classified as right or wrong."""
 
     threshold_distance: float
     true_positive: bool
@@ -95,7 +95,7 @@ def area_under_curve(detections: list[ClassifiedDetection], num_truths: int) -> 
 
 
 def random_case(images: int) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
-    """Images with 8 true keypoints and 20 detections in descending score, as decoded; 8 of these lie near true ones."""
+    """Images with 8 true keypoints and 20 detections in descending score, as decoded, 8 of which are near true ones."""
     generator = torch.Generator().manual_seed(0)
     truths = torch.rand(images, 8, 2, generator=generator) * 256
     near = truths + 2 * torch.randn(images, 8, 2, generator=generator)
@@ -110,7 +110,7 @@ def ours(
     predictions: list[tuple[torch.Tensor, torch.Tensor]],
     targets: list[torch.Tensor],
 ) -> dict[float, float]:
-    """This library's way, with the lists of the baseline."""
+    """This library's way, with the same lists as the baseline."""
     metric.reset()
     metric.update(predictions, targets)
     return metric.compute()
@@ -119,7 +119,7 @@ def ours(
 def batches(
     predictions: list[tuple[torch.Tensor, torch.Tensor]], targets: list[torch.Tensor]
 ) -> list[tuple[torch.Tensor, ...]]:
-    """The same as a training's validation passes it on."""
+    """The same data in batches, as validation in training passes them on."""
     xy = torch.stack([positions for positions, _ in predictions])[:, None]
     scores = torch.stack([values for _, values in predictions])[:, None]
     truths = torch.stack(targets)[:, None]
@@ -129,7 +129,7 @@ def batches(
 
 
 def as_in_training(metric: AveragePrecision, parts: list[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-    """This library's way, as in a validation: one update for every batch, and all values that are logged."""
+    """This library's way, as in validation: one update for each batch, and all values that are logged."""
     metric.reset()
     for part in parts:
         metric.update(*part)
@@ -169,7 +169,7 @@ def growth(exponent: int) -> Row:
     predictions, targets = random_case(count // 20)
     metric = KeypointAveragePrecision(DISTANCES)
     elapsed = min(milliseconds(lambda: ours(metric, predictions, targets)) for _ in range(3))
-    tracemalloc.start()  # sees the arrays of numpy, which hold nearly all of it
+    tracemalloc.start()  # sees the numpy arrays, which hold nearly all of the memory
     ours(metric, predictions, targets)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

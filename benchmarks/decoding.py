@@ -1,4 +1,4 @@
-"""Peaks: this library's `decode`, with sub-pixel positions, against scikit-image, without."""
+"""Peaks: this library's `decode` with sub-pixel positions against scikit-image without them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNT = 20
 
 
 def predicted(keypoints: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Heatmaps as a trained network gives them: peaks of various heights over a low, noisy background."""
+    """Heatmaps like those of a trained network: peaks of various heights over a low, noisy background."""
     logits = torch.logit(heatmaps.render(keypoints, (SIZE, SIZE), 3.0), eps=1e-3)
     return torch.sigmoid(logits + 0.3 * torch.randn(logits.shape, generator=generator))
 

@@ -1,4 +1,4 @@
-"""An exported ONNX file against the checkpoint in PyTorch: one image on the CPU, and where the time goes."""
+"""An exported ONNX file against the checkpoint in PyTorch, for one image on the CPU, and where the time goes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPEATS = 15
 
 
 def eager_way(checkpoint: Path, image: np.ndarray) -> Callable[[], object]:
-    """The baseline: the network of a checkpoint as a script runs it, and this library's peaks."""
+    """The baseline: the network of a checkpoint as a plain script runs it, with this library's peaks."""
     network, stride = plain_network(checkpoint), DETECTOR_VALUES["heatmap_stride"]
     return lambda: heatmaps.decode(network(image), KEYPOINTS, stride=stride)
 

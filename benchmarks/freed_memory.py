@@ -1,4 +1,4 @@
-"""What it brings that a process keeps the memory that a network frees, each way in a process of its own."""
+"""How much faster a process is that keeps the memory that a network frees; each way in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORK = {
 
 
 def task(name: str, keep: bool) -> Callable[[], object]:
-    """The work of that name, in a process that keeps what is freed or does not."""
+    """The work with that name, in a process that keeps freed memory or gives it back."""
     if keep:
         keep_freed_memory(*(PREDICTION if name == "image" else TRAINING))
     if name == "image":
@@ -32,7 +32,7 @@ def task(name: str, keep: bool) -> Callable[[], object]:
 
 
 def run() -> list[Row]:
-    """All of them."""
+    """Compare all kinds of work."""
     rows = []
     for name, text in WORK.items():
         row = Row("freed memory kept (on)", text, 0, "given back to the system")

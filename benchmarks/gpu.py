@@ -1,4 +1,4 @@
-"""What PyTorch offers for NVIDIA GPUs, each against the same without it; nothing where there is none."""
+"""What PyTorch offers for NVIDIA GPUs, each option against the same without it; no rows if there is no such GPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import nn
 
 from keypoint_detection.batch import Batch
 
-WIDTH = 2048  # of the network of matrix products
+WIDTH = 2048  # of the network that multiplies matrices
 
 
 def to_device(batch: Batch, device: str) -> Batch:
-    """The batch as a training moves it."""
+    """The batch on the device, moved as in training."""
     return move_data_to_device(batch, torch.device(device))._replace(sizes=batch.sizes)
 
 
 def precisions(device: str) -> list[Row]:
-    """Steps in 16 bits."""
+    """Training steps in 16 bits."""
     batch = to_device(batch_of(*BATCH), device)
     rows = []
     for name, precision in (("16-mixed (off)", torch.float16), ("bf16-mixed (on)", torch.bfloat16)):
@@ -31,7 +31,7 @@ def precisions(device: str) -> list[Row]:
 
 
 def tf32_of_convolutions(device: str) -> Row:
-    """Steps whose convolutions are in TF32, which trainings allow."""
+    """Training steps with convolutions in TF32, which training allows."""
     step = step_of(new_detector().to(device), to_device(batch_of(*BATCH), device))
 
     def with_tf32(allowed: bool) -> None:
@@ -46,7 +46,7 @@ def tf32_of_convolutions(device: str) -> Row:
 
 
 def tf32_of_matrices(device: str, width: int = WIDTH) -> Row:
-    """Products of matrices in TF32, which trainings allow."""
+    """Matrix products in TF32, which training allows."""
     network = nn.Sequential(*(nn.Linear(width, width) for _ in range(4))).to(device)
     inputs = torch.rand(width, width, device=device)
 
@@ -63,7 +63,7 @@ def tf32_of_matrices(device: str, width: int = WIDTH) -> Row:
 
 
 def pinned_memory(device: str, pin: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.pin_memory) -> Row:
-    """Batches that come from pinned memory, into which a thread of the loader copies them."""
+    """Transfer of batches from pinned memory, into which a thread of the loader copies them."""
     batch = batch_of(*BATCH)
     pinned = Batch(*(None if tensor is None else pin(tensor) for tensor in batch))
 
@@ -76,7 +76,7 @@ def pinned_memory(device: str, pin: Callable[[torch.Tensor], torch.Tensor] = tor
 
 
 def run() -> list[Row]:
-    """All of them, where there is such a GPU."""
+    """Measure all of them, if there is such a GPU."""
     if not torch.cuda.is_available():
         return []
     return [*precisions("cuda"), tf32_of_convolutions("cuda"), tf32_of_matrices("cuda"), pinned_memory("cuda")]

@@ -1,6 +1,6 @@
-"""Measures two ways to do the same work against one another, and prints the ratios as a table.
+"""Time two ways of doing the same work against each other, and print the ratios as a table.
 
-The two are timed in turns, so that whatever else the machine does slows both.
+The two are timed in turn, so that anything else that the machine does slows both down.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:  # processes that measure memory import this file, and not Lig
     from keypoint_detection.models.detector import KeypointDetector
 
 THREADS = 2
-# Seconds before each measurement of a whole network: the threads of one that ran before it go on spinning for a while,
-# and would take the cores. The call after it, which does not count, wakes them up: up to 10 ms on a virtual machine.
+# Seconds to wait before each measurement of a whole network: the threads of the one that ran before keep spinning for a
+# while and would take the cores. The first call, which does not count, wakes them: up to 10 ms on a virtual machine.
 PAUSE = 0.05
-# Seconds for which something is called again and again until its time is known.
+# Seconds for which something is called repeatedly to measure its time.
 STREAM = 0.02
-# Much like what the recipe chooses for images of 400 pixels at their own size.
+# Close to what the recipe chooses for images of 400 pixels at their own size.
 DETECTOR_VALUES = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
 
 
@@ -46,13 +46,13 @@ class Row:
 
     Attributes:
         name: what was measured.
-        work: on how much.
+        work: the amount of work.
         milliseconds: time of one call of this library, the median of several means.
-        baseline: what it is compared with, empty for none.
-        baseline_milliseconds: the same of the baseline.
-        target: the ratio of the two (baseline to ours) that has to be reached; None for a line without a demand.
-        at_most: the demand is that ours takes at most `1 / target` of the baseline's time, shown as such.
-        note: anything else that belongs to it, such as memory.
+        baseline: what it is compared with; empty for none.
+        baseline_milliseconds: time of one call of the baseline, likewise.
+        target: the ratio to be reached (time of the baseline to ours); None for a row without a target.
+        at_most: show the target as a limit: ours takes at most `1 / target` of the baseline's time.
+        note: anything else to show, such as memory.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the baseline takes."""
+        """How many times as long the baseline takes; None without a baseline."""
         return None if self.baseline_milliseconds is None else self.baseline_milliseconds / self.milliseconds
 
     def cells(self) -> list[str]:
-        """The texts of the line."""
+        """The cells of the row as text."""
         ratio = shown = ""
         if self.target is not None:
             shown = f"at most {1 / self.target:.2f}x" if self.at_most else f"{self.target:g}x"
@@ -79,7 +79,7 @@ class Row:
             shown += " MISSED" if missed else ""
             value, digits = (1 / self.ratio, 2) if self.at_most else (self.ratio, 1)
             if missed:
-                # One digit more than else, and more where rounding would make of it what was to be reached.
+                # One digit more than usual, and more if rounding would make it look as if the target was reached.
                 limit = round(1 / self.target if self.at_most else self.target, 9)
                 digits = next((d for d in range(digits + 1, 9) if round(value, d) != limit), 9)
             ratio = f"{value:.{digits}f}x its time" if self.at_most else f"{value:.{digits}f}x"
@@ -98,16 +98,16 @@ def compare(
     pause: float = 0.0,
     once: bool = False,
 ) -> Row:
-    """Time two callables in turns, and fill the medians into the row.
+    """Time two callables in turn, and fill the medians into the row.
 
     Args:
-        row: What is measured.
+        row: The row to fill in.
         ours: This library's way.
         baseline: The other way.
-        repeats: How often each is measured.
+        repeats: How often to measure each.
         pause: Seconds to wait before each measurement.
-        once: Measure single calls, whose data and code the other side has driven out of the caches, in the place of one
-            call of a stream (see `milliseconds`).
+        once: Measure single calls, whose data and code the other side has driven out of the caches, instead of a stream
+            of calls (see `milliseconds`).
     """
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
@@ -118,7 +118,7 @@ def compare(
 
 
 def milliseconds(callable_: Callable[[], object] | InProcess, once: bool = False) -> float:
-    """Mean time of calls that take `STREAM` seconds together, after one that does not count; or of one call."""
+    """Mean time of calls that take `STREAM` seconds together, after one that does not count; or time of one call."""
     if isinstance(callable_, InProcess):
         return callable_.milliseconds(once)
     if not once:
@@ -131,11 +131,11 @@ def milliseconds(callable_: Callable[[], object] | InProcess, once: bool = False
 
 
 class InProcess:
-    """Something to time that runs in a process of its own, so that what one side sets for its process is its own.
+    """A callable to time in a process of its own, so that settings of one side's process do not affect the other.
 
     Args:
-        make: Makes it, in that process, of the arguments. All can be pickled.
-        arguments: For `make`.
+        make: Makes the callable from the arguments, in that process. It can be pickled, and so can they.
+        arguments: Arguments of `make`.
     """
 
     def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object) -> None:
@@ -145,18 +145,18 @@ class InProcess:
 
     def __enter__(self) -> InProcess:
         self._process.start()
-        self._there.close()  # so that it is closed when the process ends
+        self._there.close()  # so that the pipe closes when the process ends
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._connection.close()  # which ends its loop
+        self._connection.close()  # ends the loop in the process
         self._process.join()
 
     def milliseconds(self, once: bool) -> float:
-        """The time as it is measured there.
+        """The time, measured in the process.
 
         Raises:
-            RuntimeError: If the process has ended; it has written why.
+            RuntimeError: If the process has ended; its error message is above.
         """
         try:
             self._connection.send(once)
@@ -166,7 +166,7 @@ class InProcess:
 
     @property
     def peak_bytes(self) -> int:
-        """The most memory that the process has had."""
+        """Peak memory of the process."""
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
@@ -174,13 +174,13 @@ class InProcess:
 def _serve(connection: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(THREADS)
     callable_ = make(*arguments)
-    with suppress(EOFError):  # the end of the benchmark
+    with suppress(EOFError):  # raised when the benchmark ends
         while True:
             connection.send(milliseconds(callable_, connection.recv()))
 
 
 def batch_of(images: int, channels: int, keypoints: int, height: int, width: int) -> Batch:
-    """Noise with keypoints at random."""
+    """A batch of noise with random keypoints."""
     generator = torch.Generator().manual_seed(0)
     return Batch(
         images=torch.rand(images, 3, height, width, generator=generator),
@@ -194,24 +194,24 @@ def batch_of(images: int, channels: int, keypoints: int, height: int, width: int
 
 
 def optimizer_of(detector: KeypointDetector) -> torch.optim.Optimizer:
-    """The optimiser with which a training of the detector begins, at its highest learning rates."""
+    """The optimiser with which training of the detector starts, at its highest learning rates."""
     detector.trainer = SimpleNamespace(
         callbacks=[], max_epochs=1, max_steps=-1, precision="32-true", gradient_clip_val=1.0
     )
     optimizer = detector.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"]  # the schedule's first is 0, which changes no weight
+        group["lr"] = group["initial_lr"]  # the schedule starts at 0, which would change no weights
     return optimizer
 
 
 def wait_for(device: str) -> None:
-    """Waits until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def machine() -> str:
-    """One line about the machine and the versions that the numbers belong to."""
+    """One line with the machine and the versions that were measured."""
     cpu = next(
         (line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
         platform.processor(),
@@ -224,7 +224,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
+    """The rows as a Markdown table."""
     lines = [HEADER, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     lines.insert(1, ["-" * width for width in widths])
@@ -233,12 +233,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
-    """Adds `--json`, for `prepare_json` and `write_json`."""
+    """Add `--json`, for `prepare_json` and `write_json`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
 
 
 def prepare_json(path: Path | None) -> None:
-    """Checks that the file of `--json`, if one is asked for, can be written, before anything runs.
+    """Check that the file of `--json`, if given, can be written, before anything runs.
 
     Raises:
         InputError: If it cannot.
@@ -248,10 +248,10 @@ def prepare_json(path: Path | None) -> None:
 
 
 def write_json(path: Path | None, content: object) -> None:
-    """Writes the file of `--json`, if one is asked for.
+    """Write the file of `--json`, if given.
 
     Raises:
-        InputError: If it cannot be written any more.
+        InputError: If it can no longer be written.
     """
     if path is not None:
         with writing(f"--json {path}"):
@@ -259,13 +259,13 @@ def write_json(path: Path | None, content: object) -> None:
 
 
 def report(rows: Sequence[Row], json_path: Path | None) -> None:
-    """Prints the machine and the table, and writes them as JSON where that is asked for."""
+    """Print the machine and the table, and write them to the file of `--json`, if given."""
     print(f"\n{machine()}\n\n{table(rows)}")
     write_json(json_path, {"machine": machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]})
 
 
 def exit_code(script: Callable[[], None]) -> int:
-    """Runs a script; bad input is one line on standard error and exit code 2, as with the library's commands."""
+    """Run a script; bad input gives one line on standard error and exit code 2, as in the library's commands."""
     try:
         script()
     except InputError as error:
@@ -275,16 +275,16 @@ def exit_code(script: Callable[[], None]) -> int:
 
 
 def main(benchmarks: dict[str, Callable[[], list[Row]]], description: str) -> None:
-    """Command line of one or more benchmarks: run them, print one table, write it as JSON when asked to."""
+    """Command line of one or more benchmarks: run them, print one table, and write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"which to run; all if left out: {', '.join(benchmarks)}"
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run, by default all: {', '.join(benchmarks)}"
     )
     add_json_flag(parser)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(benchmarks))
     if unknown:
-        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(benchmarks)}")
+        parser.error(f"no benchmark is called {', '.join(unknown)}; expected some of {', '.join(benchmarks)}")
     sys.exit(exit_code(lambda: _run(benchmarks, arguments.names or list(benchmarks), arguments.json)))
 
 

@@ -1,8 +1,8 @@
 """One image, from its file to keypoints: this library against PIL, plain PyTorch and scikit-image.
 
-The predictor runs the checkpoint, and the file that `keypoint-detection export` makes of it (extra `export`).
+The predictor runs the checkpoint and the file that `keypoint-detection export` writes from it (extra `export`).
 
-The network is trained for a moment to find white dots, so that the peaks are those of a detector and not of noise.
+The network is trained briefly to find white dots, so that the peaks are those of a detector rather than noise.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from keypoint_detection.predict import KeypointPredictor
 from keypoint_detection.train.image_sizes import LARGEST_SIDE
 
 WIDTH, HEIGHT, CHANNELS = 640, 480, 4
-KEYPOINTS = 20  # the most of a channel, as by default
+KEYPOINTS = 20  # maximum per channel, as by default
 
 
 def dots(images: int, height: int, width: int, seed: int) -> Batch:
-    """White dots on gray noise; every channel is to find them all."""
+    """White dots on gray noise; every channel has to find them all."""
     generator = torch.Generator().manual_seed(seed)
     keypoints = torch.rand(images, 1, 6, 2, generator=generator) * torch.tensor([width, height])
     drawn = heatmaps.render(keypoints, (height, width), 4.0)
@@ -54,7 +54,7 @@ def dots(images: int, height: int, width: int, seed: int) -> Batch:
 
 
 def trained_detector() -> KeypointDetector:
-    """A detector of white dots."""
+    """A detector trained to find white dots."""
     torch.manual_seed(0)
     detector = KeypointDetector([f"channel{i}" for i in range(CHANNELS)], **DETECTOR_VALUES)
     rate, steps = detector.hparams.learning_rate, 200
@@ -68,13 +68,13 @@ def trained_detector() -> KeypointDetector:
 
 
 def save_checkpoint(detector: KeypointDetector, path: Path) -> None:
-    """Writes what a predictor reads."""
+    """Write a checkpoint that a predictor can read."""
     content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
     torch.save(content | {"pytorch-lightning_version": "2.6.0"}, path)
 
 
 def run() -> list[Row]:
-    """Time reading, network and peaks, at the size of the image and at the one that the defaults choose on a CPU."""
+    """Time reading, network and peaks, at the image's own size and at the size that the defaults choose on a CPU."""
     detector = trained_detector()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.jpg"
@@ -84,7 +84,7 @@ def run() -> list[Row]:
 
 
 def plain_network(checkpoint: Path) -> Callable[[np.ndarray], Tensor]:
-    """What a script does with the network of a checkpoint: `(H, W, 3)` uint8 to heatmaps `(1, C, h, w)`."""
+    """The network of a checkpoint as a plain script runs it: `(H, W, 3)` uint8 to heatmaps `(1, C, h, w)`."""
     plain = KeypointDetector.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     plain.to(memory_format=torch.contiguous_format)
 
@@ -100,7 +100,7 @@ def plain_network(checkpoint: Path) -> Callable[[np.ndarray], Tensor]:
 
 
 def plain_way(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
-    """The baseline: PIL, the network of the checkpoint beside the image, and the peaks of scikit-image."""
+    """The baseline: PIL, the network of the checkpoint next to the image, and scikit-image's peaks."""
     network, stride = plain_network(path.with_suffix(".ckpt")), DETECTOR_VALUES["heatmap_stride"]
     height, width = fit_size((HEIGHT, WIDTH), parse_image_size(side))
 
@@ -124,13 +124,13 @@ def library_way(image: ImageInput, network: Path) -> Callable[[], object]:
 
 
 def plain_way_with_memory(path: Path, side: int | None) -> Callable[[], list[np.ndarray]]:
-    """The baseline in a process that keeps freed memory, as the predictor's does."""
+    """The baseline in a process that keeps freed memory, like that of the predictor."""
     keep_freed_memory(*PREDICTION)
     return plain_way(path, side)
 
 
 def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[Row]:
-    """Time one image that is letterboxed into a square of `side` pixels, or as it is."""
+    """Time one image, letterboxed into a square of `side` pixels, or at its own size if that is None."""
     detector.hparams.image_size = None if side is None else [side, side]
     checkpoint = path.with_suffix(".ckpt")
     save_checkpoint(detector, checkpoint)
@@ -150,7 +150,7 @@ def time_size(detector: KeypointDetector, path: Path, side: int | None) -> list[
             baseline=f"{reading}, default memory format, skimage peaks" + ("" if target else "; freed memory kept"),
             target=target,
         )
-        # Both in processes of their own: the predictor's keeps the memory that the network frees.
+        # Each in its own process: that of the predictor keeps the memory that the network frees.
         with InProcess(library_way, path, network) as ours, InProcess(baseline, path, side) as theirs:
             rows.append(compare(row, ours, theirs, repeats=15, pause=PAUSE))
     return rows

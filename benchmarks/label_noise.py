@@ -1,12 +1,13 @@
-"""How exact labels are, where two views show the same keypoints: one coordinate is then known twice.
+"""How exact labels are if two views show the same keypoints, so that one coordinate is known twice.
 
 `python benchmarks/label_noise.py DATA/train.json DATA/test.json best.ckpt --views "paw_side=paw_below nose_side=..."`
 
-A camera that sees an animal directly and in a mirror below it sees each part twice, at about the same x. How a part's
-first x follows from its other three coordinates (linearly) is fitted to the labels of the first file. The labels of the
-second file, and what the detector found there, are then asked for the same. What labels leave is an upper bound of
-their noise, for the views may show different sides of a part. That detections leave less does not show that they are
-nearer to the truth: a detector whose errors in both views go together agrees with itself.
+A camera that sees an animal directly and in a mirror below sees each part twice, at about the same x. A linear fit to
+the labels of the first file predicts a part's first x from its other three coordinates. The fit is then applied to the
+labels of the second file, and to what the detector found there; printed are the errors that remain. Those of the labels
+are an upper bound of their noise, since the views may show different sides of a part. If those of the detections are
+smaller, that does not show that they are nearer to the truth: a detector whose errors in both views are correlated
+agrees with itself.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from keypoint_detection.errors import InputError
 
 Keypoints = dict[tuple[Path, str], np.ndarray]  # xy in pixels by image file and channel
 
-# Pixels: a detection further from its label is of another part, and says nothing of how exact either is.
+# Pixels: a detection further from its label is of another part, and says nothing about how exact either of them is.
 WITHIN = 12.0
 
 
 def pair_up(keypoints: Keypoints, views: tuple[str, str]) -> np.ndarray:
-    """Both views of a part, of the images that have both: `(n, 4)` x and y of the first, x and y of the second."""
+    """Both views of a part, in the images that have both: `(n, 4)` x and y of the first, x and y of the second."""
     first, second = views
     images = sorted({image for image, _ in keypoints})
     both = [(keypoints.get((image, first)), keypoints.get((image, second))) for image in images]
@@ -36,12 +37,12 @@ def pair_up(keypoints: Keypoints, views: tuple[str, str]) -> np.ndarray:
 
 
 def terms(pairs: np.ndarray) -> np.ndarray:
-    """What the first x follows from, `(n, 4)`."""
+    """The terms of the linear fit of the first x, `(n, 4)`."""
     return np.column_stack([np.ones(len(pairs)), pairs[:, 1:]])
 
 
 def main() -> None:
-    """Prints what labels and detections leave unexplained."""
+    """Print the errors that the fit leaves for labels and detections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", type=Path, metavar="TRAIN.json")
     parser.add_argument("test", type=Path, metavar="TEST.json")

@@ -1,8 +1,8 @@
 """Loading: this library's data set against Pillow, one image at a time, with a full grid per keypoint.
 
 Both decode JPEG files in full. A second baseline lets Pillow decode them at half scale (`draft`), which is faster and
-changes the pixels. Training images that are much larger than the network's input are decoded like that by this library
-too, which is measured against decoding them in full.
+changes the pixels. This library too decodes training images at a reduced scale if they are much larger than the
+network's input; that is measured against decoding them in full.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PHOTOGRAPH_INPUT = 512
 
 
 def write_images(folder: Path, count: int = IMAGES, size: tuple[int, int] = FILE_SIZE) -> Path:
-    """Writes JPEG files of `size` (width, height), detailed like photographs, and labels; returns the JSON file."""
+    """Write JPEG files of `size` (width, height), detailed like photographs, and labels; return the JSON file."""
     random = np.random.default_rng(0)
     entries = []
     for index in range(count):
@@ -72,7 +72,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         json_path: The labels.
-        draft: Decode a JPEG at the smallest scale that Pillow offers and that suffices.
+        draft: Decode a JPEG at the smallest scale that Pillow offers and that is large enough.
     """
 
     def __init__(self, json_path: Path, draft: bool = False) -> None:
@@ -95,7 +95,7 @@ class PlainDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def run() -> list[Row]:
-    """Load an epoch without workers, and what augmentation, cache and the place of rendering change."""
+    """Load an epoch without workers, with and without augmentation and cache, and with heatmaps left to the device."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         path = write_images(Path(name))
@@ -125,7 +125,7 @@ def run() -> list[Row]:
 
 
 def photographs(size: tuple[int, int]) -> Row:
-    """Load photographs of `size` (width, height) for training, against the same with every file decoded in full."""
+    """Load photographs of `size` (width, height) for training, against the same with each file decoded in full."""
 
     def whole(path: Path, needed: object) -> tuple[np.ndarray, tuple[int, int]]:
         pixels = load_image(path)

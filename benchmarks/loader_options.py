@@ -1,4 +1,4 @@
-"""What a loader may do in two ways: where heatmaps are rendered, and whether its workers stay from epoch to epoch."""
+"""Two choices of the loader: where heatmaps are rendered, and whether its workers persist from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.loading import loader_arguments
 
-IMAGES = 20  # of which two are split off
+IMAGES = 20  # two of them are split off for validation
 BATCH_SIZE = 4
 SIZE = 256
 WORKERS = 2
@@ -23,7 +23,7 @@ EPOCHS = 2
 
 
 def new_module(folder: Path) -> KeypointsDataModule:
-    """The data of a training."""
+    """The data of a training run."""
     path = write_images(folder, IMAGES, (SIZE, SIZE))
     module = KeypointsDataModule(
         path, keypoint_coordinates="normalized", batch_size=BATCH_SIZE, heatmap_sigma=6.0, heatmap_stride=4
@@ -33,7 +33,7 @@ def new_module(folder: Path) -> KeypointsDataModule:
 
 
 def way_to_device(module: KeypointsDataModule, samples: list[Batch], device: str, render: bool) -> Callable[[], None]:
-    """What becomes of samples until they train: collated and transferred, their heatmaps rendered before or after."""
+    """From samples to a batch to train on: collate and transfer, with heatmaps rendered before or after."""
     dataset = module.dataset("train")
 
     def batch() -> None:
@@ -46,7 +46,7 @@ def way_to_device(module: KeypointsDataModule, samples: list[Batch], device: str
 
 
 def place_of_rendering(module: KeypointsDataModule) -> list[Row]:
-    """Heatmaps as the device renders them, against the loader's, both for the whole batch and in this process."""
+    """Heatmaps rendered after the transfer against before it, both for the whole batch and in this process."""
     samples = module.dataset("train").__getitems__(range(BATCH_SIZE))
     work = f"collate and transfer {BATCH_SIZE} images {SIZE}x{SIZE}, {CHANNELS} channels x {KEYPOINTS} keypoints"
     rows = []
@@ -58,7 +58,7 @@ def place_of_rendering(module: KeypointsDataModule) -> list[Row]:
 
 
 def persistent_workers(module: KeypointsDataModule) -> Row:
-    """Epochs of a loader whose workers stay, against one that starts them for each."""
+    """Epochs of a loader whose workers persist, against one that starts them in every epoch."""
     dataset = module.dataset("train")
 
     def epochs(persistent: bool) -> None:
@@ -74,7 +74,7 @@ def persistent_workers(module: KeypointsDataModule) -> Row:
 
 
 def run() -> list[Row]:
-    """Both."""
+    """Measure both choices."""
     with tempfile.TemporaryDirectory() as folder:
         module = new_module(Path(folder))
         return [*place_of_rendering(module), persistent_workers(module)]

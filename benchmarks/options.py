@@ -1,4 +1,7 @@
-"""What PyTorch offers, each against the default of the training, and how the cost of a step grows with the image."""
+"""PyTorch's options, each against a training step without it, and how the cost of a step grows with channels and size.
+
+Also measured: this library's binary cross-entropy against torch's.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,16 @@ from keypoint_detection.train.device_speed import compile_backbone
 REPEATS = 5
 BATCH = (4, 4, 20, 256, 256)  # images, channels, keypoints, height, width
 WORK = "a training step, Unet defaults, batch 4, 256x256"
-# Peak of everything this process did, in the unit of Linux.
+# In the unit of `ru_maxrss` on Linux, kibibytes. It is the peak of everything that this process did.
 GIBIBYTE = 2**20
 
 
 def step_of(
     detector: KeypointDetector, batch: Batch, fused: bool = True, precision: torch.dtype | None = None
 ) -> Callable[[], None]:
-    """One step of a training but for clipped gradients and averaged weights; the defaults are what a training does."""
+    """One training step without gradient clipping and averaged weights; the defaults are those of training."""
     optimizer, device = optimizer_of(detector), detector.device.type
-    scaler = torch.amp.GradScaler(device, enabled=precision is torch.float16)  # what is too small for 16 bits
+    scaler = torch.amp.GradScaler(device, enabled=precision is torch.float16)  # scales what is too small for 16 bits
     if not fused:
         for group in optimizer.param_groups:
             group["fused"] = False
@@ -54,7 +57,7 @@ def new_detector(channels: int = 4) -> KeypointDetector:
 
 
 def offered() -> list[Row]:
-    """Options that are on are measured against a step without them; those that are off are measured themselves."""
+    """A step with each option, on or off by default, against a step without it."""
     batch = batch_of(*BATCH)
     contiguous = new_detector().to(memory_format=torch.contiguous_format)
     pairs = (
@@ -86,7 +89,7 @@ def offered() -> list[Row]:
 
 
 def loss() -> list[Row]:
-    """Binary cross-entropy and its gradient, against torch's."""
+    """Binary cross-entropy and its gradient against torch's."""
     truth = heatmaps.render(
         torch.rand(4, 32, 1, 2, generator=torch.Generator().manual_seed(0)) * 288, (288, 288), 6.0, 4
     )
@@ -111,14 +114,14 @@ def loss() -> list[Row]:
     )
 
     def in_training(logits: Tensor, targets: LossTargets) -> Tensor:
-        return LOSSES["bce"](logits.contiguous(), targets)  # as `evaluate_loss` gives them
+        return LOSSES["bce"](logits.contiguous(), targets)  # as `evaluate_loss` passes them
 
     ours, baseline = (lambda way=way: way(logits, targets).sum().backward() for way in (in_training, with_torch))
     return [compare(row, ours, baseline, 21)]
 
 
 def large() -> list[Row]:
-    """Many channels and large images, against the same number of cells in pieces of the usual size."""
+    """Many channels against few, and a large image against as many pixels in images of the usual size."""
     rows = []
     for name, batch, pieces, count in (
         ("50 channels", batch_of(1, 50, 4, 256, 256), batch_of(1, 4, 4, 256, 256), 1),
@@ -139,7 +142,7 @@ def large() -> list[Row]:
 
 
 def run() -> list[Row]:
-    """All of them."""
+    """Measure all of them."""
     return [*loss(), *large(), *offered()]
 
 

@@ -1,4 +1,4 @@
-"""Runs every benchmark and prints one table: `python benchmarks/run.py [NAME ...] [--json FILE]`."""
+"""Run every benchmark and print one table: `python benchmarks/run.py [NAME ...] [--json FILE]`."""
 
 from collections.abc import Callable
 

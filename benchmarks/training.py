@@ -1,8 +1,9 @@
-"""What evaluating after every epoch adds to a training: `python benchmarks/training.py [TRAIN.json]`.
+"""What evaluating after every epoch adds to training: `python benchmarks/training.py [TRAIN.json]`.
 
-The same training runs with validation, average precision, pictures and checkpoints of the best epoch; with validation,
-and these (but for pictures) after the last epoch alone; and without, three times in turn. Without a file it trains on
-images of noise.
+The same training run is timed in three ways, three times in turn: with validation, average precision, pictures and
+checkpoints of the best epoch after every epoch; with validation after every epoch, but average precision and the best
+checkpoint only after the last one, and no pictures; and with none of these. Without a file, it trains on images of
+noise.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from loader import write_images
 from keypoint_detection import fit
 
 EPOCHS = 10
-ROUNDS = 3  # of all ways in turn: one training alone differs from the next by a tenth where cores are shared
+ROUNDS = 3  # of all ways in turn: on shared cores, one training run differs from the next by a tenth
 IMAGES = 64
 
 
 def seconds_of_training(json_path: Path, **flags: Any) -> float:
-    """Trains, and returns how long the training alone took, without reading the labels and the final report."""
+    """Train, and return how long training alone took, without reading the labels and the final report."""
     seconds = []
     fit_of_lightning = pl.Trainer.fit
 
@@ -52,10 +53,10 @@ def seconds_of_training(json_path: Path, **flags: Any) -> float:
 
 
 def compare_on(json_path: Path, name: str, **flags: Any) -> list[Row]:
-    """Trains with evaluation, with validation alone, and without."""
+    """Train with evaluation, with validation alone, and without either."""
     ways: list[dict[str, Any]] = [
         {"ap_epoch_freq": 1},
-        # The last epoch is evaluated whatever the flags are.
+        # The last epoch is evaluated regardless of the flags.
         {"ap_epoch_freq": 1, "ap_epoch_start": EPOCHS + 1, "max_pictures": 0},
         {"limit_val_batches": 0, "num_sanity_val_steps": 0},
     ]
@@ -88,7 +89,7 @@ def run() -> list[Row]:
 
 
 def main() -> None:
-    """Compares on the given file, or on images of noise."""
+    """Compare on the given file, or on images of noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json_path", nargs="?", type=Path, metavar="TRAIN.json")
     add_json_flag(parser)

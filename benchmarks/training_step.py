@@ -1,9 +1,9 @@
-"""One step of training: this library's detector against the same network in a plain PyTorch loop.
+"""One training step: this library's detector against the same network in a plain PyTorch loop.
 
 The baseline draws the heatmaps within the loop, keypoint by keypoint on the full grid, keeps PyTorch's default memory
-format and trains with AdamW; the detector has the optimiser of its own defaults. Neither clips gradients or averages
-weights. Both work on the same batch of images and keypoints, in processes of their own: that of a training keeps the
-memory that a step frees.
+format and trains with AdamW; the detector uses its default optimiser. Neither clips gradients or averages weights. Both
+work on the same batch of images and keypoints, in processes of their own: a training process keeps the memory that a
+step frees.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ REPEATS = 15
 
 
 def library_step() -> Callable[[], None]:
-    """Heatmaps, forward, loss, backward and optimiser, as in a training."""
+    """Heatmaps, forward, loss, backward and optimiser, as in training."""
     keep_freed_memory(*TRAINING)
     return step_of(new_detector(CHANNELS), batch_of(IMAGES, CHANNELS, KEYPOINTS, SIZE, SIZE))
 
 
 def plain_step(keep: bool) -> Callable[[], None]:
-    """The baseline, in a process that keeps freed memory or, as any other, gives it back."""
+    """The baseline, in a process that keeps freed memory or, like any other, gives it back."""
     if keep:
         keep_freed_memory(*TRAINING)
     plain = new_detector(CHANNELS).to(memory_format=torch.contiguous_format)
