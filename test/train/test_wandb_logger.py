@@ -151,7 +151,7 @@ def test_what_cannot_be_done_as_asked_is_an_error(tmp_path, monkeypatch, argumen
 
 def test_run_that_is_open_already_is_an_error(tmp_path):
     run = wandb.init(mode="offline", dir=tmp_path)
-    with pytest.raises(InputError, match=f"the wandb run {run.id} is open"):
+    with pytest.raises(InputError, match=f"the wandb run {run.id} is already open"):
         start(tmp_path)
     assert wandb.run is run
 
