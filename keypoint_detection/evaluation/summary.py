@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class Evaluation:
     threshold_unit: str
     distance: float
     score_thresholds: list[float]
-    metrics: dict[str, float]
-    channels: dict[str, dict[str, Any]]
+    metrics: dict[str, float] = field(repr=False)
+    channels: dict[str, dict[str, Any]] = field(repr=False)
     mean: dict[str, Any]
-    errors: ErrorTaxonomy
-    images: dict[int, ReportImage]
-    matches: Matches
+    errors: ErrorTaxonomy = field(repr=False)
+    images: dict[int, ReportImage] = field(repr=False)
+    matches: Matches = field(repr=False)
     calibration: Calibration | None = None
 
     def table(self) -> str:

@@ -62,9 +62,9 @@ class BestEpoch:
         count = sum(epoch != START_EPOCH for epoch in self.curves.get(MONITOR, ([], []))[0])
         if self._start is not None and self.epochs == 0 and count:
             logger.warning(
-                "none of %s during training was as good as the weights of --checkpoint, so best.ckpt holds those "
-                "weights unchanged; a lower --learning_rate or more images may help",
-                counted(count, "evaluation"),
+                "no evaluation during training (of %d) was as good as the weights of --checkpoint, so best.ckpt holds "
+                "those weights unchanged; a lower --learning_rate or more images may help",
+                count,
             )
             return True
         losses = self._losses_since

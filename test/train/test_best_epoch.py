@@ -43,7 +43,7 @@ def test_the_end_of_a_training_says_which_epoch_is_the_best(best, text):
 def test_a_fine_tuning_that_comes_to_nothing_better_is_warned_of(caplog):
     assert BestEpoch(0.0, 5.0, 7, falling(5, start=0.9)).warn(collapsed=True)
     assert caplog.messages == [
-        "none of 5 evaluations during training was as good as the weights of --checkpoint, so best.ckpt holds those "
+        "no evaluation during training (of 5) was as good as the weights of --checkpoint, so best.ckpt holds those "
         "weights unchanged; a lower --learning_rate or more images may help"
     ]
 

@@ -83,7 +83,7 @@ def test_where_nothing_better_comes_the_best_are_the_weights_as_they_were(
     assert torch.allclose(best["state_dict"]["score_thresholds"], before["state_dict"]["score_thresholds"], atol=1e-6)
     assert result.metrics["best/meanAP"] == pytest.approx(mean_ap, abs=1e-6)
     assert result.origin == f"best.ckpt: the unchanged weights of --checkpoint, with a mean AP of {mean_ap:.3f}"
-    assert "none of 2 evaluations during training was as good as the weights of --checkpoint" in caplog.text
+    assert "no evaluation during training (of 2) was as good as the weights of --checkpoint" in caplog.text
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert {"validation_keypoints_start.jpg", "best_keypoints_start.jpg"} <= names
     # Beside it are the best of the epochs.
