@@ -131,7 +131,7 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
 
 def _names_of_types(types: str) -> list[str]:
     """Readable names for types in the parser's messages, such as `<class 'float'>, typing.Literal['auto']`."""
-    names = []
+    names, types = [], types.replace("dict[str, float]", """Literal[{"name": 0.5}]""")
     for kind, values in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types):
         names += [_TYPE_NAMES.get(kind, kind)] if kind else [value.strip(" '") for value in values.split(",")]
     return names

@@ -65,6 +65,9 @@ def test_score_thresholds_by_channel_leave_the_others_their_own(checkpoint, imag
     assert found('{"green": 1.0}') == [3, 0]
     assert run(checkpoint, tmp_path / "out.json", images, "--score_threshold", '{"blue": 1}') == 2
     assert "score_threshold: no channel 'blue', expected red, green" in capsys.readouterr().err
+    assert run(checkpoint, tmp_path / "out.json", images, "--score_threshold", '{"red": 0.9') == 2
+    expected = 'error: --score_threshold {"red": 0.9: expected a number or {"name": 0.5} or none\n'
+    assert capsys.readouterr().err == expected
 
 
 def test_predictions_of_a_folder_can_be_trained_on(checkpoint, images, tmp_path, caplog):
