@@ -20,8 +20,10 @@ from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
 # Names of types in messages about a value that has none of the expected types.
-_TYPE_NAMES = {"float": "a number", "int": "a whole number", "str": "text", "bool": "true or false", "NoneType": "none"}
-
+_TYPE_NAMES = {
+    "float": "a number", "int": "a whole number", "str": "text", "bool": "true or false", "NoneType": "none",
+    "dict[str, float]": '{"name": 0.5}',
+}  # fmt: skip
 # Types whose values cannot all be listed.
 _NUMBER_OR_TEXT = "<class '(?!NoneType)"
 
@@ -123,16 +125,15 @@ def _one_line(message: str, flags: Sequence[str]) -> str:
     if mistyped and _names_of_types(mistyped.group(2)):
         name, types, value = mistyped.groups()
         names, only_choices = _names_of_types(types), "Literal" in types and not re.search(_NUMBER_OR_TEXT, types)
-        return (
-            f"--{name} {value.strip()}: expected {'one of ' + ', '.join(names) if only_choices else ' or '.join(names)}"
-        )
+        expected = f"one of {', '.join(names)}" if only_choices else " or ".join(names)
+        return f"--{name} {value.strip()}: expected {expected}"
     return re.sub(r"\s*\n\s*[-|]*\s*", " ", message).strip()
 
 
 def _names_of_types(types: str) -> list[str]:
     """Readable names for types in the parser's messages, such as `<class 'float'>, typing.Literal['auto']`."""
-    names, types = [], types.replace("dict[str, float]", """Literal[{"name": 0.5}]""")
-    for kind, values in re.findall(r"<class '(\w+)'>|Literal\[([^\]]*)\]", types):
+    names = []
+    for kind, values in re.findall(r"((?<=<class ')\w+|dict\[str, float\])|Literal\[([^\]]*)\]", types):
         names += [_TYPE_NAMES.get(kind, kind)] if kind else [value.strip(" '") for value in values.split(",")]
     return names
 

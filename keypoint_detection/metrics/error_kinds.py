@@ -18,7 +18,7 @@ detections are removed; imprecise ones count as correct; those in the wrong chan
 claimed a keypoint count as correct in its channel; misses are subtracted from the number of true keypoints. The gains
 of the kinds do not add up, because one error can hide another.
 
-I images, C channels, N detections, K true keypoints, R rows.
+I images, C channels, N detections, K true keypoints, R rows. All tensors are on the CPU.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def classify_detections(
     """
     xy = xy.double().masked_fill(~labelled[..., None, None], torch.nan)
     truths = truths.double().masked_fill(~labelled[..., None, None], torch.nan)
-    kinds = torch.full(scores.shape, NO_DETECTION, device=xy.device)
+    kinds = torch.full(scores.shape, NO_DETECTION)
     claimed = torch.full_like(kinds, -1)
-    missed = torch.zeros(truths.shape[:-1], dtype=torch.bool, device=xy.device)
+    missed = torch.zeros(truths.shape[:-1], dtype=torch.bool)
     # Images with similar numbers of points are processed together, to save padding.
     lengths = torch.stack([_used(xy), _used(truths)], dim=1)
     for images in of_similar_size((lengths * scores.shape[1]).numpy()):
@@ -127,8 +127,8 @@ def classify_detections(
 def _used(points: Tensor) -> Tensor:
     """How many of the N points of each image, `(I, C, N, 2)`, include all that are not NaN: `(I,)` int64."""
     present = ~points.isnan().any(-1).all(1)
-    places = torch.arange(1, present.shape[1] + 1, device=points.device)
-    return (present * places).amax(1).cpu() if len(places) else torch.zeros(len(points), dtype=torch.int64)
+    places = torch.arange(1, present.shape[1] + 1)
+    return (present * places).amax(1) if len(places) else torch.zeros(len(points), dtype=torch.int64)
 
 
 def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Classification:
@@ -156,7 +156,7 @@ def _classify(xy: Tensor, scores: Tensor, truths: Tensor, distance: float) -> Cl
     name(within(xy, truths, radius), DUPLICATE)
     # From here on, the channels are joined, because a detection may take the keypoint of another channel. Those of its
     # own are farther than 2 d from all detections that remain, so a nearby truth is always another channel's.
-    channels = torch.arange(n_channels, device=xy.device).repeat_interleave(truths.shape[2])
+    channels = torch.arange(n_channels).repeat_interleave(truths.shape[2])
     points = xy.masked_fill(~wrong[..., None], torch.nan).flatten(1, 2)
     near = within(points, truths.flatten(1, 2), distance)
     points = points.masked_fill(~near[..., None], torch.nan)  # few are left to claim anything, one after another

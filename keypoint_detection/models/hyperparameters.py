@@ -12,7 +12,6 @@ from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULES
 from keypoint_detection.models.registry import check_arguments, defaults, look_up
-from keypoint_detection.wording import did_you_mean
 
 # Keypoints that are decoded per channel by default.
 MAX_KEYPOINTS = 20
@@ -136,9 +135,7 @@ def check_overrides(detector: type, names: Iterable[str]) -> None:
         return  # Its base class checks what it passes on.
     known = [parameter.name for parameter in parameters if parameter.name != "load_pretrained"]
     for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise InputError(f"{detector.__name__} has no hyperparameter {name!r}{hint}, expected {', '.join(known)}")
+        look_up(dict.fromkeys(known), name, f"{detector.__name__}'s hyperparameter")
 
 
 def check_encoder(values: Mapping[str, Any], backbone: Backbone) -> None:
