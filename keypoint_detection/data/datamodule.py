@@ -17,6 +17,7 @@ from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.augment import Augmentation
 from keypoint_detection.data.channels import of_all_channels, parse_numbers
 from keypoint_detection.data.dataset import KeypointsDataset
+from keypoint_detection.data.evaluation_loader import EvaluationLoader, evaluation_batch_size
 from keypoint_detection.data.geometry import fit_sizes, parse_image_size
 from keypoint_detection.data.image_cache import create_cache
 from keypoint_detection.data.loading import TrainingLoader, loader_arguments, loader_renders, process, resume_position
@@ -50,7 +51,7 @@ class KeypointsDataModule(pl.LightningDataModule):
             normalized (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation if no file is given; above 0 and
             below 1.
-        batch_size: images per step and process; None if it will be assigned later.
+        batch_size: images per step and process, for evaluations at least; None if it will be assigned later.
         num_workers: processes that load data, per training process; 0 loads in the training process, auto depends on
             cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for data sets of up to a
@@ -267,8 +268,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         """Renders missing heatmaps. Called by Lightning."""
         if batch.heatmaps is not None:
             return batch
-        size = (batch.images.shape[2], batch.images.shape[3])
-        rendered = heatmaps.render(batch.keypoints, size, self.heatmap_sigma, self.heatmap_stride)
+        rendered = heatmaps.render(batch.keypoints, batch.images.shape[2:], self.heatmap_sigma, self.heatmap_stride)
         return batch._replace(heatmaps=rendered)
 
     def on_exception(self, exception: BaseException) -> None:
@@ -279,11 +279,12 @@ class KeypointsDataModule(pl.LightningDataModule):
     def evaluation_sampler(self, stage: Stage, rank: int = 0, world: int = 1) -> EvaluationSampler:
         """The batches in which a process evaluates a part of the data set."""
         sizes = fit_sizes(self.parts.sizes[stage], parse_image_size(self.image_size))
-        return EvaluationSampler(sizes, self._chosen_batch_size(), rank, world)
+        size = evaluation_batch_size(self._chosen_batch_size(), sizes, len(self.channel_names), self.heatmap_stride)
+        return EvaluationSampler(sizes, size, rank, world)
 
-    def _evaluation_loader(self, stage: Stage) -> DataLoader[Batch]:
-        sampler = self.evaluation_sampler(stage, *process(self.trainer))
-        return DataLoader(**self._arguments(stage), batch_sampler=sampler)
+    def _evaluation_loader(self, stage: Stage) -> EvaluationLoader:
+        arguments = self._arguments(stage)
+        return EvaluationLoader(**arguments, batch_sampler=self.evaluation_sampler(stage, *process(self.trainer)))
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         """What all loaders have in common."""

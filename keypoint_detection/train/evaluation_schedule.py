@@ -13,7 +13,7 @@ from keypoint_detection.models.progress import find_timer, may_end, most_epochs,
 EVALUATIONS_PER_RUN = 25
 # Evaluations take at most about this share of a run sized in time: with many or large images, there are fewer of them.
 LARGEST_SHARE = 0.1
-# A validation batch takes about this share of the time of a training batch.
+# An image takes about this share of its time in training.
 VALIDATION_COST = 1 / 3
 # An interval in epochs that no run ever reaches: no validation for now.
 NOT_YET = 2**31
@@ -152,5 +152,12 @@ class EvaluationSchedule(pl.Callback):
         """The interval in seconds, or a longer one if evaluations would take more than their share of it."""
         seconds = self._shortest_evaluation
         if self._evaluations < 2:  # the first one includes setup and pictures, and says little about the others
-            seconds = min(seconds, VALIDATION_COST * seconds_per_batch * sum(trainer.num_val_batches))
+            training_batches = _validation_images(trainer) / trainer.datamodule.batch_size
+            seconds = min(seconds, VALIDATION_COST * seconds_per_batch * training_batches)
         return max(interval, seconds / LARGEST_SHARE)
+
+
+def _validation_images(trainer: pl.Trainer) -> int:
+    """Images in a validation of this process."""
+    batches = sum(trainer.num_val_batches)  # 0 until the first validation, if there is no sanity check
+    return sum(map(len, trainer.val_dataloaders.batch_sampler.batches[:batches])) if batches else 0

@@ -25,10 +25,15 @@ def trainer_of_100_seconds(**changes):
     values = {
         "callbacks": [Timer(duration={"seconds": 100})], "max_epochs": -1, "max_steps": -1, "current_epoch": 0,
         "global_step": 0, "num_training_batches": 1, "num_val_batches": [0], "accumulate_grad_batches": 1,
-        "check_val_every_n_epoch": 1,
+        "check_val_every_n_epoch": 1, "datamodule": SimpleNamespace(batch_size=4),
         "strategy": SimpleNamespace(broadcast=lambda value: value), "should_stop": False, "sanity_checking": False,
     }  # fmt: skip
     return SimpleNamespace(**values | changes)
+
+
+def loader(*images):
+    """A validation loader of batches with these numbers of images."""
+    return SimpleNamespace(batch_sampler=SimpleNamespace(batches=[range(count) for count in images]))
 
 
 def validated(folder, **changes):
@@ -238,22 +243,23 @@ def test_the_first_evaluation_says_little_of_the_others(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("first", "batches", "val_batches", "evaluated"),
+    ("first", "batches", "images", "evaluated"),
     [
-        (0, 100, 2, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
-        (0, 90, 2, [20, 40, 60, 80, 90]),  # after 80 batches the end is 2.5 s away, more than half of 4 s
-        (0, 24, 2, [24]),  # after 20 batches it is due, and a second later after all of them
-        (50, 100, 2, [70, 90, 100]),  # what is left after an interruption takes 0.25 s for each batch too
-        (0, 100, 12, [40, 60, 80, 100]),  # at first a third of 0.25 s for each, 1 s, belongs to 10 s of training
-        (0, 100, 1000, [100]),  # a third of a batch's 0.25 s for each, 83 s, belongs to 833 s of training
+        (0, 100, 8, [20, 40, 60, 80, 100]),  # looked at every ten batches, 2.5 s; due every 4 s
+        (0, 90, 8, [20, 40, 60, 80, 90]),  # after 80 batches the end is 2.5 s away, more than half of 4 s
+        (0, 24, 8, [24]),  # after 20 batches it is due, and a second later after all of them
+        (50, 100, 8, [70, 90, 100]),  # what is left after an interruption takes 0.25 s for each batch too
+        (0, 100, 48, [40, 60, 80, 100]),  # at first a third of 0.25 s for every 4, 1 s, belongs to 10 s of training
+        (0, 100, 4000, [100]),  # a third of 0.25 s for every 4, 83 s, belongs to 833 s of training
     ],
 )
-def test_long_epochs_are_evaluated_within(monkeypatch, first, batches, val_batches, evaluated):
+def test_long_epochs_are_evaluated_within(monkeypatch, first, batches, images, evaluated):
     now = 1000.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
     trainer = trainer_of_100_seconds(
-        num_training_batches=batches, num_val_batches=[val_batches], val_check_batch=batches
-    )
+        num_training_batches=batches, num_val_batches=[2], val_check_batch=batches,
+        val_dataloaders=loader(images // 2, images // 2, 1000),  # of which two are validated on
+    )  # fmt: skip
     schedule = EvaluationSchedule(automatic=True)
     schedule.on_train_start(trainer, None)
     schedule.on_train_epoch_start(trainer, None)
@@ -272,7 +278,7 @@ def test_long_epochs_are_evaluated_within(monkeypatch, first, batches, val_batch
 def test_an_epoch_that_takes_far_longer_than_the_others_is_evaluated_within(monkeypatch):
     now = 0.0
     monkeypatch.setattr("keypoint_detection.train.evaluation_schedule.time.perf_counter", lambda: now)
-    trainer = trainer_of_100_seconds(num_training_batches=30, num_val_batches=[2], val_check_batch=30)
+    trainer = trainer_of_100_seconds(num_training_batches=30, val_check_batch=30)
     schedule = EvaluationSchedule(automatic=True)
     schedule.on_train_start(trainer, None)
     found = []

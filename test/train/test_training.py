@@ -325,7 +325,7 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"overfit_batches": 0.4}, "--overfit_batches 0.4: expected at least one batch out of 2 per epoch"),
         ({"overfit_batches": 0.5}, "--overfit_batches 0.5: expected at least one batch out of 1 in the validation set"),
         ({"limit_val_batches": 0.9}, "--limit_val_batches 0.9: expected at least one batch out of 1 in the validation"),
-        (TESTED | {"limit_test_batches": 0.4}, "--limit_test_batches 0.4: expected at least one batch out of 2 in the"),
+        (TESTED | {"limit_test_batches": 0.4}, "--limit_test_batches 0.4: expected at least one batch out of 1 in the"),
         ({"accumulate_grad_batches": 0}, "--accumulate_grad_batches 0: expected more than 0"),
         ({"check_val_every_n_epoch": 0}, "--check_val_every_n_epoch 0: expected more than 0"),
         ({"val_check_interval": 0}, "--val_check_interval 0: expected more than 0"),

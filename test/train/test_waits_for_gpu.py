@@ -8,6 +8,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from simulated_gpu import GPU, OnGpu, SimulatedGpu
 
 from keypoint_detection import fit
+from keypoint_detection.data import evaluation_loader
 from keypoint_detection.train import train, trainer
 
 ANNOTATIONS = str(TEST_DATASET / "annotations.json")
@@ -81,6 +82,7 @@ def test_a_simulation_that_cannot_begin_leaves_all_as_it_was(monkeypatch):
 
 def test_a_step_waits_for_the_gpu_once_and_a_validation_as_often_for_many_images(monkeypatch, tmp_path):
     monkeypatch.setattr(trainer, "shows_bars", lambda: True)
+    monkeypatch.setattr(evaluation_loader, "_BATCH", 1)  # as many as in training
     one = {"batch_size": 1, "keypoint_channels": "corner_keypoints", "keypoint_channel_max_keypoints": None}
     single = record(monkeypatch, tmp_path / "single", **one, max_epochs=1)
     several = record(monkeypatch, tmp_path / "several", batch_size=2)
