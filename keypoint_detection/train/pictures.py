@@ -29,7 +29,7 @@ from keypoint_detection.train.evaluation_row import START_EPOCH
 from keypoint_detection.visualization import heatmap_panel, keypoint_panel
 
 # Share of the training time that pictures may take.
-PICTURES_SHARE = 0.01
+PICTURES_SHARE = 0.005
 # Approximate number of predicted heatmaps in one picture: with many channels, it shows fewer images, as it would
 # otherwise be slow and huge.
 HEATMAPS = 40

@@ -79,13 +79,13 @@ def test_pictures_take_a_small_share_of_the_time_but_the_best_checkpoint_is_draw
     callback = HeatmapPictures(metrics_logger(), tmp_path, ["a"])
     batch, outputs, trainer = make_batch(1, 1)
     callback.on_train_start(trainer, None)
-    for epoch in range(250):
+    for epoch in range(450):
         trainer.current_epoch = epoch
         clock.now = max(clock.now, float(epoch))
         callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
     drawn = sorted(int(path.stem[-4:]) for path in tmp_path.glob("*keypoints*"))
-    # One second each: the second is due when 100 times the seconds of both have passed.
-    assert drawn == [0, 200]
+    # One second each: the second is due when 200 times the seconds of both have passed.
+    assert drawn == [0, 400]
     # After the training, pictures carry the epoch of the checkpoint that they are of.
     trainer.state.fn, callback.metrics.row.checkpoint_epoch = "validate", 123
     callback.on_validation_batch_end(trainer, detector(math.nan), outputs, batch, 0)
