@@ -1,6 +1,7 @@
 """One short training, looked at from all sides, as the command line and Python start it."""
 
 import csv
+import gc
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import weakref
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from wandb_offline import read_runs
 from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.allocator import TRAINING
 from keypoint_detection.cli import main
+from keypoint_detection.data import image_cache
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.errors import InputError
 from keypoint_detection.train import train as training
@@ -139,6 +142,21 @@ def test_metrics_of_the_best_checkpoint_are_those_that_training_logged_for_it(re
     )
     losses = [float(row["validation/loss"]) for row in rows]
     assert any(result.metrics["best/loss"] == pytest.approx(loss, rel=1e-5) for loss in losses)
+
+
+def test_a_result_keeps_no_images_in_memory(tmp_path, monkeypatch):
+    caches = []
+
+    class Cache(image_cache.ImageCache):
+        def __init__(self, *args):
+            super().__init__(*args)
+            caches.append(weakref.ref(self))
+
+    monkeypatch.setattr(image_cache, "ImageCache", Cache)
+    result = fit(**DEFAULT_HYPERPARAMETERS, run_dir=str(tmp_path))
+    gc.collect()
+    assert [cache() for cache in caches] == [None, None]  # of training and validation images
+    assert not result.detector.training
 
 
 def test_the_checkpoint_loads_alone_and_predicts_what_the_result_predicts(result):
