@@ -21,6 +21,7 @@ from keypoint_detection.models.checkpoint_file import (
     EVALUATION_KEY,
     METRICS_KEY,
     SAFETENSORS,
+    TRAINED_IMAGES,
     VERSION_KEY,
     load_checkpoint,
 )
@@ -76,6 +77,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     values, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
     names = list(values["keypoint_channels"])
     thresholds = state.get("score_thresholds", torch.full((len(names),), math.nan)).tolist()
+    evaluation = checkpoint.get(EVALUATION_KEY)
     return finite(
         {
             "file": str(path),
@@ -89,7 +91,7 @@ def describe(path: str | Path) -> dict[str, Any]:
             "image_size": values.get("image_size"),
             "epoch": checkpoint.get("epoch"),
             "step": checkpoint.get("global_step"),
-            "evaluation": checkpoint.get(EVALUATION_KEY),
+            "evaluation": evaluation and {name: evaluation[name] for name in evaluation if name != TRAINED_IMAGES},
             "metrics": checkpoint.get(METRICS_KEY),
             "calibration": checkpoint.get(CALIBRATION_KEY),
         }

@@ -24,10 +24,10 @@ def find_copies(annotations: Annotations, indices: Iterable[int]) -> list[tuple[
         The position of each copy, ascending, and that of the first image with its content.
     """
     found = []
-    for group in _by_length(annotations, indices).values():
+    for group in by_length(annotations, indices).values():
         first: dict[bytes, int] = {}
         for index in group if len(group) > 1 else ():
-            digest = _digest(annotations, index)
+            digest = content_digest(annotations, index)
             if first.setdefault(digest, index) != index:
                 found.append((index, first[digest]))
     return sorted(found)
@@ -51,34 +51,34 @@ def find_copies_of_training_images(
     """
     if len(train) + len(other) > most_images:
         return []
-    of_length = _by_length(train, range(len(train)))
+    of_length = by_length(train, range(len(train)))
     of_length.pop(0, None)
     digests: dict[int, dict[bytes, int]] = {}
     found, read = [], 0
     for index in range(len(other)):
-        length = _length(other, index)
+        length = file_length(other, index)
         alike = of_length.get(length, [])
         cost = length * (1 if length in digests else 1 + len(alike))
         if not alike or read + cost > most_bytes:
             continue
         read += cost
         if length not in digests:
-            digests[length] = {_digest(train, same): same for same in reversed(alike)}
-        original = digests[length].get(_digest(other, index))
+            digests[length] = {content_digest(train, same): same for same in reversed(alike)}
+        original = digests[length].get(content_digest(other, index))
         if original is not None:
             found.append((index, original))
     return found
 
 
-def _by_length(annotations: Annotations, indices: Iterable[int]) -> dict[int, list[int]]:
+def by_length(annotations: Annotations, indices: Iterable[int]) -> dict[int, list[int]]:
     """Positions of images by the length of their files."""
     groups: dict[int, list[int]] = defaultdict(list)
     for index in indices:
-        groups[_length(annotations, index)].append(index)
+        groups[file_length(annotations, index)].append(index)
     return groups
 
 
-def _length(annotations: Annotations, index: int) -> int:
+def file_length(annotations: Annotations, index: int) -> int:
     """Bytes of an image's file, 0 if there is none."""
     try:
         return annotations.path(index).stat().st_size
@@ -86,7 +86,7 @@ def _length(annotations: Annotations, index: int) -> int:
         return 0
 
 
-def _digest(annotations: Annotations, index: int) -> bytes:
+def content_digest(annotations: Annotations, index: int) -> bytes:
     """A hash of the content of an image's file, or of its path if it cannot be read."""
     path = annotations.path(index)
     try:

@@ -14,7 +14,6 @@ from keypoint_detection.checkpoint import store_calibration
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.dataset import EMPTY_CHANNELS, KeypointsDataset
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
-from keypoint_detection.data.splits import SPLIT_FILE, read_split, recorded_fingerprints
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import EvaluatedImages, add_heatmaps, make_dataset, make_loader, run_network
 from keypoint_detection.evaluation.inputs import (
@@ -25,6 +24,7 @@ from keypoint_detection.evaluation.inputs import (
     read_labels,
 )
 from keypoint_detection.evaluation.summary import Evaluation, summarise
+from keypoint_detection.evaluation.training_images import check_training_images
 from keypoint_detection.files import check_given, is_special, prepare_file, refuse_overwriting, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import SAFETENSORS
@@ -136,9 +136,9 @@ def evaluate(
         fingerprint = fingerprint_as_trained(network, annotations, sizes, chosen, keypoint_coordinates)
     if split is not None:
         validation = held_out(annotations, split, fingerprint)
-        annotations, sizes = annotations.subset(validation), sizes[validation]
-    else:
-        _check_training_images(checkpoint, network, annotations.source, fingerprint, is_promise=recall is not None)
+        annotations, sizes, fingerprint = annotations.subset(validation), sizes[validation], None
+    if processes.rank == 0:
+        check_training_images(checkpoint, network, annotations, fingerprint, is_promise=recall is not None)
     # A checkpoint that does not record it falls back to the default of training.
     empty_channels = empty_channels or network.evaluation.get("empty_channels", EMPTY_CHANNELS[0])
     # An exported file resizes images itself.
@@ -188,33 +188,6 @@ def _choose_distance(distance: float | None, distances: Sequence[float]) -> floa
             "--maximal_gt_keypoint_pixel_distances"
         )
     return float(distance)
-
-
-def _check_training_images(
-    checkpoint: str | Path, network: Network, source: Path, fingerprint: str | None, is_promise: bool
-) -> None:
-    """Warns if the images were trained on, according to the checkpoint or to the folder of the run that it is in.
-
-    Raises:
-        InputError: If a promise about new images was to be made from them.
-    """
-    path = Path(checkpoint).absolute().parent.parent / SPLIT_FILE
-    try:
-        of_run = recorded_fingerprints(read_split(path))
-    except InputError:  # there is none, or an unrelated one
-        of_run = {}
-    is_its_run = of_run.get("train") == fingerprint
-    fingerprints = of_run if is_its_run else recorded_fingerprints(network.evaluation)
-    if fingerprint is None or fingerprints.get("train") != fingerprint:
-        return
-    # If the validation images came from a file of their own, none of these were held out.
-    some = "validation" not in fingerprints
-    split = f"--split {path}" if is_its_run else f"--split with the {SPLIT_FILE} of its run"
-    trained = f"{source}: the detector was trained on {'most of ' if some else ''}these images"
-    advice = f"; {split} selects those that were held out" if some else ""
-    if is_promise:
-        raise InputError(f"{trained}: expected held-out images to promise a recall on new ones{advice}")
-    logger.warning("%s, so it may be worse on new ones%s", trained, advice)
 
 
 def _write_report(evaluation: Evaluation, path: str | Path, network: Network, dataset: KeypointsDataset) -> None:

@@ -20,9 +20,11 @@ from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
 # How a training run evaluates: `channel_members` (for each channel of the detector, those of the label file),
-# `empty_channels`, `distances`, `threshold_unit`, and `fingerprints` of the labels that it trains, validates and tests
-# on. Older checkpoints lack the fingerprints.
+# `empty_channels`, `distances`, `threshold_unit`, `fingerprints` of the labels that it trains, validates and tests on,
+# and TRAINED_IMAGES. Older checkpoints lack the fingerprints and the images.
 EVALUATION_KEY = "evaluation"
+# Within it, the record of the images that the weights were trained on, see `data.trained_images.TrainedImages`.
+TRAINED_IMAGES = "trained_images"
 # The metrics of the latest evaluation before the checkpoint was written, by name.
 METRICS_KEY = "validation_metrics"
 SAFETENSORS = ".safetensors"

@@ -16,11 +16,12 @@ from torchmetrics import Metric
 
 from keypoint_detection.batch import Batch
 from keypoint_detection.data.channels import channel_members
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation.images import make_metrics, metric_values, update_metrics
 from keypoint_detection.log_names import log_name
 from keypoint_detection.metrics.distances import DEFAULT_DISTANCES, parse_distances
-from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, METRICS_KEY, TRAINED_IMAGES
 from keypoint_detection.models.optimization import current_learning_rate
 from keypoint_detection.train.early_stopping import RelativeEarlyStopping
 from keypoint_detection.train.evaluation_row import EvaluationRow
@@ -182,6 +183,13 @@ class MetricsLogger(pl.Callback):
         self.channel_names = channel_names
         self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first
         self.score_thresholds: torch.Tensor | None = None  # (C,) at the best F1 of the latest validation
+        self.trained_images: dict[str, Any] = {}  # for checkpoints, in the first process, which writes them
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Makes the record of the training images, for which it reads files; a resumed checkpoint has it already."""
+        if trainer.is_global_zero and not self.trained_images:
+            own = TrainedImages.of(trainer.datamodule.train_annotations)
+            self.trained_images = {TRAINED_IMAGES: own.record()}
 
     def evaluates(self, trainer: pl.Trainer) -> bool:
         """Whether the current validation computes and logs the metrics."""
@@ -239,13 +247,16 @@ class MetricsLogger(pl.Callback):
             "distances": self.threshold_distances,
             "threshold_unit": self.threshold_unit,
             "fingerprints": dict(trainer.datamodule.split["fingerprints"]),
+            **self.trained_images,
         }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restores the thresholds and metrics of a checkpoint, until the next validation computes new ones."""
+        """Restores the thresholds and metrics, until the next validation computes new ones, and the training images."""
         self.latest = dict(checkpoint.get(METRICS_KEY, {}))
+        recorded = checkpoint.get(EVALUATION_KEY, {})
+        self.trained_images = {name: recorded[name] for name in (TRAINED_IMAGES,) if name in recorded}
         thresholds = checkpoint["state_dict"].get("score_thresholds")
         if thresholds is not None and len(thresholds) == len(self.channel_names):
             self.score_thresholds = thresholds.cpu().clone()

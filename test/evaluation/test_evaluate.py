@@ -17,6 +17,7 @@ from PIL import Image
 from keypoint_detection import checkpoint, files
 from keypoint_detection.cli import main
 from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.evaluation import command
 from keypoint_detection.evaluation.command import evaluate
@@ -379,6 +380,66 @@ def test_a_checkpoint_in_the_folder_of_another_run_still_knows_its_own_images(fo
     (tmp_path / "split.json").write_text(json.dumps({"fingerprints": {"train": "of others"}}))
     evaluate(path, folder / "labels.json", device="cpu")
     assert "worse on new ones; --split with the split.json of its run selects those that were held out" in caplog.text
+
+
+def trained_on(folder, index):
+    """The record of a detector that was trained on one image of the folder."""
+    labels = read_annotations(folder / "labels.json", folder, keypoint_channels="red green")
+    return {"fingerprints": {"train": "of others"}, "trained_images": TrainedImages.of(labels.subset([index])).record()}
+
+
+@pytest.fixture
+def renamed(folder, tmp_path):
+    """Images of the training under other names, in a file of rounded labels with one channel."""
+    (tmp_path / "renamed").mkdir()
+    for index in range(2):
+        shutil.copy(folder / f"{index}.png", tmp_path / "renamed" / f"copy{index}.png")
+    entries = [{"image_path": f"copy{index}.png", "red": [[10, 20]]} for index in range(2)]
+    (tmp_path / "renamed" / "labels.json").write_text(json.dumps({"coordinates": "pixel", "dataset": entries}))
+    return tmp_path / "renamed" / "labels.json"
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "safetensors", "onnx"])
+def test_images_of_the_training_are_recognised_under_other_names_and_labels(folder, renamed, tmp_path, caplog, kind):
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", **trained_on(folder, 1))
+    if kind == "onnx":
+        export(str(path), str(tmp_path / "a.onnx"))
+    if kind == "safetensors":
+        checkpoint.export_weights(str(path), str(tmp_path / "a.safetensors"))
+    caplog.clear()
+    evaluate(tmp_path / f"a.{kind}", renamed, keypoint_channels="red", device="cpu")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{renamed}: the detector was trained on 1 of 2 images (first: copy1.png), so it may be worse on new ones"
+    ]
+    caplog.clear()
+    renamed.with_name("split.json").write_text(json.dumps({"train": ["copy1.png"], "validation": ["copy0.png"]}))
+    split = renamed.with_name("split.json")
+    evaluate(tmp_path / f"a.{kind}", renamed, keypoint_channels="red", device="cpu", split=split)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_promise_from_images_of_the_training_is_refused_under_other_names_too(
+    folder, renamed, tmp_path, capsys, monkeypatch, split, is_complete
+):
+    trained = trained_on(folder, 1)
+    if not is_complete:
+        trained["trained_images"]["below"] = ""
+    path = checkpoint_of(folder, tmp_path / "a.ckpt", **trained)
+    before = path.read_bytes()
+    flags = ["--checkpoint", path, "--json_dataset_path", renamed, "--keypoint_channels", "red", "--recall", 0.3]
+    if split:
+        renamed.with_name("split.json").write_text(json.dumps({"train": ["copy0.png"], "validation": ["copy1.png"]}))
+        flags += ["--split", renamed.with_name("split.json")]
+    monkeypatch.setattr(command, "run_network", None)  # refused before the work
+    assert main(["evaluate", *map(str, flags)]) == 2
+    least = "" if is_complete else "at least "
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {renamed}: the detector was trained on {least}1 of {'1 image' if split else '2 images'} (first: "
+        "copy1.png): expected held-out images to promise a recall on new ones"
+    ]
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("channels", ["green", "green red", ["red"], "red=green"])

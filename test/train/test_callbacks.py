@@ -88,6 +88,16 @@ def test_thresholds_of_other_channels_are_not_taken_over():
     }  # fmt: skip
 
 
+def test_a_resumed_checkpoint_keeps_its_training_images_without_reading_their_files():
+    metrics = MetricsLogger(EvaluationRow(), ["a"])
+    record = {"digests": ["0123456789abcdef"], "below": "g"}
+    metrics.on_load_checkpoint(None, None, {"state_dict": {}, "evaluation": {"trained_images": record}})
+    metrics.on_fit_start(SimpleNamespace(is_global_zero=True), None)  # without data
+    saved = {"state_dict": {}}
+    metrics.on_save_checkpoint(TRAINER, None, saved)
+    assert saved["evaluation"]["trained_images"] == record
+
+
 def test_the_sums_that_a_checkpoint_before_the_first_step_gathers_lie_where_the_network_does(monkeypatch):
     losses = LossLogger(EvaluationRow(), ["a"])
     gathered = []

@@ -30,6 +30,8 @@ from keypoint_detection.allocator import TRAINING
 from keypoint_detection.cli import main
 from keypoint_detection.data import image_cache
 from keypoint_detection.data.datamodule import KeypointsDataModule
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.train import train as training
 from keypoint_detection.train.flags import build_parser
@@ -76,9 +78,19 @@ def test_the_split_is_written_and_covers_every_image_once(result):
     images = [entry["image_path"] for entry in json.loads((TEST_DATASET / "annotations.json").read_text())["dataset"]]
     assert sorted(split["train"] + split["validation"]) == sorted(images)
     assert len(split["validation"]) == 1
-    saved = torch.load(result.best_checkpoint, weights_only=True)["evaluation"]["fingerprints"]
-    assert saved == split["fingerprints"]
-    assert saved.keys() == {"train", "test"}
+    saved = torch.load(result.best_checkpoint, weights_only=True)["evaluation"]
+    assert saved["fingerprints"] == split["fingerprints"]
+    assert saved["fingerprints"].keys() == {"train", "test"}
+
+
+def test_checkpoints_know_their_training_images(result):
+    split = json.loads((result.run_dir / "split.json").read_text())
+    images = read_annotations(TEST_DATASET / "annotations.json", TEST_DATASET)
+    for path in (result.best_checkpoint, result.run_dir / "checkpoints" / "last.ckpt"):
+        record = torch.load(path, weights_only=True)["evaluation"]["trained_images"]
+        trained, new = TrainedImages.from_record(record).recognise(images)
+        assert {images.name(index) for index in np.flatnonzero(trained)} == set(split["train"])
+        assert {images.name(index) for index in np.flatnonzero(new)} == set(split["validation"])
 
 
 def test_hyperparameters_are_written_with_the_choices_of_auto(result):
