@@ -24,6 +24,7 @@ from keypoint_detection.data.loading import TrainingLoader, loader_arguments, lo
 from keypoint_detection.data.native_format import DEFAULT_COORDINATES
 from keypoint_detection.data.parts import Parts, read_parts
 from keypoint_detection.data.sampler import EvaluationSampler, TrainingSampler
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 
 Stage = Literal["train", "validation", "test"]
@@ -126,6 +127,7 @@ class KeypointsDataModule(pl.LightningDataModule):
         self.train_crop_size = train_crop_size
         self.augmentation = augmentation
         self.curriculum: Callable[[int, int], tuple[float, bool]] | None = None  # see `TrainingSampler`
+        self.trained_images: TrainedImages | None = None  # of the weights that training starts from; before `setup()`
         self._given_split = split
         self._parts: Parts | None = None
         self._datasets: dict[str, KeypointsDataset] = {}
@@ -146,10 +148,9 @@ class KeypointsDataModule(pl.LightningDataModule):
                 max_keypoints=self.keypoint_channel_max_keypoints,
                 keypoint_coordinates=self.keypoint_coordinates,
                 empty_channels=self.empty_channels,
-                validation_split_ratio=self.validation_split_ratio,
-                seed=self.seed,
-                split=self._given_split,
-            )
+                validation_split_ratio=self.validation_split_ratio, seed=self.seed,
+                split=self._given_split, trained_images=self.trained_images,
+            )  # fmt: skip
             if numbers := self.keypoint_channel_max_keypoints:
                 self.keypoint_channel_max_keypoints = of_all_channels(numbers, len(self.channel_names))
 
@@ -283,15 +284,14 @@ class KeypointsDataModule(pl.LightningDataModule):
         return EvaluationSampler(sizes, size, rank, world)
 
     def _evaluation_loader(self, stage: Stage) -> EvaluationLoader:
-        arguments = self._arguments(stage)
-        return EvaluationLoader(**arguments, batch_sampler=self.evaluation_sampler(stage, *process(self.trainer)))
+        sampler = self.evaluation_sampler(stage, *process(self.trainer))
+        return EvaluationLoader(**self._arguments(stage), batch_sampler=sampler)
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         """What all loaders have in common."""
         dataset = self.dataset(stage)
-        is_first = stage == "train"
-        dataset.render = loader_renders(self.render_heatmaps_on, self.trainer, report=is_first)
-        shared = loader_arguments(self.num_workers, self.trainer, report=is_first)
+        dataset.render = loader_renders(self.render_heatmaps_on, self.trainer, report=stage == "train")
+        shared = loader_arguments(self.num_workers, self.trainer, report=stage == "train")
         return {"dataset": dataset, "collate_fn": dataset.collate, **shared}
 
     def _chosen_batch_size(self) -> int:

@@ -13,24 +13,23 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.channels import of_all_channels
-from keypoint_detection.data.copies import find_copies_of_training_images
+from keypoint_detection.data.copies import MOST_BYTES, find_copies_of_training_images
 from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.images import complete_sizes, scan_sizes
 from keypoint_detection.data.splits import (
+    FEWEST_TO_MEASURE,
     check_same_images,
     describe_split,
     random_split,
     recorded_split,
     warn_of_changed_labels,
 )
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.data.validation import leave_out_outside
 from keypoint_detection.errors import InputError
 from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
-
-# With fewer validation images, one or two keypoints decide AP and score thresholds.
-FEWEST_TO_MEASURE = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def read_parts(
     validation_split_ratio: float,
     seed: int,
     split: Mapping[str, Any] | None,
+    trained_images: TrainedImages | None,
 ) -> Parts:
     """Reads and checks the files of a data set, and splits the training file if there is none for validation.
 
@@ -76,6 +76,7 @@ def read_parts(
         validation_split_ratio: share of the training file for validation.
         seed: seed of the split.
         split: record of a split to use again; None makes a new one.
+        trained_images: those of the weights that the training starts from, if they are known.
 
     Raises:
         InputError: in one line, for anything that is wrong with the data.
@@ -98,7 +99,8 @@ def read_parts(
     parts = dict(whole)
     if "validation" not in whole:
         if split is None:
-            chosen = random_split(whole["train"], validation_split_ratio, seed)
+            trained = trained_images and trained_images.recognise(whole["train"], MOST_BYTES)
+            chosen = random_split(whole["train"], validation_split_ratio, seed, trained)
         else:
             chosen = recorded_split(whole["train"], split)
             warn_of_changed_labels(whole["train"].source, split, whole["train"].fingerprint())
@@ -118,7 +120,7 @@ def read_parts(
             parts[name] = leave_out_outside(parts[name], sizes[name])
     _check_what_is_learned(parts["train"], empty_channels)
     _check_what_validates(parts, is_split_off="validation" not in whole)
-    _warn_of_what_is_measured_on(parts)
+    _warn_of_what_is_measured_on(parts, trained_images)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 
 
@@ -207,10 +209,12 @@ def _channels_without_keypoints(annotations: Annotations) -> list[str]:
     return [name for name, count in zip(annotations.channel_names, counts, strict=True) if not count]
 
 
-def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations]) -> None:
-    """Warns if another part has training images or copies of them, or if there are few validation images."""
+def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations], trained_images: TrainedImages | None) -> None:
+    """Warns if another part has training images, of before too, or copies of them, or if validation images are few."""
     paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
+        if told := trained_images and trained_images.tell(parts[name], MOST_BYTES):
+            logger.warning("%s: --checkpoint was trained on %s, so metrics on these are too optimistic", name, told)
         shared = sorted(paths["train"] & paths[name])
         if shared:
             # Two files that use the same image names may be meant for two different folders.

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Name of the record in a run's folder.
 SPLIT_FILE = "split.json"
+# With fewer validation images, one or two keypoints decide AP and score thresholds.
+FEWEST_TO_MEASURE = 5
 
 
 def check_ratio(ratio: float) -> None:
@@ -31,13 +33,18 @@ def check_ratio(ratio: float) -> None:
         raise InputError(f"validation_split_ratio: expected a number above 0 and below 1, got {ratio}")
 
 
-def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_split(
+    annotations: Annotations, ratio: float, seed: int, trained: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Splits off a random share of the images: at least one is split off, and at least one stays.
+
+    If that would split off images that were trained on before, only others are split off, unless they are few.
 
     Args:
         annotations: the images.
         ratio: share to split off, above 0 and below 1.
         seed: seed of the choice.
+        trained: which images were trained on before, and which were not, see `TrainedImages.recognise`. None: none.
 
     Returns:
         Positions of the images that stay and of those that are split off, both ascending.
@@ -53,8 +60,16 @@ def random_split(annotations: Annotations, ratio: float, seed: int) -> tuple[np.
             "(or a validation file, --json_validation_dataset_path)"
         )
     count = min(max(1, round(n * ratio)), n - 1)
-    chosen = np.zeros(n, dtype=bool)
-    chosen[np.random.default_rng((seed, n)).permutation(n)[:count]] = True
+    order = np.random.default_rng((seed, n)).permutation(n)
+    validation = order[:count]
+    if trained is not None and trained[0][validation].any():
+        new, known = order[trained[1][order]], trained[0] | trained[1]
+        least = min(count, FEWEST_TO_MEASURE)
+        if len(new) >= 2 * least:  # at least half of them are to be learned
+            share = round(ratio * n * len(new) / known.sum())  # of all that are new, also of those not known to be
+            validation = new[: min(count, max(least, share))]
+            logger.info("%s: validating on images that --checkpoint was not trained on", annotations.source)
+    chosen = np.isin(np.arange(n), validation)
     return np.nonzero(~chosen)[0], np.nonzero(chosen)[0]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.copies import MOST_BYTES, by_length, content_digest, file_length
+from keypoint_detection.wording import counted
 
 MOST_DIGESTS = 1000
 # With more images than this, none are recorded, since the lengths of all files would have to be known.
@@ -102,6 +103,19 @@ class TrainedImages:
             trained[index] = digest in recorded
             new[index] = not trained[index] and digest < self.below
         return trained, new
+
+    def tell(self, images: Annotations, most_bytes: float = math.inf) -> str:
+        """How many images were trained on, as text; empty if none is known to have been.
+
+        Args:
+            images: the images.
+            most_bytes: see `recognise`.
+        """
+        found = np.flatnonzero(self.recognise(images, most_bytes)[0])
+        if not len(found):
+            return ""
+        least = "" if self.is_complete else "at least "
+        return f"{least}{len(found)} of {counted(len(images), 'image')} (first: {images.name(int(found[0]))})"
 
     @classmethod
     def _smallest(cls, digests: Iterable[str], below: str) -> TrainedImages:

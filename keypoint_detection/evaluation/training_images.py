@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-
 from keypoint_detection.data.annotations import Annotations
 from keypoint_detection.data.splits import SPLIT_FILE, read_split, recorded_fingerprints
 from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.checkpoint_file import TRAINED_IMAGES
 from keypoint_detection.predict import Network
-from keypoint_detection.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +31,9 @@ def check_training_images(
         InputError: Instead of a warning, if `is_promise`.
     """
     trained, advice = _trained_file(checkpoint, network, fingerprint) if fingerprint else ("", "")
-    trained = trained or _trained_images(network, annotations)
+    record = TrainedImages.from_record(network.evaluation.get(TRAINED_IMAGES))
+    if not trained and record:
+        trained = record.tell(annotations)
     if not trained:
         return
     text = f"{annotations.source}: the detector was trained on {trained}"
@@ -59,13 +58,3 @@ def _trained_file(checkpoint: str | Path, network: Network, fingerprint: str) ->
         return "these images", ""
     split = f"--split {path}" if is_its_run else f"--split with the {SPLIT_FILE} of its run"
     return "most of these images", f"; {split} selects those that were held out"
-
-
-def _trained_images(network: Network, annotations: Annotations) -> str:
-    """How many images were trained on, by the content of their files; empty if none is known to have been."""
-    record = TrainedImages.from_record(network.evaluation.get(TRAINED_IMAGES))
-    found = np.flatnonzero(record.recognise(annotations)[0]) if record else []
-    if not len(found):
-        return ""
-    least = "" if record.is_complete else "at least "
-    return f"{least}{len(found)} of {counted(len(annotations), 'image')} (first: {annotations.name(int(found[0]))})"

@@ -18,6 +18,7 @@ from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.geometry import parse_image_size
 from keypoint_detection.data.loading import check_num_workers
 from keypoint_detection.data.splits import check_ratio
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import check_given
 from keypoint_detection.flags import call
@@ -63,7 +64,10 @@ MEMORY_OF_IMAGES = 0.5
 
 
 def prepare_data(
-    config: Mapping[str, Any], split: dict[str, Any] | None = None, trained_channels: Sequence[str] = ()
+    config: Mapping[str, Any],
+    split: dict[str, Any] | None = None,
+    trained_channels: Sequence[str] = (),
+    trained_images: TrainedImages | None = None,
 ) -> tuple[KeypointsDataModule, Recipe]:
     """Reads and checks the data, and makes the choices that depend on it.
 
@@ -71,6 +75,7 @@ def prepare_data(
         config: A value for every flag.
         split: The split of an interrupted run, which is used again.
         trained_channels: Names of the channels that the initial weights have learnt.
+        trained_images: The images that they were trained on, if known.
 
     Returns:
         The data module, ready to load data, and the choices.
@@ -80,6 +85,7 @@ def prepare_data(
         heatmap_stride=None, image_size=None, train_crop_size=None, batch_size=None,
         split=split,
     )  # fmt: skip
+    datamodule.trained_images = trained_images
     datamodule.setup()
     recipe = call(
         choose_recipe,

@@ -188,8 +188,8 @@ class MetricsLogger(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Makes the record of the training images, for which it reads files; a resumed checkpoint has it already."""
         if trainer.is_global_zero and not self.trained_images:
-            own = TrainedImages.of(trainer.datamodule.train_annotations)
-            self.trained_images = {TRAINED_IMAGES: own.record()}
+            images, earlier = TrainedImages.of(trainer.datamodule.train_annotations), trainer.datamodule.trained_images
+            self.trained_images = {TRAINED_IMAGES: (images.joined(earlier) if earlier else images).record()}
 
     def evaluates(self, trainer: pl.Trainer) -> bool:
         """Whether the current validation computes and logs the metrics."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import wandb
 
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
-from keypoint_detection.models.checkpoint_file import load_checkpoint
+from keypoint_detection.models.checkpoint_file import EVALUATION_KEY, TRAINED_IMAGES, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import plain
 from keypoint_detection.models.registry import check_registered
@@ -38,6 +39,11 @@ class TrainedWeights:
 
     name: str
     content: Mapping[str, Any]
+
+    @property
+    def images(self) -> TrainedImages | None:
+        """The images that they were trained on; None if the file does not say."""
+        return TrainedImages.from_record(self.content.get(EVALUATION_KEY, {}).get(TRAINED_IMAGES))
 
     def channels(self, config: Mapping[str, Any]) -> list[str]:
         """Names of the channels that the weights know; none if the flags describe a backbone that they do not fit.

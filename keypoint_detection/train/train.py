@@ -131,8 +131,9 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         interrupted.check(config, flags.learning_flags() - flags.automatic_flags())
     check_detector(config)
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    split, learnt = interrupted and interrupted.split, trained.channels(config) if trained else ()
-    datamodule, recipe = prepare_data(config, split, learnt)
+    learnt = trained.channels(config) if trained else ()
+    split, images = (interrupted.split, None) if interrupted else (None, trained and trained.images)
+    datamodule, recipe = prepare_data(config, split, learnt, images)
     config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
     if interrupted:
         interrupted.check(config, flags.learning_flags())
@@ -144,13 +145,9 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     with folder.removed_if_refused():
         callbacks = build_callbacks(config, folder, channels, is_trained)
         trainer = call(
-            create_trainer,
-            config,
-            config=config,
-            folder=folder,
-            callbacks=callbacks,
+            create_trainer, config, config=config, folder=folder, callbacks=callbacks,
             batches_per_epoch=datamodule.batches_per_epoch(),
-        )
+        )  # fmt: skip
         check_evaluations(trainer, datamodule)
     folder.make()
     lock.take(folder.path)

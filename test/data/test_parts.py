@@ -7,6 +7,7 @@ from data_sets import write_data_set
 from keypoint_detection.data import parts
 from keypoint_detection.data.datamodule import KeypointsDataModule
 from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 
 NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3, 4]]}
@@ -61,6 +62,84 @@ def test_a_rare_channel_that_no_image_to_validate_on_shows_is_said_with_a_way_ou
         trained = data.train_annotations.counts()[:, 1].any()
         end = "a guess; another --seed gives another split" if trained else "which therefore cannot be learned"
         assert record.getMessage().endswith(end)
+
+
+def names(annotations):
+    return set(annotations.names)
+
+
+def fine_tuning(path, trained, **given):
+    """The data of a training that starts from weights that were trained on these images."""
+    data = KeypointsDataModule(path, **given)
+    data.trained_images = TrainedImages.of(trained)
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def sixty(tmp_path):
+    """Sixty images, and the first forty of them, in another file and order."""
+    path = write_data_set(tmp_path, [(20, 10)] * 60, [SOMETHING] * 60)
+    old = json.loads(path.read_text())
+    old["dataset"] = old["dataset"][39::-1]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    return path, read_annotations(path, tmp_path), tmp_path / "old.json"
+
+
+def test_only_images_that_the_weights_were_not_trained_on_are_split_off(sixty, caplog):
+    path, images, _ = sixty
+    caplog.set_level("INFO", "keypoint_detection")
+    for seed in range(5):
+        caplog.clear()
+        data = fine_tuning(path, images.subset(range(40)), seed=seed)
+        assert len(data.validation_annotations) == 5  # for a tenth of twenty is too few
+        assert names(data.validation_annotations) <= names(images.subset(range(40, 60)))
+        assert len(data.train_annotations) == 55
+        assert f"{path}: validating on images that --checkpoint was not trained on" in caplog.messages
+        assert "--checkpoint was trained on" not in caplog.text
+
+
+def test_the_split_is_the_usual_one_if_it_validates_on_no_image_of_before(sixty, caplog):
+    path, images, old = sixty
+    caplog.set_level("INFO", "keypoint_detection")
+    usual = KeypointsDataModule(old, seed=3)
+    usual.setup()
+    again = fine_tuning(old, usual.train_annotations, seed=3)  # on the very same file
+    assert again.split == usual.split
+    other = KeypointsDataModule(path, seed=3)
+    other.setup()
+    assert fine_tuning(path, images.subset([]), seed=3).split == other.split
+    assert "--checkpoint" not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["split", "validation", "test"])
+def test_measuring_on_images_of_before_is_said(sixty, tmp_path, caplog, how):
+    path, images, _ = sixty
+    if how == "split":  # too few are left to validate on
+        data = fine_tuning(path, images.subset(range(55)))
+        assert len(data.validation_annotations) == 6
+    else:
+        files = {}
+        for index, name in enumerate(("train", "validation", "test")):
+            content = json.loads(path.read_text())
+            content["dataset"] = content["dataset"][20 * index : 20 * index + 20]
+            files[name] = tmp_path / f"{name}.json"
+            files[name].write_text(json.dumps(content))
+        start = {"validation": 20, "test": 40}[how]
+        data = fine_tuning(
+            files["train"], images.subset(range(start + 5, start + 20)),
+            json_validation_dataset_path=files["validation"], json_test_dataset_path=files["test"],
+        )  # fmt: skip
+        assert len(data.train_annotations) == 20
+    (said,) = [message for message in caplog.messages if "--checkpoint" in message]
+    part = "validation" if how == "split" else how
+    measured = data.parts.annotations[part]
+    trained = range(55) if how == "split" else range(start + 5, start + 20)
+    seen = [name for name in measured.names if name in names(images.subset(trained))]
+    assert said == (
+        f"{part}: --checkpoint was trained on {len(seen)} of {len(measured)} images (first: {seen[0]}), so metrics on "
+        "these are too optimistic"
+    )
 
 
 def test_nothing_to_train_on_is_said_once_where_empty_channels_are_ignored(tmp_path, caplog):

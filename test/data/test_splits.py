@@ -40,6 +40,53 @@ def test_random_split_leaves_images_on_both_sides(n, ratio, seed):
     assert all(np.array_equal(a, b) for a, b in zip((train, validation), again, strict=True))
 
 
+def is_among(n, positions):
+    return np.isin(np.arange(n), positions)
+
+
+@given(st.integers(2, 200), st.floats(0.001, 0.999), st.integers(0, 2**32), st.data())
+def test_images_that_were_trained_on_are_trained_on_again_if_enough_are_left_to_validate(n, ratio, seed, data):
+    usual = random_split(Images(n), ratio, seed)
+    states = np.array(data.draw(st.lists(st.sampled_from(["trained", "new", "unknown"]), min_size=n, max_size=n)))
+    train, validation = random_split(Images(n), ratio, seed, (states == "trained", states == "new"))
+    assert sorted([*train, *validation]) == list(range(n))
+    assert list(validation) == sorted(validation)
+    if not (states[usual[1]] == "trained").any():
+        assert [*train, *validation] == [*usual[0], *usual[1]]
+        return
+    least, new = min(5, len(usual[1])), (states == "new").sum()
+    if new < 2 * least:  # more of the new images would be lost to training than are left for it
+        assert list(validation) == list(usual[1])
+    else:
+        assert (states[validation] == "new").all()
+        assert least <= len(validation) <= len(usual[1])
+
+
+@pytest.mark.parametrize(
+    ("n", "new", "known", "count"),
+    [
+        (200, 100, 200, 10),  # a tenth of the new ones
+        (200, 20, 200, 5),
+        (200, 9, 200, None),
+        (40, 8, 40, 4),  # as many as usual, which are fewer than five
+        (40, 7, 40, None),
+        (200, 20, 40, 10),  # of every fifth image it is known: a tenth of an estimated 100 new ones
+        (1000, 20, 40, 20),  # all that are known to be new, of an estimated 500
+    ],
+)
+def test_the_share_is_that_of_the_images_that_were_not_trained_on(n, new, known, count):
+    order = np.random.default_rng(1).permutation(n)
+    among = is_among(n, order[new:known]), is_among(n, order[:new])
+    for seed in range(20):
+        usual = random_split(Images(n), 0.1, seed)[1]
+        validation = random_split(Images(n), 0.1, seed, among)[1]
+        if among[0][usual].any():
+            assert len(validation) == (len(usual) if count is None else count)
+            assert (validation.tolist() == usual.tolist()) is (count is None)
+    if count == 10:
+        assert len({tuple(random_split(Images(n), 0.1, seed, among)[1]) for seed in range(9)}) > 5
+
+
 def test_the_share_is_rounded_to_whole_images():
     assert len(random_split(Images(7), 0.25, 0)[1]) == 2
 

@@ -1,15 +1,20 @@
 """A training that starts from the weights of another one."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from configuration import DEFAULT_HYPERPARAMETERS
+from data_sets import write_data_set
 
 from keypoint_detection import KeypointDetector, fit
 from keypoint_detection.cli import main
+from keypoint_detection.data.formats import read_annotations
+from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.build import check_detector
 from keypoint_detection.train.fine_tune import find_trained_weights
@@ -102,6 +107,38 @@ def test_a_resumed_training_is_not_thrown_back_to_the_start(tmp_path, trained):
     fit(**flags)
     longer = fit(**flags | {"max_epochs": 2})
     assert torch.load(longer.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_images_of_the_weights_are_trained_on_again_and_stay_on_record(tmp_path, caplog):
+    path = write_data_set(tmp_path, [(16, 16)] * 40, [{"a": [[3, 4]]}] * 40)
+    images = read_annotations(path, tmp_path)
+    content = json.loads(path.read_text())
+    content["dataset"] = content["dataset"][:20]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    flags = SHORT | {"keypoint_channels": "a", "image_dataset_path": str(tmp_path), "validation_split_ratio": 0.25}
+    first = fit(**flags | {"json_dataset_path": str(tmp_path / "old.json")}, run_dir=str(tmp_path / "first"))
+    trained = set(json.loads((first.run_dir / "split.json").read_text())["train"])
+    flags |= {"json_dataset_path": str(path), "checkpoint": str(first.best_checkpoint), "resume": "auto"}
+    second = fit(**flags, run_dir=str(tmp_path / "second"))
+    split = json.loads((second.run_dir / "split.json").read_text())
+    assert len(split["validation"]) == 6  # a quarter of the 25 that are new
+    assert not trained & set(split["validation"])
+    content = json.loads(path.read_text())
+    content["dataset"] = [entry for entry in content["dataset"] if entry["image_path"] not in trained][:20]
+    (tmp_path / "new.json").write_text(json.dumps(content))
+    flags |= {"json_dataset_path": str(tmp_path / "new.json"), "checkpoint": str(second.best_checkpoint)}
+    flags |= {"json_validation_dataset_path": str(tmp_path / "old.json"), "run_dir": str(tmp_path / "third")}
+    third = fit(**flags)
+    assert "validation: --checkpoint was trained on " in caplog.text
+    before = torch.load(third.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["evaluation"]
+    expected = trained | set(split["train"]) | {entry["image_path"] for entry in content["dataset"]}
+    found, _ = TrainedImages.from_record(before["trained_images"]).recognise(images)
+    assert {images.name(index) for index in np.flatnonzero(found)} == expected
+    caplog.clear()
+    resumed = fit(**flags | {"max_epochs": 2})
+    assert "--checkpoint was trained on" not in caplog.text
+    after = torch.load(resumed.run_dir / "checkpoints" / "last.ckpt", weights_only=True)["evaluation"]
+    assert after == before
 
 
 @pytest.mark.parametrize(
