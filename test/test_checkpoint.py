@@ -61,7 +61,7 @@ def test_info_says_what_is_in_the_file(checkpoint, capsys):
 def test_info_leaves_out_the_digests_of_the_training_images(checkpoint):
     path, _ = checkpoint
     content = torch.load(path, weights_only=True)
-    content["evaluation"] = {"distances": [2.0], "trained_images": {"digests": ["0123456789abcdef"], "below": "g"}}
+    content["evaluation"] = {"distances": [2.0], "trained_images": {"digests": "0123456789abcdef", "below": "g"}}
     torch.save(content, path)
     assert describe(path)["evaluation"] == {"distances": [2.0]}
 

@@ -90,7 +90,7 @@ def test_thresholds_of_other_channels_are_not_taken_over():
 
 def test_a_resumed_checkpoint_keeps_its_training_images_without_reading_their_files():
     metrics = MetricsLogger(EvaluationRow(), ["a"])
-    record = {"digests": ["0123456789abcdef"], "below": "g"}
+    record = {"digests": "0123456789abcdef", "below": "g"}
     metrics.on_load_checkpoint(None, None, {"state_dict": {}, "evaluation": {"trained_images": record}})
     metrics.on_fit_start(SimpleNamespace(is_global_zero=True), None)  # without data
     saved = {"state_dict": {}}
