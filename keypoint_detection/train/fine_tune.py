@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from keypoint_detection.data.channels import channel_members
 from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
@@ -44,6 +45,24 @@ class TrainedWeights:
     def images(self) -> TrainedImages | None:
         """The images that they were trained on; None if the file does not say."""
         return TrainedImages.from_record(self.content.get(EVALUATION_KEY, {}).get(TRAINED_IMAGES))
+
+    def renamed(self, keypoint_channels: Sequence[str] | str | None) -> TrainedWeights:
+        """The same weights, with their channels called as the flags call them.
+
+        Args:
+            keypoint_channels: The flag. `a=b` renames the channel `b` of the weights to `a`, unless they have an `a`,
+                or more than one of the channels that are merged.
+        """
+        values = self.content["hyper_parameters"]
+        known = list(values["keypoint_channels"])
+        new_names = {}
+        for name, members in channel_members(keypoint_channels, known).items():
+            sources = [member for member in members if member in known]
+            if name not in known and len(sources) == 1:
+                new_names[sources[0]] = name
+                logger.info("--checkpoint %s: continues its channel %s as %s", self.name, sources[0], name)
+        names = [new_names.get(name, name) for name in known]
+        return replace(self, content={**self.content, "hyper_parameters": {**values, "keypoint_channels": names}})
 
     def channels(self, config: Mapping[str, Any]) -> list[str]:
         """Names of the channels that the weights know; none if the flags describe a backbone that they do not fit.
@@ -116,8 +135,8 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
 
     Args:
         checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
-            entity/project/name:alias. Channels that both know are continued; backbone arguments default to those of the
-            file.
+            entity/project/name:alias. Channels that both know are continued, also under a new name that
+            --keypoint_channels gives them (a=b); backbone arguments default to those of the file.
 
     Returns:
         The weights, or None to start from scratch.

@@ -42,7 +42,7 @@ from keypoint_detection.train.checkpoint_io import (
     explain_write_error,
 )
 from keypoint_detection.train.device_speed import tf32_products
-from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.fine_tune import TrainedWeights, find_trained_weights
 from keypoint_detection.train.finish import finish
 from keypoint_detection.train.folder_lock import FolderLock
 from keypoint_detection.train.last_checkpoint import LastCheckpoint, stops_when_terminated
@@ -122,9 +122,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         config = interrupted.decide(config, flags.automatic_flags())
     elif config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
-    # The checkpoint of a resumed run has all the weights that it started from, whose file may no longer exist.
-    source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
-    trained = find_trained_weights(source)
+    trained = _initial_weights(config, interrupted)
     if trained:
         config = trained.inherit(config)
     if interrupted:  # before the labels are read, since other channels would change them
@@ -174,6 +172,14 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         raise
     finally:
         give_back_freed_memory()
+
+
+def _initial_weights(config: dict[str, Any], interrupted: Resumed | None) -> TrainedWeights | None:
+    """The weights to start from, with their channels called as the flags call them."""
+    # The checkpoint of a resumed run has all the weights that it started from, whose file may no longer exist.
+    source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
+    trained = find_trained_weights(source)
+    return trained.renamed(config["keypoint_channels"]) if trained else None
 
 
 def _start_records(

@@ -80,6 +80,44 @@ def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix
     assert f"; the {encoder:,} of the encoder are frozen\n" in text
 
 
+def test_a_channel_is_continued_under_a_new_name(tmp_path, trained, caplog):
+    detector, path = trained
+    caplog.set_level(logging.INFO, "keypoint_detection")
+    flags = without(BACKBONE) | {"checkpoint": str(path), "ema_decay": 0}
+    names = "corner=corner_keypoints flap_corner_keypoints"
+    found = fit(**flags | {"keypoint_channels": names}, run_dir=str(tmp_path / "run"))
+    continued, new = ((found.detector.head.weight[row] - detector.head.weight[0]).abs().max() for row in (0, 1))
+    assert 0 < continued < 0.006 < new
+    assert f"--checkpoint {path}: continues its channel corner_keypoints as corner" in caplog.messages
+    assert "  continued channels: corner" in caplog.messages
+    assert "  new channels: flap_corner_keypoints" in caplog.messages
+    assert "  unused channels: nose" in caplog.messages
+    assert "--progressive_resizing 0.0 (auto: from weights that know 1 of 2 channels)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("known", "asked_for", "named"),
+    [
+        (["paw", "nose"], None, ["paw", "nose"]),
+        (["paw", "nose"], "nose", ["paw", "nose"]),
+        (["paw", "nose"], "nose foot=paw", ["foot", "nose"]),
+        (["paw", "nose"], ["left foot=paw", "nose"], ["left foot", "nose"]),
+        (["paw", "nose"], "foot=hand=paw", ["foot", "nose"]),
+        (["paw", "foot"], "foot=paw", ["paw", "foot"]),  # two that are merged: the own name tells which
+        (["paw", "hand"], "foot=paw=hand", ["paw", "hand"]),  # nothing tells which
+        (["paw", "foot=paw"], "foot=paw", ["paw", "foot=paw"]),  # a name with an equals sign
+        (["paw", "nose"], "foot=paw paw=hand", ["foot", "nose"]),
+    ],
+)
+def test_weights_call_their_channels_as_the_new_run_does(tmp_path, known, asked_for, named):
+    detector = KeypointDetector(known, backbone=BACKBONE, heatmap_sigma=4.0, heatmap_stride=2, learning_rate=6e-3)
+    content = {"state_dict": detector.state_dict(), "hyper_parameters": dict(detector.hparams)}
+    torch.save(content, tmp_path / "trained.ckpt")
+    weights = find_trained_weights(str(tmp_path / "trained.ckpt"))
+    assert weights.renamed(asked_for).channels({}) == named
+    assert weights.channels({}) == known
+
+
 @pytest.mark.parametrize(
     ("given", "warning"),
     [
