@@ -73,27 +73,66 @@ def refuse_overwriting(output: str | Path, sources: Iterable[str | Path]) -> Non
                 raise InputError(f"{output}: would overwrite an input file, expected another name")
 
 
-def refuse_repeated_keys(path: str | Path) -> None:
-    """Checks that no mapping in a YAML file repeats a key: loaders would silently take the last one.
+@contextlib.contextmanager
+def checked_yaml(source: str) -> Iterator[str]:
+    """A YAML file for a loader to read, after `check_yaml`; one that does not exist or is not text is not checked.
 
     Args:
-        path: The file. One that is not YAML, or that cannot be read twice, such as a pipe, passes: that is left to the
-            loader.
+        source: The file, which may be a pipe.
+
+    Yields:
+        The file, or a temporary copy of what came through the pipe, which cannot be read twice.
 
     Raises:
-        InputError: If a key is repeated.
+        InputError: If a key is repeated, or a value contains itself.
+    """
+    path, is_pipe = Path(source), False
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # left to the loader
+        content = path.read_bytes()
+        is_pipe = is_special(path)
+        check_yaml(content.decode())
+    if not is_pipe:
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "flags.yaml"
+        copy.write_bytes(content)
+        yield str(copy)
+
+
+def check_yaml(text: str) -> None:
+    """Checks that no mapping repeats a key, of which loaders would take the last, and that no value contains itself.
+
+    Args:
+        text: YAML. If it cannot be parsed, that is left to the loader.
+
+    Raises:
+        InputError: If a key is repeated, or a value contains itself by an anchor and its alias.
     """
     try:
-        nodes = [yaml.compose(Path(path).read_text(encoding="utf-8"), yaml.SafeLoader)] if Path(path).is_file() else []
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
         return
-    for node in nodes:
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        keys = [key.value for key, _ in entries]
-        for key in keys:
+    _check_node(root, "", {})
+
+
+def _check_node(node: yaml.Node | None, place: str, complete: dict[yaml.Node, bool]) -> None:
+    """Checks a node at a place such as `a.b[1]`, and what it consists of, unless an alias has led there before."""
+    if node in complete:
+        if not complete[node]:
+            raise InputError(f"{place} is an alias of what contains it, expected a value")
+        return
+    complete[node] = False
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for key, (_, value) in zip(keys, node.value, strict=True):
             if keys.count(key) > 1:
                 raise InputError(f"{key} appears twice, expected it once")
-        nodes += [value for _, value in entries if value not in nodes]  # a mapping may contain itself
+            _check_node(value, f"{place}.{key}" if place else str(key), complete)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _check_node(value, f"{place}[{number}]", complete)
+    complete[node] = True
 
 
 def prepare_file(path: str | Path, flag: str) -> None:

@@ -15,7 +15,7 @@ import jsonargparse
 from jsonargparse import ArgumentParser
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import refuse_repeated_keys
+from keypoint_detection.files import checked_yaml
 from keypoint_detection.wording import did_you_mean
 
 T = TypeVar("T")
@@ -272,8 +272,8 @@ class ConfigFile(jsonargparse.ActionConfigFile):
             InputError: If it is not a valid file of flags.
         """
         try:
-            refuse_repeated_keys(values)
-            super().__call__(parser, cfg, values, option_string)
+            with checked_yaml(values) as source:
+                super().__call__(parser, cfg, source, option_string)
             known = {action.dest for action in parser._actions}
             unknown = [name for name in vars(cfg) if name not in known]
             if unknown:

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from keypoint_detection.errors import InputError
-from keypoint_detection.files import refuse_repeated_keys
+from keypoint_detection.files import check_yaml
 from keypoint_detection.sweep.parameters import Parameter, grid_points, read_parameter
 from keypoint_detection.wording import did_you_mean
 
@@ -154,14 +154,15 @@ def read_sweep_file(path: str | Path) -> SweepFile:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"{path}: cannot be read: {reason}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     try:
-        refuse_repeated_keys(path)
+        check_yaml(text)
         return _check(path, content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

@@ -140,6 +140,13 @@ def test_a_parameter_that_stands_in_the_file_twice_is_named(tmp_path):
         read_sweep_file(path)
 
 
+def test_a_parameter_that_contains_itself_is_named(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("method: random\nparameters:\n  seed: &x {values: [1, *x]}\n")
+    with pytest.raises(InputError, match=rf"^{path}: parameters.seed.values\[1\] is an alias of what contains it"):
+        read_sweep_file(path)
+
+
 @pytest.mark.parametrize("content", ["a: [", "a: b: c", "- 1", "", None, b"\xff\xfe\x00"])
 def test_what_is_no_sweep_file_is_one_line(tmp_path, content):
     path = tmp_path / "sweep.yaml"

@@ -1,5 +1,7 @@
 import inspect
+import os
 import re
+import threading
 
 import pytest
 import pytorch_lightning as pl
@@ -265,6 +267,9 @@ def test_a_configuration_file_gives_flags_that_the_command_line_overrides(parser
         (b"# seed: 3", "expected flags such as"),
         (b"", "expected flags such as"),
         (b"max_epochs: 3\nseed: 1\nmax_epochs: 4", "max_epochs appears twice, expected it once"),
+        (b"max_epochs: 3\nseed: &x {b: *x}", "seed.b is an alias of what contains it, expected a value"),
+        (b"keypoint_channels: &x [a, *x]", "keypoint_channels[1] is an alias of what contains it, expected a value"),
+        (b"&x {seed: {b: [1, *x]}}", "seed.b[1] is an alias of what contains it, expected a value"),
         (b"\xff\xfe", "can't decode byte"),
     ],
 )
@@ -276,6 +281,43 @@ def test_what_is_wrong_in_a_configuration_file_is_said_with_its_name(parser, tmp
     assert str(error.value).startswith(f"--config {path}: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def piped(path, content):
+    """Makes a named pipe that holds text."""
+    os.mkfifo(path)
+    threading.Thread(target=path.write_text, args=(content,), daemon=True).start()
+    return path
+
+
+def test_a_configuration_may_come_through_a_pipe(parser, tmp_path):
+    path = piped(tmp_path / "pipe", "json_dataset_path: a.json\nmax_epochs: 7")
+    config = parser.parse_args(["--config", str(path), "--seed", "3"])
+    assert (config.json_dataset_path, config.max_epochs, config.seed) == ("a.json", 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("seed: 1\nmax_epochs: 3\nseed: 2\n", "seed appears twice, expected it once"),
+        ("max_epoch: 3", "unknown flag: max_epoch (did you mean max_epochs"),
+        ("pyproject.toml", "expected flags such as"),
+        ("", "expected flags such as"),
+    ],
+)
+def test_what_is_wrong_in_a_configuration_from_a_pipe_is_said_too(parser, tmp_path, content, said):
+    path = piped(tmp_path / "pipe", content)
+    with pytest.raises(InputError) as error:
+        parser.parse_args(["--config", str(path)])
+    assert str(error.value).startswith(f"--config {path}: ")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_anchor_may_stand_for_the_same_value_several_times(parser, tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("json_dataset_path: a.json\nseed: &x 3\nmax_epochs: *x\ndilations: &d [1, 2]\n")
+    assert parser.parse_args(["--config", str(path)]).max_epochs == 3
 
 
 def test_a_configuration_file_leaves_empty_what_may_be_empty(parser, tmp_path):
