@@ -155,10 +155,10 @@ class MetricsLogger(pl.Callback):
         threshold_unit: Unit of these distances: `pixel`, or `image` for fractions of the image's diagonal, below 1.
         ap_epoch_start: Number of epochs after which the metrics are first computed, apart from those of the weights
             that a fine-tuning run starts from.
-        ap_epoch_freq: Epochs from one evaluation to the next. Only validated epochs are evaluated, and always those
-            after which training may stop early. `auto` validates and evaluates about 25 times in a run (less often if
-            that would take more than a tenth of max_time), or as often as val_check_interval says, or
-            check_val_every_n_epoch if that is not 1.
+        ap_epoch_freq: Epochs from one evaluation to the next. An evaluation that is due waits for the next validation;
+            validations after which training may stop early are always evaluated. `auto` validates and evaluates about
+            25 times in a run (less often if that would take more than a tenth of max_time), or as often as
+            val_check_interval says, or check_val_every_n_epoch if that is not 1.
     """
 
     def __init__(
@@ -183,6 +183,7 @@ class MetricsLogger(pl.Callback):
         self.channel_names = channel_names
         self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first
         self.score_thresholds: torch.Tensor | None = None  # (C,) at the best F1 of the latest validation
+        self._validated = -1  # epoch of the latest validation, or the one before training started or was resumed
         self.trained_images: dict[str, Any] = {}  # for checkpoints, in the first process, which writes them
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -203,8 +204,12 @@ class MetricsLogger(pl.Callback):
         if epochs < 0 or self.ap_epoch_freq == "auto":
             return epochs >= 0
         # Whether an evaluation became due since the previous validation: not every epoch is validated.
-        before = epochs - epochs_since_validation(trainer)
+        before = epochs - epochs_since_validation(trainer, self._validated)
         return epochs // self.ap_epoch_freq > before // self.ap_epoch_freq
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the epoch."""
+        self._validated = trainer.current_epoch - 1
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
@@ -225,6 +230,11 @@ class MetricsLogger(pl.Callback):
             self.latest = self._log("validation", trainer, log_prefix(trainer))
             names = [log_name("best_threshold", channel) for channel in self.channel_names]
             self.score_thresholds = torch.tensor([self.latest[name] for name in names])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the epoch."""
+        if not trainer.sanity_checking:
+            self._validated = trainer.current_epoch
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the metrics."""

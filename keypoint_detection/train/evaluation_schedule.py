@@ -27,13 +27,19 @@ def is_last_epoch(trainer: pl.Trainer) -> bool:
     return _reaches_last_epoch(trainer) or _reaches_last_step(trainer) or stops
 
 
-def epochs_since_validation(trainer: pl.Trainer) -> int:
-    """How many epochs ago the previous validation was; at least 1, even if it was in this epoch."""
-    every = trainer.check_val_every_n_epoch
-    if every is not None or trainer.val_check_batch is None:  # the latter if the interval is a time
-        return every or 1
-    latest = (trainer.fit_loop.total_batch_idx - trainer.val_check_batch) // trainer.num_training_batches
-    return max(1, trainer.current_epoch - latest)
+def epochs_since_validation(trainer: pl.Trainer, latest: int) -> int:
+    """How many epochs ago the previous validation was; at least 1, even if it was in this epoch.
+
+    Args:
+        trainer: The trainer.
+        latest: Epoch of the latest validation that this process has seen, for an interval in time.
+    """
+    if trainer.val_check_batch is None:  # the interval is a time
+        return max(1, trainer.current_epoch - latest)
+    if trainer.check_val_every_n_epoch is not None:
+        return trainer.check_val_every_n_epoch
+    previous = (trainer.fit_loop.total_batch_idx - trainer.val_check_batch) // trainer.num_training_batches
+    return max(1, trainer.current_epoch - previous)
 
 
 def _reaches_last_epoch(trainer: pl.Trainer) -> bool:

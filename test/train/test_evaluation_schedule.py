@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from configuration import DEFAULT_HYPERPARAMETERS
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 from keypoint_detection import fit
 from keypoint_detection.errors import InputError
@@ -97,6 +98,20 @@ def test_a_validation_that_stops_a_training_early_has_average_precision(tmp_path
 
 def test_an_interval_in_time_validates_at_the_end(tmp_path):
     assert validated(tmp_path, max_epochs=3, val_check_interval="00:01:00:00") == ([2], [])
+
+
+def test_average_precision_that_is_due_waits_for_the_next_validation_of_an_interval_in_time(tmp_path, monkeypatch):
+    real = _TrainingEpochLoop._should_check_val_fx
+
+    def by_the_clock(self, fetcher):
+        if self.trainer._val_check_time_interval is None:  # at the end
+            return real(self, fetcher)
+        return self.batch_progress.is_last_batch and self.trainer.current_epoch in (1, 2, 5)
+
+    monkeypatch.setattr(_TrainingEpochLoop, "_should_check_val_fx", by_the_clock)
+    in_time = {"val_check_interval": "00:01:00:00", "max_epochs": 9, "limit_train_batches": 1}
+    # Epochs 1, 4 and 7, counted from 1, are due; 2, 3, 6 and 9 are validated.
+    assert validated(tmp_path, ap_epoch_freq=3, ap_epoch_start=1, **in_time) == ([1, 5, 8], [2])
 
 
 def test_epochs_without_average_precision_leave_the_checkpoints_of_the_best_alone(tmp_path):
@@ -321,7 +336,9 @@ def test_the_last_epoch_is_that_in_which_a_training_stops_and_may(stops, epoch, 
     ("every", "batches", "batch", "expected"),
     [
         (3, 3, 8, 3),
-        (None, None, 8, 1),  # an interval in time
+        (None, None, 8, 2),  # an interval in time; it is the third epoch, and the first one was validated
+        (1, None, 8, 2),
+        (1, None, 2, 1),
         (None, 5, 9, 2),  # after batch 10 in the fourth epoch of three; before that after batch 5 in the second one
         (None, 1, 4, 1),  # after each batch, so also before in this epoch
     ],
@@ -332,7 +349,7 @@ def test_the_epochs_since_a_validation_are_at_least_one(every, batches, batch, e
         check_val_every_n_epoch=every, val_check_batch=batches, num_training_batches=3, current_epoch=batch // 3,
         fit_loop=loop,
     )  # fmt: skip
-    assert epochs_since_validation(trainer) == expected
+    assert epochs_since_validation(trainer, latest=0) == expected
 
 
 def test_an_interval_longer_than_an_epoch_is_refused(tmp_path):
