@@ -65,7 +65,9 @@ def predict(
         output: File to write.
         format: native (this library's own, which can be corrected and trained on), csv, coco (results) or auto, which
             chooses by the output's file name extension.
-        overlays: Folder for images with the keypoints drawn in, and for a video of each input video.
+        overlays: Folder for images with the keypoints drawn in (.jpg), and for a video of each input video (.mp4), at
+            the relative paths of the inputs. If two of these paths would be the same, as for a.png and a.tif, all names
+            keep the extensions of their inputs: a.png.jpg, a.tif.jpg.
         score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
             default the checkpoint's own threshold for each channel.
         max_keypoints: Maximum number of keypoints per image for channels without their own; by default as in training.
@@ -211,10 +213,7 @@ def _predict_frames(frames: Iterable[tuple[int, np.ndarray]], predictor: Keypoin
 
 
 class _Overlays:
-    """Writes pictures and videos with the keypoints drawn in, at the same relative paths as the inputs.
-
-    If two of these paths would be the same, all names keep the extensions of their inputs: `a.png.jpg`, `a.tif.jpg`.
-    """
+    """Writes pictures and videos with the keypoints drawn in."""
 
     def __init__(self, folder: Path, root: Path, files: Sequence[Path]) -> None:
         self.folder = folder
