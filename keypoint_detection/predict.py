@@ -162,7 +162,8 @@ class KeypointPredictor:
         device: Where the network runs, such as `cpu` or `cuda:0`; `auto` takes an accelerator if there is one.
         score_threshold: The score from which a detection counts, one for all channels or one per channel by name. None
             takes the checkpoint's thresholds: those with the best F1 in validation, or those that `evaluate --recall`
-            stored; 0.1 for a channel without one.
+            stored; 0.1 for a channel without one. For a channel that was hardly learned, it may be near 0.01, and most
+            detections wrong.
         max_keypoints: Maximum number of keypoints per channel and image; it may exceed that of the training run, except
             in an ONNX file or for channels with a maximum of their own (`keypoint_channel_max_keypoints`). None takes
             that of the training run, which applies to each tile if there are tiles.

@@ -69,7 +69,7 @@ def predict(
             the relative paths of the inputs. If two of these paths would be the same, as for a.png and a.tif, all names
             keep the extensions of their inputs: a.png.jpg, a.tif.jpg.
         score_threshold: Score from which a detection counts, or one score per channel (no detection is below 0.01); by
-            default the checkpoint's own threshold for each channel.
+            default the checkpoint's own, which may be near 0.01 for a channel that was hardly learned.
         max_keypoints: Maximum number of keypoints per image for channels without their own; by default as in training.
         batch_size: Number of images that go through the network at once.
         tile: Side length in pixels of overlapping tiles, for images much larger than the training images.
