@@ -51,6 +51,8 @@ class ChannelMeans(Metric):
 class LossLogger(pl.Callback):
     """Logs the loss, in total and per channel, and for BCE its lower bound, the true heatmaps' entropy (`gt_loss`).
 
+    These are means of all processes, except for `train/loss_step`, which is the loss of one batch of the first process.
+
     Args:
         row: Collects what an evaluation logs.
         channel_names: Names of the channels.
