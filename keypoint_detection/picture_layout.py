@@ -159,6 +159,21 @@ def image_grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str] = (
     return np.asarray(canvas)
 
 
+def named_grid(pictures: Sequence[np.ndarray], names: Sequence[str], columns: int) -> np.ndarray:
+    """Puts pictures into a grid, row by row, with a name above each.
+
+    Args:
+        pictures: Pictures of one width.
+        names: One per picture; shortened in the middle if they are longer than the picture is wide.
+        columns: Number of pictures in a row.
+
+    Returns:
+        The picture.
+    """
+    starts = range(0, len(pictures), columns)
+    return stack([image_grid([pictures[i : i + columns]], names[i : i + columns]) for i in starts])
+
+
 def stack(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Stacks pictures from top to bottom.
 

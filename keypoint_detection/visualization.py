@@ -22,6 +22,7 @@ from keypoint_detection.picture_layout import (
     channel_colours,
     fill_width,
     image_grid,
+    named_grid,
     resize,
     stack,
     width_within,
@@ -163,8 +164,9 @@ def keypoint_panel(
     true: Tensor,
     channel_names: Sequence[str],
     score_thresholds: Sequence[float],
+    image_names: Sequence[str],
 ) -> np.ndarray:
-    """Predicted and true keypoints of each image, with a legend that gives scores for each channel.
+    """Predicted and true keypoints of each image, under its name, with a legend that gives scores for each channel.
 
     Args:
         images: `(B, 3, H, W)` float in [0, 1].
@@ -173,6 +175,7 @@ def keypoint_panel(
         true: `(B, C, K, 2)` xy, NaN for none.
         channel_names: C names.
         score_thresholds: C scores; detections below the one of their channel are not drawn.
+        image_names: B names.
 
     Returns:
         The panel.
@@ -192,7 +195,7 @@ def keypoint_panel(
                 width,
             )
         )
-    grid = image_grid([pictures[i : i + columns] for i in range(0, len(pictures), columns)])
+    grid = named_grid(pictures, image_names, columns)
     highest = scores.amax(dim=(0, 2)).tolist() if scores.numel() else [0.0] * len(channel_names)
     numbers = zip(channel_names, score_thresholds, highest, strict=True)
     entries = {name: f"≥ {_score(lowest)}, max {_score(highest)}" for name, lowest, highest in numbers}

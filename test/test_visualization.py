@@ -18,6 +18,7 @@ from keypoint_detection.picture_layout import (
     add_title,
     channel_colours,
     image_grid,
+    named_grid,
     paper_colours,
     resize,
 )
@@ -237,7 +238,7 @@ def test_a_panel_shows_detections_from_the_threshold_of_their_channel_and_says_s
     scores = torch.tensor([[[0.25, 0.0], [0.25, 0.0]]])
 
     def draw(keypoints, thresholds):
-        return keypoint_panel(torch.zeros(1, 3, 50, 50), keypoints, scores, nothing, ["a", "b"], thresholds)
+        return keypoint_panel(torch.zeros(1, 3, 50, 50), keypoints, scores, nothing, ["a", "b"], thresholds, [""])
 
     only_a = draw(torch.where(torch.tensor([True, False])[None, :, None, None], xy, nothing), [0.0, 0.0])
     assert np.array_equal(draw(xy, [0.25, 0.26]), only_a)
@@ -259,6 +260,35 @@ def test_grid_places_pictures_in_rows_and_columns():
     assert grid[21, 10].tolist() == [0, 0, 255]
     captioned = image_grid([[red, green]], ["a", "a name that is far too long for its column"])
     assert captioned.shape[1] == 4 + 20 + 4 + 20 + 4
+
+
+def test_a_name_stands_above_each_picture():
+    """Names change only the strip above their own picture, however long they are and however narrow it is."""
+    pictures = [np.full((height, 60, 3), 100, dtype=np.uint8) for height in (50, 40, 30)]
+    plain, named = (named_grid(pictures, ["", "", last], columns=2) for last in ("", "a/very/long/name/of/a.png"))
+    assert plain.shape == named.shape
+    assert plain.shape[1] == 4 + 60 + 4 + 60 + 4
+    rows, columns = np.nonzero((plain != named).any(axis=2))
+    assert columns.min() >= 4
+    assert columns.max() < 64
+    top = plain.shape[0] - 4 - 30  # of the third picture
+    assert (named[top : top + 30, 4:64] == 100).all()
+    assert top - 20 < rows.min() <= rows.max() < top
+
+
+def test_keypoints_are_shown_under_the_names_of_their_images():
+    images, nothing = torch.zeros(5, 3, 32, 32), torch.full((5, 1, 1, 2), float("nan"))
+
+    def panel(*names):
+        return keypoint_panel(images, nothing, torch.zeros(5, 1, 1), nothing, ["a"], [0.5], names).astype(int)
+
+    empty = [""] * 5
+    changed = np.abs(panel("", "", "", "b.png", "c.png") - panel(*empty)).sum(axis=2)
+    width = changed.shape[1]
+    rows, columns = np.nonzero(changed)
+    first, second = columns[rows < 300], columns[rows > 300]  # four side by side, then one
+    assert first.min() > 3 * width / 4
+    assert second.max() < width / 4
 
 
 def test_resize_repeats_pixels_of_whole_multiples():
@@ -325,9 +355,10 @@ def test_panels_hold_every_image_and_channel(channels, stride, batch):
     assert (first_row.max(axis=2) == first_row.min(axis=2)).all()
     scores = torch.rand(batch, channels, 2)
     lowest = [0.5] * channels
-    assert keypoint_panel(images, keypoints, scores, keypoints, names, lowest).dtype == np.uint8
+    files = [f"{i}.png" for i in range(batch)]
+    assert keypoint_panel(images, keypoints, scores, keypoints, names, lowest, files).dtype == np.uint8
     nothing = torch.full((batch, channels, 1, 2), float("nan"))
-    assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names, lowest).shape[2] == 3
+    assert keypoint_panel(images, nothing, torch.zeros(batch, channels, 1), nothing, names, lowest, files).shape[2] == 3
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -338,7 +369,7 @@ def test_pictures_of_very_tall_and_very_wide_images_stay_pictures(size, batch, t
     true = heatmaps.render(keypoints, size, 3.0, 4)
     panels = [
         heatmap_panel(images, true, true, ["a", "b"]),
-        keypoint_panel(images, keypoints, torch.rand(batch, 2, 3), keypoints, ["a", "b"], [0.5, 0.5]),
+        keypoint_panel(images, keypoints, torch.rand(batch, 2, 3), keypoints, ["a", "b"], [0.5, 0.5], [""] * batch),
     ]
     for panel in panels:
         assert max(panel.shape) < 20_000

@@ -154,6 +154,9 @@ class HeatmapPictures(pl.Callback):
         start = time.monotonic()
         images, true = batch.images[:count].cpu(), batch.heatmaps[:count].float().cpu()
         predicted = outputs["heatmaps"][:count].float().cpu()
+        data = trainer.datamodule
+        annotations = data.test_annotations if stage == "test" else data.validation_annotations
+        names = [annotations.name(index) if index >= 0 else "" for index in batch.indices[:count].tolist()]
         to_input = torch.linalg.inv(batch.transforms[:count].cpu().double())
         xy = transform_points(outputs["xy"][:count].cpu().double(), to_input)
         with_heatmaps = slice(max(1, HEATMAPS // len(self.channel_names)))
@@ -168,6 +171,7 @@ class HeatmapPictures(pl.Callback):
                 batch.keypoints[:count].cpu(),
                 self.channel_names,
                 self._score_thresholds(trainer, pl_module),
+                names,
             ),
         }
         epoch = self.metrics.row.epoch(trainer)

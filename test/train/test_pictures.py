@@ -30,6 +30,12 @@ def detector(*thresholds):
     return SimpleNamespace(score_thresholds=torch.tensor(thresholds))
 
 
+def named(*stages):
+    """A data module whose images are named by their set and number."""
+    files = {stage: SimpleNamespace(name=lambda index, stage=stage: f"{stage}/{index}.png") for stage in stages}
+    return SimpleNamespace(**{f"{stage}_annotations": annotations for stage, annotations in files.items()})
+
+
 def make_batch(images, channels):
     """A batch, what a detector finds in it, and a trainer."""
     batch = Batch(
@@ -44,7 +50,7 @@ def make_batch(images, channels):
     }  # fmt: skip
     trainer = SimpleNamespace(
         is_global_zero=True, loggers=[], current_epoch=0, max_epochs=250, max_steps=-1, should_stop=False,
-        sanity_checking=False, state=SimpleNamespace(fn="fit"), world_size=2,
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), world_size=2, datamodule=named("validation", "test"),
     )  # fmt: skip
     return batch, outputs, trainer
 
@@ -100,11 +106,12 @@ def test_pictures_take_a_small_share_of_the_time_but_the_best_checkpoint_is_draw
 
 def test_pictures_show_what_a_checkpoint_of_the_moment_predicts(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "PICTURES_SHARE", math.inf)
-    drawn = []
+    drawn, files = [], []
 
-    def spied(images, xy, scores, true, names, thresholds):
+    def spied(images, xy, scores, true, channels, thresholds, names):
         drawn.append(thresholds)
-        return keypoint_panel(images, xy, scores, true, names, thresholds)
+        files.append(names)
+        return keypoint_panel(images, xy, scores, true, channels, thresholds, names)
 
     keypoint_panel = pictures.keypoint_panel
     monkeypatch.setattr(pictures, "keypoint_panel", spied)
@@ -121,13 +128,14 @@ def test_pictures_show_what_a_checkpoint_of_the_moment_predicts(tmp_path, monkey
     callback.on_test_batch_end(trainer, best, outputs, batch, 0)
     # 0.1 where nothing is known.
     assert drawn == [pytest.approx(t, rel=1e-4) for t in ([0.1, 0.1], [0.6, 0.7], [0.3, 0.1], [0.3, 0.1])]
+    assert files == [["validation/0.png"]] * 3 + [["test/0.png"]]
 
 
 def test_pictures_show_images_from_all_over_the_set_and_what_is_found_in_them(tmp_path, monkeypatch):
     shown = []
 
     def spied(images, xy, scores, true, *others):
-        shown.append((images, xy, true))
+        shown.append((images, xy, true, others[-1]))
         return keypoint_panel(images, xy, scores, true, *others)
 
     keypoint_panel = pictures.keypoint_panel
@@ -141,7 +149,8 @@ def test_pictures_show_images_from_all_over_the_set_and_what_is_found_in_them(tm
     )  # fmt: skip
     data.setup()
     expected = data.dataset("test").__getitems__([Key(0), Key(1), Key(3)])  # of four
-    images, xy, true = shown[-1]
+    images, xy, true, names = shown[-1]
+    assert names == [data.test_annotations.name(index) for index in (0, 1, 3)]
     for place, sample in enumerate(expected):
         assert torch.equal(images[place], sample.images)
         labelled = true[place, :, : sample.keypoints.shape[1]]  # rows are as long as the fullest image
