@@ -16,7 +16,7 @@ from keypoint_detection.data.validation import CheckReport, check_dataset
 from keypoint_detection.errors import InputError
 from keypoint_detection.files import check_given, prepare_file, refuse_overwriting, writing
 from keypoint_detection.markers import draw_keypoints
-from keypoint_detection.picture_layout import add_legend, image_grid
+from keypoint_detection.picture_layout import add_legend, named_grid
 
 PICTURE_WIDTH = 480
 COLUMNS = 3
@@ -88,7 +88,7 @@ def draw_examples(report: CheckReport) -> np.ndarray:
         labels = annotations.keypoints(index, width=image.shape[1], height=image.shape[0])
         true = dict(zip(annotations.channel_names, labels, strict=True))
         pictures.append(draw_keypoints(image, true=true, width=PICTURE_WIDTH))
-    grid = image_grid([pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)])
+    grid = named_grid(pictures, [annotations.name(index) for index in report.examples], COLUMNS)
     return add_legend(grid, dict.fromkeys(annotations.channel_names, ""), "ring: labelled keypoint")
 
 

@@ -11,6 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from configuration import TEST_DATASET
 from PIL import Image
@@ -460,3 +461,20 @@ def test_ctrl_c_during_imports_ends_at_once_and_is_ignored_where_it_was(tmp_path
         )  # fmt: skip
         found.append((ended.returncode, ended.stdout, ended.stderr))
     assert found == [(130, "", "interrupted\n"), (0, "went on\n", "")]
+
+
+def test_check_names_the_images_that_it_draws(tmp_path):
+    shutil.copytree(TEST_DATASET, tmp_path / "set")
+    labels, first, second = tmp_path / "set" / "annotations.json", tmp_path / "first.png", tmp_path / "second.png"
+    assert main(["check", "--json_dataset_path", str(labels), "--picture", str(first)]) == 0
+    text = labels.read_text()
+    old = json.loads(text)["dataset"][2]["image_path"]
+    (labels.parent / old).rename(labels.parent / "another name.png")
+    labels.write_text(text.replace(old, "another name.png"))
+    assert main(["check", "--json_dataset_path", str(labels), "--picture", str(second)]) == 0
+    changed = np.argwhere((np.asarray(Image.open(first)) != np.asarray(Image.open(second))).any(axis=2))
+    # The one with the fewest keypoints is drawn last: below three others, all of them 480 px square.
+    top, left = changed.min(axis=0)
+    bottom, right = changed.max(axis=0)
+    assert 480 < top < bottom < 480 + 60
+    assert 0 < left < right < 480
