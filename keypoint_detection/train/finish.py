@@ -99,6 +99,8 @@ def finish(trainer: pl.Trainer, folder: RunFolder) -> TrainingResult:
             log_checkpoint_artifact(run_logger, best)
             log_report(run_logger, folder.path / REPORT_FILE)
             finish_wandb(run_logger)
+    if trainer.is_global_zero:
+        folder.record_end(trainer.global_step, text)
     detector.trainer = None  # with its data module, which may hold a gigabyte of images
     detector.cpu()
     return result

@@ -29,6 +29,7 @@ class Resumed:
         split: Its split.
         wandb_id: Identifier of its wandb run, or None if it had none.
         flags: The flags that it started with, with `auto` replaced; empty for a run of an older version.
+        latest_record: What is known about its latest start, see `RunFolder.write_record`.
     """
 
     checkpoint: Path
@@ -37,6 +38,7 @@ class Resumed:
     split: dict[str, Any]
     wandb_id: str | None
     flags: dict[str, Any]
+    latest_record: dict[str, Any]
 
     def decide(self, config: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
         """Replaces `auto` by what the run chose when it started, possibly on another device.
@@ -62,14 +64,14 @@ class Resumed:
             InputError: If one of them differs.
         """
         for name in sorted(names & self.flags.keys() & config.keys()):
-            if _plain(config[name]) != _plain(self.flags[name]):
+            if plain_flag(config[name]) != plain_flag(self.flags[name]):
                 raise InputError(
                     f"--{name} {config[name]}: the interrupted run has {self.flags[name]}, expected the same to resume "
                     f"it; --checkpoint {self.checkpoint} starts a new run from its weights"
                 )
 
 
-def _plain(value: Any) -> Any:
+def plain_flag(value: Any) -> Any:
     """A flag's value as read back from JSON, with a list of names joined to text."""
     if isinstance(value, str):
         return " ".join(value.split())
@@ -130,4 +132,5 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
         raise InputError(f"{given}: expected {SPLIT_FILE} in {folder.path}, the folder of the run")
     logger.info("resuming from %s, after step %d", checkpoint, content["global_step"])
     record = folder.read_json("run.json") or {}
-    return Resumed(checkpoint, content["global_step"], folder, split, record.get("wandb_id"), record.get("flags", {}))
+    wandb_id, flags, latest = record.get("wandb_id"), record.get("flags", {}), [record, *record.get("resumed", [])][-1]
+    return Resumed(checkpoint, content["global_step"], folder, split, wandb_id, flags, latest)

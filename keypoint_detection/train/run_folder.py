@@ -156,6 +156,17 @@ class RunFolder:
             }
         self.write_json("run.json", record)
 
+    def record_end(self, step: int, origin: str) -> None:
+        """Adds to the latest record in `run.json` that training has ended, and that all results are written.
+
+        Args:
+            step: Number of optimiser steps.
+            origin: Which epoch `best.ckpt` is from, as text.
+        """
+        record = self.read_json("run.json")
+        [record, *record.get("resumed", [])][-1].update(ended_after_step=step, origin=origin)
+        self.write_json("run.json", record)
+
 
 def provenance(fingerprints: dict[str, str]) -> dict[str, Any]:
     """Collects what is needed to tell later how a run was produced.

@@ -42,6 +42,7 @@ from keypoint_detection.train.checkpoint_io import (
     explain_write_error,
 )
 from keypoint_detection.train.device_speed import tf32_products
+from keypoint_detection.train.ended import find_result
 from keypoint_detection.train.fine_tune import TrainedWeights, find_trained_weights
 from keypoint_detection.train.finish import finish
 from keypoint_detection.train.folder_lock import FolderLock
@@ -122,9 +123,7 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         config = interrupted.decide(config, flags.automatic_flags())
     elif config["run_dir"] and config["resume"] is None:
         RunFolder(Path(config["run_dir"])).refuse_used()
-    trained = _initial_weights(config, interrupted)
-    if trained:
-        config = trained.inherit(config)
+    trained, config = _initial_weights(config, interrupted)
     if interrupted:  # before the labels are read, since other channels would change them
         interrupted.check(config, flags.learning_flags() - flags.automatic_flags())
     check_detector(config)
@@ -135,6 +134,8 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     config = {**config, **recipe.values(), **decoding_caps(datamodule, config["max_keypoints"])}
     if interrupted:
         interrupted.check(config, flags.learning_flags())
+        if result := find_result(interrupted, config, datamodule.split["fingerprints"]):
+            return result
     channels = list(datamodule.channel_names)
     detector = build_detector(config, channels, load_pretrained=not (trained or interrupted))
     is_trained = trained.load(detector) if trained and not interrupted else False
@@ -174,12 +175,16 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
         give_back_freed_memory()
 
 
-def _initial_weights(config: dict[str, Any], interrupted: Resumed | None) -> TrainedWeights | None:
-    """The weights to start from, with their channels called as the flags call them."""
+def _initial_weights(
+    config: dict[str, Any], interrupted: Resumed | None
+) -> tuple[TrainedWeights | None, dict[str, Any]]:
+    """The weights to start from, with their channels called as in the flags, and the flags with what they need."""
     # The checkpoint of a resumed run has all the weights that it started from, whose file may no longer exist.
     source = str(interrupted.checkpoint) if interrupted and config["checkpoint"] else config["checkpoint"]
     trained = find_trained_weights(source)
-    return trained.renamed(config["keypoint_channels"]) if trained else None
+    if trained is None:
+        return None, config
+    return trained.renamed(config["keypoint_channels"]), trained.inherit(config)
 
 
 def _start_records(

@@ -99,8 +99,68 @@ def test_a_training_that_was_killed_after_its_end_only_finishes(tmp_path):
     fit(**SHORT | {"max_epochs": 2}, run_dir=str(tmp_path))
     paths = [tmp_path / "metrics.csv", tmp_path / "checkpoints" / "last.ckpt"]
     before = [path.read_bytes() for path in paths]
+    (tmp_path / "report.html").unlink()
     fit(**SHORT | {"max_epochs": 2}, run_dir=str(tmp_path), resume="auto")
     assert [path.read_bytes() for path in paths] == before
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_training_that_has_ended_is_left_as_it_is(tmp_path, caplog):
+    """The same flags write nothing at all, and the result is that of the run."""
+    labels = SHORT["json_dataset_path"]
+    flags = SHORT | {"max_epochs": 2, "run_dir": str(tmp_path), "json_test_dataset_path": labels}
+    first = fit(**flags)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    caplog.set_level("INFO", "keypoint_detection")
+    second = fit(**flags | {"run_dir": None, "resume": str(tmp_path)})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert caplog.messages[-1] == (
+        "training had already ended, after step 4, and all results are there; to train longer, raise --max_epochs, "
+        "--max_steps or --max_time"
+    )
+    assert first.metrics["test/meanAP"] == first.metrics["best/meanAP"]
+    measured = {name: value for name, value in first.metrics.items() if name.startswith(("best/", "test/"))}
+    assert second.metrics == pytest.approx(measured, rel=0, abs=0, nan_ok=True)
+    assert (second.table(), second.origin, second.where_to_look()) == (
+        first.table(), first.origin, first.where_to_look()
+    )  # fmt: skip
+    for name, value in first.detector.state_dict().items():
+        assert torch.equal(value.nan_to_num(7), second.detector.state_dict()[name].nan_to_num(7)), name
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "distances"),
+    [
+        ({"max_epochs": 3}, 6, [2, 4]),
+        ({"maximal_gt_keypoint_pixel_distances": "3"}, 4, [3]),
+        ({"json_test_dataset_path": SHORT["json_dataset_path"]}, 4, [2, 4]),
+    ],
+)
+def test_a_training_that_has_ended_does_what_else_is_asked_for(tmp_path, asked, steps, distances):
+    flags = SHORT | {"max_epochs": 2, "run_dir": str(tmp_path)}
+    fit(**flags)
+    report = (tmp_path / "report.html").stat().st_mtime_ns
+    found = fit(**flags | asked | {"resume": "auto"})
+    assert (tmp_path / "report.html").stat().st_mtime_ns > report
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
+    assert ("test/meanAP" in found.metrics) == ("json_test_dataset_path" in asked)
+    assert found.threshold_distances == distances
+
+
+def test_a_training_that_was_killed_after_it_was_asked_for_more_goes_on(tmp_path, monkeypatch):
+    flags = SHORT | {"max_epochs": 2, "run_dir": str(tmp_path)}
+    fit(**flags)
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    longer = flags | {"max_epochs": 3, "resume": "auto"}
+    with monkeypatch.context() as patch:
+        patch.setattr(LossLogger, "on_train_batch_end", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            fit(**longer)
+    fit(**longer)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_auto_without_anything_to_resume_starts_anew(tmp_path):
