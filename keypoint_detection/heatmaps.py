@@ -31,8 +31,9 @@ from keypoint_detection.subpixel import SMALLEST_HEIGHT, vertices
 # Cells on each side of a keypoint that are always rendered, however small sigma is: decoding reads cells up to two
 # away from the peak.
 _SMALLEST_RADIUS = 2.5
-# Where a missing keypoint is drawn, in pixels: not at infinity, because the gradient would be NaN.
-_FAR = -1e15
+# Where a missing keypoint is drawn, in pixels: not at infinity, because the gradient would be NaN, but far beyond the
+# largest sigma. Its square is just below the largest float32 number.
+_FAR = -1.5e19
 # With more keypoints per map than this, it is worth checking whether most of them are missing ones.
 _CROWD = 64
 # The height that a peak must reach.

@@ -468,3 +468,12 @@ def test_the_narrowest_and_the_widest_gaussian_are_one_cell_and_all():
     narrow, wide = (heatmaps.render(torch.tensor([[1.5, 0.5]]), (2, 3), sigma) for sigma in (1e-18, 1e18))
     assert narrow.tolist() == [[0, 1, 0], [0, 0, 0]]
     assert wide.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("sigma", [1e-18, 1e18])
+def test_the_narrowest_and_the_widest_gaussian_of_a_missing_keypoint_is_nothing(sigma):
+    keypoints = torch.full((2, 1, 2), NAN).requires_grad_()
+    rendered = heatmaps.render(keypoints, (2, 3), sigma)
+    assert rendered.count_nonzero() == 0
+    rendered.sum().backward()
+    assert keypoints.grad.count_nonzero() == 0
