@@ -5,10 +5,10 @@ C channels, K keypoints, H W image.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 # Share of the crops that lie anywhere, so that the network also sees the background; all others contain a keypoint.
@@ -81,6 +81,5 @@ def keep_inside(xy: np.ndarray, limits: np.ndarray | tuple[int, int]) -> np.ndar
 
 
 def within(keypoints: Tensor, size: tuple[int, int]) -> Tensor:
-    """The keypoints `(C, K, 2)`, with NaN for those outside an image of `size` (H, W)."""
-    outside = (keypoints < 0) | (keypoints > keypoints.new_tensor([size[1], size[0]]))
-    return keypoints.masked_fill(outside.any(-1, keepdim=True), math.nan)
+    """The keypoints `(C, K, 2)`, with NaN for those outside an image of `size` (H, W), judged like labels."""
+    return torch.from_numpy(keep_inside(keypoints.numpy(), (size[1], size[0])))

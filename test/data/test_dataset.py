@@ -277,6 +277,18 @@ def test_a_keypoint_on_the_border_of_an_image_is_in_it(tmp_path, image_size):
         assert sample.keypoints.tolist() == [[[*sample.sizes.flip(0).tolist()], [0, 0]]]
 
 
+@pytest.mark.parametrize(("width", "side"), [(15, 31), (11, 200), (800, 448)])
+def test_a_keypoint_on_the_right_border_is_on_the_left_border_of_the_mirrored_image(tmp_path, width, side):
+    # In 64 bits, side - width * (side / width) is below 0 for these.
+    path = write_data_set(tmp_path, [(width, 4)], [{"corner": [[width, 1], [0, 2], [width + 1, 2]]}])
+    fixed = {"rotation": 0, "vertical_flip": 0, "scale": 0, "translation": 0, "cutmix": 0}
+    mirrored = Augmentation(horizontal_flip=1, **fixed)
+    sample = make(read_annotations(path, tmp_path), image_size=side, augmentation=mirrored)[0]
+    height = sample.images.shape[1]
+    expected = torch.tensor([[[0, height / 4], [side, height / 2], [math.nan, math.nan]]])
+    torch.testing.assert_close(sample.keypoints, expected, equal_nan=True)
+
+
 def test_channels_without_keypoints_can_be_ignored(annotations):
     dataset = make(annotations, empty_channels="ignore")
     assert dataset[0].labelled.tolist() == [True, True, False]
