@@ -15,10 +15,11 @@ from PIL import Image
 
 from keypoint_detection.errors import InputError
 
-# What Pillow raises for files that are damaged or not images. For files that it cannot identify, it raises OSErrors.
+# What Pillow raises for files that are damaged or not images (RuntimeErrors are those of its AVIF decoder). For files
+# that it cannot identify, it raises OSErrors.
 DECODING_ERRORS = (
     *(SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, OverflowError),
-    *(struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError),
+    *(struct.error, zlib.error, Image.DecompressionBombError, RuntimeError),
 )
 # How far floating-point pixels may be outside [0, 1], e.g. because resizing rounds.
 _ROUNDING = 1e-3

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from keypoint_detection.data import image_cache, images
 from keypoint_detection.data.annotations import Annotations, PackedStrings
@@ -130,6 +130,21 @@ def test_tiff_images_of_all_kinds_are_turned(tmp_path, mode, compression):
 def test_a_damaged_exif_block_does_not_hide_the_pixels(tmp_path):
     pixels("RGB", HALF).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0garbage")
     assert np.array_equal(load_image(tmp_path / "image.png")[0, 0], HALF)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+@pytest.mark.parametrize("damage", ["pixels", "place"])
+def test_damaged_avif_images_are_named(tmp_path, damage):
+    path = tmp_path / "image.avif"
+    pixels("RGB", RED, (16, 16)).save(path)
+    content = path.read_bytes()
+    start = content.index(b"mdat") + 4
+    damaged = content[:start] + bytes(len(content) - start) if damage == "pixels" else content.replace(b"iloc", b"free")
+    path.write_bytes(damaged)
+    with pytest.raises(InputError) as caught:
+        load_image(path)
+    assert str(caught.value).startswith(f"{path}: damaged or not an image (")
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_images_are_named(tmp_path):
