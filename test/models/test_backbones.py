@@ -248,6 +248,9 @@ def test_dilated_cnn_sees_as_far_as_its_dilations_say():
         ("Unet", 4, {"normalization": "layer"}, "normalization is 'layer'"),
         ("S3K", 4, {"n_resnet_blocks": -1}, "n_resnet_blocks is -1"),
         ("S3K", 1, {"kernel_size": 0}, "kernel_size is 0"),
+        ("DilatedCnn", 2, {"kernel_size": 1}, "kernel_size is 1, expected an odd integer of at least 3"),
+        ("Unet", 2, {"kernel_size": 1}, "kernel_size is 1, expected an odd integer of at least 3"),
+        ("S3K", 2, {"kernel_size": 1}, "kernel_size is 1, expected an odd integer of at least 3"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(name, stride, arguments, message):

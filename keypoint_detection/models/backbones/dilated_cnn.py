@@ -22,7 +22,7 @@ class DilatedCnn(Backbone):
         heatmap_stride: Pixels of the image per cell of the heatmap: 1, 2 or 4.
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
         n_channels: Channels of every layer.
-        kernel_size: Side length of the convolution kernels in cells, odd.
+        kernel_size: Side length of the convolution kernels in cells, odd and at least 3.
         dilations: Dilation of each layer in cells; their number is the number of layers.
     """
 

@@ -163,13 +163,16 @@ def check_channels(n_channels_in: int, n_channels: int) -> None:
 
 
 def check_kernel_size(kernel_size: int) -> None:
-    """Check that a kernel is odd, so that it is centred on its cell.
+    """Check that a kernel is odd, so that it is centred on its cell, and larger than a cell.
+
+    A kernel of one cell would see nothing of what is around it. If it is strided, it would also skip most cells, and on
+    a CPU, torch 2.14 writes its gradient beyond the memory it has.
 
     Raises:
-        InputError: for an even size or one below 1.
+        InputError: for an even size or one below 3.
     """
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"kernel_size is {kernel_size}, expected an odd integer such as 3")
+    if kernel_size < 3 or kernel_size % 2 == 0:
+        raise InputError(f"kernel_size is {kernel_size}, expected an odd integer of at least 3")
 
 
 class ConvBlock(nn.Sequential):

@@ -32,7 +32,7 @@ class S3K(Backbone):
         n_channels_in: Channels of the images: 3 for RGB, 1 to average RGB to gray.
         n_channels: Channels of the residual blocks and the decoder; the first layers have a quarter and a half as many.
         n_resnet_blocks: Residual blocks at a quarter of the resolution.
-        kernel_size: Side length of the convolution kernels in cells, odd.
+        kernel_size: Side length of the convolution kernels in cells, odd and at least 3.
     """
 
     def __init__(

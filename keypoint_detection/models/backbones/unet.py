@@ -43,7 +43,7 @@ class Unet(Backbone):
         n_downsampling_layers: Number of times that the resolution is halved.
         n_resnet_blocks: Residual blocks at the lowest resolution. The levels above it have one each in the encoder and
             the decoder, those finer than stride 4 only in the decoder.
-        kernel_size: Side length of the convolution kernels in cells, odd.
+        kernel_size: Side length of the convolution kernels in cells, odd and at least 3.
         normalization: `batch` costs nothing at prediction and in an ONNX file, where it is merged into the
             convolutions. `group` does not depend on the other images of a batch.
     """
