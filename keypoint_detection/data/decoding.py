@@ -129,7 +129,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
+        pixels = np.asarray(image)
+        if "transparency" in image.info:  # the value of all transparent pixels
+            pixels = np.where(pixels == image.info["transparency"], 0, pixels)
+        return Image.fromarray(to_8_bits(pixels)).convert("RGB")
     if _is_transparent(image):
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), opaque).convert("RGB")

@@ -127,6 +127,12 @@ def test_tiff_images_of_all_kinds_are_turned(tmp_path, mode, compression):
     assert load_image(tmp_path / "a.tiff")[..., 0].tolist() == [[40, 10], [50, 20], [60, 30]]
 
 
+def test_the_transparent_value_of_a_16_bit_image_turns_black(tmp_path):
+    Image.fromarray(np.array([[257, 514, 40000, 51400]], np.uint16)).save(tmp_path / "a.png", transparency=40000)
+    assert read_header(tmp_path / "a.png").transparent
+    assert load_image(tmp_path / "a.png").tolist() == [[[1] * 3, [2] * 3, [0] * 3, [200] * 3]]
+
+
 def test_a_damaged_exif_block_does_not_hide_the_pixels(tmp_path):
     pixels("RGB", HALF).save(tmp_path / "image.png", exif=b"Exif\0\0II*\0garbage")
     assert np.array_equal(load_image(tmp_path / "image.png")[0, 0], HALF)
