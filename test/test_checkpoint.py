@@ -170,6 +170,31 @@ def test_an_unknown_name_in_the_place_of_a_hyperparameter_of_the_checkpoint_is_r
         KeypointDetector.load_from_checkpoint(path, load_pretrained=True)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"loss": "huber", "loss_arguments": {"huber_delta": 0.2}},
+            "loss 'huber' is unknown, expected one of: bce, mse, focal, awing; register your own first: "
+            "LOSSES['huber'] = ...",
+        ),
+        (
+            {"backbone_type": "Mine", "backbone": {"mine_width": 9}},
+            "backbone_type 'Mine' is unknown, expected one of: Unet, DilatedCnn, S3K, Smp; register your own first: "
+            "BACKBONES['Mine'] = ...",
+        ),
+    ],
+)
+def test_a_checkpoint_of_a_loss_or_a_backbone_of_ones_own_says_how_to_register_it(checkpoint, values, said):
+    path, _ = checkpoint
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] |= values
+    torch.save(content, path)
+    with pytest.raises(InputError) as error:
+        KeypointDetector.load_from_checkpoint(path)
+    assert str(error.value) == said
+
+
 def test_a_detector_of_ones_own_loads_with_hyperparameters_of_its_own(tmp_path):
     class Mine(KeypointDetector):
         def __init__(self, keypoint_channels, learning_rate=0.1, mine=1):

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 # Arguments that every backbone or every loss gets from the detector.
 _GIVEN = {"heatmap_stride", "logits", "targets"}
+# The registries to which users add members of their own, by the hyperparameter that chooses one of them.
+_OPEN = {"backbone_type": "BACKBONES", "loss": "LOSSES"}
 
 
 def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
@@ -21,13 +23,15 @@ def look_up(registry: Mapping[str, T], name: str, what: str) -> T:
     Args:
         registry: Entries by name.
         name: The requested name.
-        what: What the registry holds, for the error: `backbone_type`, `loss`.
+        what: What the registry holds, for the error: `backbone_type`, `--loss`.
 
     Raises:
-        InputError: when there is no such name; lists the valid ones.
+        InputError: when there is no such name; lists the valid ones, and says how to add one's own.
     """
     if name not in registry:
-        raise InputError(f"{what} {name!r} is unknown, {_choices(name, registry)}")
+        own = _OPEN.get(what.removeprefix("--"))
+        advice = f"; register your own first: {own}[{name!r}] = ..." if own else ""
+        raise InputError(f"{what} {name!r} is unknown, {_choices(name, registry)}{advice}")
     return registry[name]
 
 
