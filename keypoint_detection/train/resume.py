@@ -40,6 +40,10 @@ class Resumed:
     flags: dict[str, Any]
     latest_record: dict[str, Any]
 
+    def announce(self) -> None:
+        """Logs from where it is resumed, once its flags and its data are known to be usable."""
+        logger.info("resuming from %s, after step %d", self.checkpoint, self.step)
+
     def decide(self, config: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
         """Replaces `auto` by what the run chose when it started, possibly on another device.
 
@@ -130,7 +134,6 @@ def find_interrupted(run_dir: str | None = None, resume: str | None = None) -> R
     split = folder.read_json(SPLIT_FILE)
     if split is None:
         raise InputError(f"{given}: expected {SPLIT_FILE} in {folder.path}, the folder of the run")
-    logger.info("resuming from %s, after step %d", checkpoint, content["global_step"])
     record = folder.read_json("run.json") or {}
     wandb_id, flags, latest = record.get("wandb_id"), record.get("flags", {}), [record, *record.get("resumed", [])][-1]
     return Resumed(checkpoint, content["global_step"], folder, split, wandb_id, flags, latest)

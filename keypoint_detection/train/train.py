@@ -195,6 +195,8 @@ def _start_records(
     interrupted: Resumed | None,
 ) -> tuple[MetricsFile, WandbLogger | None]:
     """Writes what is known about a run at its start to its folder, and makes its loggers."""
+    if interrupted:
+        interrupted.announce()
     if rank_zero_only.rank == 0:
         folder.write_json(SPLIT_FILE, split)
     resume_id = interrupted.wandb_id if interrupted else None

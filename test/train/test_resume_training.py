@@ -12,6 +12,7 @@ from configuration import DEFAULT_HYPERPARAMETERS
 from keypoint_detection import fit
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
+from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.train import build
 from keypoint_detection.train.callbacks import LossLogger
 from keypoint_detection.train.last_checkpoint import LastCheckpoint
@@ -243,6 +244,22 @@ def test_a_training_goes_on_with_the_flags_that_it_learns_by_and_keeps_its_recor
     record = json.loads((tmp_path / "run.json").read_text())
     assert [later["started"] >= first["started"] for later in record.pop("resumed")] == [True, True]
     assert record == first
+
+
+def test_a_training_that_cannot_go_on_does_not_say_that_it_does(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    flags = SHORT | {"loss": "own", "max_epochs": 1, "run_dir": str(tmp_path)}
+    with monkeypatch.context() as patch:
+        patch.setitem(LOSSES, "own", lambda logits, targets: LOSSES["mse"](logits, targets))
+        fit(**flags)
+        caplog.clear()
+        fit(**flags | {"max_epochs": 2}, resume=str(tmp_path))
+    said = [message.partition(", ")[0] for message in caplog.messages]
+    assert said.count(f"resuming from {tmp_path}/checkpoints/last.ckpt") == 1
+    caplog.clear()
+    with pytest.raises(InputError, match="--loss 'own' is unknown"):
+        fit(**flags | {"max_epochs": 3}, resume=str(tmp_path))
+    assert caplog.messages == []
 
 
 def test_a_training_that_has_ended_is_not_taken_for_one_that_never_began(tmp_path, caplog):
