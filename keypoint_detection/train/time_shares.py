@@ -23,11 +23,18 @@ class TimeShares(pl.Callback):
     def __init__(self) -> None:
         self.seconds = {"data": 0.0, "step": 0.0, "evaluation": 0.0, "other": 0.0}
         self._mark = time.perf_counter()
+        self._resumed = False
 
     def _lap(self, part: str) -> None:
         now = time.perf_counter()
         self.seconds[part] += now - self._mark
         self._mark = now
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes that the run is resumed, so that only the time since then is known."""
+        self._resumed = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -75,7 +82,7 @@ class TimeShares(pl.Callback):
         if told["other"] == "0%":
             del told["other"]
         text = ", ".join(f"{part} {share}" for part, share in told.items())
-        line = f"time: {text} of {total:.0f} s"
+        line = f"time: {text} of {total:.0f} s{' since it was resumed' if self._resumed else ''}"
         if advice and shares["data"] > 0.15 and self.seconds["data"] + self.seconds["step"] >= 30:
             line += f"; to wait less for data: {advice}"
         return line

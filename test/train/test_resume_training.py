@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -260,6 +261,16 @@ def test_a_training_that_cannot_go_on_does_not_say_that_it_does(tmp_path, monkey
     with pytest.raises(InputError, match="--loss 'own' is unknown"):
         fit(**flags | {"max_epochs": 3}, resume=str(tmp_path))
     assert caplog.messages == []
+
+
+def test_the_time_of_a_resumed_training_is_said_to_be_that_since_it_was_resumed(tmp_path, caplog):
+    caplog.set_level("INFO")
+    flags = SHORT | {"run_dir": str(tmp_path), "resume": "auto"}
+    for epochs in (1, 2):
+        fit(**flags | {"max_epochs": epochs})
+    first, resumed = (message for message in caplog.messages if message.startswith("time: "))
+    assert re.fullmatch(r"time: .* of \d+ s", first)
+    assert re.fullmatch(r"time: .* of \d+ s since it was resumed", resumed)
 
 
 def test_a_training_that_has_ended_is_not_taken_for_one_that_never_began(tmp_path, caplog):
