@@ -18,8 +18,10 @@ from keypoint_detection.errors import InputError
 from keypoint_detection.files import finite, refuse_overwriting, write_atomic, writing
 from keypoint_detection.flags import call, parser_for
 from keypoint_detection.models.checkpoint_file import (
+    CALIBRATION_KEY,
     EVALUATION_KEY,
     METRICS_KEY,
+    RECORDS,
     SAFETENSORS,
     TRAINED_IMAGES,
     VERSION_KEY,
@@ -28,7 +30,6 @@ from keypoint_detection.models.checkpoint_file import (
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.wording import counted
 
-CALIBRATION_KEY = "score_threshold_calibration"
 SHOWN_METRICS = ("meanAP", "median_distance", "recall", "precision", "best_f1")
 
 
@@ -161,7 +162,7 @@ def _calibration_text(record: dict[str, Any]) -> str:
 
 
 def export_weights(path: str, output: str) -> None:
-    """Write the weights of a checkpoint as safetensors, with its hyperparameters as metadata.
+    """Write the weights of a checkpoint as safetensors, with its hyperparameters and records as metadata.
 
     Args:
         path: The checkpoint.
@@ -186,8 +187,7 @@ def export_weights(path: str, output: str) -> None:
         VERSION_KEY: str(checkpoint.get(VERSION_KEY)),
         "hyper_parameters": json.dumps(dict(checkpoint["hyper_parameters"])),
     }
-    if EVALUATION_KEY in checkpoint:
-        metadata[EVALUATION_KEY] = json.dumps(checkpoint[EVALUATION_KEY])
+    metadata |= {name: json.dumps(checkpoint[name]) for name in RECORDS if name in checkpoint}
     with writing(output):
         write_atomic(Path(output), save(state, metadata))
     sys.stdout.write(f"{len(state)} tensors: {output}\n")

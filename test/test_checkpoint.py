@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from keypoint_detection.checkpoint import describe
+from keypoint_detection.calibration import Calibration, ChannelCalibration
+from keypoint_detection.checkpoint import describe, store_calibration
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
@@ -91,6 +92,25 @@ def test_exported_weights_are_those_of_the_checkpoint(checkpoint, tmp_path):
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(images), detector.eval()(images))
+
+
+def test_exported_weights_keep_the_record_of_thresholds_with_a_promise(checkpoint, tmp_path, capsys):
+    path, _ = checkpoint
+    found = {
+        "left": ChannelCalibration(0.125, images=30, keypoints=41, measured_recall=0.9),
+        "right": ChannelCalibration(None, images=3, keypoints=4, measured_recall=1.0, problem="too little data"),
+    }
+    store_calibration(path, Calibration(0.8, 4.0, {"labels": "a.json", "fingerprint": "0a"}, found))
+    output = tmp_path / "weights.safetensors"
+    assert main(["checkpoint", "export-weights", str(path), str(output)]) == 0
+    kept, before = describe(output), describe(path)
+    assert kept["score_thresholds"] == {"left": 0.125, "right": None}
+    assert kept["calibration"]["channels"]["left"]["threshold"] == 0.125
+    assert kept["calibration"]["data"] == {"labels": "a.json", "fingerprint": "0a"}
+    assert (kept["calibration"], kept["metrics"]) == (before["calibration"], before["metrics"])
+    capsys.readouterr()
+    assert main(["checkpoint", "info", str(output)]) == 0
+    assert "calibration      recall 0.8 within 4 px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("output", ["best.ckpt", "linked.safetensors", "./folder/../best.ckpt"])

@@ -27,6 +27,10 @@ EVALUATION_KEY = "evaluation"
 TRAINED_IMAGES = "trained_images"
 # The metrics of the latest evaluation before the checkpoint was written, by name.
 METRICS_KEY = "validation_metrics"
+# Of score thresholds that promise a recall, see `calibration.Calibration`.
+CALIBRATION_KEY = "score_threshold_calibration"
+# What `checkpoint export-weights` keeps besides the weights and hyperparameters, if the checkpoint has it.
+RECORDS = (EVALUATION_KEY, METRICS_KEY, CALIBRATION_KEY)
 SAFETENSORS = ".safetensors"
 _ARCHIVE = b"PK\x03\x04"  # the first bytes of a ZIP archive
 
@@ -121,7 +125,7 @@ def read_safetensors(path: str | PathLike[str]) -> dict[str, Any]:
         "state_dict": weights,
         "hyper_parameters": json.loads(about["hyper_parameters"]),
         VERSION_KEY: about[VERSION_KEY],
-        **({EVALUATION_KEY: json.loads(about[EVALUATION_KEY])} if EVALUATION_KEY in about else {}),
+        **{name: json.loads(about[name]) for name in RECORDS if name in about},
     }
 
 
