@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name == "heatmaps":
         return importlib.import_module("keypoint_detection.heatmaps")
     if name == "__version__":
-        return importlib.import_module("keypoint_detection.models.checkpoint_file").library_version()
+        return importlib.import_module("keypoint_detection.version").library_version()
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

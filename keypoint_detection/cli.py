@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.parent import end_with_first_process
+from keypoint_detection.version import library_version
 
 # name -> (what it does, module with a `main(argv) -> int`); imported only when needed, because torch takes seconds
 COMMANDS = {
@@ -40,7 +41,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "keypoint-detection COMMAND -h says more.",
+            "keypoint-detection COMMAND -h says more, keypoint-detection --version which version this is.",
         ]
     )
 
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"keypoint-detection {library_version()}")
+        return 0
     if arguments[0] not in COMMANDS:
         print(f"error: unknown command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

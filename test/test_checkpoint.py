@@ -17,9 +17,10 @@ from keypoint_detection.checkpoint import describe, store_calibration
 from keypoint_detection.cli import main
 from keypoint_detection.errors import InputError
 from keypoint_detection.models.backbones import BACKBONES
-from keypoint_detection.models.checkpoint_file import VERSION_KEY, library_version, load_checkpoint
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, load_checkpoint
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.predict import KeypointPredictor
+from keypoint_detection.version import library_version
 
 HEATMAPS = {"heatmap_sigma": 6.0, "heatmap_stride": 4, "learning_rate": 6e-3}
 

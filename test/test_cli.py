@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from inspect import signature
 from pathlib import Path
 from typing import Literal
@@ -88,6 +89,13 @@ cli.main(["check"])
     words = {"labels": "labels", "skipped": "Skipped: ", "again": "image.png: Input/output error; trying again in 0 s"}
     assert [next(name for name, text in words.items() if line.startswith(text)) for line in told] == said
     assert failed.startswith("error: image.png: ")
+
+
+def test_the_version_is_that_of_the_package_and_said_without_waiting_for_torch():
+    code = "import sys; from keypoint_detection.cli import main; print(main(['--version']), 'torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (f"keypoint-detection {version('keypoint_detection')}\n0 False\n", "")
+    assert "--version" in usage()
 
 
 def test_the_help_of_the_program_lists_all_commands():

@@ -13,7 +13,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # What is not listed is of layer 2: it uses the parts below, and the command line uses it.
 LAYERS = {
     "errors": 0, "files": 0, "allocator": 0, "batch": 0, "heatmaps": 0, "peaks": 0, "plateaus": 0, "subpixel": 0,
-    "visualization": 0, "picture_layout": 0, "markers": 0, "curves": 0, "wording": 0, "log_names": 0,
+    "visualization": 0, "picture_layout": 0, "markers": 0, "curves": 0, "wording": 0, "log_names": 0, "version": 0,
     "data": 1, "models": 1, "metrics": 1,
     "cli": 3, "__init__": 3, "__main__": 3,
 }  # fmt: skip

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import keypoint_detection
-from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.version import library_version
 
 OFFERED = {
     "KeypointAveragePrecision": "keypoint_detection.metrics.average_precision",

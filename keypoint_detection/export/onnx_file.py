@@ -24,12 +24,12 @@ from keypoint_detection.export.onnx_nodes import Nodes
 from keypoint_detection.export.onnx_preprocessing import preprocess
 from keypoint_detection.files import finite
 from keypoint_detection.models.backbones import Backbone
-from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import keypoint_caps
 from keypoint_detection.onnx_network import METADATA_KEY, OnnxNetwork
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.version import library_version
 from keypoint_detection.wording import first_line
 
 # Libraries of the exporter that log every step.

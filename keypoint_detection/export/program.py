@@ -19,7 +19,6 @@ from keypoint_detection import heatmaps
 from keypoint_detection.errors import InputError
 from keypoint_detection.export.agreement import FULL, Detect, ExportAgreement, check_network, write_checked
 from keypoint_detection.files import finite
-from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.models.detector import KeypointDetector
 from keypoint_detection.models.hyperparameters import keypoint_caps
 from keypoint_detection.onnx_network import split_channels
@@ -27,6 +26,7 @@ from keypoint_detection.peaks import neighbourhoods, window_maximum
 from keypoint_detection.plateaus import merge_ties
 from keypoint_detection.predict import TorchNetwork
 from keypoint_detection.score_thresholds import usable_thresholds
+from keypoint_detection.version import library_version
 from keypoint_detection.wording import first_line
 
 METADATA_NAME = "keypoint_detection.json"

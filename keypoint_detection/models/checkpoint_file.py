@@ -8,7 +8,6 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from keypoint_detection.errors import InputError, want_of_memory
+from keypoint_detection.version import library_version
 from keypoint_detection.wording import first_line
 
 VERSION_KEY = "keypoint_detection_version"
@@ -33,14 +33,6 @@ CALIBRATION_KEY = "score_threshold_calibration"
 RECORDS = (EVALUATION_KEY, METRICS_KEY, CALIBRATION_KEY)
 SAFETENSORS = ".safetensors"
 _ARCHIVE = b"PK\x03\x04"  # the first bytes of a ZIP archive
-
-
-def library_version() -> str:
-    """Version of this library, `0.0.0` if it runs without being installed."""
-    try:
-        return version("keypoint_detection")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 def load_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:

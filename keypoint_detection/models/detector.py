@@ -19,11 +19,12 @@ from keypoint_detection.batch import Batch
 from keypoint_detection.models import hyperparameters, optimization
 from keypoint_detection.models.backbones import build_backbone
 from keypoint_detection.models.backbones.layers import as_in_inference
-from keypoint_detection.models.checkpoint_file import VERSION_KEY, check_known, library_version
+from keypoint_detection.models.checkpoint_file import VERSION_KEY, check_known
 from keypoint_detection.models.detections import Detections, decode_detections, predicted_heatmaps
 from keypoint_detection.models.fine_tuning import MatchReport, match_weights
 from keypoint_detection.models.losses import counted_cells, evaluate_loss
 from keypoint_detection.models.targets import loss_targets
+from keypoint_detection.version import library_version
 
 # Heatmaps start at this value: most cells of the true ones are 0 (Lin et al. 2017, Focal Loss for Dense Detection), and
 # below the threshold of a peak, nothing is detected.

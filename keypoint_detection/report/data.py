@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keypoint_detection.models.checkpoint_file import library_version
+from keypoint_detection.version import library_version
 from keypoint_detection.wording import command_line
 
 # How epochs are counted in the names of pictures, in checkpoints, in logs and here. The value of an epoch is drawn at

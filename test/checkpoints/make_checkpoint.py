@@ -20,7 +20,7 @@ sys.path.insert(0, str(FOLDER.parent))
 from configuration import DEFAULT_HYPERPARAMETERS  # noqa: E402
 
 from keypoint_detection import KeypointDetector, fit  # noqa: E402
-from keypoint_detection.models.checkpoint_file import library_version  # noqa: E402
+from keypoint_detection.version import library_version  # noqa: E402
 
 FLAGS = DEFAULT_HYPERPARAMETERS | {
     "n_channels": 4, "n_downsampling_layers": None, "n_resnet_blocks": None, "heatmap_stride": 4, "max_epochs": 3,

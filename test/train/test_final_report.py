@@ -14,8 +14,8 @@ from report_data import payload_of
 
 from keypoint_detection import fit
 from keypoint_detection.evaluation.command import evaluate
-from keypoint_detection.models.checkpoint_file import library_version
 from keypoint_detection.train import final_report
+from keypoint_detection.version import library_version
 
 CHANNELS = ["corner_keypoints", "flap_corner_keypoints"]
 # Far enough that a detector of a few steps finds something.
