@@ -161,8 +161,8 @@ def evaluate(
                 evaluation.save(output)
         if report is not None:
             _write_report(evaluation, report, network, dataset)
-        if evaluation.calibration is not None and evaluation.calibration.promises:
-            store_calibration(checkpoint, evaluation.calibration)
+        if evaluation.calibration is not None:
+            _store(evaluation.calibration, checkpoint)
     except InputError as error:
         raise UnwrittenError(str(error), evaluation) from error
     return evaluation
@@ -200,6 +200,18 @@ def _write_report(evaluation: Evaluation, path: str | Path, network: Network, da
         add_heatmaps(network.detector, dataset, {index: evaluation.images[index] for index in worst})
     with writing(f"--report {path}"):
         write_report(data, path)
+
+
+def _store(calibration: Calibration, checkpoint: str | Path) -> None:
+    """Stores the thresholds that keep a promise, and warns of channels without one."""
+    if calibration.promises:
+        store_calibration(checkpoint, calibration)
+    without = [name for name, channel in calibration.channels.items() if channel.threshold is None]
+    if without:
+        logger.warning(
+            "--recall %g: no score threshold promises it for %s; the checkpoint keeps those that it had",
+            calibration.recall, ", ".join(without),
+        )  # fmt: skip
 
 
 def calibrate(evaluation: Evaluation, annotations: Annotations, recall: float) -> Calibration:

@@ -248,6 +248,15 @@ def test_heatmaps_of_the_report_are_those_of_the_worst_images(folder, tmp_path, 
     assert [image.heatmaps is not None for image in found.images.values()] == [False, True]
 
 
+def test_a_channel_without_a_promise_is_warned_of_where_another_has_one(folder, tmp_path, caplog):
+    path = tmp_path / "copy.ckpt"
+    shutil.copy(folder / "best.ckpt", path)
+    found = evaluate(path, folder / "labels.json", recall=0.3, device="cpu").calibration.channels
+    assert [name for name, channel in found.items() if channel.threshold is None] == ["green"]
+    said = "--recall 0.3: no score threshold promises it for green; the checkpoint keeps those that it had"
+    assert said in caplog.messages
+
+
 def test_a_promise_for_one_channel_leaves_the_threshold_of_another(folder, tmp_path):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
@@ -632,7 +641,7 @@ def test_thresholds_that_could_not_be_stored_are_refused_before_the_work(folder,
     assert capsys.readouterr().err == f"error: {where}: cannot be written there (Read-only file system)\n"
 
 
-def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys):
+def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, tmp_path, capsys, caplog):
     path = tmp_path / "copy.ckpt"
     shutil.copy(folder / "best.ckpt", path)
     before = path.read_bytes()
@@ -641,6 +650,9 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     printed = capsys.readouterr().out
     assert "too little data: 2 images with this channel, at least 19 needed" in printed
     assert f"no thresholds to store in {path}" in printed
+    # Seen even if the table goes to a file.
+    said = "--recall 0.95: no score threshold promises it for red, green; the checkpoint keeps those that it had"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
     assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6}, rel=2e-5)
 
