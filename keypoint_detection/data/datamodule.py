@@ -147,7 +147,6 @@ class KeypointsDataModule(pl.LightningDataModule):
                 keypoint_channels=self.keypoint_channels,
                 max_keypoints=self.keypoint_channel_max_keypoints,
                 keypoint_coordinates=self.keypoint_coordinates,
-                empty_channels=self.empty_channels,
                 validation_split_ratio=self.validation_split_ratio, seed=self.seed,
                 split=self._given_split, trained_images=self.trained_images,
             )  # fmt: skip

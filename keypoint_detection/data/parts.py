@@ -59,7 +59,6 @@ def read_parts(
     keypoint_channels: str | Sequence[str] | None,
     max_keypoints: Sequence[int] | None,
     keypoint_coordinates: str,
-    empty_channels: str,
     validation_split_ratio: float,
     seed: int,
     split: Mapping[str, Any] | None,
@@ -72,7 +71,6 @@ def read_parts(
         keypoint_channels: the channels to read; None takes all of the training file.
         max_keypoints: the maximum number of keypoints per image of each channel, or one for all; -1 or None: any.
         keypoint_coordinates: the convention of native files.
-        empty_channels: what a channel without keypoints means, see `KeypointsDataModule`.
         validation_split_ratio: share of the training file for validation.
         seed: seed of the split.
         split: record of a split to use again; None makes a new one.
@@ -118,8 +116,9 @@ def read_parts(
         if not sizes[name].all():  # each batch has images of one size, and keypoints outside do not count
             sizes[name] = complete_sizes(parts[name], sizes[name], skip_unreadable=True)
             parts[name] = leave_out_outside(parts[name], sizes[name])
-    _check_what_is_learned(parts["train"], empty_channels)
-    _check_what_validates(parts, is_split_off="validation" not in whole)
+    is_split_off = "validation" not in whole
+    _check_what_is_learned(parts, is_split_off)
+    _check_what_validates(parts, is_split_off)
     _warn_of_what_is_measured_on(parts, trained_images)
     return Parts(parts, sizes, describe_split(seed, whole, parts))
 
@@ -173,19 +172,19 @@ def _check_maxima(annotations: Annotations, sizes: np.ndarray, maxima: np.ndarra
     return annotations
 
 
-def _check_what_is_learned(train: Annotations, empty_channels: str) -> None:
+def _check_what_is_learned(parts: Mapping[str, Annotations], is_split_off: bool) -> None:
     """Warns of channels without a keypoint to train on; raises an error if nothing is left to train on."""
-    if len(train.xy):
-        if without := _channels_without_keypoints(train):
-            names = ", ".join(without)
-            logger.warning(
-                "%s: no training image has a keypoint of %s, which therefore cannot be learned", train.source, names
-            )
-        return
-    text = f"{train.source}: no training image has any keypoint"
-    if empty_channels == "ignore":
-        raise InputError(f"{text}, and --empty_channels ignore leaves out channels without one, expected at least one")
-    logger.warning("%s, so there is nothing to learn", text)
+    train = parts["train"]
+    if not len(train.xy):
+        advice = "; another --seed gives another split" if is_split_off and len(parts["validation"].xy) else ""
+        raise InputError(
+            f"{train.source}: no training image has any keypoint, expected at least one to learn from{advice}"
+        )
+    if without := _channels_without_keypoints(train):
+        logger.warning(
+            "%s: no training image has a keypoint of %s, which therefore cannot be learned",
+            train.source, ", ".join(without),
+        )  # fmt: skip
 
 
 def _check_what_validates(parts: Mapping[str, Annotations], is_split_off: bool) -> None:

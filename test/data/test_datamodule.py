@@ -66,10 +66,26 @@ def test_the_sizes_of_the_parts_are_said(folder, caplog):
     assert "dataset.json: 7 images to train on, 3 to validate on" in caplog.text
 
 
-def test_labels_without_any_keypoint_are_said_to_teach_nothing(tmp_path, caplog):
-    write_data_set(tmp_path, [(20, 10)] * 4, [{"a": []}] * 4)
-    ready(tmp_path)
-    assert "no training image has any keypoint" in caplog.text
+@pytest.mark.parametrize("empty_channels", ["absent", "ignore"])
+def test_labels_without_any_keypoint_are_refused_as_they_teach_nothing(tmp_path, empty_channels, caplog):
+    path = write_data_set(tmp_path, [(20, 10)] * 4, [{"a": []}] * 4)
+    with pytest.raises(InputError) as error:
+        ready(tmp_path, empty_channels=empty_channels)
+    assert str(error.value) == f"{path}: no training image has any keypoint, expected at least one to learn from"
+    assert not [record for record in caplog.records if "keypoint" in record.getMessage()]
+
+
+def test_where_all_keypoints_were_split_off_another_seed_is_advised(tmp_path):
+    write_data_set(tmp_path, [(20, 10)] * 4, [{"a": [[3, 4]]}] + [{"a": []}] * 3)
+    ends = set()
+    for seed in range(20):
+        try:
+            ready(tmp_path, seed=seed)
+        except InputError as error:
+            ends.add(str(error).partition("dataset.json: ")[2])
+    assert ends == {
+        "no training image has any keypoint, expected at least one to learn from; another --seed gives another split"
+    }
 
 
 def test_the_curriculum_decides_which_batches_are_changed(folder):

@@ -16,7 +16,6 @@ NOTHING, SOMETHING, BOTH = {"a": []}, {"a": [[3, 4]]}, {"a": [[3, 4]], "b": [[3,
 @pytest.mark.parametrize(
     ("trained", "validated", "warned"),
     [
-        (NOTHING, SOMETHING, "train.json: no training image has any keypoint, so there is nothing to learn"),
         (
             SOMETHING,
             NOTHING,
@@ -140,14 +139,6 @@ def test_measuring_on_images_of_before_is_said(sixty, tmp_path, caplog, how):
         f"{part}: --checkpoint was trained on {len(seen)} of {len(measured)} images (first: {seen[0]}), so metrics on "
         "these are too optimistic"
     )
-
-
-def test_nothing_to_train_on_is_said_once_where_empty_channels_are_ignored(tmp_path, caplog):
-    path = write_data_set(tmp_path, [(20, 10)] * 3, [NOTHING] * 3)
-    data = KeypointsDataModule(path, empty_channels="ignore")
-    with pytest.raises(InputError, match=r"no training image has any keypoint, and --empty_channels ignore"):
-        data.setup()
-    assert not [record for record in caplog.records if "keypoint" in record.getMessage()]
 
 
 @pytest.mark.parametrize(

@@ -491,14 +491,16 @@ def test_run_json_says_where_the_run_came_from(result):
     assert Path(record["folder"]).exists()
 
 
-def test_labels_without_any_keypoint_cannot_be_learnt_where_those_are_ignored(tmp_path):
+@pytest.mark.parametrize("meaning", ["absent", "ignore"])
+def test_labels_without_any_keypoint_cannot_be_learnt_and_leave_no_folder_behind(tmp_path, meaning):
     (tmp_path / "labels.json").write_text(
         json.dumps({"dataset": [{"image_path": f"{i}.png", "a": []} for i in range(4)]})
     )
     for index in range(4):
         Image.new("L", (32, 32)).save(tmp_path / f"{index}.png")
-    with pytest.raises(InputError, match="no training image has any keypoint, and --empty_channels ignore"):
-        fit(json_dataset_path=str(tmp_path / "labels.json"), empty_channels="ignore", run_dir=str(tmp_path / "run"))
+    with pytest.raises(InputError, match="no training image has any keypoint, expected at least one to learn from"):
+        fit(json_dataset_path=str(tmp_path / "labels.json"), empty_channels=meaning, run_dir=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_fit_takes_numpy_s_numbers_as_python_s_own(monkeypatch):
