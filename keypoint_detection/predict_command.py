@@ -104,10 +104,10 @@ def predict(
         "--score_threshold": score_threshold,
         "--max_keypoints": max_keypoints,
         "--tile": tile,
+        "--overlays": overlays and str(absolute(Path(overlays))),
         "folder of all PATHS": str(root),
     }
-    token = processes.gather(secrets.token_hex(8))[0]
-    journal = _open_journal(unfinished(target, token), resume, settings, processes)
+    journal = _open_journal(unfinished(target, processes.gather(secrets.token_hex(8))[0]), resume, settings, processes)
     pictures = _Overlays(Path(overlays), root, files) if overlays is not None else None
     wrong = [] if processes.rank else wrong  # all processes find the same, so only the first one reports it
     for line in wrong:

@@ -141,7 +141,7 @@ class Journal:
 
     Args:
         output: The output; the journal's files are next to it.
-        settings: Plain values that the predictions depend on, by the name of their flag.
+        settings: Plain values that the results depend on, by the name of their flag.
         rank: Number of this process.
         world: Number of processes.
 
@@ -226,8 +226,8 @@ def _read_journal(path: Path) -> Iterator[PredictedImage]:
 
 def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     found = next(_read_lines(path), settings)
-    if found != settings:
-        others = [name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name]]
+    others = [name for name in settings if not isinstance(found, dict) or found.get(name) != settings[name]]
+    if others:
         raise InputError(
             f"{path} was started with a different {' and '.join(others)}; expected the same as then, or no --resume to "
             "start anew"

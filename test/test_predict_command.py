@@ -342,8 +342,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(checkpoint, images, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "other", [("--score_threshold", 0.9), ("--score_threshold", '{"red": 0.9}'), ("--max_keypoints", 1), ("--tile", 64)]
-)
+    "other",
+    [
+        ("--score_threshold", 0.9), ("--score_threshold", '{"red": 0.9}'), ("--max_keypoints", 1), ("--tile", 64),
+        ("--overlays", "drawn"),  # those of the images before the interruption would be missing
+    ],
+)  # fmt: skip
 def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, monkeypatch, capsys, other):
     real, output = predict_command.load_image, tmp_path / "out.json"
 
@@ -352,9 +356,10 @@ def test_an_interrupted_run_keeps_its_settings(checkpoint, images, tmp_path, mon
             raise KeyboardInterrupt
         return real(path)
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict_command, "load_image", interrupted)
     assert run(checkpoint, output, images, "--batch_size", 1) == 130
-    monkeypatch.undo()
+    monkeypatch.setattr(predict_command, "load_image", real)
     (partial,) = tmp_path.glob("*.partial*")
     before = partial.read_bytes()
     assert run(checkpoint, output, "--resume", *other, images) == 2
