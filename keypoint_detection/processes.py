@@ -97,6 +97,6 @@ def start_processes(
         ddp = DDPStrategy(timeout=timedelta(days=7))
         fabric = Fabric(accelerator=accelerator, devices=devices, strategy=ddp, num_nodes=num_nodes)
         fabric.launch()
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"--accelerator {accelerator} --devices {devices}: {first_line(error)}") from error
     return Processes(str(fabric.device), fabric.global_rank, fabric.world_size)

@@ -45,9 +45,11 @@ def images(tmp_path):
 
 
 def run(checkpoint, output, *arguments):
-    return main(
-        ["predict", "--checkpoint", str(checkpoint), "--output", str(output), "--device", "cpu", *map(str, arguments)]
-    )
+    return run_on_any(checkpoint, output, "--device", "cpu", *arguments)
+
+
+def run_on_any(checkpoint, output, *arguments):
+    return main(["predict", "--checkpoint", str(checkpoint), "--output", str(output), *map(str, arguments)])
 
 
 def test_score_thresholds_by_channel_leave_the_others_their_own(checkpoint, images, tmp_path, capsys):
@@ -541,6 +543,15 @@ def test_only_the_first_process_ends_with_an_error_for_unreadable_files(monkeypa
     answers = {start_processes: Processes("cpu", rank, world=2), predict_command.predict: 3}
     monkeypatch.setattr(predict_command.flags, "call", lambda function, *_, **__: answers[function])
     assert predict_command.main(["--checkpoint", "c.ckpt", "--output", "o.json", "images"]) == code
+
+
+@pytest.mark.parametrize(("devices", "num_nodes"), [(-1, 1), (0, 1), (1, 0)])
+def test_a_number_of_processes_that_lightning_refuses_is_one_line(
+    checkpoint, images, tmp_path, devices, num_nodes, capsys
+):
+    numbers = ("--devices", devices, "--num_nodes", num_nodes)
+    assert run_on_any(checkpoint, tmp_path / "out.csv", "--accelerator", "cpu", *numbers, images) == 2
+    assert capsys.readouterr().err.startswith(f"error: --accelerator cpu --devices {devices}: ")
 
 
 def test_frames_of_a_video_are_images_of_their_own_and_drawn_into_a_video(checkpoint, tmp_path, caplog):
