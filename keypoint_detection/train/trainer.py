@@ -242,7 +242,7 @@ def parse_duration(text: str | None) -> timedelta | None:
         The duration, or None.
 
     Raises:
-        InputError: If the text does not have this form.
+        InputError: If the text does not have this form, or is longer than a `timedelta` can be.
     """
     if text is None:
         return None
@@ -250,4 +250,7 @@ def parse_duration(text: str | None) -> timedelta | None:
         days, hours, minutes, seconds = (int(part) for part in str(text).split(":"))
     except ValueError as error:
         raise InputError(f"--max_time {text!r}: expected DD:HH:MM:SS, such as 00:00:05:00 for five minutes") from error
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError as error:
+        raise InputError(f"--max_time {text}: expected less than 1000000000 days") from error

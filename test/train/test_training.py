@@ -363,6 +363,8 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"gradient_clip_val": math.nan}, "--gradient_clip_val nan: expected at least 0, or none"),
         ({"gradient_clip_val": -0.5}, "--gradient_clip_val -0.5: expected at least 0, or none"),
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than 0 seconds"),
+        ({"max_time": "1000000000:00:00:00"}, "--max_time 1000000000:00:00:00: expected less than 1000000000 days"),
+        ({"max_time": "0:0:0:" + "9" * 20}, "--max_time 0:0:0:9{20}: expected less than 1000000000 days"),
         ({"accelerator": "mps"}, "--accelerator mps: not on this machine, expected auto or cpu"),
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or a list such as 0,1"),
         ({"devices": "0"}, "--devices 0: expected auto, a number"),
