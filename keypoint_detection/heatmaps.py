@@ -36,6 +36,8 @@ _SMALLEST_RADIUS = 2.5
 _FAR = -1.5e19
 # With more keypoints per map than this, it is worth checking whether most of them are missing ones.
 _CROWD = 64
+# The smallest and the largest sigma: beyond them, float32 cannot hold the square of sigma.
+SIGMAS = (1e-18, 1e18)
 # The height that a peak must reach.
 PEAK_THRESHOLD = 0.01
 # From the border of a cell or pixel to its centre, for code that uses numpy or writes a graph.
@@ -136,7 +138,7 @@ def render(keypoints: Tensor, size: tuple[int, int], sigma: float, stride: int =
     Raises:
         ValueError: If sigma is not from 1e-18 to 1e18, stride is not positive, or the keypoints have another shape.
     """
-    if not 1e-18 <= sigma <= 1e18 or stride < 1:  # beyond these limits, float32 cannot hold the square of sigma
+    if not SIGMAS[0] <= sigma <= SIGMAS[1] or stride < 1:
         raise ValueError(f"sigma (1e-18 to 1e18) and stride must be positive, got sigma {sigma} and stride {stride}")
     if keypoints.ndim < 2 or keypoints.shape[-1] != 2:
         raise ValueError(f"keypoints of shape {tuple(keypoints.shape)}, expected (..., K, 2)")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from keypoint_detection.errors import InputError
+from keypoint_detection.heatmaps import SIGMAS
 from keypoint_detection.models.backbones import BACKBONES, Backbone
 from keypoint_detection.models.losses import LOSSES
 from keypoint_detection.models.optimization import OPTIMIZERS, PLATEAU, SCHEDULES
@@ -96,7 +97,7 @@ def check(values: Mapping[str, Any]) -> None:
 
 def _check_ranges(values: Mapping[str, Any]) -> None:
     ranges = {
-        "heatmap_sigma": (0 < values["heatmap_sigma"] < math.inf, "more than 0, and finite"),
+        "heatmap_sigma": (SIGMAS[0] <= values["heatmap_sigma"] <= SIGMAS[1], "{:g} to {:g}".format(*SIGMAS)),
         "heatmap_stride": (values["heatmap_stride"] in (1, 2, 4), "1, 2 or 4"),
         "max_keypoints": (values["max_keypoints"] >= 1, "at least 1"),
         "minimal_keypoint_extraction_pixel_distance": (

@@ -365,6 +365,7 @@ def test_the_size_of_the_network_is_said_in_the_place_of_a_table(tmp_path, caplo
         ({"max_time": "00:00:00:00"}, "--max_time 00:00:00:00: expected more than 0 seconds"),
         ({"max_time": "1000000000:00:00:00"}, "--max_time 1000000000:00:00:00: expected less than 1000000000 days"),
         ({"max_time": "0:0:0:" + "9" * 20}, "--max_time 0:0:0:9{20}: expected less than 1000000000 days"),
+        ({"heatmap_sigma": 1e-19}, r"heatmap_sigma is 1e-19, expected 1e-18 to 1e\+18"),
         ({"accelerator": "mps"}, "--accelerator mps: not on this machine, expected auto or cpu"),
         ({"devices": "3x"}, "--devices 3x: expected auto, a number of at least 1, or a list such as 0,1"),
         ({"devices": "0"}, "--devices 0: expected auto, a number"),
