@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # What torch says on a GPU of any vendor, and on a CPU.
-_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator")
+_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "Storage size calculation overflowed")
 
 
 class InputError(ValueError):
