@@ -17,6 +17,7 @@ from typing import Any, TextIO
 from keypoint_detection.errors import InputError, want_of_memory
 from keypoint_detection.parent import end_with_first_process
 from keypoint_detection.version import library_version
+from keypoint_detection.wording import did_you_mean
 
 # name -> (what it does, module with a `main(argv) -> int`); imported only when needed, because torch takes seconds
 COMMANDS = {
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"keypoint-detection {library_version()}")
         return 0
     if arguments[0] not in COMMANDS:
-        print(f"error: unknown command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        hint = did_you_mean(arguments[0], COMMANDS)
+        print(f"error: unknown command {arguments[0]!r}{hint}: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     return run(COMMANDS[arguments[0]][1], arguments[1:])
 

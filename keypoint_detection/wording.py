@@ -9,6 +9,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+# Maximum number of equally close names that a hint lists.
+_MOST_EQUAL = 3
+
 
 def counted(number: int, noun: str) -> str:
     """The number and the noun, in the plural if need be: `1 image`, `2 images`."""
@@ -38,14 +41,19 @@ def command_line() -> str:
 
 
 def did_you_mean(unknown: str | Sequence[str], names: Iterable[str], shown: str = "{}", most: int = 1) -> str:
-    """A hint at what was meant, such as ` (did you mean max_epochs?)`, or an empty text if no name is close.
+    """A hint at what was meant, such as ` (did you mean max_steps?)`, or an empty text if no name is close.
 
     Args:
         unknown: An unknown name, or several.
         names: The known names.
         shown: Format of a suggestion: `"--{}"` for flags.
-        most: Maximum number of suggestions for each unknown name.
+        most: Maximum number of suggestions for each unknown name, unless up to three are equally close.
     """
     words, names = [unknown] if isinstance(unknown, str) else unknown, list(names)
-    near = [name for word in words for name in difflib.get_close_matches(word, names, n=most, cutoff=0.7)]
+    near = []
+    for word in words:
+        likeness = {name: difflib.SequenceMatcher(None, name, word).ratio() for name in names}
+        least = max([0.7, *sorted(likeness.values(), reverse=True)[most - 1 : most]])
+        close = [name for name in names if likeness[name] >= least]
+        near += sorted(close, key=lambda name: (-likeness[name], name))[: max(most, _MOST_EQUAL)]
     return f" (did you mean {', '.join(map(shown.format, near))}?)" if near else ""

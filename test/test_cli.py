@@ -161,7 +161,7 @@ def test_a_name_that_is_too_long_for_a_file_is_one_line(arguments, tmp_path, cap
 
 def test_an_unknown_command_is_one_line_and_exit_code_2(capsys):
     assert main(["trian"]) == 2
-    assert "unknown command 'trian'" in capsys.readouterr().err
+    assert "unknown command 'trian' (did you mean train?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ def test_a_hint_names_what_is_near():
     assert did_you_mean("maxepochs", names) == " (did you mean max_epochs?)"
     assert did_you_mean(["batchsize", "max_epoch"], names, "--{}") == " (did you mean --batch_size, --max_epochs?)"
     assert did_you_mean("max_eteps", names, '"{}"', most=2) == ' (did you mean "max_steps", "max_epochs"?)'
+    assert did_you_mean("epochs", [*names, "min_epochs"], "--{}") == " (did you mean --max_epochs, --min_epochs?)"
+    assert did_you_mean("leg_", [f"leg_{i}" for i in range(9)]) == " (did you mean leg_0, leg_1, leg_2?)"
     assert did_you_mean("xyzzy", names) == did_you_mean([], names) == did_you_mean("xyzzy", []) == ""
 
 

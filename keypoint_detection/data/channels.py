@@ -83,6 +83,7 @@ def _parse_group(word: str, available: Sequence[str], source: str) -> ChannelGro
     for member in members:
         if member not in available:
             hint = did_you_mean(member, available, '"{}"') or ", which has " + ", ".join(available)
+            hint += "; separate channels by spaces" if "," in member else ""
             raise InputError(f'{source}: no channel "{member}" in the file{hint}')
     return ChannelGroup(name, members)
 

@@ -226,7 +226,11 @@ def test_what_differs_from_an_earlier_file_is_named(tmp_path):
         ("train/meanAP", None, "expected a metric that training logs"),
         ("validation/loss/c", "a b=c", "expected a metric that training logs"),
         ("validation/AP/b", "a b=c", "expected a metric that training logs"),
-        ("validation/AP/any", None, "expected a metric that training logs (did you mean validation/AP/any/d=4?)"),
+        (
+            "validation/AP/any",
+            None,
+            "expected a metric that training logs (did you mean validation/AP/any/d=2, validation/AP/any/d=4?)",
+        ),
         ("validation/AP", None, "expected a metric that training logs"),
         ("validation/meanAP/any", None, "expected a metric that training logs"),
         ("validation/meanAP/d=8", None, "expected a metric that training logs"),
