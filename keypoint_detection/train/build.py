@@ -29,6 +29,7 @@ from keypoint_detection.models.hyperparameters import MAX_KEYPOINTS
 from keypoint_detection.models.losses import LOSSES, LossTargets, evaluate_loss
 from keypoint_detection.train import flags
 from keypoint_detection.train.bad_loss import StopAtBadLoss
+from keypoint_detection.train.busy_cores import BusyCores
 from keypoint_detection.train.callbacks import LossLogger, MetricsLogger
 from keypoint_detection.train.checkpoints import create_checkpoint_callbacks
 from keypoint_detection.train.collapse import CollapseWarning
@@ -292,5 +293,6 @@ def build_callbacks(
         CollapseWarning(),
         call(DeviceSpeed, config),
         TimeShares(),
+        BusyCores(),
         *call(create_checkpoint_callbacks, config, folder=folder.checkpoints),
     ]
