@@ -96,7 +96,6 @@ def train(config: dict[str, Any]) -> TrainingResult:
     check_setup(config)
     check_values(config)
     check_login(config["wandb_mode"])
-    flags.warn_of_unused(config)
     with _torch_as_started(), FolderLock() as lock:
         named = call(named_folder, config)
         if named:
@@ -121,8 +120,10 @@ def _train(config: dict[str, Any], lock: FolderLock) -> TrainingResult:
     interrupted = call(find_interrupted, config)
     if interrupted:
         config = interrupted.decide(config, flags.automatic_flags())
-    elif config["run_dir"] and config["resume"] is None:
-        RunFolder(Path(config["run_dir"])).refuse_used()
+    else:
+        flags.warn_of_unused(config)  # not again when resuming, with the flags that `auto` chose
+        if config["run_dir"] and config["resume"] is None:
+            RunFolder(Path(config["run_dir"])).refuse_used()
     trained, config = _initial_weights(config, interrupted)
     if interrupted:  # before the labels are read, since other channels would change them
         interrupted.check(config, flags.learning_flags() - flags.automatic_flags())
