@@ -279,7 +279,7 @@ class KeypointPredictor:
 
     def _choose_thresholds(self, chosen: ScoreThreshold) -> np.ndarray:
         thresholds = usable_thresholds(self.network.score_thresholds, self.network.rounding)
-        wrong = f"score_threshold {chosen}: expected a number in [0, 1], or such numbers by channel"
+        wrong = f"score_threshold {chosen!r}: expected a number in [0, 1], or such numbers by channel"
         if isinstance(chosen, Mapping):
             unknown = set(chosen) - set(self.channel_names)
             if unknown:

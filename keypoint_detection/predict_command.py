@@ -33,6 +33,7 @@ from keypoint_detection.predict import DEFAULT_BATCH_SIZE, DEFAULT_DEVICE, Keypo
 from keypoint_detection.prediction_files import FILE_FORMATS, Journal, PredictedImage, as_predicted, summary
 from keypoint_detection.prediction_inputs import absolute, common_folder, find_inputs, is_video
 from keypoint_detection.processes import Processes, start_processes
+from keypoint_detection.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def _predict_video(
     except (OSError, RuntimeError, StopIteration) as error:
         if want_of_memory(error):  # an error of the network, not of the video
             raise
-        logger.error("skipped: %s: %s", path, str(error).splitlines()[0] if str(error) else "not a video")
+        logger.error("skipped: %s: not a readable video (%s)", path, first_line(error))
         return 1
     return 0
 

@@ -232,7 +232,7 @@ def test_a_predictor_knows_how_much_its_tiles_are_shrunk(predictor, monkeypatch)
 
 @pytest.mark.parametrize("threshold", ["high", {"red": "high"}, {"red": None}, [0.1, 0.2], True, {"red": 2.0}])
 def test_a_threshold_that_is_no_number_is_one_clear_line(checkpoint, threshold):
-    with pytest.raises(InputError, match=re.escape(f"score_threshold {threshold}: expected a number in [0, 1]")):
+    with pytest.raises(InputError, match=re.escape(f"score_threshold {threshold!r}: expected a number in [0, 1]")):
         KeypointPredictor(checkpoint, device="cpu", score_threshold=threshold)
 
 

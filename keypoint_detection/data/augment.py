@@ -70,7 +70,7 @@ class Augmentation:
         jpeg: probability of JPEG compression with a quality of 25 to 95.
         erasing: probability of covering a random rectangle of 2 to 15 % of the image.
         cutmix: probability of replacing a random rectangle of 15 to 50 % of the image with the same part of another
-            one, with its keypoints (`cutmix.cutmix`; the data set does it).
+            one, with its keypoints.
     """
 
     rotation: float

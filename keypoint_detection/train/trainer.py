@@ -47,9 +47,11 @@ NOT_FLAGS = {
     "model_registry", "inference_mode", "barebones", "profiler", "strategy", "accelerator", "max_time",
     "reload_dataloaders_every_n_epochs", "enable_autolog_hparams", "limit_predict_batches",
 }  # fmt: skip
-# Lightning's messages that start like this are hidden: about its makers' products, absent devices and its checkpoints.
+# Lightning's messages that start like this are hidden: about its makers' products, absent devices, its
+# checkpoints and how long training was meant to be.
 NO_NEWS = (
     "💡 Tip", "TPU available: False", "Restoring states from", "Restored all states", "Found current_model_state",
+    "`Trainer.fit` stopped",
 )  # fmt: skip
 
 
