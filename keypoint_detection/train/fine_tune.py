@@ -42,9 +42,10 @@ class TrainedWeights:
     content: Mapping[str, Any]
 
     @property
-    def images(self) -> TrainedImages | None:
-        """The images that they were trained on; None if the file does not say."""
-        return TrainedImages.from_record(self.content.get(EVALUATION_KEY, {}).get(TRAINED_IMAGES))
+    def images(self) -> TrainedImages:
+        """The images that they were trained on, as far as the file says."""
+        record = self.content.get(EVALUATION_KEY, {}).get(TRAINED_IMAGES)
+        return TrainedImages.from_record(record) or TrainedImages((), "")  # any image may have been trained on
 
     def renamed(self, keypoint_channels: Sequence[str] | str | None) -> TrainedWeights:
         """The same weights, with their channels called as the flags call them.
@@ -136,7 +137,7 @@ def find_trained_weights(checkpoint: str | None = None) -> TrainedWeights | None
     Args:
         checkpoint: Start from these trained weights: a checkpoint, a .safetensors file, or a wandb artifact as
             entity/project/name:alias. Channels that both know are continued, also under a new name that
-            --keypoint_channels gives them (a=b); backbone arguments default to those of the file.
+            --keypoint_channels gives to a channel of the labels (a=b); backbone arguments default to those of the file.
 
     Returns:
         The weights, or None to start from scratch.

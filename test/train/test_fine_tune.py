@@ -17,7 +17,7 @@ from keypoint_detection.data.formats import read_annotations
 from keypoint_detection.data.trained_images import TrainedImages
 from keypoint_detection.errors import InputError
 from keypoint_detection.train.build import check_detector
-from keypoint_detection.train.fine_tune import find_trained_weights
+from keypoint_detection.train.fine_tune import TrainedWeights, find_trained_weights
 from keypoint_detection.train.flags import build_parser
 
 SHORT = DEFAULT_HYPERPARAMETERS | {
@@ -78,6 +78,15 @@ def test_frozen_parts_stay_and_the_rest_learns(tmp_path, trained, caplog, suffix
     assert "new channels: flap_corner_keypoints" in text
     encoder = sum(value.numel() for value in detector.backbone.encoder.parameters())
     assert f"; the {encoder:,} of the encoder are frozen\n" in text
+
+
+def test_weights_of_unknown_training_images_are_not_said_to_be_known_whole(tmp_path):
+    path = write_data_set(tmp_path, [(20, 10)] * 2, [{"a": [[1, 2]]}] * 2)
+    weights = TrainedWeights("older.ckpt", {"state_dict": {}, "hyper_parameters": {}})
+    images = read_annotations(path, tmp_path)
+    record = TrainedImages.of(images).joined(weights.images)
+    assert record.tell(images) == "at least 2 of 2 images (first: 000.png)"
+    assert not record.is_complete
 
 
 def test_a_channel_is_continued_under_a_new_name(tmp_path, trained, caplog):
