@@ -185,7 +185,7 @@ class MetricsLogger(pl.Callback):
         self.channel_names = channel_names
         self.latest: dict[str, float] = {}  # values of the latest validation by name; none before the first
         self.score_thresholds: torch.Tensor | None = None  # (C,) at the best F1 of the latest validation
-        self._validated = -1  # epoch of the latest validation, or the one before training started or was resumed
+        self._validated = -1  # epoch of the latest validation after the first step
         self.trained_images: dict[str, Any] = {}  # for checkpoints, in the first process, which writes them
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -209,9 +209,13 @@ class MetricsLogger(pl.Callback):
         before = epochs - epochs_since_validation(trainer, self._validated)
         return epochs // self.ap_epoch_freq > before // self.ap_epoch_freq
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the epoch."""
-        self._validated = trainer.current_epoch - 1
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch of the latest validation, for a run that is resumed."""
+        return {"validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        self._validated = state_dict["validated"]
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, *args: Any
@@ -235,7 +239,7 @@ class MetricsLogger(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes the epoch."""
-        if not trainer.sanity_checking:
+        if not trainer.sanity_checking and self.row.checkpoint_epoch is None:
             self._validated = trainer.current_epoch
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -98,6 +98,34 @@ def test_a_resumed_checkpoint_keeps_its_training_images_without_reading_their_fi
     assert saved["evaluation"]["trained_images"] == record
 
 
+def trainer_in_epoch(epoch):
+    """What the logger asks a trainer for in a run of a thousand epochs with an interval of validations in time."""
+    return SimpleNamespace(
+        sanity_checking=False, state=SimpleNamespace(fn="fit"), current_epoch=epoch, callbacks=[], val_check_batch=None,
+        max_epochs=1000, max_steps=-1, global_step=epoch, should_stop=False,
+    )  # fmt: skip
+
+
+def test_an_evaluation_that_is_due_waits_while_the_run_is_interrupted():
+    metrics = MetricsLogger(EvaluationRow(), ["a"], ap_epoch_start=0, ap_epoch_freq=10)
+    metrics.on_validation_end(trainer_in_epoch(8), None)
+    resumed = MetricsLogger(EvaluationRow(), ["a"], ap_epoch_start=0, ap_epoch_freq=10)
+    resumed.load_state_dict(metrics.state_dict())
+    assert resumed.evaluates(trainer_in_epoch(15))  # epoch 9, counted from 0, was due
+    resumed.on_validation_end(trainer_in_epoch(15), None)
+    assert not resumed.evaluates(trainer_in_epoch(17))
+    assert resumed.evaluates(trainer_in_epoch(19))
+
+
+def test_the_evaluation_before_the_first_step_does_not_take_the_place_of_the_first_one():
+    row = EvaluationRow()
+    metrics = MetricsLogger(row, ["a"], ap_epoch_start=1, ap_epoch_freq=10)
+    row.checkpoint_epoch = -1
+    metrics.on_validation_end(trainer_in_epoch(0), None)
+    row.checkpoint_epoch = None
+    assert metrics.evaluates(trainer_in_epoch(1))
+
+
 def test_the_sums_that_a_checkpoint_before_the_first_step_gathers_lie_where_the_network_does(monkeypatch):
     losses = LossLogger(EvaluationRow(), ["a"])
     gathered = []
