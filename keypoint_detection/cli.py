@@ -42,7 +42,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "keypoint-detection COMMAND -h says more, keypoint-detection --version which version this is.",
+            "keypoint-detection COMMAND -h says more. keypoint-detection --version prints the version.",
         ]
     )
 

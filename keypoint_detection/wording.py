@@ -47,7 +47,7 @@ def did_you_mean(unknown: str | Sequence[str], names: Iterable[str], shown: str 
         unknown: An unknown name, or several.
         names: The known names.
         shown: Format of a suggestion: `"--{}"` for flags.
-        most: Maximum number of suggestions for each unknown name, unless up to three are equally close.
+        most: Maximum number of suggestions for each unknown name; of equally close ones, up to three.
     """
     words, names = [unknown] if isinstance(unknown, str) else unknown, list(names)
     near = []

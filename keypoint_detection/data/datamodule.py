@@ -52,7 +52,8 @@ class KeypointsDataModule(pl.LightningDataModule):
             normalized (origin top left, in [0, 1]) or pixel (origin top left, in pixels).
         validation_split_ratio: share of the images that is split off for validation if no file is given; above 0 and
             below 1.
-        batch_size: images per step and process, for evaluations at least; None if it will be assigned later.
+        batch_size: images per step and process (evaluations take up to 16 if that is more and the images are small);
+            None if it will be assigned later.
         num_workers: processes that load data, per training process; 0 loads in the training process, auto depends on
             cores and device.
         cache_images: keep decoded images in memory, once for all workers; auto does so for data sets of up to a

@@ -209,7 +209,7 @@ def _channels_without_keypoints(annotations: Annotations) -> list[str]:
 
 
 def _warn_of_what_is_measured_on(parts: Mapping[str, Annotations], trained_images: TrainedImages | None) -> None:
-    """Warns if another part has training images, of before too, or copies of them, or if validation images are few."""
+    """Warns if another part has images of this or an earlier training, or copies, or if validation images are few."""
     paths = {name: _paths(part) for name, part in parts.items()}
     for name in [name for name in paths if name != "train"]:
         if told := trained_images and trained_images.tell(parts[name], MOST_BYTES):

@@ -38,7 +38,8 @@ def random_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits off a random share of the images: at least one is split off, and at least one stays.
 
-    If that would split off images that were trained on before, only others are split off, unless they are few.
+    If that would split off images that were trained on before, only others are split off, unless too few of those are
+    left.
 
     Args:
         annotations: the images.
@@ -65,7 +66,7 @@ def random_split(
     if trained is not None and trained[0][validation].any():
         new, known = order[trained[1][order]], trained[0] | trained[1]
         least = min(count, FEWEST_TO_MEASURE)
-        if len(new) >= 2 * least:  # at least half of them are to be learned
+        if len(new) >= 2 * least:  # with fewer, validation would need more than half of them
             share = round(ratio * n * len(new) / known.sum())  # of all that are new, also of those not known to be
             validation = new[: min(count, max(least, share))]
             logger.info("%s: validating on images that --checkpoint was not trained on", annotations.source)

@@ -209,7 +209,7 @@ def _store(calibration: Calibration, checkpoint: str | Path) -> None:
     without = [name for name, channel in calibration.channels.items() if channel.threshold is None]
     if without:
         logger.warning(
-            "--recall %g: no score threshold promises it for %s; the checkpoint keeps those that it had",
+            "--recall %g: no score threshold promises it for %s, so the checkpoint keeps its thresholds for these",
             calibration.recall, ", ".join(without),
         )  # fmt: skip
 

@@ -34,6 +34,7 @@ def check_training_images(
     record = TrainedImages.from_record(network.evaluation.get(TRAINED_IMAGES))
     if not trained and record:
         trained = record.tell(annotations)
+        advice = "; leave those images out" if trained else ""
     if not trained:
         return
     text = f"{annotations.source}: the detector was trained on {trained}"

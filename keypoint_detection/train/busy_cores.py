@@ -1,4 +1,4 @@
-"""Notices that other programs keep the cores busy, which slows training on a CPU down by much more than their share."""
+"""Notices that other programs keep the cores busy, which slows training on a CPU by much more than their share."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class BusyCores(pl.Callback):
         self._started = None
         if share > BUSY:
             logger.warning(
-                "training waited for a free CPU core for %.0f %% of its first %.0f s, because other processes keep the "
-                "cores busy; end those, or try OMP_NUM_THREADS=1 in front of the command, which is often faster then",
+                "training waited for a free CPU core for %.0f %% of its first %.0f s; end other programs, lower "
+                "--num_workers if it is above 0, or try OMP_NUM_THREADS=1 in front of the command",
                 100 * share, seconds,
             )  # fmt: skip
 

@@ -39,9 +39,9 @@ def find_result(resumed: Resumed, config: Mapping[str, Any], fingerprints: Mappi
         return None
     asked, had = (
         {name: plain_flag(value) for name, value in flags.items() if name not in PLACES}
-        for flags in (config, latest["flags"])
+        for flags in (config, latest.get("flags", {}))
     )
-    if asked != had or fingerprints != latest["data"]:
+    if asked != had or fingerprints != latest.get("data"):
         return None
     logger.info(
         "training had already ended, after step %d, and all results are there; to train longer, raise --max_epochs, "

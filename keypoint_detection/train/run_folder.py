@@ -163,7 +163,7 @@ class RunFolder:
             step: Number of optimiser steps.
             origin: Which epoch `best.ckpt` is from, as text.
         """
-        record = self.read_json("run.json")
+        record = self.read_json("run.json") or {}
         [record, *record.get("resumed", [])][-1].update(ended_after_step=step, origin=origin)
         self.write_json("run.json", record)
 

@@ -253,7 +253,7 @@ def test_a_channel_without_a_promise_is_warned_of_where_another_has_one(folder, 
     shutil.copy(folder / "best.ckpt", path)
     found = evaluate(path, folder / "labels.json", recall=0.3, device="cpu").calibration.channels
     assert [name for name, channel in found.items() if channel.threshold is None] == ["green"]
-    said = "--recall 0.3: no score threshold promises it for green; the checkpoint keeps those that it had"
+    said = "--recall 0.3: no score threshold promises it for green, so the checkpoint keeps its thresholds for these"
     assert said in caplog.messages
 
 
@@ -418,7 +418,8 @@ def test_images_of_the_training_are_recognised_under_other_names_and_labels(fold
     caplog.clear()
     evaluate(tmp_path / f"a.{kind}", renamed, keypoint_channels="red", device="cpu")
     assert [record.getMessage() for record in caplog.records] == [
-        f"{renamed}: the detector was trained on 1 of 2 images (first: copy1.png), so it may be worse on new ones"
+        f"{renamed}: the detector was trained on 1 of 2 images (first: copy1.png), so it may be worse on new "
+        "ones; leave those images out"
     ]
     caplog.clear()
     renamed.with_name("split.json").write_text(json.dumps({"train": ["copy1.png"], "validation": ["copy0.png"]}))
@@ -446,7 +447,7 @@ def test_a_promise_from_images_of_the_training_is_refused_under_other_names_too(
     least = "" if is_complete else "at least "
     assert capsys.readouterr().err.splitlines() == [
         f"error: {renamed}: the detector was trained on {least}1 of {'1 image' if split else '2 images'} (first: "
-        "copy1.png): expected held-out images to promise a recall on new ones"
+        "copy1.png): expected held-out images to promise a recall on new ones; leave those images out"
     ]
     assert path.read_bytes() == before
 
@@ -651,7 +652,8 @@ def test_too_little_data_for_a_promise_is_said_and_keeps_the_thresholds(folder, 
     assert "too little data: 2 images with this channel, at least 19 needed" in printed
     assert f"no thresholds to store in {path}" in printed
     # Seen even if the table goes to a file.
-    said = "--recall 0.95: no score threshold promises it for red, green; the checkpoint keeps those that it had"
+    kept = "so the checkpoint keeps its thresholds for these"
+    said = f"--recall 0.95: no score threshold promises it for red, green, {kept}"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
     assert path.read_bytes() == before
     assert KeypointPredictor(path, device="cpu").score_thresholds == pytest.approx({"red": 0.5, "green": 0.6}, rel=2e-5)

@@ -38,7 +38,7 @@ def test_waiting_for_cores_is_said_once(monkeypatch, tmp_path, caplog, trainer, 
     for _ in range(12):  # 48 s
         pass_on(4)
         callback.on_train_batch_end(trainer, None, None, None, 0)
-    assert [message.partition(",")[0] for message in caplog.messages] == ([said] if said else [])
+    assert [message.partition(";")[0] for message in caplog.messages] == ([said] if said else [])
 
 
 def test_a_system_that_does_not_tell_is_not_asked(monkeypatch, tmp_path):
